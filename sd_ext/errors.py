@@ -1,0 +1,54 @@
+"""Every exception this package raises on purpose.
+
+    SdExtError
+    ├── InputError (also ValueError)      an argument, file or setting that cannot work
+    │   ├── UnknownNameError              a name that is not in a list we know; carries the closest ones
+    │   ├── TableError                    a sampler table that breaks one of its invariants
+    │   └── ModelError                    a model folder that is missing, incomplete or unsafe to load
+    └── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
+
+The command line turns an `InputError` into one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SdExtError(Exception):
+    """Base of every exception this package raises on purpose."""
+
+
+class InputError(SdExtError, ValueError):
+    """An argument, file or setting that cannot work. The message says what, where and what is allowed."""
+
+
+class UnknownNameError(InputError):
+    """A name outside a known list.
+
+    Args:
+        kind: what was looked up, e.g. `"sampler"`.
+        name: what the caller asked for.
+        known: the names that exist; the closest are listed in the message.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        known = sorted(known)
+        lowered = {k.lower(): k for k in known}
+        close = [lowered[k] for k in difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.4)]
+        hint = f"did you mean {', '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        self.kind, self.name, self.closest = kind, name, close
+
+
+class TableError(InputError):
+    """A sampler table that breaks one of its invariants."""
+
+
+class ModelError(InputError):
+    """A model folder that is missing, incomplete or unsafe to load."""
+
+
+class TrainingError(SdExtError, RuntimeError):
+    """A training run that cannot go on. The message names the last good checkpoint."""
