@@ -1,0 +1,59 @@
+"""The `sd-ext` command.
+
+Nothing here imports torch at module level: `sd-ext --help` answers at once, and a wrong argument is refused before
+anything slow begins. An `InputError` from anywhere becomes one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .generate import generate
+from .info import info
+from .pictures import package_version
+from .samplers import samplers
+
+app = typer.Typer(
+    name="sd-ext",
+    help="Stable Diffusion with Diffusers: draw pictures, choose samplers, train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(generate)
+app.command()(samplers)
+app.command()(info)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sd_ext {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 failed, 2 input that cannot work, 130 interrupted."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except InputError as error:
+        print(f"sd-ext: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    return 0

@@ -1,0 +1,78 @@
+"""Checks of arguments that need neither torch nor a model, so that a mistake costs no waiting."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+
+from ..errors import InputError
+
+MAX_STEPS = 1000  # the timesteps a Diffusers model is trained on
+MAX_GUIDANCE = 100.0
+MIN_SIDE, MAX_SIDE, SIDE_MULTIPLE = 16, 4096, 8
+MAX_PICTURES = 1000
+MAX_SEED = 2**63 - 1  # the most a torch.Generator takes
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise `InputError` unless there is a prompt and every one is text that a picture can record."""
+    if not prompts:
+        raise InputError('no prompt given; try: sd-ext generate "red apple"')
+    for prompt in prompts:
+        if not prompt.strip():
+            raise InputError("a prompt is empty; say in words what to draw")
+        check_text("prompt", prompt)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise `InputError` for text that is not valid Unicode (bytes of another encoding on the command line)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the {what} {text!r} is not valid UTF-8 text") from None
+
+
+def check_steps(steps: int) -> None:
+    """Raise `InputError` unless `steps` is 1 to 1000."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise InputError(f"--steps {steps} cannot work; choose 1 to {MAX_STEPS} (20 is usual)")
+
+
+def check_guidance(guidance: float | None) -> None:
+    """Raise `InputError` unless `guidance` is None (the model's default) or 0 to 100."""
+    if guidance is not None and not (math.isfinite(guidance) and 0 <= guidance <= MAX_GUIDANCE):
+        raise InputError(f"--guidance {guidance:g} cannot work; choose 0 to {MAX_GUIDANCE:g} (1 turns it off)")
+
+
+def check_number(number: int, prompts: int) -> None:
+    """Raise `InputError` unless `number` pictures for each of `prompts` prompts are 1 to 1000 in all."""
+    if number < 1 or number * prompts > MAX_PICTURES:
+        raise InputError(f"--num {number} cannot work; choose 1 to {MAX_PICTURES // prompts}")
+
+
+def resolve_seed(seed: int, number: int) -> int:
+    """The first picture's seed; -1 draws one. Raises `InputError` where `number` seeds from it do not fit torch."""
+    if seed == -1:
+        return random.SystemRandom().randrange(2**32)
+    if not 0 <= seed <= MAX_SEED - number:
+        raise InputError(f"--seed {seed} cannot work; choose 0 to {MAX_SEED - number}, or -1 to draw one")
+    return seed
+
+
+def parse_size(size: str | None) -> tuple[int, int] | None:
+    """`"512x768"` as (width, height); None stays None, the model's own size. Raises `InputError`."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", size.strip())
+    if not match:
+        raise InputError(f"--size {size!r} cannot be read; write WIDTHxHEIGHT, such as 64x64")
+    width, height = int(match[1]), int(match[2])
+    for side in (width, height):
+        if not MIN_SIDE <= side <= MAX_SIDE or side % SIDE_MULTIPLE:
+            raise InputError(
+                f"--size {size} cannot work; each side must be a multiple of {SIDE_MULTIPLE} "
+                f"from {MIN_SIDE} to {MAX_SIDE}"
+            )
+    return width, height

@@ -1,0 +1,98 @@
+"""Drawing pictures with a loaded pipeline, a batch at a time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .pictures import Recipe
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL.Image import Image
+
+BATCH_PIXELS = 1024 * 1024  # a batch's pictures together: one of 1024 x 1024, four of 512 x 512, ...
+MAX_BATCH = 16
+
+
+def default_guidance(pipe: DiffusionPipeline) -> float:
+    """The guidance scale the pipeline uses when it is not told."""
+    parameter = inspect.signature(pipe.__call__).parameters.get("guidance_scale")
+    return float(parameter.default) if parameter and isinstance(parameter.default, (int, float)) else 1.0
+
+
+def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
+    """The (width, height) the pipeline's network was trained on."""
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    side = getattr(getattr(network, "config", None), "sample_size", None) or getattr(pipe, "default_sample_size", None)
+    if side is None:
+        raise InputError(f"{type(pipe).__name__} does not say which size it draws; give --size")
+    height, width = (side, side) if isinstance(side, int) else side
+    factor = getattr(pipe, "vae_scale_factor", 1)
+    return width * factor, height * factor
+
+
+def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: str) -> None:
+    """Raise `InputError` unless the pipeline draws from words, at that size, with that negative prompt."""
+    accepted, name = inspect.signature(pipe.__call__).parameters, type(pipe).__name__
+    if "prompt" not in accepted:
+        raise InputError(f"{name} does not draw from words")
+    if negative and "negative_prompt" not in accepted:
+        raise InputError(f"{name} takes no negative prompt")
+    factor = getattr(pipe, "vae_scale_factor", 1)
+    if width % factor or height % factor:
+        raise InputError(f"--size {width}x{height} cannot work; {name} draws sides that are multiples of {factor}")
+
+
+def batches(recipes: Sequence[Recipe]) -> list[Sequence[Recipe]]:
+    """The recipes in runs that fit in memory together."""
+    size = max(1, min(MAX_BATCH, BATCH_PIXELS // (recipes[0].width * recipes[0].height)))
+    return [recipes[i : i + size] for i in range(0, len(recipes), size)]
+
+
+def draw(
+    pipe: DiffusionPipeline, recipes: Sequence[Recipe], on_step: Callable[[int], object] = lambda calls: None
+) -> Iterator[tuple[Recipe, Image]]:
+    """Draw every recipe; they differ in prompt and seed only.
+
+    Each picture has a generator of its own, on the CPU, so that it does not depend on its batch or on the device.
+    `on_step` is called after each step with the number of calls the batch takes.
+    """
+    import torch
+
+    accepted = inspect.signature(pipe.__call__).parameters
+
+    def after_step(pipe: DiffusionPipeline, i: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+        calls = len(pipe.scheduler.timesteps)  # pyright: ignore[reportAttributeAccessIssue]
+        if i + 1 == calls and "latents" in tensors and not tensors["latents"].isfinite().all():
+            raise InputError(f"the picture overflowed in {recipes[0].dtype}; choose another --dtype, or less guidance")
+        on_step(calls)
+        return tensors
+
+    if "callback_on_step_end" in accepted:
+        pipe.set_progress_bar_config(disable=True)
+    for batch in batches(recipes):
+        first = batch[0]
+        arguments = {
+            "prompt": [recipe.prompt for recipe in batch],
+            "negative_prompt": [recipe.negative for recipe in batch] if first.negative else None,
+            "num_inference_steps": first.steps,
+            "guidance_scale": first.guidance,
+            "width": first.width,
+            "height": first.height,
+            "generator": [torch.Generator("cpu").manual_seed(recipe.seed) for recipe in batch],
+            "callback_on_step_end": after_step,
+        }
+        try:
+            result = pipe(**{key: value for key, value in arguments.items() if key in accepted})  # pyright: ignore
+        except InputError:
+            raise
+        except ValueError as error:  # the pipeline's own check of its arguments
+            raise InputError(f"{type(pipe).__name__} refuses: {error}") from error
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{first.width}x{first.height} needs more memory than {first.device} has; choose a smaller --size"
+            ) from error
+        yield from zip(batch, result.images, strict=True)

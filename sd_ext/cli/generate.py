@@ -1,0 +1,193 @@
+"""`sd-ext generate`: pictures from words."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError, UnknownNameError
+from . import checks
+from .models import find_model, load_pipeline
+from .pictures import EMBEDDED, Destination, Recipe, contact_sheet, encode, name_stem, thumbnail
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+    from rich.console import Console
+
+STEPS = 20
+EMBEDDED_GUIDANCE = 5.0  # other models: their pipeline's own default
+
+
+class Device(str, Enum):
+    """Where to compute; auto is CUDA where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(str, Enum):
+    """The weights' type; auto is float32 on a CPU and float16 on CUDA."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; quote each prompt.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="PATH_OR_ID", help="Pipeline folder or Hub id.", show_default="the embedded model"),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(metavar="NAME", help="See sd-ext samplers.", show_default="the model's own")
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="NAME", help="See sd-ext samplers.", show_default="the sampler's own")
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Network evaluations.")] = STEPS,
+    guidance: Annotated[
+        float | None,
+        typer.Option(metavar="G", help="How closely to follow the prompt; 1 is off.", show_default="the model's own"),
+    ] = None,
+    negative: Annotated[str, typer.Option(metavar="TEXT", help="What to keep out of the picture.")] = "",
+    seed: Annotated[int, typer.Option(metavar="N", help="First picture's seed; -1 draws one.")] = 0,
+    num: Annotated[int, typer.Option(metavar="N", help="Pictures per prompt, seeds counting up.")] = 1,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="In pixels.", show_default="what the model was trained on")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="CUDA where there is one, unless told.")] = Device.auto,
+    dtype: Annotated[Dtype, typer.Option(help="float32 on a CPU, float16 on CUDA, unless told.")] = Dtype.auto,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder, or for a single picture a .png file.")] = Path(
+        "."
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --out FILE replace a file.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+) -> None:
+    """Draw pictures from words and write them as PNGs that remember how they were made."""
+    prompts = prompts or []
+    checks.check_prompts(prompts)
+    checks.check_text("negative prompt", negative)
+    checks.check_steps(steps)
+    checks.check_guidance(guidance)
+    checks.check_number(num, len(prompts))
+    seed = checks.resolve_seed(seed, num)
+    wanted_size = checks.parse_size(size)
+    destination = Destination.check(out, len(prompts) * num, overwrite)
+    source = find_model(model)
+
+    from rich.console import Console
+
+    say = Console(stderr=True, highlight=False)
+    started = time.perf_counter()
+    with say.status("Loading the model"):
+        torch_device, torch_dtype = resolve_device(device, dtype)
+        check_names(sampler, grid)
+        pipe = load_pipeline(source, torch_device, torch_dtype, trust_remote_code)
+        from .drawing import check_pipeline, default_guidance, default_size
+
+        width, height = wanted_size or default_size(pipe)
+        check_pipeline(pipe, width, height, negative)
+        set_sampler(pipe, sampler, grid)
+        if guidance is None:
+            guidance = EMBEDDED_GUIDANCE if model in (None, EMBEDDED) else default_guidance(pipe)
+    if negative and guidance <= 1:
+        say.print("The negative prompt does nothing at guidance 1 or less.", style="yellow")
+
+    recipes = [
+        Recipe(
+            prompt=prompt,
+            negative=negative,
+            seed=seed + i,
+            model=model or EMBEDDED,
+            sampler=sampler or "",
+            grid=grid or "",
+            scheduler=type(pipe.scheduler).__name__,  # pyright: ignore[reportAttributeAccessIssue]
+            steps=steps,
+            guidance=guidance,
+            width=width,
+            height=height,
+            device=torch_device.type,
+            dtype=str(torch_dtype).removeprefix("torch."),
+        )
+        for prompt in prompts
+        for i in range(num)
+    ]
+    for path in _draw_and_write(pipe, recipes, destination, say):
+        print(path)
+    say.print(f"{time.perf_counter() - started:.1f} s in all; `sd-ext info FILE` tells how a picture was made.")
+
+
+def resolve_device(device: Device, dtype: Dtype) -> tuple[torch.device, torch.dtype]:
+    """The device and weights' type to use. Raises `InputError` where they cannot work."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if device is Device.cuda and not cuda:
+        raise InputError("--device cuda: torch finds no CUDA device here; leave --device out or choose cpu")
+    on_cuda = cuda and device is not Device.cpu
+    if dtype is Dtype.auto:
+        dtype = Dtype.float16 if on_cuda else Dtype.float32
+    return torch.device("cuda" if on_cuda else "cpu"), getattr(torch, dtype.value)
+
+
+def check_names(sampler: str | None, grid: str | None) -> None:
+    """Raise `UnknownNameError`, which lists the closest names, for a sampler or grid there is not."""
+    import sd_ext
+
+    if sampler is not None:
+        sd_ext.make_scheduler(sampler, {}, grid=grid)
+    elif grid is not None and grid not in (names := [known.name for known in sd_ext.list_grids()]):
+        raise UnknownNameError("grid", grid, names)
+
+
+def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
+    """Swap the pipeline's scheduler where a sampler or a grid is asked for."""
+    import sd_ext
+
+    if sampler is None and grid is None:
+        return
+    own: Any = pipe.scheduler  # pyright: ignore[reportAttributeAccessIssue]
+    if sampler is None:
+        sampler = next((known.name for known in sd_ext.list_samplers() if known.cls == type(own).__name__), None)
+        if sampler is None:
+            raise InputError(f"--grid {grid} needs --sampler too: the model's {type(own).__name__} is not one of ours")
+    pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
+
+
+def _draw_and_write(
+    pipe: DiffusionPipeline, recipes: Sequence[Recipe], destination: Destination, say: Console
+) -> list[Path]:
+    """Draw, and write each picture as soon as it is there; then the contact sheet of several."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .drawing import batches, draw
+
+    columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    count, paths, thumbnails = len(batches(recipes)), [], []
+    # Not through rich: stdout carries the paths and nothing else.
+    with Progress(*columns, console=say, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("Drawing", total=None)
+        for recipe, picture in draw(pipe, recipes, lambda calls: bar.update(task, total=count * calls, advance=1)):
+            paths.append(destination.write(encode(picture, recipe), name_stem(recipe.prompt)))
+            thumbnails.append(thumbnail(picture))
+    if len(recipes) > 1:
+        prompts = {recipe.prompt for recipe in recipes}
+        per_prompt = len(recipes) // len(prompts)
+        wide = per_prompt if 1 < per_prompt < len(recipes) else math.ceil(math.sqrt(len(recipes)))
+        sheet = contact_sheet(thumbnails, [f"{recipe.prompt} ({recipe.seed})" for recipe in recipes], wide)
+        paths.append(destination.write(encode(sheet), "sheet"))
+    return paths

@@ -1,0 +1,25 @@
+"""`sd-ext info`: how a picture was made, and the command that makes it again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .pictures import read_recipe
+
+
+def info(picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that sd-ext generate wrote.")]) -> None:
+    """Print how a picture was made, and the command that makes it again."""
+    recipe, software = read_recipe(picture)
+    for name, value in {**asdict(recipe), "software": software}.items():
+        if value != "":
+            print(f"{name:<10} {printable(str(value))}")
+    print(f"\n{printable(recipe.command())}")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters replaced: a picture from a stranger must not steer the terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,0 +1,215 @@
+"""Picture files: what a PNG remembers about its making, contact sheets, and writing without ever overwriting."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SHEET_CELL = 128, 256  # the least and most pixels of a picture's longer side on a contact sheet
+EMBEDDED = "embedded"  # recorded instead of a path, which differs from machine to machine
+
+
+def package_version() -> str:
+    """The installed version, or "0" in a checkout that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sd_ext")
+    except PackageNotFoundError:
+        return "0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one picture is made. Every field is a text chunk of the PNG, under the field's name."""
+
+    prompt: str
+    negative: str
+    seed: int
+    model: str  # a folder or Hub id as it was given, or "embedded"
+    sampler: str  # empty: the model's own
+    grid: str  # empty: the sampler's own
+    scheduler: str  # the class that took the steps
+    steps: int
+    guidance: float
+    width: int
+    height: int
+    device: str
+    dtype: str
+
+    def command(self) -> str:
+        """The shell command that makes this picture again."""
+        options = {
+            "model": "" if self.model == EMBEDDED else self.model,
+            "sampler": self.sampler,
+            "grid": self.grid,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "negative": self.negative,
+            "seed": self.seed,
+            "size": f"{self.width}x{self.height}",
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+        given = [f"--{name}={value}" for name, value in options.items() if value != ""]
+        return shlex.join(["sd-ext", "generate", *given, "--", self.prompt])
+
+
+def encode(picture: Image, recipe: Recipe | None = None) -> bytes:
+    """The picture as a PNG file, with its recipe in text chunks."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for key, value in asdict(recipe).items() if recipe else ():
+        chunks.add_itxt(key, str(value))
+    chunks.add_text("Software", f"sd_ext {package_version()}")
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def read_recipe(path: Path) -> tuple[Recipe, str]:
+    """A picture's recipe and the software that drew it. Raises `InputError` for any file without one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            chunks = dict(getattr(picture, "text", {}))
+    except FileNotFoundError:
+        raise InputError(f"no such picture: {path}") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise InputError(f"{path} cannot be read as a picture") from None
+    try:
+        # The annotations are text (postponed), and each names the type that parses its chunk.
+        parse = {"str": str, "int": int, "float": float}
+        recipe = Recipe(**{field.name: parse[str(field.type)](chunks[field.name]) for field in fields(Recipe)})
+    except (KeyError, ValueError):
+        raise InputError(f"{path} does not say how it was made; only PNGs of sd-ext generate do") from None
+    return recipe, chunks.get("Software", "")
+
+
+def thumbnail(picture: Image) -> Image:
+    """A copy for a contact sheet: 128 to 256 pixels on the longer side, small pictures enlarged unsmoothed."""
+    from PIL import Image, ImageOps
+
+    scale = math.ceil(SHEET_CELL[0] / max(picture.size))
+    if scale > 1:
+        return ImageOps.scale(picture.convert("RGB"), scale, Image.Resampling.NEAREST)
+    small = picture.convert("RGB")
+    small.thumbnail((SHEET_CELL[1], SHEET_CELL[1]))
+    return small
+
+
+def contact_sheet(thumbnails: Sequence[Image], titles: Sequence[str], columns: int) -> Image:
+    """The pictures in a grid of `columns`, row by row, each over its title."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = max(picture.width for picture in thumbnails)
+    height = max(picture.height for picture in thumbnails)
+    gap, line, rows = 8, 16, math.ceil(len(thumbnails) / columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + line + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for i, (picture, title) in enumerate(zip(thumbnails, titles, strict=True)):
+        x, y = gap + i % columns * (width + gap), gap + i // columns * (height + line + gap)
+        sheet.paste(picture, (x, y))
+        title = " ".join(title.split())
+        while draw.textlength(title, font) > width:
+            title = title[:-2] + "…"
+        draw.text((x, y + height + 1), title, "black", font)
+    return sheet
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where pictures go: one named file, or numbered files in a folder."""
+
+    folder: Path
+    file: str | None = None
+    overwrite: bool = False
+
+    @classmethod
+    def check(cls, out: Path, pictures: int, overwrite: bool) -> Destination:
+        """Read `--out` and raise `InputError` unless `pictures` files can be written there. Leaves no trace."""
+        if out.suffix.lower() != ".png" or out.is_dir():
+            if re.fullmatch(r"\.(jpe?g|webp|gif|bmp|tiff?)", out.suffix.lower()):
+                raise InputError(f"--out {out}: only .png files are written")
+            _check_writable(out)
+            return cls(out)
+        if pictures > 1:
+            raise InputError(f"--out {out} is one file and {pictures} pictures are to be made; name a folder")
+        if out.exists() and not overwrite:
+            raise InputError(f"{out} exists; give --overwrite, another name, or a folder")
+        _check_writable(out.parent)
+        return cls(out.parent, out.name, overwrite)
+
+    def write(self, data: bytes, stem: str) -> Path:
+        """Write a whole file or none, and return its path. Raises `InputError` where that fails."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / f".{os.getpid()}.{stem}.tmp"
+            try:
+                temporary.write_bytes(data)
+                return self._place(temporary, stem)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+
+    def _place(self, temporary: Path, stem: str) -> Path:
+        if self.file and self.overwrite:
+            return temporary.replace(self.folder / self.file)
+        while True:
+            path = self.folder / (self.file or f"{stem}-{_free_number(self.folder, stem):04d}.png")
+            try:
+                return _rename_new(temporary, path)
+            except FileExistsError:
+                if self.file:
+                    raise
+
+
+def name_stem(prompt: str) -> str:
+    """A file name for a prompt: "A red apple!" is "a-red-apple"."""
+    return re.sub(r"[\W_]+", "-", prompt.lower())[:40].strip("-") or "picture"
+
+
+def _rename_new(source: Path, target: Path) -> Path:
+    """Rename without replacing: raise `FileExistsError` where the name was taken meanwhile."""
+    try:
+        os.link(source, target)  # a rename would replace what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without links: take the name first
+        target.touch(exist_ok=False)
+        source.replace(target)
+    return target
+
+
+def _free_number(folder: Path, stem: str) -> int:
+    pattern = re.compile(re.escape(stem) + r"-(\d+)\.png")
+    return 1 + max((int(m[1]) for m in map(pattern.fullmatch, os.listdir(folder)) if m), default=0)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise `InputError` unless files can be made in `folder`, or in the first parent of it that exists."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"cannot write to {folder}: {existing} is not a folder")
+    try:
+        # Asking the permissions is not enough: a read-only disk, and the superuser, answer otherwise.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None

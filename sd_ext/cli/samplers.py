@@ -1,0 +1,26 @@
+"""`sd-ext samplers`: the samplers and grids there are."""
+
+from __future__ import annotations
+
+
+def samplers() -> None:
+    """List the samplers and the timestep grids."""
+    from rich.console import Console
+    from rich.table import Table
+
+    import sd_ext
+
+    console = Console()
+    table = Table("sampler", "class", "order", "calls\na step", "noise", "also called", "source", title="Samplers")
+    for sampler in sd_ext.list_samplers():
+        order = "" if sampler.order is None else str(sampler.order)
+        noise = "fresh" if sampler.stochastic else ""
+        also = ", ".join(sampler.aliases)
+        table.add_row(sampler.name, sampler.cls, order, str(sampler.calls), noise, also, sampler.source)
+    console.print(table)
+
+    table = Table("grid", "timesteps", title="Grids")
+    for grid in sd_ext.list_grids():
+        table.add_row(grid.name, grid.description)
+    console.print(table)
+    console.print('Use them as: sd-ext generate "red apple" --sampler NAME --grid NAME', highlight=False)
