@@ -1,0 +1,70 @@
+"""sd_ext: a Diffusers extension package.
+
+`import sd_ext` is cheap: names are imported when they are first used. It is also all that
+`DiffusionPipeline.from_pretrained` needs to load pipelines saved with this package's classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "NoiseSchedule",
+    "PNDMScheduler",
+    "Table",
+    "TableScheduler",
+    "list_grids",
+    "list_samplers",
+    "make_scheduler",
+)
+
+_WHERE = {
+    **dict.fromkeys(_SCHEDULERS, "sd_ext.schedulers"),
+    "pretrained_path": "sd_ext.pretrained",
+    # Diffusers looks these up on the module a saved pipeline names.
+    "SchedulerMixin": "diffusers",
+    "ModelMixin": "diffusers",
+}
+
+__all__ = [*_SCHEDULERS, "__version__", "pretrained_path"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from .pretrained import pretrained_path
+    from .schedulers import (
+        DDIMScheduler,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        DPMSolverSinglestepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+        NoiseSchedule,
+        PNDMScheduler,
+        Table,
+        TableScheduler,
+        list_grids,
+        list_samplers,
+        make_scheduler,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sd_ext' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

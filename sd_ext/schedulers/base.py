@@ -1,0 +1,449 @@
+"""The one scheduler class: compiles a table for a run, executes it, and speaks Diffusers' scheduler interface."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..errors import InputError
+from . import forward
+from .fields import OptionFields
+from .grids import GridOptions, get_grid
+from .prediction import PREDICTION_TYPES, hook_from_config
+from .run import Call, Run
+from .schedule import ZERO, Levels, NoiseSchedule
+from .table import Table
+
+DIFFUSERS_GRIDS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta_sigmas",
+    "use_lu_lambdas": "exponential",  # Diffusers' Lu grid is even in log sigma with both ends
+}
+
+
+class StepOutput(SchedulerOutput):
+    """`prev_sample`, and `pred_original_sample` (the x0 prediction), computed only if it is read."""
+
+    _run: Run
+    _call: Call
+    _inputs: tuple[torch.Tensor, torch.Tensor, torch.dtype]
+
+    @property
+    def pred_original_sample(self) -> torch.Tensor:
+        x, m, dtype = self._inputs
+        return self._run.denoised(self._call, x, m).to(dtype)
+
+
+class Plan:
+    """One announced run: its levels and timesteps, and the table once the first call has said where it starts."""
+
+    def __init__(self, levels: Levels, device: str | torch.device | None):
+        self.levels = levels
+        t = levels.t[:-1]
+        dtype = torch.int64 if np.array_equal(t, np.round(t)) else torch.float32
+        self.timesteps = torch.tensor(t, dtype=dtype, device=device)
+        self.values: list[float] = torch.tensor(t, dtype=dtype).tolist()
+        self.begin: int | None = None
+        self.run: Run | None = None
+
+    def index_of(self, timestep: float | torch.Tensor) -> int:
+        """Where a timestep stands, for a start nobody announced.
+
+        A timestep that is a view of `timesteps`, as in a pipeline's loop, gives its place without reading the device.
+        """
+        if isinstance(timestep, torch.Tensor):
+            if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
+                return timestep.storage_offset() - self.timesteps.storage_offset()
+            timestep = float(timestep.flatten()[0])
+        places = [i for i, value in enumerate(self.values) if abs(value - timestep) < 1e-3]
+        if not places:
+            raise InputError(f"timestep {timestep:g} is not one of this run's timesteps {self.values}")
+        return places[0]
+
+
+class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
+    """Base of every scheduler of this package. Subclasses name their options and return a `Table`.
+
+    One network evaluation is one timestep: `num_inference_steps`, `len(timesteps)` and the number of `step()` calls are
+    the same number for every sampler, and `order` is 1. The latent is always in the model's own scale, x = alpha x0 + sigma
+    eps, so `scale_model_input` does nothing and `init_noise_sigma` is 1 (or sigma at the start for the Euler family).
+
+    One object may serve many threads: a run belongs to the thread that called `set_timesteps`.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: the trained
+            noise schedule, as in Diffusers; see `NoiseSchedule.from_config`.
+        prediction_type: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        timestep_spacing: "linspace", "leading" or "trailing"; read when no other grid is chosen.
+        steps_offset: added to "leading" timesteps.
+        grid: name of a grid (see `list_grids`), before every Diffusers flag; None follows the flags.
+        final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: Diffusers' names for grids.
+        sigma_min, sigma_max: ends of ratio grids (sigma / alpha); None takes the model's.
+        flow_shift: timestep shift for flow matching.
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the x0 prediction.
+        clip_sample, clip_sample_range: clipping of the x0 prediction.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: Sequence[float] | None = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "linspace"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+    grid: str | None = None
+    final_sigmas_type: str = "zero"
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    use_lu_lambdas: bool = False
+    use_flow_sigmas: bool = False
+    flow_shift: float = 1.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    lambda_min_clipped: float = -math.inf
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+
+    order: ClassVar[int] = 1
+    _compatibles: ClassVar[list[str]] = [e.name for e in KarrasDiffusionSchedulers]
+    _closed_grid: ClassVar[bool] = True
+    _whole_linspace: ClassVar[bool] = True
+    _stages: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("sd_ext."):
+            # Saved pipelines record this module; the short name stays right wherever the file moves.
+            cls.__module__ = "sd_ext"
+
+    # ---- what a sampler is -------------------------------------------------------------------------------------------
+
+    def _place(self, calls: int) -> Levels:
+        """The levels of `calls` network calls and the end; multi-call samplers say where their stages fall."""
+        return self._grid_levels(calls)
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        """The table for these levels, the first of which is where the run starts."""
+        raise TypeError(f"{type(self).__name__} does not define a table")
+
+    # ---- set-up ------------------------------------------------------------------------------------------------------
+
+    def _setup(self) -> None:
+        config = self.config
+        if config["prediction_type"] not in PREDICTION_TYPES:
+            raise InputError(f"prediction_type must be one of {PREDICTION_TYPES}, got {config['prediction_type']!r}")
+        if config["final_sigmas_type"] not in ("zero", "sigma_min"):
+            raise InputError(f"final_sigmas_type must be 'zero' or 'sigma_min', got {config['final_sigmas_type']!r}")
+        if config["grid"] is not None:
+            get_grid(config["grid"])
+        self.schedule = NoiseSchedule.from_config(config)
+        self._own = threading.local()
+        self._latest: Plan | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_own", "_latest")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._own, self._latest = threading.local(), None
+
+    @property
+    def _plan(self) -> Plan | None:
+        """This thread's run, or the last one announced if this thread has none."""
+        return getattr(self._own, "plan", None) or self._latest
+
+    def _announce(self, levels: Levels, device: str | torch.device | None) -> None:
+        plan = Plan(levels, device)
+        self._own.plan = self._latest = plan
+
+    def _grid_name(self) -> str:
+        config = self.config
+        if config["grid"] is not None:
+            return config["grid"]
+        return next((grid for flag, grid in DIFFUSERS_GRIDS.items() if config[flag]), config["timestep_spacing"])
+
+    def _end(self) -> Levels:
+        return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.at([0.0])
+
+    def _grid_levels(self, n: int) -> Levels:
+        """`n` levels of the configured grid, and the end."""
+        config, schedule = self.config, self.schedule
+        low, high = schedule.ratio_range
+        high = min(high, math.exp(-config["lambda_min_clipped"])) if config["lambda_min_clipped"] > -math.inf else high
+        t_max = schedule.t_max if high == schedule.ratio_range[1] else int(schedule.at_lambda([-math.log(high)]).t[0])
+        options = GridOptions(
+            offset=config["steps_offset"],
+            closed=self._closed_grid and not schedule.flow,
+            whole=self._whole_linspace and not schedule.flow,
+            low=config["sigma_min"] or low,
+            high=config["sigma_max"] or high,
+            t_max=t_max,
+            shift=config["flow_shift"],
+        )
+        name, end = self._grid_name(), self._end()
+        if schedule.flow and name in ("leading", "trailing"):
+            name = "linspace"
+        grid = get_grid(name)
+        levels = grid.levels(schedule, n, options)
+        if levels.ratio[-1] <= end.ratio[0]:  # the grid ends where the run ends: spend the call on the way there
+            levels = grid.levels(schedule, n + 1, options)[:-1]
+        return levels.then(end)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Announce a run, by one of a number of network calls, timesteps, or sigmas.
+
+        Args:
+            num_inference_steps: network evaluations, 1 to `num_train_timesteps`.
+            device: where `timesteps` shall be.
+            timesteps: levels of the calls, falling, within [0, T - 1]; fractional ones are allowed.
+            sigmas: sigma / alpha of the calls, falling; a last 0 is the end and makes no call.
+
+        Raises:
+            InputError: none or several given, or values that cannot be stepped through. What was set before stays.
+        """
+        given = [v for v in (num_inference_steps, timesteps, sigmas) if v is not None]
+        if len(given) != 1:
+            raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
+        if num_inference_steps is not None:
+            most = self.config["num_train_timesteps"]
+            if isinstance(num_inference_steps, bool) or int(num_inference_steps) != num_inference_steps:
+                raise InputError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
+            if not 1 <= num_inference_steps <= most:
+                raise InputError(f"num_inference_steps must be 1 to {most} (num_train_timesteps), got {num_inference_steps}")
+            levels = self._place(int(num_inference_steps))
+        elif timesteps is not None:
+            levels = self._explicit(_numbers("timesteps", timesteps), ratios=False)
+        else:
+            levels = self._explicit(_numbers("sigmas", sigmas), ratios=True)
+        self._announce(levels, device)
+
+    def _explicit(self, values: np.ndarray, ratios: bool) -> Levels:
+        name, end = ("sigmas", self._end()) if ratios else ("timesteps", self._end())
+        if ratios and values[-1] == 0:
+            values, end = values[:-1], ZERO
+        t_max = self.schedule.t_max
+        if len(values) == 0 or np.any(np.diff(values) >= 0):
+            raise InputError(f"{name} must fall from call to call and not be empty, got {values.tolist()}")
+        if ratios and values[-1] <= 0:
+            raise InputError(f"sigmas must be positive, save for a last 0, got {values.tolist()}")
+        if not ratios and (values[0] > t_max or values[-1] < 0):
+            raise InputError(f"timesteps must lie within 0 and {t_max}, got {values.tolist()}")
+        levels = self.schedule.at_lambda(-np.log(values)) if ratios else self.schedule.at(values)
+        if levels.ratio[-1] <= end.ratio[0]:
+            end = ZERO  # a run told to go down to the training's least noise can only end clean
+        return self._explicit_stages(levels.then(end))
+
+    def _explicit_stages(self, levels: Levels) -> Levels:
+        """Multi-call samplers mark their stages on levels that the caller chose."""
+        return levels
+
+    # ---- position ----------------------------------------------------------------------------------------------------
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start the announced run at this call (img2img, inpainting, refiners); its table is made for that start."""
+        plan = self._announced("set_begin_index")
+        if not 0 <= begin_index < len(plan.values):
+            raise InputError(f"begin_index must be 0 to {len(plan.values) - 1}, got {begin_index}")
+        plan.begin, plan.run = begin_index, None
+
+    def _announced(self, caller: str) -> Plan:
+        if self._plan is None:
+            raise InputError(f"{caller}() needs a run: call set_timesteps() first")
+        return self._plan
+
+    def table(self, begin_index: int = 0, eta: float = 0.0) -> Table:
+        """The table the announced run would execute from `begin_index` on."""
+        levels = self._announced("table").levels[begin_index:]
+        if levels.alpha[0] == 0 and self.config["prediction_type"] == "epsilon":
+            raise InputError(
+                "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon says "
+                "nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
+            )
+        return self._table(levels, eta)
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """Timesteps of the announced run's calls, `(calls,)`; before any, T - 1 ... 0."""
+        plan = self._plan
+        return plan.timesteps if plan else torch.arange(self.config["num_train_timesteps"] - 1, -1, -1)
+
+    @property
+    def sigmas(self) -> torch.Tensor:
+        """sigma / alpha of the announced run's calls and end, `(calls + 1,)` float32."""
+        levels = self._plan.levels if self._plan else self.schedule.at(np.arange(self.schedule.t_max, -1, -1)).then(ZERO)
+        return torch.tensor(levels.ratio, dtype=torch.float32)
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        return len(self._plan.values) if self._plan else None
+
+    @property
+    def begin_index(self) -> int | None:
+        return self._plan.begin if self._plan else None
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the call that comes next; None before the first."""
+        run = self._plan.run if self._plan else None
+        return run.begin + run.position if run else None
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What pipelines scale the initial N(0, I) by."""
+        return 1.0
+
+    def __len__(self) -> int:
+        return self.config["num_train_timesteps"]
+
+    # ---- the step ----------------------------------------------------------------------------------------------------
+
+    def scale_model_input(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """The sample as it is: latents are in the model's scale."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> StepOutput | tuple[torch.Tensor]:
+        """One network call's worth of sampling.
+
+        Args:
+            model_output: the network's output for `sample`, `(batch, channels, ...)`.
+            timestep: looked up only at a start nobody announced; afterwards the position is a counter.
+            sample: the latent, same shape. Half precision is computed in float32.
+            generator: one, or one per sample, which makes each sample's noise independent of its batch.
+            variance_noise: N(0, I) to use in place of a draw.
+            return_dict: whether to return `StepOutput` or `(prev_sample,)`.
+
+        Raises:
+            InputError: no run announced, the run is over, or shapes that do not fit. The run stays where it was.
+        """
+        return self._step(model_output, timestep, sample, generator, variance_noise, return_dict)
+
+    def _step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None,
+        variance_noise: torch.Tensor | None,
+        return_dict: bool,
+        eta: float = 0.0,
+    ) -> StepOutput | tuple[torch.Tensor]:
+        plan = self._announced("step")
+        run = plan.run or self._start(plan, timestep, eta)
+        if run.done:
+            raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
+        model_output, extra = self._split(model_output, sample)
+        if model_output.shape != sample.shape:
+            raise InputError(f"model_output {tuple(model_output.shape)} and sample {tuple(sample.shape)} differ in shape")
+        dtype = sample.dtype if sample.dtype == torch.float64 else torch.float32
+        x, m, call = sample.to(dtype), model_output.to(dtype), run.call
+
+        def draw(call: Call) -> torch.Tensor:
+            if variance_noise is not None:
+                noise = variance_noise.to(device=x.device, dtype=dtype)
+            else:
+                _check_generators(generator, len(x))
+                noise = randn_tensor(x.shape, generator, x.device, model_output.dtype).to(dtype)
+            return self._scale_noise(noise, extra, run)
+
+        previous = run.advance(x, m, draw).to(sample.dtype)
+        if not return_dict:
+            return (previous,)
+        output = StepOutput(prev_sample=previous)
+        output._run, output._call, output._inputs = run, call, (x, m, sample.dtype)
+        return output
+
+    def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run:
+        begin = plan.begin if plan.begin is not None else plan.index_of(timestep)
+        hook = hook_from_config(self.config)
+        plan.run = Run(self.table(begin, eta), self.config["prediction_type"], hook, begin)
+        return plan.run
+
+    def _split(self, model_output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The prediction, and what the network says besides; a learned variance is dropped unless a sampler reads it."""
+        channels = sample.shape[1] if sample.dim() > 1 else 0
+        if sample.dim() > 1 and model_output.dim() == sample.dim() and model_output.shape[1] == 2 * channels:
+            prediction, extra = model_output.split(channels, dim=1)
+            return prediction, extra
+        return model_output, None
+
+    def _scale_noise(self, noise: torch.Tensor, extra: torch.Tensor | None, run: Run) -> torch.Tensor:
+        """A hook for samplers whose noise the network scales."""
+        return noise
+
+    # ---- the forward process -----------------------------------------------------------------------------------------
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """alpha_t x0 + sigma_t noise, at any timesteps, also before set_timesteps.
+
+        Args:
+            original_samples: x0, `(batch, ...)`.
+            noise: same shape.
+            timesteps: `(batch,)` or `(1,)`, whole or fractional, within [0, T - 1].
+        """
+        return forward.add_noise(self.schedule, original_samples, noise, timesteps)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """v = alpha_t noise - sigma_t x0, the target of v-prediction; arguments as for `add_noise`."""
+        return forward.velocity(self.schedule, sample, noise, timesteps)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """alpha_t^2, `(T,)` float32."""
+        return torch.tensor(self.schedule.alpha**2, dtype=torch.float32)
+
+    @property
+    def betas(self) -> torch.Tensor:
+        """1 - alphas_cumprod[t] / alphas_cumprod[t - 1], `(T,)` float32."""
+        squared = np.concatenate([[1.0], self.schedule.alpha**2])
+        return torch.tensor(1 - squared[1:] / squared[:-1], dtype=torch.float32)
+
+    @property
+    def alphas(self) -> torch.Tensor:
+        return 1 - self.betas
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=float).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a list of numbers, got {values!r}") from error
+    if len(array) == 0 or not np.isfinite(array).all():
+        raise InputError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
+    return array
+
+
+def _check_generators(generator: Any, batch: int) -> None:
+    if isinstance(generator, list) and len(generator) not in (1, batch):
+        raise InputError(f"generator must be one or a list of {batch} (the batch size), got a list of {len(generator)}")

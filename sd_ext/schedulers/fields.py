@@ -1,0 +1,52 @@
+"""Scheduler options as annotated class fields.
+
+A scheduler class states its options the way a dataclass does; the constructor Diffusers' ConfigMixin needs, with an
+explicit signature whose every argument lands in the config, is made from them. Options of the base class are inherited,
+so no constructor repeats them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, get_origin
+
+from diffusers.configuration_utils import register_to_config
+from typing_extensions import dataclass_transform
+
+
+def _is_option(name: str, annotation: Any) -> bool:
+    text = annotation if isinstance(annotation, str) else ""
+    return not name.startswith("_") and get_origin(annotation) is not ClassVar and not text.startswith("ClassVar")
+
+
+@dataclass_transform(kw_only_default=False)
+class OptionFields:
+    """Turns annotated fields of subclasses into constructor arguments; mix in before ConfigMixin."""
+
+    _options: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        options = dict(cls._options)
+        for name, annotation in inspect.get_annotations(cls).items():
+            if _is_option(name, annotation) and name in cls.__dict__:
+                options[name] = cls.__dict__[name]
+                # The value in use is config[name]; a class attribute would shadow it with the default.
+                delattr(cls, name)
+        cls._options = options
+        cls.__init__ = _constructor(options)
+
+
+def _constructor(options: dict[str, Any]) -> Any:
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)] + [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+        for name, default in options.items()
+    ]
+    signature = inspect.Signature(parameters)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        signature.bind(self, *args, **kwargs)
+        self._setup()
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return register_to_config(__init__)

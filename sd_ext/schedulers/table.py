@@ -1,0 +1,211 @@
+"""A sampler is a table: one small matrix per network call.
+
+At call i the state is a handful of tensors, the slots
+
+    x          the latent the pipeline holds, at level (alpha_i, sigma_i)
+    stash      one saved latent: the base of a multi-stage step
+    p0 p1 ...  predictions in the table's basis, x0 or eps, newest first; p0 is this call's
+    noise      a fresh draw from N(0, I)
+
+and the call is one matrix:   (x', stash') = rows[i] @ (x, stash, p0, ..., p_{k-1}, noise).
+
+A method is therefore numbers (general linear methods, Butcher 2006; coefficient matrices for diffusion samplers,
+arXiv 2503.08643). Numbers can be checked: whatever the method, on data that is a single point its predictions are exact,
+so a table can be run symbolically, and must end every call with x' = alpha' x0 + sigma' N(0, 1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InputError, TableError
+from .schedule import Array, Levels
+
+Basis = Literal["x0", "eps"]
+Preserves = Literal["marginal", "mean", "nothing"]
+
+X, STASH, P0 = 0, 1, 2
+FORMAT = "sd_ext.table/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A sampler's coefficients in float64, checked at birth.
+
+    Args:
+        levels: the level of each of the n calls, then the end: n + 1 levels.
+        rows: shape `(n, 2, 3 + k)`: for x' and stash', the weights of x, stash, p0 ... p_{k-1} and noise.
+        basis: what the predictions p are, "x0" or "eps".
+        preserves: what holds on one-point data: "marginal", mean and variance of x' are right (any exact solver);
+            "mean", only its mean (inflated variances, weak schemes); "nothing" (fitted tables).
+
+    Raises:
+        TableError: shapes that do not fit, numbers that are not finite, a slot read before it was written, or an
+            invariant that does not hold; the message names the call.
+    """
+
+    levels: Levels
+    rows: Array
+    basis: Basis = "x0"
+    preserves: Preserves = "marginal"
+
+    def __post_init__(self) -> None:
+        rows = np.asarray(self.rows, dtype=float)
+        object.__setattr__(self, "rows", rows)
+        if self.basis not in ("x0", "eps") or self.preserves not in ("marginal", "mean", "nothing"):
+            raise TableError(f"unknown basis {self.basis!r} or preserves {self.preserves!r}")
+        if rows.ndim != 3 or rows.shape[1] != 2 or rows.shape[2] < 4 or len(rows) + 1 != len(self.levels):
+            raise TableError(
+                f"{len(self.levels)} levels need rows of shape ({len(self.levels) - 1}, 2, 3 + history), got {rows.shape}"
+            )
+        numbers = (rows, self.levels.t, self.levels.alpha, self.levels.sigma)
+        if not all(np.isfinite(n).all() for n in numbers):
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
+            raise TableError(f"a coefficient is not finite at call {bad.tolist()}")
+        self._check_reads()
+        if self.preserves != "nothing":
+            self._check_one_point()
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations the table makes."""
+        return len(self.rows)
+
+    @property
+    def history(self) -> int:
+        """Predictions kept, this call's included."""
+        return self.rows.shape[2] - 3
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any call adds noise."""
+        return bool(np.any(self.rows[:, :, -1]))
+
+    def _check_reads(self) -> None:
+        """No call reads a prediction or stash that no earlier call made."""
+        for i in range(min(self.calls, self.history - 1)):
+            if np.any(self.rows[i, :, P0 + i + 1 : -1]):
+                raise TableError(f"call {i} reads a prediction from before the first call")
+        stashed = False
+        for i, row in enumerate(self.rows):
+            if not stashed and np.any(row[:, STASH]):
+                raise TableError(f"call {i} reads the stash before any call has filled it")
+            stashed = stashed or bool(np.any(row[STASH]))
+
+    def _check_one_point(self, tolerance: float = 1e-9) -> None:
+        """Run the table on data that is the point 1, each slot a vector over (x0, first noise, later noises)."""
+        alpha, sigma = self.levels.alpha, self.levels.sigma
+        slots = np.zeros((self.rows.shape[2], 2 + self.calls))
+        slots[X, :2] = alpha[0], sigma[0]
+        for i, row in enumerate(self.rows):
+            point = np.zeros(2 + self.calls)
+            point[0] = 1.0
+            slots[P0 + 1 : -1] = slots[P0:-2].copy()
+            slots[P0] = point if self.basis == "x0" else (slots[X] - alpha[i] * point) / sigma[i]
+            slots[-1] = 0.0
+            slots[-1, 2 + i] = 1.0
+            slots[: STASH + 1] = row @ slots
+            mean, deviation = slots[X, 0], float(np.linalg.norm(slots[X, 1:]))
+            if abs(mean - alpha[i + 1]) > tolerance:
+                raise TableError(f"call {i} turns a constant picture of 1 into {mean:.6g}; it must be {alpha[i + 1]:.6g}")
+            if self.preserves == "marginal" and abs(deviation - sigma[i + 1]) > tolerance:
+                raise TableError(f"call {i} leaves noise {deviation:.6g} on a known picture; it must be {sigma[i + 1]:.6g}")
+
+    def __str__(self) -> str:
+        """One line per call, zero weights left blank."""
+        names = ["x", "stash", *(f"{self.basis}[{-j}]" if j else self.basis for j in range(self.history)), "noise"]
+        used = [j for j in range(len(names)) if np.any(self.rows[:, :, j])]
+        head = f"{'call':>4} {'t':>8} {'alpha':>8} {'sigma':>8}  out   " + "".join(f"{names[j]:>11}" for j in used)
+        lines = [f"Table: {self.calls} calls, {self.basis} basis, history {self.history}, keeps {self.preserves}", head]
+        for i, row in enumerate(self.rows):
+            level = f"{i:>4} {self.levels.t[i]:>8.2f} {self.levels.alpha[i]:>8.5f} {self.levels.sigma[i]:>8.5f}"
+            for out, weights in zip(("x", "stash"), row, strict=True):
+                if out == "x" or np.any(weights):
+                    shown = "".join(f"{weights[j]:>+11.5f}" if weights[j] else " " * 11 for j in used)
+                    lines.append(f"{level if out == 'x' else ' ' * len(level)}  {out:<6}{shown}")
+        lines.append(f" end {self.levels.t[-1]:>8.2f} {self.levels.alpha[-1]:>8.5f} {self.levels.sigma[-1]:>8.5f}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings; floats survive JSON exactly."""
+        levels = {"t": self.levels.t, "alpha": self.levels.alpha, "sigma": self.levels.sigma}
+        return {
+            "format": FORMAT,
+            "basis": self.basis,
+            "preserves": self.preserves,
+            **{name: values.tolist() for name, values in levels.items()},
+            "rows": self.rows.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Table:
+        """The reverse of `to_dict`; everything is validated.
+
+        Raises:
+            InputError: a key is missing or the format is another one.
+            TableError: the numbers are not a table.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise InputError(f"not a sampler table: expected 'format': {FORMAT!r}")
+        try:
+            levels = Levels(*(np.asarray(data[name], dtype=float) for name in ("t", "alpha", "sigma")))
+            rows = np.asarray(data["rows"], dtype=float)
+            basis, preserves = data["basis"], data["preserves"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not a sampler table: {error!r}") from error
+        if not levels.t.ndim == 1 or not levels.t.shape == levels.alpha.shape == levels.sigma.shape:
+            raise TableError("t, alpha and sigma must be lists of equal length")
+        return cls(levels, rows, basis, preserves)
+
+    def to_json(self) -> str:
+        """The table as JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        """The reverse of `to_json`.
+
+        Raises:
+            InputError: the text is not JSON, or not a table.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise InputError(f"not a sampler table: {error}") from error
+
+
+@dataclass(frozen=True)
+class Row:
+    """The weights of one output of one call, by slot, before they are put into a table."""
+
+    x: float = 0.0
+    p: tuple[float, ...] = ()
+    noise: float = 0.0
+    stash: float = 0.0
+
+
+KEEP_X = Row(x=1.0)
+KEEP_STASH = Row(stash=1.0)
+
+
+def build(
+    levels: Levels,
+    rows: Iterable[Row | tuple[Row, Row]],
+    basis: Basis,
+    preserves: Preserves = "marginal",
+) -> Table:
+    """A `Table` from rows by slot; a lone `Row` is the row of x', a pair also gives stash'."""
+    pairs = [row if isinstance(row, tuple) else (row, Row()) for row in rows]
+    history = max([1, *(len(r.p) for pair in pairs for r in pair)])
+    matrix = np.zeros((len(pairs), 2, 3 + history))
+    for i, pair in enumerate(pairs):
+        for out, row in enumerate(pair):
+            matrix[i, out, :P0] = row.x, row.stash
+            matrix[i, out, P0 : P0 + len(row.p)] = row.p
+            matrix[i, out, -1] = row.noise
+    return Table(levels, matrix, basis, preserves)
