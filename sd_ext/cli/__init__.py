@@ -12,11 +12,9 @@ from typing import Annotated
 
 import typer
 
+from .. import __version__
 from ..errors import InputError
-from .generate import generate
-from .info import info
-from .pictures import package_version
-from .samplers import samplers
+from . import generate, info, samplers
 
 app = typer.Typer(
     name="sd-ext",
@@ -25,14 +23,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
-app.command()(samplers)
-app.command()(info)
+app.command()(generate.generate)
+app.command()(samplers.samplers)
+app.command()(info.info)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"sd_ext {package_version()}")
+        print(f"sd_ext {__version__}")
         raise typer.Exit
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError
 from . import checks
 from .models import find_model, load_pipeline
 from .pictures import EMBEDDED, Destination, Recipe, contact_sheet, encode, name_stem, thumbnail
@@ -146,26 +146,27 @@ def resolve_device(device: Device, dtype: Dtype) -> tuple[torch.device, torch.dt
 
 def check_names(sampler: str | None, grid: str | None) -> None:
     """Raise `UnknownNameError`, which lists the closest names, for a sampler or grid there is not."""
-    import sd_ext
+    from ..schedulers.grids import get_grid
+    from ..schedulers.registry import find_sampler
 
     if sampler is not None:
-        sd_ext.make_scheduler(sampler, {}, grid=grid)
-    elif grid is not None and grid not in (names := [known.name for known in sd_ext.list_grids()]):
-        raise UnknownNameError("grid", grid, names)
+        find_sampler(sampler)
+    if grid is not None:
+        get_grid(grid)
 
 
 def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
-    """Swap the pipeline's scheduler where a sampler or a grid is asked for."""
+    """Swap the pipeline's scheduler where a sampler is asked for, or another grid for the model's own sampler."""
     import sd_ext
 
-    if sampler is None and grid is None:
-        return
     own: Any = pipe.scheduler  # pyright: ignore[reportAttributeAccessIssue]
-    if sampler is None:
-        sampler = next((known.name for known in sd_ext.list_samplers() if known.cls == type(own).__name__), None)
-        if sampler is None:
-            raise InputError(f"--grid {grid} needs --sampler too: the model's {type(own).__name__} is not one of ours")
-    pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
+    if sampler is not None:
+        pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
+    elif grid is not None:
+        name = type(own).__name__
+        if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
+            raise InputError(f"--grid {grid} needs --sampler too: the model's own {name} is not one of ours")
+        pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, grid=grid))
 
 
 def _draw_and_write(
@@ -179,7 +180,7 @@ def _draw_and_write(
     columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     count, paths, thumbnails = len(batches(recipes)), [], []
     # Not through rich: stdout carries the paths and nothing else.
-    with Progress(*columns, console=say, transient=True, redirect_stdout=False) as bar:
+    with Progress(*columns, console=say, transient=True, redirect_stdout=False, disable=not say.is_terminal) as bar:
         task = bar.add_task("Drawing", total=None)
         for recipe, picture in draw(pipe, recipes, lambda calls: bar.update(task, total=count * calls, advance=1)):
             paths.append(destination.write(encode(picture, recipe), name_stem(recipe.prompt)))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
 
 SHEET_CELL = 128, 256  # the least and most pixels of a picture's longer side on a contact sheet
 EMBEDDED = "embedded"  # recorded instead of a path, which differs from machine to machine
-
-
-def package_version() -> str:
-    """The installed version, or "0" in a checkout that was never installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("sd_ext")
-    except PackageNotFoundError:
-        return "0"
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ def encode(picture: Image, recipe: Recipe | None = None) -> bytes:
     chunks = PngInfo()
     for key, value in asdict(recipe).items() if recipe else ():
         chunks.add_itxt(key, str(value))
-    chunks.add_text("Software", f"sd_ext {package_version()}")
+    chunks.add_text("Software", f"sd_ext {__version__}")
     file = io.BytesIO()
     picture.save(file, "PNG", pnginfo=chunks)
     return file.getvalue()

@@ -11,12 +11,10 @@ def samplers() -> None:
     import sd_ext
 
     console = Console()
-    table = Table("sampler", "class", "order", "calls\na step", "noise", "also called", "source", title="Samplers")
+    table = Table("sampler", "order", "calls\na step", "noise", "also called", "source", "note", title="Samplers")
     for sampler in sd_ext.list_samplers():
-        order = "" if sampler.order is None else str(sampler.order)
-        noise = "fresh" if sampler.stochastic else ""
-        also = ", ".join(sampler.aliases)
-        table.add_row(sampler.name, sampler.cls, order, str(sampler.calls), noise, also, sampler.source)
+        noise, also = "fresh" if sampler.stochastic else "", ", ".join(sampler.aliases)
+        table.add_row(sampler.name, str(sampler.order), str(sampler.calls), noise, also, sampler.source, sampler.note)
     console.print(table)
 
     table = Table("grid", "timesteps", title="Grids")

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd_ext.cli import generate as generate_module
+from sd_ext.cli.pictures import read_recipe
+
+
+@pytest.fixture
+def draw(run, tiny_pipeline_dir):
+    """`draw("red apple", "--num", 2)` with the tiny model and few steps."""
+    return lambda *arguments: run("generate", "--model", tiny_pipeline_dir, "--steps", 3, *arguments)
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_one_picture(draw, tmp_path):
+    done = draw("red apple")
+    assert (done.code, done.out) == (0, "red-apple-0001.png\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["red-apple-0001.png"]
+    assert Image.open(done.paths[0]).size == (64, 64)
+
+
+def test_the_same_command_never_overwrites(draw):
+    first, second = draw("red apple"), draw("red apple")
+    assert second.out == "red-apple-0002.png\n"
+    assert (pixels(first.paths[0]) == pixels(second.paths[0])).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--seed", 2**40, "--guidance", 3.3, "--negative", "-blue", "--size", "64x80"],
+        ["--sampler", "euler a"],
+        ["--sampler", "dpm++ 2m", "--grid", "karras", "--guidance", 1],
+    ],
+)
+def test_a_picture_is_made_again_from_itself(draw, run, options):
+    path = draw("red 'apple'", *options).paths[0]
+    shown = run("info", path)
+    command = shlex.split(shown.out.splitlines()[-1])
+    assert command[0] == "sd-ext"
+    again = run(*command[1:]).paths[0]
+    assert again != path
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_every_picture_has_its_own_seed(draw):
+    done = draw("red apple", "blue heart", "--num", 3, "--seed", 5, "--out", "many")
+    *pictures, sheet = done.paths
+    recipes = [read_recipe(path)[0] for path in pictures]
+    assert [(recipe.prompt, recipe.seed) for recipe in recipes] == [
+        (prompt, seed) for prompt in ("red apple", "blue heart") for seed in (5, 6, 7)
+    ]
+    assert sheet.name == "sheet-0001.png"
+    assert Image.open(sheet).size == (3 * 136 + 8, 2 * 152 + 8)
+    alone = draw("blue heart", "--seed", 6).paths[0]
+    assert np.abs(pixels(pictures[4]) - pixels(alone)).max() <= 1
+
+
+def test_batches_do_not_show(draw, monkeypatch):
+    together = draw("red apple", "--num", 3, "--out", "together").paths[:3]
+    monkeypatch.setattr("sd_ext.cli.drawing.MAX_BATCH", 1)
+    apart = draw("red apple", "--num", 3, "--out", "apart").paths[:3]
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1
+
+
+def test_a_drawn_seed_is_recorded(draw):
+    seeds = {read_recipe(draw("red apple", "--seed", -1).paths[0])[0].seed for _ in range(2)}
+    assert len(seeds) == 2
+
+
+def test_the_size_is_width_by_height(draw):
+    assert Image.open(draw("red apple", "--size", "96x64").paths[0]).size == (96, 64)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(draw, dtype):
+    path = draw("red apple", "--dtype", dtype).paths[0]
+    assert read_recipe(path)[0].dtype == dtype
+    assert pixels(path).std() > 0
+
+
+def test_an_overflow_is_not_written(draw, tmp_path, monkeypatch):
+    load = generate_module.load_pipeline
+
+    def overflowing(*arguments):
+        pipe = load(*arguments)
+        pipe.unet.conv_out.bias.data.fill_(float("inf"))
+        return pipe
+
+    monkeypatch.setattr(generate_module, "load_pipeline", overflowing)
+    done = draw("red apple")
+    assert done.code == 2
+    assert "overflowed in float32" in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_file(draw, tmp_path):
+    out = tmp_path / "new" / "apple.png"
+    assert draw("red apple", "--out", out).paths == [out]
+    before = out.read_bytes()
+    refused = draw("red apple", "--out", out, "--seed", 1)
+    assert refused.code == 2
+    assert "--overwrite" in refused.err
+    assert out.read_bytes() == before
+    assert draw("red apple", "--out", out, "--seed", 1, "--overwrite").code == 0
+    assert out.read_bytes() != before
+
+
+def test_a_pipeline_that_knows_no_words(run, tiny_pipeline_dir, tmp_path):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(8, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
+                       up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "wordless")
+    refused = run("generate", "red apple", "--model", "wordless")
+    assert refused.code == 2
+    assert "does not draw from words" in refused.err
+
+
+BAD = {
+    "no prompt": ([], "no prompt given"),
+    "empty prompt": ([""], "a prompt is empty"),
+    "blank prompt": (["red apple", " "], "a prompt is empty"),
+    "no steps": (["x", "--steps", "0"], "--steps 0"),
+    "negative steps": (["x", "--steps", "-5"], "--steps -5"),
+    "absurd steps": (["x", "--steps", "1000000"], "--steps 1000000"),
+    "negative guidance": (["x", "--guidance", "-1"], "--guidance -1"),
+    "no number": (["x", "--guidance", "nan"], "--guidance nan"),
+    "odd size": (["x", "--size", "65x64"], "multiple of 8"),
+    "size without meaning": (["x", "--size", "big"], "WIDTHxHEIGHT"),
+    "huge size": (["x", "--size", "100000x64"], "4096"),
+    "no pictures": (["x", "--num", "0"], "--num 0"),
+    "seed": (["x", "--seed", "-7"], "--seed -7"),
+    "unknown sampler": (["x", "--sampler", "dpmpp 2n"], "did you mean"),
+    "unknown grid": (["x", "--grid", "karas"], "did you mean 'karras'"),
+    "unknown grid of a sampler": (["x", "--sampler", "ddim", "--grid", "karas"], "did you mean 'karras'"),
+    "grid of a stranger": (["x", "--grid", "karras", "--model", "{stranger}"], "--sampler"),
+    "missing model": (["x", "--model", "no/such/folder"], "no such model folder"),
+    "no pipeline": (["x", "--model", "{empty}"], "no model_index.json"),
+    "pickles": (["x", "--model", "{pickles}"], "pickle"),
+    "file for a folder": (["x", "--out", "{file}/pictures"], "is not a folder"),
+    "no png": (["x", "--out", "apple.jpg"], "only .png"),
+    "existing file": (["x", "--out", "{file}"], "exists"),
+    "one file for two": (["x", "--num", "2", "--out", "apple.png"], "name a folder"),
+    "read-only disk": (["x", "--out", "/proc/pictures"], "cannot write to /proc/pictures"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_sentence(run, tiny_pipeline_dir, tmp_path, tmp_path_factory, monkeypatch, arguments, message):
+    def too_late(*arguments):
+        raise AssertionError("the model was loaded before its arguments were checked")
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    places = {name: elsewhere / name for name in ("empty", "pickles", "stranger")}
+    places["empty"].mkdir()
+    shutil.copytree(tiny_pipeline_dir, places["pickles"])
+    weights = next((places["pickles"] / "unet").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    shutil.copytree(tiny_pipeline_dir, places["stranger"])
+    config = places["stranger"] / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("DDIMScheduler", "KarrasVeScheduler"))
+    index = places["stranger"] / "model_index.json"
+    index.write_text(index.read_text().replace("DDIMScheduler", "IPNDMScheduler"))
+    places["file"] = elsewhere / "file.png"
+    places["file"].write_bytes(b"theirs")
+    if "{stranger}" not in arguments:
+        monkeypatch.setattr(generate_module, "load_pipeline", too_late)
+    arguments = [argument.format(**places) for argument in arguments]
+    model = [] if "--model" in arguments else ["--model", tiny_pipeline_dir]
+
+    refused = run("generate", *model, *arguments)
+    assert refused.code == 2
+    assert refused.out == ""
+    assert message in refused.err
+    assert refused.err.startswith("sd-ext: ")
+    assert refused.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    assert places["file"].read_bytes() == b"theirs"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for CUDA where there is none")
+def test_cuda_where_there_is_none(draw):
+    refused = draw("red apple", "--device", "cuda")
+    assert refused.code == 2
+    assert "no CUDA device" in refused.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate", "x", "--dtype", "int8"], ["generate", "x", "--stepz", "3"], ["draw"]]
+)
+def test_usage_errors(run, arguments):
+    refused = run(*arguments)
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
