@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network; read when the Hub's client is imported
+# Read when torch and the Hub's client are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another cost more than they do
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
