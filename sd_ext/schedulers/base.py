@@ -201,7 +201,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
             name = "linspace"
         grid = get_grid(name)
         levels = grid.levels(schedule, n, options)
-        if levels.ratio[-1] <= end.ratio[0]:  # the grid ends where the run ends: spend the call on the way there
+        if _reaches(levels, end):  # the grid ends where the run ends: spend the call on the way there
             levels = grid.levels(schedule, n + 1, options)[:-1]
         return levels.then(end)
 
@@ -251,7 +251,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         if not ratios and (values[0] > t_max or values[-1] < 0):
             raise InputError(f"timesteps must lie within 0 and {t_max}, got {values.tolist()}")
         levels = self.schedule.at_lambda(-np.log(values)) if ratios else self.schedule.at(values)
-        if levels.ratio[-1] <= end.ratio[0]:
+        if _reaches(levels, end):
             end = ZERO  # a run told to go down to the training's least noise can only end clean
         return self._explicit_stages(levels.then(end))
 
@@ -372,7 +372,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
                 noise = variance_noise.to(device=x.device, dtype=dtype)
             else:
                 _check_generators(generator, len(x))
-                noise = randn_tensor(x.shape, generator, x.device, model_output.dtype).to(dtype)
+                # float32 whatever the latent's dtype: one seed gives one picture in every precision
+                noise = randn_tensor(x.shape, generator, x.device, torch.float32).to(dtype)
             return self._scale_noise(noise, extra, run)
 
         previous = run.advance(x, m, draw).to(sample.dtype)
@@ -432,6 +433,11 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     @property
     def alphas(self) -> torch.Tensor:
         return 1 - self.betas
+
+
+def _reaches(levels: Levels, end: Levels) -> bool:
+    """Whether the last of `levels` is at `end` already, to rounding."""
+    return bool(levels.ratio[-1] <= end.ratio[0] * (1 + 1e-9))
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:

@@ -151,10 +151,9 @@ def singlestep(levels: Levels, algorithm: Algorithm = "dpmsolver++", solver_type
     Order 2, 2 calls a step. Other names: DPM++ 2S; DPMSolverSinglestepScheduler with solver_order 2. Source: arXiv
     2211.01095, algorithm 1, with the middle at a level of the grid as in Diffusers.
     """
-    levels = levels if basis_of(algorithm) == "x0" else levels.with_signal()
-    lam = levels.lam
 
     def second(levels: Levels, i: int) -> Row:
+        lam = levels.lam
         kernel = Kernel.of(levels, i, i + 2, algorithm)
         r = (lam[i + 1] - lam[i]) / (lam[i + 2] - lam[i])
         slope = (kernel.total / 2 if solver_type == "midpoint" else kernel.first) / r

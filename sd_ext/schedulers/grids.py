@@ -24,7 +24,7 @@ AYS = {
 
 def linspace(t_max: float, n: int, *, closed: bool = True) -> Array:
     """Even in t from `t_max`, down to 0 when `closed`, else stopping one step short of it."""
-    return np.linspace(t_max, 0, n) if closed else np.linspace(t_max, 0, n + 1)[:-1]
+    return np.linspace(0, t_max, n)[::-1] if closed and n > 1 else np.linspace(0, t_max, n + 1)[:0:-1]
 
 
 def leading(t_max: float, n: int, *, offset: int = 0, closed: bool = True) -> Array:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..errors import TableError
 from .first_order import transfer
 from .schedule import Levels
 from .table import KEEP_STASH, KEEP_X, Basis, Row, Table, build
@@ -20,12 +21,18 @@ SecondRow = Callable[[Levels, int], Row]
 
 
 def two_stage(levels: Levels, second: SecondRow, basis: Basis) -> Table:
-    """A table of two-call steps: a first-order predictor to the second call's level, then `second` from the stash."""
-    assert levels.stage is not None
+    """A table of two-call steps: a first-order predictor to the second call's level, then `second` from the stash.
+
+    Away from zero terminal SNR (alpha = 0, an infinite step in lambda) both calls are first-order steps.
+    """
+    if levels.stage is None:
+        raise TableError("two-stage samplers need levels with stages")
+    pair = (levels.stage[:-1] == 0) & (levels.stage[1:] == 1) & (levels.alpha[: len(levels) - 2] > 0)
+    levels = levels.with_signal() if basis == "eps" else levels
     n, i, rows = len(levels) - 1, 0, []
     while i < n:
         a, b = transfer(levels, i, basis)
-        if levels.stage[i] == 0 and i + 1 < n and levels.stage[i + 1] == 1:
+        if i + 1 < n and pair[i]:
             rows.append((Row(a, (b,)), KEEP_X))
             rows.append((second(levels, i), KEEP_STASH))
             i += 2
@@ -61,4 +68,4 @@ def heun(levels: Levels) -> Table:
         scale, whole = transfer(levels, i, "eps")
         return Row(stash=scale, p=(whole / 2, whole / 2))
 
-    return two_stage(levels.with_signal(), second, "eps")
+    return two_stage(levels, second, "eps")

@@ -1,0 +1,38 @@
+"""The public names, pinned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import sd_ext
+
+
+def test_exported_names():
+    assert sorted(sd_ext.__all__) == [
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "NoiseSchedule",
+        "PNDMScheduler",
+        "Table",
+        "TableScheduler",
+        "__version__",
+        "list_grids",
+        "list_samplers",
+        "make_scheduler",
+        "pretrained_path",
+    ]
+    for name in sd_ext.__all__:
+        assert getattr(sd_ext, name) is not None
+        assert name in dir(sd_ext)
+
+
+def test_import_is_lazy():
+    code = "import sys, sd_ext; print(sorted(m for m in ('torch', 'diffusers', 'numpy', 'scipy') if m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
