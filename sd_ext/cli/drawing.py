@@ -65,7 +65,7 @@ def draw(
     accepted = inspect.signature(pipe.__call__).parameters
 
     def after_step(pipe: DiffusionPipeline, i: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-        calls = len(pipe.scheduler.timesteps)  # pyright: ignore[reportAttributeAccessIssue]
+        calls = len(pipe.scheduler.timesteps)
         if i + 1 == calls and "latents" in tensors and not tensors["latents"].isfinite().all():
             raise InputError(f"the picture overflowed in {recipes[0].dtype}; choose another --dtype, or less guidance")
         on_step(calls)
@@ -86,7 +86,8 @@ def draw(
             "callback_on_step_end": after_step,
         }
         try:
-            result = pipe(**{key: value for key, value in arguments.items() if key in accepted})  # pyright: ignore
+            known = {key: value for key, value in arguments.items() if key in accepted}
+            result = pipe(**known)  # pyright: ignore[reportCallIssue]
         except InputError:
             raise
         except ValueError as error:  # the pipeline's own check of its arguments

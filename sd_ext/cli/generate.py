@@ -115,7 +115,7 @@ def generate(
             model=model or EMBEDDED,
             sampler=sampler or "",
             grid=grid or "",
-            scheduler=type(pipe.scheduler).__name__,  # pyright: ignore[reportAttributeAccessIssue]
+            scheduler=type(pipe.scheduler).__name__,
             steps=steps,
             guidance=guidance,
             width=width,
@@ -159,7 +159,7 @@ def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) 
     """Swap the pipeline's scheduler where a sampler is asked for, or another grid for the model's own sampler."""
     import sd_ext
 
-    own: Any = pipe.scheduler  # pyright: ignore[reportAttributeAccessIssue]
+    own: Any = pipe.scheduler
     if sampler is not None:
         pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
     elif grid is not None:
