@@ -44,7 +44,7 @@ class StepOutput(SchedulerOutput):
 
 
 class Plan:
-    """One announced run: its levels and timesteps, and the table once the first call has said where it starts."""
+    """One announced run: its levels and timesteps; `run` once the first call has said where it starts."""
 
     def __init__(self, levels: Levels, device: str | torch.device | None):
         self.levels = levels
@@ -53,6 +53,8 @@ class Plan:
         self.timesteps = torch.tensor(t, dtype=dtype, device=device)
         self.values: list[float] = torch.tensor(t, dtype=dtype).tolist()
         self.begin: int | None = None
+        self.ready: Run | None = None
+        """A run compiled for a start at the first call."""
         self.run: Run | None = None
 
     def index_of(self, timestep: float | torch.Tensor) -> int:
@@ -170,7 +172,18 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
 
     def _announce(self, levels: Levels, device: str | torch.device | None) -> None:
         plan = Plan(levels, device)
+        plan.ready = self._compile(levels, 0, 0.0)
         self._own.plan = self._latest = plan
+
+    def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
+        """A run of these levels from call `begin` on."""
+        levels, prediction_type = levels[begin:], self.config["prediction_type"]
+        if levels.alpha[0] == 0 and prediction_type == "epsilon":
+            raise InputError(
+                "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon says "
+                "nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
+            )
+        return Run(self._table(levels, eta), prediction_type, hook_from_config(self.config), begin)
 
     def _grid_name(self) -> str:
         config = self.config
@@ -275,13 +288,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
 
     def table(self, begin_index: int = 0, eta: float = 0.0) -> Table:
         """The table the announced run would execute from `begin_index` on."""
-        levels = self._announced("table").levels[begin_index:]
-        if levels.alpha[0] == 0 and self.config["prediction_type"] == "epsilon":
-            raise InputError(
-                "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon says "
-                "nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
-            )
-        return self._table(levels, eta)
+        return self._compile(self._announced("table").levels, begin_index, eta).table
 
     @property
     def timesteps(self) -> torch.Tensor:
@@ -357,26 +364,21 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         return_dict: bool,
         eta: float = 0.0,
     ) -> StepOutput | tuple[torch.Tensor]:
-        plan = self._announced("step")
+        plan = self._own.__dict__.get("plan") or self._announced("step")
         run = plan.run or self._start(plan, timestep, eta)
-        if run.done:
+        if run.position == len(run.calls):
             raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
-        model_output, extra = self._split(model_output, sample)
-        if model_output.shape != sample.shape:
-            raise InputError(f"model_output {tuple(model_output.shape)} and sample {tuple(sample.shape)} differ in shape")
-        dtype = sample.dtype if sample.dtype == torch.float64 else torch.float32
-        x, m, call = sample.to(dtype), model_output.to(dtype), run.call
-
-        def draw(call: Call) -> torch.Tensor:
-            if variance_noise is not None:
-                noise = variance_noise.to(device=x.device, dtype=dtype)
-            else:
-                _check_generators(generator, len(x))
-                # float32 whatever the latent's dtype: one seed gives one picture in every precision
-                noise = randn_tensor(x.shape, generator, x.device, torch.float32).to(dtype)
-            return self._scale_noise(noise, extra, run)
-
-        previous = run.advance(x, m, draw).to(sample.dtype)
+        x, m, extra = sample, model_output, None
+        if m.shape != x.shape:
+            m, extra = self._split(m, x)
+        if x.dtype is not torch.float32 or m.dtype is not torch.float32:
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            x, m = x.to(dtype), m.to(dtype)
+        call = run.calls[run.position]
+        noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
+        previous = run.advance(x, m, noise)
+        if previous.dtype is not sample.dtype:
+            previous = previous.to(sample.dtype)
         if not return_dict:
             return (previous,)
         output = StepOutput(prev_sample=previous)
@@ -385,21 +387,33 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
 
     def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run:
         begin = plan.begin if plan.begin is not None else plan.index_of(timestep)
-        hook = hook_from_config(self.config)
-        plan.run = Run(self.table(begin, eta), self.config["prediction_type"], hook, begin)
+        ready = plan.ready if begin == 0 and not eta else None
+        plan.ready, plan.run = None, ready or self._compile(plan.levels, begin, eta)
         return plan.run
 
-    def _split(self, model_output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The prediction, and what the network says besides; a learned variance is dropped unless a sampler reads it."""
-        channels = sample.shape[1] if sample.dim() > 1 else 0
-        if sample.dim() > 1 and model_output.dim() == sample.dim() and model_output.shape[1] == 2 * channels:
-            prediction, extra = model_output.split(channels, dim=1)
-            return prediction, extra
-        return model_output, None
+    def _split(self, m: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prediction, and the variance that networks with twice the channels give besides."""
+        if m.dim() != x.dim() or x.dim() < 2 or m.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise InputError(f"model_output {tuple(m.shape)} and sample {tuple(x.shape)} differ in shape")
+        prediction, variance = m.split(x.shape[1], dim=1)
+        return prediction, variance
 
-    def _scale_noise(self, noise: torch.Tensor, extra: torch.Tensor | None, run: Run) -> torch.Tensor:
-        """A hook for samplers whose noise the network scales."""
-        return noise
+    def _noise(
+        self,
+        x: torch.Tensor,
+        extra: torch.Tensor | None,
+        run: Run,
+        generator: torch.Generator | list[torch.Generator] | None,
+        variance_noise: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """N(0, I) for this call, drawn in float32 whatever the dtype: one seed is one picture in every precision."""
+        if variance_noise is not None:
+            return variance_noise.to(device=x.device, dtype=x.dtype)
+        if isinstance(generator, list) and len(generator) not in (1, len(x)):
+            raise InputError(
+                f"generator must be one or a list of {len(x)} (the batch size), got a list of {len(generator)}"
+            )
+        return randn_tensor(x.shape, generator, x.device, torch.float32).to(x.dtype)
 
     # ---- the forward process -----------------------------------------------------------------------------------------
 
@@ -449,7 +463,3 @@ def _numbers(name: str, values: Any) -> np.ndarray:
         raise InputError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
     return array
 
-
-def _check_generators(generator: Any, batch: int) -> None:
-    if isinstance(generator, list) and len(generator) not in (1, batch):
-        raise InputError(f"generator must be one or a list of {batch} (the batch size), got a list of {len(generator)}")

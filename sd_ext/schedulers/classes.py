@@ -46,17 +46,17 @@ class DDPMScheduler(TableScheduler):
     def _table(self, levels: Levels, eta: float) -> Table:
         return ddpm(levels, self.config["variance_type"])
 
-    def _scale_noise(self, noise: torch.Tensor, extra: torch.Tensor | None, run: Run) -> torch.Tensor:
-        kind = self.config["variance_type"]
+    def _noise(self, x: torch.Tensor, extra: torch.Tensor | None, run: Run, *source: Any) -> torch.Tensor:
+        noise, kind = super()._noise(x, extra, run, *source), self.config["variance_type"]
         if not kind.startswith("learned"):
             return noise
         if extra is None:
             raise InputError(f"variance_type {kind!r} needs a network with twice the latent's channels")
-        extra = extra.to(noise.dtype)
         if kind == "learned":
-            return noise * extra.sqrt()
+            return noise * extra.to(noise.dtype).sqrt()
         small, large = variance_range(run.table.levels)[run.position].tolist()
-        return noise * torch.exp(0.5 * torch.lerp(torch.full_like(extra, small), torch.full_like(extra, large), (extra + 1) / 2))
+        share = (extra.to(noise.dtype) + 1) / 2
+        return noise * torch.exp(0.5 * (small + (large - small) * share))
 
 
 class DDIMScheduler(TableScheduler):

@@ -1,114 +1,92 @@
 """One sampling run: a table being executed. The only place where tensors are touched.
 
 `Run` holds what belongs to a run and not to a configuration: the position, the predictions kept and the stash. Rows are
-compiled to Python floats before the first call, the prediction type folded in, so that a call is a few scaled additions
-with no synchronisation.
+compiled to Python floats before the first call, with the prediction type folded in and zero weights dropped, so that a
+call is a few scaled additions with no synchronisation.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from .prediction import Hook, linear_map
 from .table import P0, STASH, Table, X
 
-Term = tuple[torch.Tensor, float]
+# Where a compiled weight finds its tensor.
+AT_X, AT_M, AT_STASH, AT_NOISE, AT_PAST = range(5)
+
+Weights = tuple[tuple[int, float], ...]
+"""(place, weight) pairs, zero weights left out."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call compiled for a prediction type: weights by tensor, for x' and stash'.
+    """One call compiled for a prediction type.
 
     Args:
-        read: (cx, cm), p0 = cx x + cm m.
-        x: (weight of x, of stash, of m, of noise) in x', with p0 folded into x and m.
-        x_p: weights of p1, p2, ... in x'.
-        stash, stash_p: the same for stash'; None where the stash is left alone.
-        keep: whether a later call reads p0.
+        alpha, sigma: the level.
+        x: weights of x'.
+        stash: weights of stash'; None leaves the stash as it is.
+        keep: what later calls need of p0: None, nothing; "m", the network's output itself; or mu, x + mu m. The scale
+            that is missing to p0 is in the weights of the later calls, which saves a pass over memory.
+        noisy: whether a weight of noise is not zero.
     """
 
     alpha: float
     sigma: float
-    read: tuple[float, float]
-    x: tuple[float, float, float, float]
-    x_p: tuple[float, ...]
-    stash: tuple[float, float, float, float] | None
-    stash_p: tuple[float, ...]
-    keep: bool
-
-    @property
-    def noisy(self) -> bool:
-        return bool(self.x[3]) or bool(self.stash and self.stash[3])
+    x: Weights
+    stash: Weights | None
+    keep: float | str | None
+    noisy: bool
 
 
 def compile_calls(table: Table, prediction_type: str, hooked: bool) -> list[Call]:
     """The calls of a table for a network of the given prediction type.
 
-    With a hook p0 is computed first and stands in the place of m, so nothing is folded into x.
+    With a hook p0 is computed before the row and stands in the place of m, so nothing is folded into x.
     """
+    rows, levels = table.rows, table.levels
+    reads = [(0.0, 1.0)] * table.calls
+    if not hooked:
+        where = zip(levels.alpha[:-1].tolist(), levels.sigma[:-1].tolist(), strict=True)
+        reads = [linear_map(prediction_type, table.basis, alpha, sigma) for alpha, sigma in where]
+    scales = [cx if cx else cm for cx, cm in reads]
+
+    def fold(i: int, row: np.ndarray) -> Weights:
+        cx, cm = reads[i]
+        past = [row[P0 + j] * scales[i - j] for j in range(1, table.history) if i - j >= 0]
+        weights = enumerate([row[X] + row[P0] * cx, row[P0] * cm, row[STASH], row[-1], *past])
+        return tuple((place, float(weight)) for place, weight in weights if weight) or ((AT_X, 0.0),)
+
     calls = []
-    for i, row in enumerate(table.rows):
-        alpha, sigma = float(table.levels.alpha[i]), float(table.levels.sigma[i])
-        read = linear_map(prediction_type, table.basis, alpha, sigma)
-        cx, cm = (0.0, 1.0) if hooked else read
-
-        def fold(weights, cx=cx, cm=cm):
-            p0 = weights[P0]
-            return (
-                float(weights[X] + p0 * cx),
-                float(weights[STASH]),
-                float(p0 * cm),
-                float(weights[-1]),
-            ), tuple(float(w) for w in weights[P0 + 1 : -1])
-
-        ahead = range(i + 1, min(i + table.history, table.calls))
-        keep = any(table.rows[j, :, P0 + j - i].any() for j in ahead)
-        x, x_p = fold(row[0])
-        stash, stash_p = fold(row[1])
-        untouched = row[1, STASH] == 1 and not (row[1, [X, *range(P0, row.shape[1])]]).any()
-        unused = not row[1].any() or not table.rows[i + 1 :, :, STASH].any()
-        calls.append(Call(alpha, sigma, read, x, x_p, None if untouched or unused else stash, stash_p, keep))
+    for i, (x_row, stash_row) in enumerate(rows):
+        kept = any(rows[j, :, P0 + j - i].any() for j in range(i + 1, min(i + table.history, table.calls)))
+        (cx, cm), steady = reads[i], np.zeros_like(stash_row)
+        steady[STASH] = 1.0
+        stash_read = rows[i + 1 :, :, STASH].any()
+        calls.append(
+            Call(
+                alpha=float(levels.alpha[i]),
+                sigma=float(levels.sigma[i]),
+                x=fold(i, x_row),
+                stash=None if np.array_equal(stash_row, steady) or not stash_read else fold(i, stash_row),
+                keep=None if not kept else cm / cx if cx else "m",
+                noisy=bool(rows[i, :, -1].any()),
+            )
+        )
     return calls
 
 
-def weighted_sum(terms: list[Term]) -> torch.Tensor:
+def weighted_sum(weights: Weights, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """sum of weight * tensor, a new tensor: one product and an in-place scaled addition per further term."""
-    first, weight = terms[0]
-    total = first * weight
-    for tensor, weight in terms[1:]:
-        total = total.add_(tensor, alpha=weight)
+    place, weight = weights[0]
+    total = tensors[place] * weight
+    for place, weight in weights[1:]:
+        total.add_(tensors[place], alpha=weight)
     return total
-
-
-def apply_call(
-    call: Call,
-    x: torch.Tensor,
-    m: torch.Tensor,
-    history: tuple[Term, ...],
-    stash: torch.Tensor | None,
-    noise: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(x', stash') of one call; a pure function of tensors.
-
-    Args:
-        x: the latent, any shape.
-        m: the network's output, or the hooked p0.
-        history: (tensor, scale) of p1, p2, ..., newest first, p = scale * tensor.
-        stash: the saved latent, if one is.
-        noise: N(0, I) of x's shape, if the call is noisy.
-    """
-
-    def out(weights: tuple[float, float, float, float], past: tuple[float, ...]) -> torch.Tensor:
-        terms = [(t, w) for t, w in zip((x, stash, m, noise), weights, strict=True) if w and t is not None]
-        terms += [(t, w * scale) for (t, scale), w in zip(history, past, strict=False) if w]
-        return weighted_sum(terms or [(x, 0.0)])
-
-    new_stash = stash if call.stash is None else out(call.stash, call.stash_p)
-    return out(call.x, call.x_p), new_stash
 
 
 class Run:
@@ -118,57 +96,49 @@ class Run:
         table: what to run.
         prediction_type: what the network predicts.
         hook: elementwise map of the x0 prediction, or None.
-        begin: number of calls left out before the table's first one.
+        begin: number of announced calls left out before the table's first one.
     """
 
     def __init__(self, table: Table, prediction_type: str, hook: Hook | None = None, begin: int = 0):
         self.table, self.prediction_type, self.hook, self.begin = table, prediction_type, hook, begin
         self.calls = compile_calls(table, prediction_type, hook is not None)
-        self.position = 0
-        self.history: deque[Term] = deque(maxlen=max(1, table.history - 1))
+        self.position, self.depth = 0, table.history - 1
         self.stash: torch.Tensor | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.position >= len(self.calls)
-
-    @property
-    def call(self) -> Call:
-        """The call that comes next."""
-        return self.calls[self.position]
+        self.past: tuple[torch.Tensor, ...] = ()
+        """What is kept of p1, p2, ..., newest first."""
 
     def denoised(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """The x0 prediction, the hook applied."""
         cx, cm = linear_map(self.prediction_type, "x0", call.alpha, call.sigma)
-        x0 = weighted_sum([(x, cx), (m, cm)])
+        x0 = weighted_sum(((0, cx), (1, cm)), (x, m))
         return x0 if self.hook is None else self.hook(x0)
 
-    def advance(
-        self, x: torch.Tensor, m: torch.Tensor, draw: Callable[[Call], torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """Execute the next call.
+    def advance(self, x: torch.Tensor, m: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Execute the next call and return x'.
 
         Args:
             x: the latent at this call's level, float32 or float64.
-            m: the network's output for it, of the same dtype.
-            draw: makes the noise, asked only if the call is noisy.
+            m: the network's output for it, of the same shape and dtype.
+            noise: N(0, I) of that shape, for a noisy call.
         """
-        call = self.call
-        noise = draw(call) if call.noisy and draw is not None else None
+        call = self.calls[self.position]
         if self.hook is not None:
             x0 = self.denoised(call, x, m)
             m = x0 if self.table.basis == "x0" else (x - call.alpha * x0) / call.sigma
-        new_x, self.stash = apply_call(call, x, m, tuple(self.history), self.stash, noise)
-        if self.table.history > 1:
-            self.history.appendleft(self._kept(call, x, m))
+        tensors = (x, m, self.stash, noise, *self.past)
+        previous = weighted_sum(call.x, tensors)  # type: ignore[arg-type]
+        if call.stash is not None:
+            self.stash = weighted_sum(call.stash, tensors)  # type: ignore[arg-type]
+        if self.depth:
+            self.past = (self._kept(call, x, m), *self.past[: self.depth - 1])
         self.position += 1
-        return new_x
+        return previous
 
-    def _kept(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> Term:
-        """p0 for later calls as (tensor, scale): the scale saves a pass over memory."""
-        cx, cm = (0.0, 1.0) if self.hook is not None else call.read
-        if not call.keep:
-            return m, 0.0
-        if cx == 0.0:
-            return m, cm
-        return torch.add(x, m, alpha=cm / cx), cx
+    def _kept(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        """What later calls need of p0; written over the oldest prediction kept, which this call was the last to read."""
+        if not isinstance(call.keep, float):
+            return m
+        oldest = self.position - self.depth
+        if oldest < 0 or not isinstance(self.calls[oldest].keep, float) or x.requires_grad or m.requires_grad:
+            return torch.add(x, m, alpha=call.keep)
+        return torch.add(x, m, alpha=call.keep, out=self.past[-1])

@@ -66,7 +66,7 @@ def test_zero_eta_is_the_deterministic_twin(schedule):
 
 def test_ddpm_with_all_steps_is_the_ancestral_posterior(schedule):
     """Against Ho et al. 2020, eq. 6-7, from betas alone, with the root in beta_t / sqrt(1 - alphabar_t) on epsilon."""
-    from sd_ext.schedulers.run import compile_calls
+    from sd_ext.schedulers.run import AT_M, AT_NOISE, AT_X, compile_calls
     from sd_ext.schedulers.schedule import ZERO
 
     table = ddpm(schedule.at(np.arange(999, -1, -1)).then(ZERO))
@@ -75,7 +75,7 @@ def test_ddpm_with_all_steps_is_the_ancestral_posterior(schedule):
     calls = compile_calls(table, "epsilon", hooked=False)
     for t in (999, 998, 500, 2, 1, 0):
         bar, bar_prev = alphas_cumprod[t], alphas_cumprod[t - 1] if t else 1.0
-        of_x, _, of_eps, of_noise = calls[999 - t].x
+        of_x, of_eps, of_noise = (dict(calls[999 - t].x).get(place, 0.0) for place in (AT_X, AT_M, AT_NOISE))
         assert of_x == pytest.approx(1 / np.sqrt(1 - betas[t]), rel=1e-9)
         assert of_eps == pytest.approx(-betas[t] / np.sqrt(1 - bar) / np.sqrt(1 - betas[t]), rel=1e-7)
         assert of_noise == pytest.approx(np.sqrt((1 - bar_prev) / (1 - bar) * betas[t]), abs=1e-9)

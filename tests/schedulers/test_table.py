@@ -95,7 +95,8 @@ def test_the_executor_does_what_the_matrix_says(name, mixture):
     run, state = Run(table, "epsilon"), torch.from_numpy(x)
     for i in range(table.calls):
         eps = torch.from_numpy(mixture.eps(state.numpy(), levels.alpha[i], levels.sigma[i]))
-        state = run.advance(state, eps, lambda call: torch.from_numpy(rng.standard_normal(x.shape)))
+        noise = torch.from_numpy(rng.standard_normal(x.shape)) if run.calls[i].noisy else None
+        state = run.advance(state, eps, noise)
     np.testing.assert_allclose(state.numpy(), expected, atol=1e-9)
 
 
