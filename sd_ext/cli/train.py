@@ -1,0 +1,82 @@
+"""`sd-ext train`: one command for each training script, and one for the whole recipe.
+
+Arguments go to the scripts' own parsers (`sd_ext.training.config_cli`), where one field is one flag; nothing here
+imports torch before a run begins.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import TrainingError
+
+app = typer.Typer(
+    help="Train an autoencoder, a text encoder, a U-Net, or all of Stable Diffusion from scratch.",
+    no_args_is_help=True,
+)
+# Everything after the command's name, --help included, belongs to the script.
+FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _script(ctx: typer.Context, config: str, module: str, doc: str) -> None:
+    from ..training import configs
+    from ..training.config_cli import run_command
+
+    prog = f"sd-ext train {ctx.info_name}"
+    try:
+        run_command(getattr(configs, config), f"sd_ext.training.{module}:run", ctx.args, doc, prog)
+    except TrainingError as error:
+        _stop(error)
+
+
+def _stop(error: TrainingError) -> None:
+    print(f"sd-ext: {error}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+@app.command()
+def data(
+    out: Annotated[str, typer.Option(help="Folder for the pictures and metadata.jsonl.", metavar="DIR")],
+    font: Annotated[str | None, typer.Option(help="NotoColorEmoji.ttf, if it is in no usual place.")] = None,
+) -> None:
+    """Render the glyphs of Noto Color Emoji, with captions, as an imagefolder."""
+    from ..training.glyphs import write_imagefolder
+
+    print(f"{write_imagefolder(out, font)} pictures in {out}")
+
+
+@app.command(context_settings=FORWARD)
+def autoencoder(ctx: typer.Context) -> None:
+    """Train an AutoencoderKL on a folder of pictures."""
+    _script(ctx, "AutoencoderConfig", "train_autoencoder", "Train an AutoencoderKL on a folder of pictures.")
+
+
+@app.command(context_settings=FORWARD)
+def text_encoder(ctx: typer.Context) -> None:
+    """Train a small CLIP on captioned pictures; its text tower is a pipeline's text encoder."""
+    _script(ctx, "TextEncoderConfig", "train_text_encoder", "Train a small CLIP on captioned pictures.")
+
+
+@app.command(context_settings=FORWARD)
+def text_to_image(ctx: typer.Context) -> None:
+    """Train the U-Net of a latent diffusion model on captioned pictures."""
+    _script(ctx, "TextToImageConfig", "train_text_to_image", "Train a latent diffusion U-Net on captioned pictures.")
+
+
+@app.command()
+def from_scratch(
+    out: Annotated[str, typer.Option(help="Folder of the run; the same command resumes it.", metavar="DIR")],
+    recipe: Annotated[str, typer.Option(help="cpu (64 x 64), gpu (128 x 128), or a TOML file.")] = "cpu",
+    override: Annotated[list[str] | None, typer.Option(help="stage.key=value, e.g. text_to_image.steps=5000.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Train all of Stable Diffusion: pictures, autoencoder, text encoder, U-Net, pipeline."""
+    from ..training.from_scratch import run
+
+    try:
+        print(run(out, recipe, override or [], dry_run))
+    except TrainingError as error:
+        _stop(error)

@@ -1,0 +1,1 @@
+"""Training Stable Diffusion from scratch: data, autoencoder, text encoder, U-Net, and the loop they share."""

@@ -1,0 +1,72 @@
+"""From trained parts to an ordinary StableDiffusionPipeline folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.tokenizer import save_tokenizer
+from sd_ext.training.train_text_encoder import save_text_encoder
+
+
+def noise_settings(config: TextToImageConfig) -> dict[str, Any]:
+    """The noise schedule as Diffusers' schedulers take it."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "prediction_type": config.prediction_type,
+    }
+
+
+def make_scheduler(settings: dict[str, Any]) -> Any:
+    """The sampler a new pipeline comes with: DPM-Solver++ 2M."""
+    return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing")
+
+
+def make_pipeline(
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: Any,
+    unet: UNet2DConditionModel,
+    settings: dict[str, Any],
+) -> Any:
+    """A StableDiffusionPipeline without safety checker; `settings` are `noise_settings`."""
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(settings),
+        safety_checker=None,
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def save_pipeline(pipe: Any, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Save a pipeline as a folder that appears all at once; `dtype` float16 halves it. Returns the folder."""
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    if dtype:
+        pipe = pipe.to(dtype)
+    pipe.save_pretrained(partial, safe_serialization=True)
+    save_text_encoder(pipe.text_encoder, partial / "text_encoder")
+    save_tokenizer(pipe.tokenizer, partial / "tokenizer")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes in all files of a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,139 @@
+"""From a settings dataclass to a command line: one field, one flag, one line of help.
+
+--config FILE.toml      settings from a file (its table [autoencoder], [text_encoder], ..., or all of it)
+--learning-rate 1e-4    one flag per field
+--override key=value    the same for scripts; last word
+--dry-run               print the settings and stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from sd_ext.errors import InputError, SdExtError
+from sd_ext.training.configs import RunConfig
+from sd_ext.training.toml_file import read_toml
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def convert(kind: Any, value: Any, name: str) -> Any:
+    """A value of the field's type from a flag's text or a TOML value.
+
+    Raises:
+        InputError: it is not of that type; names the setting.
+    """
+    try:
+        if get_origin(kind) is tuple:
+            items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else list(value)
+            return tuple(convert(get_args(kind)[0], item, name) for item in items)
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+        if kind is int and isinstance(value, (bool, float)):
+            raise ValueError
+        if kind is str and not isinstance(value, str):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError, KeyError) as error:
+        shown = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
+        raise InputError(f"{name} is {value!r}; it must be {shown}") from error
+
+
+def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
+    """A settings object from names and values; names may use - or _.
+
+    Raises:
+        InputError: an unknown name or an impossible value; says where it came from.
+    """
+    hints = get_type_hints(cls)
+    known = {spec.name for spec in fields(cls)}
+    normal = {name.replace("-", "_"): value for name, value in values.items()}
+    if unknown := sorted(set(normal) - known):
+        raise InputError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return cls(**{name: convert(hints[name], value, f"{where}: {name}") for name, value in normal.items()})
+
+
+def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """The argparse parser of a settings class."""
+    made = argparse.ArgumentParser(prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--config", metavar="FILE.toml", help="settings from a file; flags win over it")
+    made.add_argument("--override", metavar="key=value", action="append", default=[], help="one setting; last word")
+    made.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    for spec in fields(cls):
+        meta, default = spec.metadata, spec.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
+        made.add_argument(
+            "--" + spec.name.replace("_", "-"), default=None, metavar=meta["unit"] or "VALUE",
+            **({"nargs": "?", "const": "true"} if isinstance(default, bool) else {}),
+            help=(f"{text} [{shown}]" if shown != "" else text).replace("%", "%%"),
+        )  # fmt: skip
+    return made
+
+
+def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | None = None) -> tuple[C, bool]:
+    """(settings, whether it is a dry run) from a command line.
+
+    Raises:
+        InputError: see `make_config`; also a settings file that cannot be read.
+    """
+    given = vars(parser(cls, doc, prog).parse_args(arguments))
+    dry, path, overrides = given.pop("dry_run"), given.pop("config"), given.pop("override")
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    if path:
+        table = read_toml(path)
+        values = make_config(cls, table.get(cls.section, table), path).__dict__.copy()
+    flags = {name: value for name, value in given.items() if value is not None}
+    values |= {name: convert(hints[name], value, f"--{name.replace('_', '-')}") for name, value in flags.items()}
+    pairs = [pair.partition("=") for pair in overrides]
+    if malformed := [p for p in pairs if not p[1]]:
+        raise InputError(f"--override {malformed[0][0]}: write key=value")
+    values |= {key.strip().replace("-", "_"): value for key, _, value in pairs}
+    return make_config(cls, values, "command line"), dry
+
+
+def describe(config: RunConfig) -> str:
+    """The settings, one a line."""
+    width = max(len(spec.name) for spec in fields(config))
+    lines = []
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        lines.append(f"{spec.name:<{width}}  {text!s:<28} {spec.metadata['help']}")
+    return "\n".join(lines)
+
+
+def run_command(
+    cls: type[RunConfig], target: str, arguments: Sequence[str] | None, doc: str, prog: str | None = None
+) -> None:
+    """Parse, then run `module:function` with the settings (imported only now), or print them on a dry run."""
+    config, dry = parse(cls, arguments, doc, prog)
+    if dry:
+        print(describe(config))
+        return
+    module, _, function = target.partition(":")
+    print(getattr(importlib.import_module(module), function)(config))
+
+
+def main(cls: type[RunConfig], target: str, doc: str | None) -> int:
+    """The exit code of a script: 0, 2 for bad input, 1 for a run that stopped, 130 for Ctrl-C; no traceback."""
+    try:
+        run_command(cls, target, None, doc or "")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SdExtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(stop or "stopped", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,155 @@
+"""The whole recipe, end to end: pictures, autoencoder, text encoder, U-Net, pipeline.
+
+Each stage is a folder of the output that appears when the stage is complete. The same command skips what is complete
+and resumes what was interrupted. Stages run as processes of their own, so that each has the machine to itself.
+
+    OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd_ext.errors import InputError, TrainingError
+from sd_ext.training.config_cli import describe, parse
+from sd_ext.training.configs import AutoencoderConfig, RunConfig, TextEncoderConfig, TextToImageConfig
+from sd_ext.training.toml_file import read_toml
+
+RECIPES = Path(__file__).parent / "recipes"
+TRAINED: dict[str, type[RunConfig]] = {
+    "autoencoder": AutoencoderConfig,
+    "text_encoder": TextEncoderConfig,
+    "text_to_image": TextToImageConfig,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A trained part: its name, the folder that says it is complete, and the arguments of its script."""
+
+    name: str
+    result: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        return f"sd_ext.training.train_{self.name}"
+
+    @property
+    def status(self) -> str:
+        if self.result.exists():
+            return "complete"
+        return "resumes" if (self.result.parent / "run.json").exists() else "to do"
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe file: one of ours by name, or any path.
+
+    Raises:
+        InputError: neither; names ours.
+    """
+    ours = {p.stem: p for p in RECIPES.glob("*.toml")}
+    if name in ours:
+        return ours[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"no recipe {name!r}: give {' or '.join(sorted(ours))}, or the path of a TOML file")
+
+
+def stages(out: Path, recipe: Path, overrides: Sequence[str] = ()) -> list[Stage]:
+    """The trained parts in order. Overrides are "stage.key=value"."""
+    sections = read_toml(recipe)
+    if missing := [name for name in TRAINED if name not in sections]:
+        raise InputError(f"{recipe} lacks the sections {', '.join(missing)}")
+    if strange := [o for o in overrides if o.partition(".")[0] not in TRAINED or "=" not in o]:
+        raise InputError(f"--override {strange[0]}: write stage.key=value, with stage one of {', '.join(TRAINED)}")
+    data = sections.get("data", {}).get("folder") or str(out / "data")
+    made = []
+    for name in TRAINED:
+        arguments = ["--config", str(recipe), "--data", data, "--out", str(out / name)]
+        if name == "text_to_image":
+            arguments += ["--autoencoder", str(out / "autoencoder"), "--text-encoder", str(out / "text_encoder")]
+        for override in overrides:
+            stage, _, setting = override.partition(".")
+            arguments += ["--override", setting] if stage == name else []
+        made.append(Stage(name, out / name / "model", tuple(arguments)))
+    return made
+
+
+def plan(out: Path, recipe: Path, overrides: Sequence[str] = ()) -> str:
+    """What would be done, as text."""
+    lines = [f"data: {'complete' if (out / 'data' / 'metadata.jsonl').exists() else 'to do'}"]
+    for stage in stages(out, recipe, overrides):
+        config, _ = parse(TRAINED[stage.name], stage.arguments, "")
+        lines += ["", f"{stage.name}: {stage.status}", describe(config)]
+    return "\n".join([*lines, "", f"pipeline: {'complete' if (out / 'pipeline').exists() else 'to do'}"])
+
+
+def run_stage(stage: Stage) -> None:
+    """Run a stage's script to its end.
+
+    Raises:
+        TrainingError: it failed; it has said why.
+        KeyboardInterrupt: it was interrupted, and has saved.
+    """
+    process = subprocess.Popen([sys.executable, "-m", stage.module, *stage.arguments])
+    try:
+        code = process.wait()
+    except BaseException:  # Ctrl-C reaches the stage too; SIGTERM does not. Let it save, then go.
+        process.terminate() if process.poll() is None else None
+        process.wait()
+        raise
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise TrainingError(f"the stage {stage.name} stopped (exit code {code}); the same command resumes it")
+
+
+def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: bool = False) -> Path:
+    """Train everything into `out`; returns the pipeline's folder.
+
+    Args:
+        out: the folder of the run.
+        recipe: "cpu", "gpu", or a TOML file.
+        overrides: "stage.key=value".
+        dry_run: print the plan and stop.
+    """
+    folder, path = Path(out), find_recipe(recipe)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{out} is a file; choose a folder")
+    text = plan(folder, path, overrides)  # also checks every setting before the first stage begins
+    pipeline = folder / "pipeline"
+    if dry_run:
+        print(text)
+        return pipeline
+    known = {"data", "pipeline", *TRAINED}
+    if folder.exists() and (strange := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in known]):
+        raise InputError(f"{out} holds something else ({', '.join(sorted(strange)[:3])}); choose another folder")
+    if pipeline.exists():
+        return pipeline
+    if "folder" not in read_toml(path).get("data", {}) and not (folder / "data" / "metadata.jsonl").exists():
+        from sd_ext.training.glyphs import write_imagefolder
+
+        print(f"data: {write_imagefolder(folder / 'data')} pictures")
+    parts = stages(folder, path, overrides)
+    for stage in parts:
+        if stage.status != "complete":
+            run_stage(stage)
+    finish(parts[-1].result, pipeline)
+    return pipeline
+
+
+def finish(trained: Path, pipeline: Path) -> None:
+    """The trained pipeline in float16."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from sd_ext.training.assemble import folder_size, save_pipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(trained, local_files_only=True)
+    save_pipeline(pipe, pipeline, torch.float16)
+    print(f"pipeline: {pipeline}, {folder_size(pipeline) / 1e6:.1f} MB")

@@ -1,0 +1,72 @@
+"""What a person sees while a model trains: a bar with loss and time left, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A bar with the smoothed loss; a line every `log_every` steps when the output is not a terminal.
+
+    Args:
+        title: shown before the bar.
+        total: steps of the whole run.
+        done: steps done in earlier sittings.
+        log_every: steps between lines.
+        shown: False in all but the first process.
+    """
+
+    def __init__(self, title: str, total: int, done: int, log_every: int, shown: bool = True):
+        self.console = Console(quiet=not shown)
+        self.title, self.total, self.first, self.log_every = title, total, done, log_every
+        self.start, self.loss = time.monotonic(), None
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=self.console,
+            disable=not (shown and self.console.is_terminal),
+        )  # fmt: skip
+        self.task = self.bar.add_task(title, total=total, completed=done, loss="-")
+
+    def __enter__(self) -> TrainingProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        self.loss = metrics["loss"] if self.loss is None else 0.98 * self.loss + 0.02 * metrics["loss"]
+        self.bar.update(self.task, completed=step, loss=f"{self.loss:.4g}")
+        if not self.console.is_terminal and (step % self.log_every == 0 or step == self.total):
+            rate = (step - self.first) / (time.monotonic() - self.start)
+            values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            left = (self.total - step) / rate / 60
+            self.say(f"{self.title} step {step}/{self.total}  {values}  {rate:.2f} steps/s  {left:.0f} min left")
+
+
+def to_uint8(pictures: Any) -> np.ndarray:
+    """(batch, 3, height, width) in [-1, 1] to (batch, height, width, 3) uint8."""
+    array = pictures.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return np.round((array + 1) * 127.5).astype(np.uint8)
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], columns: int, gap: int = 2) -> Image.Image:
+    """Pictures (height, width, 3) uint8 of one size, in rows on a grey ground."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    sheet = Image.new("RGB", size, (200, 200, 200))
+    for i, picture in enumerate(pictures):
+        row, column = divmod(i, columns)
+        sheet.paste(Image.fromarray(picture), (gap + column * (width + gap), gap + row * (height + gap)))
+    return sheet

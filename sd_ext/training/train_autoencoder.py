@@ -1,0 +1,139 @@
+"""Train an AutoencoderKL: pictures to latents eight (2^(levels-1)) times smaller and back.
+
+    accelerate launch training/train_autoencoder.py --data PICTURES --out RUN
+
+Loss: mean squared error + `l1_weight` x mean absolute error + `kl_weight` x KL(posterior || N(0, I)), the KL summed
+over a latent as in Diffusers. The saved config's `scaling_factor` is 1 / the standard deviation of the latents, so
+that the U-Net sees unit variance (Rombach et al. 2022, arXiv 2112.10752, appendix G).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+
+from sd_ext.training.config_cli import main
+from sd_ext.training.configs import AutoencoderConfig
+from sd_ext.training.data import BatchOrder, Pictures, picture_batches, random
+from sd_ext.training.progress import contact_sheet, to_uint8
+from sd_ext.training.run import fit
+from sd_ext.training.share import from_folder, report_broken
+
+
+def build(config: AutoencoderConfig) -> Any:
+    """A new AutoencoderKL as the settings say, its weights a function of the seed."""
+    torch.manual_seed(config.seed)
+    levels = len(config.channels)
+    autoencoder: Any = AutoencoderKL  # its annotations say tuples of one
+    return autoencoder(
+        block_out_channels=config.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=config.layers_per_block,
+        norm_num_groups=config.norm_groups,
+        latent_channels=config.latent_channels,
+        sample_size=config.resolution,
+    )
+
+
+class AutoencoderLoss(nn.Module):
+    """`(pixels (b, 3, h, w), noise (b, c, h', w'))` -> loss, mse, kl; all scalars."""
+
+    def __init__(self, vae: Any, l1_weight: float, kl_weight: float):
+        super().__init__()
+        self.vae, self.l1_weight, self.kl_weight = vae, l1_weight, kl_weight
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        posterior = self.vae.encode(pixels).latent_dist
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        error = decoded - pixels
+        mse, l1, kl = error.square().mean(), error.abs().mean(), posterior.kl().float().mean()
+        loss = mse + self.l1_weight * l1 + self.kl_weight * kl
+        return {"loss": loss, "mse": mse, "kl": kl, "psnr": 10 * torch.log10(4 / mse.detach())}
+
+
+class AutoencoderTask:
+    """The autoencoder's side of `sd_ext.training.run.fit`."""
+
+    name = "autoencoder"
+
+    def __init__(self, config: AutoencoderConfig):
+        self.config = config
+        self.pictures = Pictures(config.data, config.resolution, config.split)
+        report_broken(self.pictures)
+        self.vae = from_folder(AutoencoderKL, config.model, "vae") if config.model else build(config)
+        if config.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+        self.model = AutoencoderLoss(self.vae, config.l1_weight, config.kl_weight)
+
+    def batches(self, first: int, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
+        config, rank = self.config, accelerator.process_index
+        order = BatchOrder(len(self.pictures), config.batch_size, config.seed, first, rank, accelerator.num_processes)
+        side = config.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shape = (config.batch_size, self.vae.config.latent_channels, side, side)
+        batches = picture_batches(self.pictures, order, config.workers, config.flip)
+        for number, (pixels, _) in enumerate(batches, first):
+            noise = torch.randn(shape, generator=random(config.seed, 1, number, rank))
+            pixels = pixels.to(accelerator.device, memory_format=torch.channels_last)
+            yield pixels, noise.to(accelerator.device)
+
+    def some(self, count: int) -> Tensor:
+        """Pictures spread over the set: (count, 3, height, width)."""
+        every = max(1, len(self.pictures) // count)
+        return torch.stack([self.pictures.pixels(i) for i in range(0, len(self.pictures), every)[:count]])
+
+    def preview(self) -> Image.Image:
+        """Rows of pictures, each above its reconstruction."""
+        pixels = self.some(32)
+        decoded = reconstruct(self.vae, pixels)
+        rows = []
+        for start in range(0, len(pixels), 16):
+            rows += [*to_uint8(pixels[start : start + 16]), *to_uint8(decoded[start : start + 16])]
+        return contact_sheet(rows, columns=min(16, len(pixels)))
+
+    def export(self, folder: Path) -> None:
+        """Save the autoencoder with its scaling factor."""
+        self.vae.eval()
+        std = latent_std(self.vae, self.pictures)
+        self.vae.register_to_config(scaling_factor=round(1 / std, 6), force_upcast=False)
+        self.vae.save_pretrained(folder)
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, pixels: Tensor, batch_size: int = 32) -> Tensor:
+    """Decoded posterior means: (count, 3, height, width) to the same."""
+    device = next(vae.parameters()).device
+    latents = (vae.encode(part.to(device)).latent_dist.mean for part in pixels.split(batch_size))
+    return torch.cat([vae.decode(latent).sample.float().cpu() for latent in latents])
+
+
+@torch.no_grad()
+def latent_std(vae: Any, pictures: Pictures, most: int = 4096) -> float:
+    """Standard deviation of posterior samples over (at most `most`, evenly spread) pictures."""
+    device = next(vae.parameters()).device
+    indices = range(0, len(pictures), max(1, len(pictures) // most))
+    total = torch.zeros(3, dtype=torch.float64)
+    for start in range(0, len(indices), 32):
+        pixels = torch.stack([pictures.pixels(i) for i in indices[start : start + 32]]).to(device)
+        posterior = vae.encode(pixels).latent_dist
+        mean, variance = posterior.mean.double().cpu(), posterior.var.double().cpu()
+        total += torch.stack([torch.tensor(float(mean.numel())), mean.sum(), (mean.square() + variance).sum()])
+    count, first, second = total.tolist()
+    return (second / count - (first / count) ** 2) ** 0.5
+
+
+def run(config: AutoencoderConfig) -> Path:
+    """Train, or resume; returns the folder of the autoencoder."""
+    return fit(AutoencoderTask(config), config)
+
+
+if __name__ == "__main__":
+    sys.exit(main(AutoencoderConfig, "sd_ext.training.train_autoencoder:run", __doc__))

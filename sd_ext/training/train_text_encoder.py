@@ -1,0 +1,138 @@
+"""Train a small CLIP from captions and pictures; its text tower and tokenizer are what a pipeline needs.
+
+    accelerate launch training/train_text_encoder.py --data PICTURES --out RUN
+
+Loss: symmetric cross-entropy over the cosine similarities of a batch (Radford et al. 2021, arXiv 2103.00020, figure 3).
+With several processes each compares the pairs of its own batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from sd_ext.errors import InputError
+from sd_ext.training.config_cli import main
+from sd_ext.training.configs import TextEncoderConfig
+from sd_ext.training.data import BatchOrder, Pictures, picture_batches
+from sd_ext.training.run import fit
+from sd_ext.training.share import from_folder, report_broken
+from sd_ext.training.tokenizer import save_tokenizer, train_tokenizer
+
+
+def build(config: TextEncoderConfig, tokenizer: Any) -> Any:
+    """A new CLIP as the settings say, its weights a function of the seed."""
+    torch.manual_seed(config.seed)
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": config.tokens,
+        "projection_dim": config.projection,
+        **special,
+    }
+    vision = {
+        "hidden_size": config.vision_width,
+        "intermediate_size": 4 * config.vision_width,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.heads,
+        "image_size": config.resolution,
+        "patch_size": config.patch,
+        "projection_dim": config.projection,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.projection, **special))
+
+
+def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
+    """(captions, model_max_length) token numbers, as StableDiffusionPipeline makes them."""
+    return tokenizer(
+        captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+class ContrastiveLoss(nn.Module):
+    """`(pixels (b, 3, h, w), tokens (b, n))` -> loss and the share of captions that find their picture; scalars."""
+
+    def __init__(self, clip: Any):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        similarity = self.clip(input_ids=tokens, pixel_values=pixels).logits_per_text.float()
+        own = torch.arange(len(tokens), device=tokens.device)
+        loss = (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
+        return {"loss": loss, "found": (similarity.argmax(1) == own).float().mean()}
+
+
+class TextEncoderTask:
+    """The text encoder's side of `sd_ext.training.run.fit`."""
+
+    name = "text encoder"
+
+    def __init__(self, config: TextEncoderConfig):
+        self.config = config
+        self.pictures = Pictures(config.data, config.resolution, config.split)
+        report_broken(self.pictures)
+        if not any(self.pictures.captions):
+            raise InputError(f"{config.data} has no captions: give metadata.jsonl a 'text' for each picture")
+        if config.model:
+            self.tokenizer = from_folder(CLIPTokenizer, config.model, "tokenizer")
+            self.clip = from_folder(CLIPModel, config.model, "clip")
+        else:
+            self.tokenizer = train_tokenizer(self.pictures.captions, config.vocabulary, config.tokens)
+            self.clip = build(config, self.tokenizer)
+        if config.gradient_checkpointing:
+            self.clip.gradient_checkpointing_enable()
+        self.tokens = tokenize(self.tokenizer, self.pictures.captions)
+        self.model = ContrastiveLoss(self.clip)
+
+    def batches(self, first: int, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
+        config, rank = self.config, accelerator.process_index
+        order = BatchOrder(len(self.pictures), config.batch_size, config.seed, first, rank, accelerator.num_processes)
+        for pixels, indices in picture_batches(self.pictures, order, config.workers, config.flip):
+            yield pixels.to(accelerator.device), self.tokens[indices].to(accelerator.device)
+
+    def preview(self) -> None:
+        """There is nothing to see in a text encoder."""
+        return None
+
+    def export(self, folder: Path) -> None:
+        """Save `text_encoder/` and `tokenizer/` as a pipeline has them, and the whole CLIP to train on from."""
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        self.clip.eval().save_pretrained(folder / "clip")
+        save_text_encoder(self.clip.text_model, folder / "text_encoder")
+        save_tokenizer(self.tokenizer, folder / "tokenizer")
+
+
+def save_text_encoder(text_model: Any, folder: Path) -> None:
+    """Save with the weight names every version of Transformers reads: version 5 alone omits `text_model.`."""
+    text_model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    named = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in weights.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def run(config: TextEncoderConfig) -> Path:
+    """Train, or resume; returns the folder with `text_encoder/` and `tokenizer/`."""
+    return fit(TextEncoderTask(config), config)
+
+
+if __name__ == "__main__":
+    sys.exit(main(TextEncoderConfig, "sd_ext.training.train_text_encoder:run", __doc__))
