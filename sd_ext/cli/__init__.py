@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import InputError
-from . import generate, info, samplers
+from ..errors import InputError, SdExtError
+from . import generate, info, samplers, train
 
 app = typer.Typer(
     name="sd-ext",
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command()(generate.generate)
 app.command()(samplers.samplers)
 app.command()(info.info)
+app.add_typer(train.app, name="train")
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"sd-ext: {error}", file=sys.stderr)
         return 2
+    except SdExtError as error:
+        print(f"sd-ext: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except SystemExit as leaving:

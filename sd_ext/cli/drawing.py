@@ -46,6 +46,14 @@ def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: s
         raise InputError(f"--size {width}x{height} cannot work; {name} draws sides that are multiples of {factor}")
 
 
+def is_cut(pipe: DiffusionPipeline, prompt: str) -> bool:
+    """Whether the text encoder sees only the beginning of the prompt (where one tokenizer decides that)."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None or getattr(pipe, "tokenizer_2", None) is not None:
+        return False
+    return len(tokenizer(prompt, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
+
+
 def batches(recipes: Sequence[Recipe]) -> list[Sequence[Recipe]]:
     """The recipes in runs that fit in memory together."""
     size = max(1, min(MAX_BATCH, BATCH_PIXELS // (recipes[0].width * recipes[0].height)))

@@ -90,6 +90,7 @@ def generate(
     source = find_model(model)
 
     from rich.console import Console
+    from rich.text import Text
 
     say = Console(stderr=True, highlight=False)
     started = time.perf_counter()
@@ -97,7 +98,7 @@ def generate(
         torch_device, torch_dtype = resolve_device(device, dtype)
         check_names(sampler, grid)
         pipe = load_pipeline(source, torch_device, torch_dtype, trust_remote_code)
-        from .drawing import check_pipeline, default_guidance, default_size
+        from .drawing import check_pipeline, default_guidance, default_size, is_cut
 
         width, height = wanted_size or default_size(pipe)
         check_pipeline(pipe, width, height, negative)
@@ -106,6 +107,9 @@ def generate(
             guidance = EMBEDDED_GUIDANCE if model in (None, EMBEDDED) else default_guidance(pipe)
     if negative and guidance <= 1:
         say.print("The negative prompt does nothing at guidance 1 or less.", style="yellow")
+    for prompt in prompts:
+        if is_cut(pipe, prompt):
+            say.print("The end of this prompt is too long for the model and is cut:", Text(prompt), style="yellow")
 
     recipes = [
         Recipe(

@@ -67,10 +67,11 @@ def test_every_picture_has_its_own_seed(draw):
     assert np.abs(pixels(pictures[4]) - pixels(alone)).max() <= 1
 
 
-def test_batches_do_not_show(draw, monkeypatch):
-    together = draw("red apple", "--num", 3, "--out", "together").paths[:3]
+@pytest.mark.parametrize("sampler", ["dpm++ 2m", "euler a"])
+def test_batches_do_not_show(draw, monkeypatch, sampler):
+    together = draw("red apple", "--num", 3, "--sampler", sampler, "--out", "together").paths[:3]
     monkeypatch.setattr("sd_ext.cli.drawing.MAX_BATCH", 1)
-    apart = draw("red apple", "--num", 3, "--out", "apart").paths[:3]
+    apart = draw("red apple", "--num", 3, "--sampler", sampler, "--out", "apart").paths[:3]
     for one, other in zip(together, apart, strict=True):
         assert np.abs(pixels(one) - pixels(other)).max() <= 1
 
@@ -78,6 +79,15 @@ def test_batches_do_not_show(draw, monkeypatch):
 def test_a_drawn_seed_is_recorded(draw):
     seeds = {read_recipe(draw("red apple", "--seed", -1).paths[0])[0].seed for _ in range(2)}
     assert len(seeds) == 2
+
+
+def test_a_prompt_too_long_is_said(draw):
+    assert "is cut" not in draw("red apple").err
+    assert "is cut" in draw("red apple " * 20).err
+
+
+def test_a_negative_prompt_without_guidance_is_said(draw):
+    assert "does nothing" in draw("red apple", "--negative", "blue", "--guidance", 1).err
 
 
 def test_the_size_is_width_by_height(draw):
