@@ -4,8 +4,8 @@
 
 For each sampler and latent size, whole 20-call runs of both schedulers alternate; the network is a constant tensor, so
 only the schedulers are timed. The floor is the memory traffic no implementation can avoid: reading x, the network's
-output and the predictions the row uses, writing x' and the prediction kept, at the speed a copy of the latent has in the
-same run.
+output and the predictions the row uses, writing x' and the prediction kept, at the speed a copy of the latent has in
+the same run.
 """
 
 from __future__ import annotations

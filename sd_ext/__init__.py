@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_SCHEDULERS = (
+__all__ = [
     "DDIMScheduler",
     "DDPMScheduler",
     "DPMSolverMultistepScheduler",
@@ -23,20 +23,19 @@ _SCHEDULERS = (
     "PNDMScheduler",
     "Table",
     "TableScheduler",
+    "__version__",
     "list_grids",
     "list_samplers",
     "make_scheduler",
-)
+    "pretrained_path",
+]
 
-_WHERE = {
-    **dict.fromkeys(_SCHEDULERS, "sd_ext.schedulers"),
+_ELSEWHERE = {
     "pretrained_path": "sd_ext.pretrained",
     # Diffusers looks these up on the module a saved pipeline names.
     "SchedulerMixin": "diffusers",
     "ModelMixin": "diffusers",
 }
-
-__all__ = [*_SCHEDULERS, "__version__", "pretrained_path"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from .pretrained import pretrained_path
@@ -59,12 +58,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in __all__ and name not in _ELSEWHERE:
         raise AttributeError(f"module 'sd_ext' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
+    value = getattr(importlib.import_module(_ELSEWHERE.get(name, "sd_ext.schedulers")), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*globals(), *__all__})

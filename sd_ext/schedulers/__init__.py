@@ -1,10 +1,10 @@
 """Samplers as tables of coefficients, and the Diffusers schedulers that run them.
 
-    schedule   the trained forward process          grids      where the steps fall
-    table      a sampler as numbers, self-checked   run        executes a table, the only code that touches tensors
-    base       the Diffusers scheduler interface    classes    one scheduler class per family
-    registry   samplers by name
-    first_order, ddpm, pndm, multistage, dpm_solver: functions from noise levels to tables, one file per family
+schedule   the trained forward process          grids      where the steps fall
+table      a sampler as numbers, self-checked   run        executes a table, the only code that touches tensors
+base       the Diffusers scheduler interface    classes    one scheduler class per family
+registry   samplers by name
+first_order, ddpm, pndm, multistage, dpm_solver: functions from noise levels to tables, one file per family
 """
 
 from .base import StepOutput, TableScheduler

@@ -64,7 +64,7 @@ class Plan:
         """
         if isinstance(timestep, torch.Tensor):
             if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
-                return timestep.storage_offset() - self.timesteps.storage_offset()
+                return int(timestep.storage_offset() - self.timesteps.storage_offset())
             timestep = float(timestep.flatten()[0])
         places = [i for i, value in enumerate(self.values) if abs(value - timestep) < 1e-3]
         if not places:
@@ -76,8 +76,9 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     """Base of every scheduler of this package. Subclasses name their options and return a `Table`.
 
     One network evaluation is one timestep: `num_inference_steps`, `len(timesteps)` and the number of `step()` calls are
-    the same number for every sampler, and `order` is 1. The latent is always in the model's own scale, x = alpha x0 + sigma
-    eps, so `scale_model_input` does nothing and `init_noise_sigma` is 1 (or sigma at the start for the Euler family).
+    the same number for every sampler, and `order` is 1. The latent is always in the model's own scale, x = alpha x0
+    + sigma eps, so `scale_model_input` does nothing and `init_noise_sigma` is 1 (or sigma at the start for the Euler
+    family).
 
     One object may serve many threads: a run belongs to the thread that called `set_timesteps`.
 
@@ -180,8 +181,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         levels, prediction_type = levels[begin:], self.config["prediction_type"]
         if levels.alpha[0] == 0 and prediction_type == "epsilon":
             raise InputError(
-                "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon says "
-                "nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
+                "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon "
+                "says nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
             )
         return Run(self._table(levels, eta), prediction_type, hook_from_config(self.config), begin)
 
@@ -244,7 +245,9 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
             if isinstance(num_inference_steps, bool) or int(num_inference_steps) != num_inference_steps:
                 raise InputError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
             if not 1 <= num_inference_steps <= most:
-                raise InputError(f"num_inference_steps must be 1 to {most} (num_train_timesteps), got {num_inference_steps}")
+                raise InputError(
+                    f"num_inference_steps must be 1 to {most} (num_train_timesteps), got {num_inference_steps}"
+                )
             levels = self._place(int(num_inference_steps))
         elif timesteps is not None:
             levels = self._explicit(_numbers("timesteps", timesteps), ratios=False)
@@ -299,7 +302,9 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     @property
     def sigmas(self) -> torch.Tensor:
         """sigma / alpha of the announced run's calls and end, `(calls + 1,)` float32."""
-        levels = self._plan.levels if self._plan else self.schedule.at(np.arange(self.schedule.t_max, -1, -1)).then(ZERO)
+        levels = (
+            self._plan.levels if self._plan else self.schedule.at(np.arange(self.schedule.t_max, -1, -1)).then(ZERO)
+        )
         return torch.tensor(levels.ratio, dtype=torch.float32)
 
     @property
@@ -417,9 +422,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
 
     # ---- the forward process -----------------------------------------------------------------------------------------
 
-    def add_noise(
-        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """alpha_t x0 + sigma_t noise, at any timesteps, also before set_timesteps.
 
         Args:
@@ -462,4 +465,3 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     if len(array) == 0 or not np.isfinite(array).all():
         raise InputError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
     return array
-

@@ -62,8 +62,8 @@ class DDPMScheduler(TableScheduler):
 class DDIMScheduler(TableScheduler):
     """DDIM; see `first_order.first_order`.
 
-    Clipping and thresholding change x0, and eps is taken anew from the changed x0 (`use_clipped_model_output` of Diffusers),
-    so that x stays on its level.
+    Clipping and thresholding change x0, and eps is taken anew from the changed x0 (`use_clipped_model_output` of
+    Diffusers), so that x stays on its level.
 
     Args:
         eta: share of the posterior's noise, 0 deterministic to 1 DDPM; a non-zero `step(eta=...)` goes before it.

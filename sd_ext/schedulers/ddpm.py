@@ -16,11 +16,13 @@ VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_l
 def variance_range(levels: Levels) -> Array:
     """(log posterior variance, log forward variance) of each step, shape `(n, 2)`.
 
-    The forward variance is that of x_t given x_s, beta_t where the steps are the training's own. They bound the variance
-    a network may learn (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15). -inf where the end is clean.
+    The forward variance is that of x_t given x_s, beta_t where the steps are the training's own. They bound the
+    variance a network may learn (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15). -inf where the end is clean.
     """
     alpha, sigma = levels.alpha, levels.sigma
-    small = np.array([posterior_std(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]) for i in range(len(levels) - 1)]) ** 2
+    small = (
+        np.array([posterior_std(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]) for i in range(len(levels) - 1)]) ** 2
+    )
     large = sigma[:-1] ** 2 - (alpha[:-1] / alpha[1:] * sigma[1:]) ** 2
     with np.errstate(divide="ignore"):
         return np.stack([np.log(small), np.log(np.where(small > 0, large, 0.0))], axis=1)
@@ -29,10 +31,11 @@ def variance_range(levels: Levels) -> Array:
 def ddpm(levels: Levels, variance_type: VarianceType = "fixed_small") -> Table:
     """The posterior's mean plus noise of the chosen variance; none in the step to a clean end.
 
-    Order 1 (weak), 1 call a step. Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2 and eq. 6-7. On epsilon the mean is
-    (x - beta_t / sqrt(1 - alphabar_t) eps) / sqrt(alpha_t); simplified write-ups drop the root. `fixed_large` is the upper
-    bound beta_t, right for N(0, I) data only, so these tables keep the mean, not the marginal. For `learned` and
-    `learned_range` the row carries a noise weight of 1, which the network's variance multiplies at run time.
+    Order 1 (weak), 1 call a step. Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2 and eq. 6-7. On epsilon the
+    mean is (x - beta_t / sqrt(1 - alphabar_t) eps) / sqrt(alpha_t); simplified write-ups drop the root.
+    `fixed_large` is the upper bound beta_t, right for N(0, I) data only, so these tables keep the mean, not the
+    marginal. For `learned` and `learned_range` the row carries a noise weight of 1, which the network's variance
+    multiplies at run time.
     """
     small, large = np.exp(variance_range(levels) / 2).T
     if variance_type.startswith("learned"):

@@ -1,7 +1,7 @@
 """The DPM-Solver family: polynomials in lambda under an exponential kernel.
 
-With s = (l - lambda_i) / h running from 0 to 1 over the step, k the exponent of the kernel over the whole step and A the
-scale of the end, a step is
+With s = (l - lambda_i) / h running from 0 to 1 over the step, k the exponent of the kernel over the whole step and A
+the scale of the end, a step is
 
     x' = a x + A int_0^1 k e^{-k (1 - s)} p(s) ds [+ noise]
 
@@ -58,7 +58,9 @@ class Kernel:
         if algorithm == "sde-dpmsolver++":
             noise = sigma_next * math.sqrt(max(0.0, 1 - decay**2))
             return cls(a * decay, noise, 2 * h, alpha_next * (1 - decay**2), alpha_next)
-        noise = math.sqrt(max(0.0, (sigma * alpha_next / alpha) ** 2 - sigma_next**2))  # sigma' e^h = sigma alpha'/alpha
+        noise = math.sqrt(
+            max(0.0, (sigma * alpha_next / alpha) ** 2 - sigma_next**2)
+        )  # sigma' e^h = sigma alpha'/alpha
         if sigma_next == 0:  # the limit of e^2h has infinite variance relative to sigma'; the clean end takes none
             return cls(a, 0.0, -h, total, 0.0)
         return cls(a, noise, -h, 2 * total, 2 * sigma_next)
@@ -88,8 +90,8 @@ def _linear(kernel: Kernel, r: float, solver_type: SolverType) -> tuple[float, f
 def _quadratic(kernel: Kernel, r0: float, r1: float, exact: bool) -> tuple[float, float, float]:
     """Weights of (p0, p1, p2) for a parabola through them, spaced r0 h and r1 h.
 
-    The published third-order solvers (official code, Diffusers) halve the quadratic moment; that makes them second order,
-    with a smaller error at usual step counts. `exact` integrates the parabola.
+    The published third-order solvers (official code, Diffusers) halve the quadratic moment; that makes them second
+    order, with a smaller error at usual step counts. `exact` integrates the parabola.
     """
     curve = (kernel.second if exact else kernel.second / 2) / (r0 + r1)
     back = kernel.first * r0 / (r0 + r1)

@@ -7,7 +7,9 @@ import torch
 from .schedule import NoiseSchedule
 
 
-def coefficients(schedule: NoiseSchedule, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def coefficients(
+    schedule: NoiseSchedule, timesteps: torch.Tensor, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha and sigma at `timesteps`, on `like`'s device in float32 (float64 for float64), shaped to broadcast over it.
 
     Args:

@@ -1,7 +1,7 @@
 """Grids: where the steps of a sampler fall, as plain functions.
 
-Timestep grids return timesteps, ratio grids return sigma / alpha, always `(n,)` in float64 from most to least noise; the
-clean end is not part of a grid. `GRIDS` gives each a name and turns it into `Levels`.
+Timestep grids return timesteps, ratio grids return sigma / alpha, always `(n,)` in float64 from most to least noise;
+the clean end is not part of a grid. `GRIDS` gives each a name and turns it into `Levels`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def linspace(t_max: float, n: int, *, closed: bool = True) -> Array:
 
 
 def leading(t_max: float, n: int, *, offset: int = 0, closed: bool = True) -> Array:
-    """Multiples of a whole stride from 0 up, plus `offset`; it never starts at full noise (arXiv 2305.08891, table 2)."""
+    """Multiples of a whole stride from 0 up, plus `offset`; it never starts at full noise (arXiv 2305.08891, table
+    2).
+    """
     stride = int(t_max + 1) // (n if closed else n + 1)
     return np.arange(n if closed else n + 1)[::-1][:n] * float(stride) + offset
 
@@ -111,7 +113,11 @@ class Grid:
         if schedule.flow and options.shift != 1:
             sigma = options.shift * levels.sigma / (1 + (options.shift - 1) * levels.sigma)
             levels = schedule.at(sigma * schedule.t_max)
-        if len(levels) != n or np.any(np.diff(levels.ratio) >= 0) or np.any((levels.t < 0) | (levels.t > schedule.t_max)):
+        if (
+            len(levels) != n
+            or np.any(np.diff(levels.ratio) >= 0)
+            or np.any((levels.t < 0) | (levels.t > schedule.t_max))
+        ):
             raise InputError(
                 f"the grid {self.name!r} cannot place {n} distinct steps between t = {schedule.t_max} and 0; "
                 "use fewer steps or another grid"
@@ -136,9 +142,16 @@ GRIDS: dict[str, Grid] = {
         Grid("trailing", "whole strides from full noise down", lambda o, n: trailing(o.t_max, n)),
         Grid("karras", "even in sigma^(1/7)", lambda o, n: karras(o.low, o.high, n), ratios=True),
         Grid("exponential", "even in log sigma, both ends", lambda o, n: exponential(o.low, o.high, n), ratios=True),
-        Grid("lambda_uniform", "even in log-SNR, DPM-Solver's own", lambda o, n: lambda_uniform(o.low, o.high, n), ratios=True),
+        Grid(
+            "lambda_uniform",
+            "even in log-SNR, DPM-Solver's own",
+            lambda o, n: lambda_uniform(o.low, o.high, n),
+            ratios=True,
+        ),
         Grid("beta", "Beta(0.6, 0.6) quantiles in t", lambda o, n: beta(o.t_max, n)),
-        Grid("beta_sigmas", "Beta(0.6, 0.6) quantiles in sigma", lambda o, n: beta_ratio(o.low, o.high, n), ratios=True),
+        Grid(
+            "beta_sigmas", "Beta(0.6, 0.6) quantiles in sigma", lambda o, n: beta_ratio(o.low, o.high, n), ratios=True
+        ),
         Grid("ays", "Align Your Steps for SD 1.x", lambda _, n: align_your_steps(n), ratios=True),
         Grid("ays_sdxl", "Align Your Steps for SDXL", lambda _, n: align_your_steps(n, family="sdxl"), ratios=True),
     )

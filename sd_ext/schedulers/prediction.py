@@ -1,7 +1,7 @@
 """What a network predicts, as linear maps, and the elementwise hook on x0.
 
-Every prediction type is linear in (x, m), m the network's output: p = cx x + cm m for p = x0 or eps. Clipping and dynamic
-thresholding act on the x0 prediction before the row is applied.
+Every prediction type is linear in (x, m), m the network's output: p = cx x + cm m for p = x0 or eps. Clipping and
+dynamic thresholding act on the x0 prediction before the row is applied.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ _DPM, _DPMPP = "arXiv 2206.00927", "arXiv 2211.01095"
 SAMPLERS: dict[str, SamplerInfo] = {
     info.name: info
     for info in (
-        SamplerInfo("ddpm", classes.DDPMScheduler, 1, "arXiv 2006.11239, alg. 2", stochastic=True, note="made for many steps"),
+        SamplerInfo(
+            "ddpm", classes.DDPMScheduler, 1, "arXiv 2006.11239, alg. 2", stochastic=True, note="made for many steps"
+        ),
         SamplerInfo("ddim", classes.DDIMScheduler, 1, "arXiv 2010.02502, eq. 12", note="eta=1 is ancestral"),
         SamplerInfo("plms", classes.PNDMScheduler, 2, "arXiv 2202.09778, eq. 12", ("pndm",), note="no extra call"),
         SamplerInfo("euler", classes.EulerDiscreteScheduler, 1, "arXiv 2206.00364, alg. 1", note="the step of DDIM"),
@@ -61,16 +63,89 @@ SAMPLERS: dict[str, SamplerInfo] = {
             stochastic=True,
         ),
         SamplerInfo("heun", classes.HeunDiscreteScheduler, 2, "arXiv 2206.00364, alg. 1", calls="2"),
-        SamplerInfo("dpm-solver 1", classes.DPMSolverMultistepScheduler, 1, f"{_DPM}, eq. 4.1", options={"solver_order": 1, "algorithm_type": "dpmsolver"}, note="the step of DDIM"),
-        SamplerInfo("dpm-solver 2m", classes.DPMSolverMultistepScheduler, 2, _DPM, ("dpm 2m",), options={"solver_order": 2, "algorithm_type": "dpmsolver"}),
-        SamplerInfo("dpm-solver 3m", classes.DPMSolverMultistepScheduler, 2, _DPM, ("dpm 3m",), options={"solver_order": 3, "algorithm_type": "dpmsolver"}, note="as published"),
-        SamplerInfo("dpm-solver 3m exact", classes.DPMSolverMultistepScheduler, 3, _DPM, options={"solver_order": 3, "algorithm_type": "dpmsolver", "exact_third_order": True}),
-        SamplerInfo("dpm++ 1", classes.DPMSolverMultistepScheduler, 1, f"{_DPMPP}, eq. 9", options={"solver_order": 1, "algorithm_type": "dpmsolver++"}, note="the step of DDIM"),
-        SamplerInfo("dpm++ 2m", classes.DPMSolverMultistepScheduler, 2, f"{_DPMPP}, alg. 2", ("dpmpp 2m",), options={"solver_order": 2, "algorithm_type": "dpmsolver++"}),
-        SamplerInfo("dpm++ 3m", classes.DPMSolverMultistepScheduler, 2, _DPMPP, ("dpmpp 3m",), options={"solver_order": 3, "algorithm_type": "dpmsolver++"}, note="as published; smaller errors at usual counts"),
-        SamplerInfo("dpm++ 3m exact", classes.DPMSolverMultistepScheduler, 3, _DPMPP, ("dpmpp 3m exact",), options={"solver_order": 3, "algorithm_type": "dpmsolver++", "exact_third_order": True}),
-        SamplerInfo("dpm++ 2s", classes.DPMSolverSinglestepScheduler, 2, f"{_DPMPP}, alg. 1", ("dpmpp 2s",), calls="2", options={"solver_order": 2, "algorithm_type": "dpmsolver++"}),
-        SamplerInfo("dpm++ 2m sde", classes.DPMSolverMultistepScheduler, 1, f"{_DPMPP}, app. A", ("dpmpp 2m sde",), stochastic=True, options={"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
+        SamplerInfo(
+            "dpm-solver 1",
+            classes.DPMSolverMultistepScheduler,
+            1,
+            f"{_DPM}, eq. 4.1",
+            options={"solver_order": 1, "algorithm_type": "dpmsolver"},
+            note="the step of DDIM",
+        ),
+        SamplerInfo(
+            "dpm-solver 2m",
+            classes.DPMSolverMultistepScheduler,
+            2,
+            _DPM,
+            ("dpm 2m",),
+            options={"solver_order": 2, "algorithm_type": "dpmsolver"},
+        ),
+        SamplerInfo(
+            "dpm-solver 3m",
+            classes.DPMSolverMultistepScheduler,
+            2,
+            _DPM,
+            ("dpm 3m",),
+            options={"solver_order": 3, "algorithm_type": "dpmsolver"},
+            note="as published",
+        ),
+        SamplerInfo(
+            "dpm-solver 3m exact",
+            classes.DPMSolverMultistepScheduler,
+            3,
+            _DPM,
+            options={"solver_order": 3, "algorithm_type": "dpmsolver", "exact_third_order": True},
+        ),
+        SamplerInfo(
+            "dpm++ 1",
+            classes.DPMSolverMultistepScheduler,
+            1,
+            f"{_DPMPP}, eq. 9",
+            options={"solver_order": 1, "algorithm_type": "dpmsolver++"},
+            note="the step of DDIM",
+        ),
+        SamplerInfo(
+            "dpm++ 2m",
+            classes.DPMSolverMultistepScheduler,
+            2,
+            f"{_DPMPP}, alg. 2",
+            ("dpmpp 2m",),
+            options={"solver_order": 2, "algorithm_type": "dpmsolver++"},
+        ),
+        SamplerInfo(
+            "dpm++ 3m",
+            classes.DPMSolverMultistepScheduler,
+            2,
+            _DPMPP,
+            ("dpmpp 3m",),
+            options={"solver_order": 3, "algorithm_type": "dpmsolver++"},
+            note="as published; smaller errors at usual counts",
+        ),
+        SamplerInfo(
+            "dpm++ 3m exact",
+            classes.DPMSolverMultistepScheduler,
+            3,
+            _DPMPP,
+            ("dpmpp 3m exact",),
+            options={"solver_order": 3, "algorithm_type": "dpmsolver++", "exact_third_order": True},
+        ),
+        SamplerInfo(
+            "dpm++ 2s",
+            classes.DPMSolverSinglestepScheduler,
+            2,
+            f"{_DPMPP}, alg. 1",
+            ("dpmpp 2s",),
+            calls="2",
+            options={"solver_order": 2, "algorithm_type": "dpmsolver++"},
+        ),
+        SamplerInfo(
+            "dpm++ 2m sde",
+            classes.DPMSolverMultistepScheduler,
+            1,
+            f"{_DPMPP}, app. A",
+            ("dpmpp 2m sde",),
+            stochastic=True,
+            options={"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
+        ),
     )
 }
 
@@ -135,7 +210,9 @@ def make_scheduler(
     settings = {**info.options, **({"grid": chosen} if chosen else {}), **overrides}
     unknown = set(overrides) - set(info.cls._options)
     if unknown:
-        raise InputError(f"{info.cls.__name__} has no option {', '.join(sorted(unknown))}; it has {', '.join(info.cls._options)}")
+        raise InputError(
+            f"{info.cls.__name__} has no option {', '.join(sorted(unknown))}; it has {', '.join(info.cls._options)}"
+        )
     scheduler = info.cls.from_config(dict(SD_TRAINING if config is None else config), **settings)
     assert isinstance(scheduler, info.cls)
     return scheduler

@@ -135,7 +135,9 @@ class Run:
         return previous
 
     def _kept(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
-        """What later calls need of p0; written over the oldest prediction kept, which this call was the last to read."""
+        """What later calls need of p0; written over the oldest prediction kept, which this call was the last to
+        read.
+        """
         if not isinstance(call.keep, float):
             return m
         oldest = self.position - self.depth

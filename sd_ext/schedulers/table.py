@@ -10,8 +10,8 @@ At call i the state is a handful of tensors, the slots
 and the call is one matrix:   (x', stash') = rows[i] @ (x, stash, p0, ..., p_{k-1}, noise).
 
 A method is therefore numbers (general linear methods, Butcher 2006; coefficient matrices for diffusion samplers,
-arXiv 2503.08643). Numbers can be checked: whatever the method, on data that is a single point its predictions are exact,
-so a table can be run symbolically, and must end every call with x' = alpha' x0 + sigma' N(0, 1).
+arXiv 2503.08643). Numbers can be checked: whatever the method, on data that is a single point its predictions are
+exact, so a table can be run symbolically, and must end every call with x' = alpha' x0 + sigma' N(0, 1).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Table:
             raise TableError(f"unknown basis {self.basis!r} or preserves {self.preserves!r}")
         if rows.ndim != 3 or rows.shape[1] != 2 or rows.shape[2] < 4 or len(rows) + 1 != len(self.levels):
             raise TableError(
-                f"{len(self.levels)} levels need rows of shape ({len(self.levels) - 1}, 2, 3 + history), got {rows.shape}"
+                f"{len(self.levels)} levels need rows of shape ({len(self.levels) - 1}, 2, 3 + history), "
+                f"got {rows.shape}"
             )
         numbers = (rows, self.levels.t, self.levels.alpha, self.levels.sigma)
         if not all(np.isfinite(n).all() for n in numbers):
@@ -112,9 +113,13 @@ class Table:
             slots[: STASH + 1] = row @ slots
             mean, deviation = slots[X, 0], float(np.linalg.norm(slots[X, 1:]))
             if abs(mean - alpha[i + 1]) > tolerance:
-                raise TableError(f"call {i} turns a constant picture of 1 into {mean:.6g}; it must be {alpha[i + 1]:.6g}")
+                raise TableError(
+                    f"call {i} turns a constant picture of 1 into {mean:.6g}; it must be {alpha[i + 1]:.6g}"
+                )
             if self.preserves == "marginal" and abs(deviation - sigma[i + 1]) > tolerance:
-                raise TableError(f"call {i} leaves noise {deviation:.6g} on a known picture; it must be {sigma[i + 1]:.6g}")
+                raise TableError(
+                    f"call {i} leaves noise {deviation:.6g} on a known picture; it must be {sigma[i + 1]:.6g}"
+                )
 
     def __str__(self) -> str:
         """One line per call, zero weights left blank."""

@@ -72,7 +72,9 @@ class Mixture:
         return levels.alpha[-1] * done.y[:, -1].reshape(x.shape)
 
 
-def run_table(table: Table, data: Mixture, x: np.ndarray, seed: int | None = None, history: int | None = None) -> np.ndarray:
+def run_table(
+    table: Table, data: Mixture, x: np.ndarray, seed: int | None = None, history: int | None = None
+) -> np.ndarray:
     """Execute a table as the definition reads, `slots = rows[i] @ slots`, with no code of the package's executor.
 
     Args:

@@ -20,7 +20,7 @@ def test_every_grid_places_every_count(grid, calls):
     assert len(scheduler.timesteps) == calls
     assert np.all(np.diff(levels.ratio) < 0)
     assert levels.sigma[-1] == 0
-    assert 0 <= levels.t[-2] and levels.t[0] <= 999
+    assert levels.t[-2] >= 0 and levels.t[0] <= 999
 
 
 DIFFUSERS_FLAGS = [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}]
@@ -38,7 +38,9 @@ def test_sigmas_equal_diffusers(name, calls, flags):
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
+)
 @pytest.mark.parametrize("calls", [5, 20, 30, 50])
 def test_timesteps_equal_diffusers(name, spacing, calls):
     theirs, ours = (getattr(lib, name)(**SD, timestep_spacing=spacing, steps_offset=1) for lib in (diffusers, sd_ext))

@@ -75,8 +75,9 @@ def test_order(name, schedule, mixture):
 
 def test_stated_orders_are_the_proven_ones():
     proven = {
-        "ddim": "ddim / euler", "euler": "ddim / euler", "plms": "plms", "heun": "heun", "dpm-solver 1": "ddim, eps basis",
-        "dpm-solver 2m": "dpmsolver 2m midpoint", "dpm-solver 3m": "dpmsolver 3m as published",
+        "ddim": "ddim / euler", "euler": "ddim / euler", "plms": "plms", "heun": "heun",
+        "dpm-solver 1": "ddim, eps basis", "dpm-solver 2m": "dpmsolver 2m midpoint",
+        "dpm-solver 3m": "dpmsolver 3m as published",
         "dpm-solver 3m exact": "dpmsolver 3m exact", "dpm++ 1": "dpmsolver++ 1", "dpm++ 2m": "dpmsolver++ 2m midpoint",
         "dpm++ 3m": "dpmsolver++ 3m as published", "dpm++ 3m exact": "dpmsolver++ 3m exact",
         "dpm++ 2s": "dpmsolver++ 2s midpoint",

@@ -22,7 +22,9 @@ def network(x: torch.Tensor) -> torch.Tensor:
     return torch.tanh(0.3 * x.sum(1, keepdim=True) + 0.5 * x)
 
 
-def sample(scheduler, calls: int, *, generator: bool = False, model=network, dtype=torch.float64, **step_args) -> torch.Tensor:
+def sample(
+    scheduler, calls: int, *, generator: bool = False, model=network, dtype=torch.float64, **step_args
+) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scheduler.set_timesteps(calls)
@@ -87,7 +89,9 @@ def test_same_samples(name, config, spacing, calls):
     theirs, ours = both(name, **config, timestep_spacing=spacing)
     if calls == 1 and spacing == "linspace" and name != MULTISTEP:
         calls = 3  # one call: see test_deviation_one_call_starts_at_full_noise
-    noisy = "generator" if name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler") or "sde" in str(config) else None
+    noisy = (
+        "generator" if name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler") or "sde" in str(config) else None
+    )
     options = {"generator": bool(noisy), "dtype": torch.float32}
     assert_close(sample(ours, calls, **options), sample(theirs, calls, **options), 2e-4 if noisy else 1e-4)
 
@@ -102,7 +106,7 @@ def test_ddim_with_eta(eta):
 @pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
 @pytest.mark.parametrize("calls", [3, 10, 20, 31])
 def test_singlestep(solver_type, calls):
-    theirs, ours = both("DPMSolverSinglestepScheduler", solver_type=solver_type, **({}))
+    theirs, ours = both("DPMSolverSinglestepScheduler", solver_type=solver_type)
     theirs.register_to_config(lower_order_final=True)
     assert_close(sample(ours, calls), sample(theirs, calls))
 
@@ -124,7 +128,8 @@ def test_learned_range_variance():
     assert_close(sample(ours, 25, **options), sample(theirs, 25, **options))
 
 
-# ---- deviations ----------------------------------------------------------------------------------------------------------
+# ---- deviations
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_deviation_ddim_linspace_steps_to_the_next_timestep():
@@ -204,7 +209,9 @@ def test_deviation_third_order_sde():
 
 
 def test_deviation_float64_coefficients():
-    """Diffusers rounds sigmas to float32; on the mixture its DPM-Solver-3 error stops falling. Ours is a float64 table."""
+    """Diffusers rounds sigmas to float32; on the mixture its DPM-Solver-3 error stops falling. Ours is a float64
+    table.
+    """
     scheduler = sd_ext.make_scheduler("dpm++ 2m karras")
     scheduler.set_timesteps(20)
     table = scheduler.table()

@@ -106,7 +106,9 @@ def test_round_trips(cls, tmp_path):
     scheduler = cls(**SD, grid="beta")
     scheduler.save_pretrained(tmp_path)
     again = cls.from_pretrained(tmp_path)
-    assert {k: v for k, v in again.config.items() if k[0] != "_"} == {k: v for k, v in scheduler.config.items() if k[0] != "_"}
+    assert {k: v for k, v in again.config.items() if k[0] != "_"} == {
+        k: v for k, v in scheduler.config.items() if k[0] != "_"
+    }
     assert cls.from_config(scheduler.config).config["grid"] == "beta"
 
 

@@ -175,7 +175,12 @@ def test_flow_matching_ends_clean(name):
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_zero_terminal_snr_is_finite_and_right(name, prediction):
     scheduler = sd_ext.make_scheduler(
-        name, SD, prediction_type=prediction, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+        name,
+        SD,
+        prediction_type=prediction,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
     )
     scheduler.set_timesteps(7)
     assert scheduler.timesteps[0] == 999
@@ -208,14 +213,18 @@ def test_clipping_bounds_the_prediction():
     assert x.abs().max() <= 0.25
 
 
-@pytest.mark.parametrize("timesteps", [torch.tensor([0, 500, 999]), torch.tensor([0.5, 500.25, 998.75]), torch.tensor([7])])
+@pytest.mark.parametrize(
+    "timesteps", [torch.tensor([0, 500, 999]), torch.tensor([0.5, 500.25, 998.75]), torch.tensor([7])]
+)
 def test_add_noise_and_velocity_before_set_timesteps(timesteps, schedule):
     scheduler = sd_ext.make_scheduler("dpm++ 2m")
     x0, eps = noise(), noise().flip(0)
     levels = schedule.at(timesteps.double().numpy())
     alpha, sigma = (torch.from_numpy(v).float().reshape(-1, 1, 1, 1) for v in (levels.alpha, levels.sigma))
     torch.testing.assert_close(scheduler.add_noise(x0, eps, timesteps), alpha * x0 + sigma * eps, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(scheduler.get_velocity(x0, eps, timesteps), alpha * eps - sigma * x0, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        scheduler.get_velocity(x0, eps, timesteps), alpha * eps - sigma * x0, atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["dpm++ 2m", "euler a", "heun"])
