@@ -3,11 +3,12 @@
 schedule   the trained forward process          grids      where the steps fall
 table      a sampler as numbers, self-checked   run        executes a table, the only code that touches tensors
 base       the Diffusers scheduler interface    classes    one scheduler class per family
+placement  the levels of a run                  plan       what is remembered from set_timesteps to the last step
 registry   samplers by name
 first_order, ddpm, pndm, multistage, dpm_solver: functions from noise levels to tables, one file per family
 """
 
-from .base import StepOutput, TableScheduler
+from .base import TableScheduler
 from .classes import (
     DDIMScheduler,
     DDPMScheduler,
@@ -19,6 +20,7 @@ from .classes import (
     PNDMScheduler,
 )
 from .grids import list_grids
+from .plan import StepOutput
 from .registry import list_samplers, make_scheduler
 from .schedule import Levels, NoiseSchedule
 from .table import Table

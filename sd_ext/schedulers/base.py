@@ -10,66 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..errors import InputError
-from . import forward
+from . import forward, placement
 from .fields import OptionFields
-from .grids import GridOptions, get_grid
+from .grids import get_grid
+from .plan import Plan, StepOutput
 from .prediction import PREDICTION_TYPES, hook_from_config
-from .run import Call, Run
+from .run import Run
 from .schedule import ZERO, Levels, NoiseSchedule
 from .table import Table
-
-DIFFUSERS_GRIDS = {
-    "use_karras_sigmas": "karras",
-    "use_exponential_sigmas": "exponential",
-    "use_beta_sigmas": "beta_sigmas",
-    "use_lu_lambdas": "exponential",  # Diffusers' Lu grid is even in log sigma with both ends
-}
-
-
-class StepOutput(SchedulerOutput):
-    """`prev_sample`, and `pred_original_sample` (the x0 prediction), computed only if it is read."""
-
-    _run: Run
-    _call: Call
-    _inputs: tuple[torch.Tensor, torch.Tensor, torch.dtype]
-
-    @property
-    def pred_original_sample(self) -> torch.Tensor:
-        x, m, dtype = self._inputs
-        return self._run.denoised(self._call, x, m).to(dtype)
-
-
-class Plan:
-    """One announced run: its levels and timesteps; `run` once the first call has said where it starts."""
-
-    def __init__(self, levels: Levels, device: str | torch.device | None):
-        self.levels = levels
-        t = levels.t[:-1]
-        dtype = torch.int64 if np.array_equal(t, np.round(t)) else torch.float32
-        self.timesteps = torch.tensor(t, dtype=dtype, device=device)
-        self.values: list[float] = torch.tensor(t, dtype=dtype).tolist()
-        self.begin: int | None = None
-        self.ready: Run | None = None
-        """A run compiled for a start at the first call."""
-        self.run: Run | None = None
-
-    def index_of(self, timestep: float | torch.Tensor) -> int:
-        """Where a timestep stands, for a start nobody announced.
-
-        A timestep that is a view of `timesteps`, as in a pipeline's loop, gives its place without reading the device.
-        """
-        if isinstance(timestep, torch.Tensor):
-            if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
-                return int(timestep.storage_offset() - self.timesteps.storage_offset())
-            timestep = float(timestep.flatten()[0])
-        places = [i for i, value in enumerate(self.values) if abs(value - timestep) < 1e-3]
-        if not places:
-            raise InputError(f"timestep {timestep:g} is not one of this run's timesteps {self.values}")
-        return places[0]
 
 
 class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
@@ -186,38 +138,14 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
             )
         return Run(self._table(levels, eta), prediction_type, hook_from_config(self.config), begin)
 
-    def _grid_name(self) -> str:
-        config = self.config
-        if config["grid"] is not None:
-            return config["grid"]
-        return next((grid for flag, grid in DIFFUSERS_GRIDS.items() if config[flag]), config["timestep_spacing"])
-
     def _end(self) -> Levels:
         return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.at([0.0])
 
     def _grid_levels(self, n: int) -> Levels:
         """`n` levels of the configured grid, and the end."""
-        config, schedule = self.config, self.schedule
-        low, high = schedule.ratio_range
-        high = min(high, math.exp(-config["lambda_min_clipped"])) if config["lambda_min_clipped"] > -math.inf else high
-        t_max = schedule.t_max if high == schedule.ratio_range[1] else int(schedule.at_lambda([-math.log(high)]).t[0])
-        options = GridOptions(
-            offset=config["steps_offset"],
-            closed=self._closed_grid and not schedule.flow,
-            whole=self._whole_linspace and not schedule.flow,
-            low=config["sigma_min"] or low,
-            high=config["sigma_max"] or high,
-            t_max=t_max,
-            shift=config["flow_shift"],
+        return placement.grid_levels(
+            self.schedule, self.config, n, self._end(), closed=self._closed_grid, whole=self._whole_linspace
         )
-        name, end = self._grid_name(), self._end()
-        if schedule.flow and name in ("leading", "trailing"):
-            name = "linspace"
-        grid = get_grid(name)
-        levels = grid.levels(schedule, n, options)
-        if _reaches(levels, end):  # the grid ends where the run ends: spend the call on the way there
-            levels = grid.levels(schedule, n + 1, options)[:-1]
-        return levels.then(end)
 
     def set_timesteps(
         self,
@@ -250,26 +178,10 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
                 )
             levels = self._place(int(num_inference_steps))
         elif timesteps is not None:
-            levels = self._explicit(_numbers("timesteps", timesteps), ratios=False)
+            levels = self._explicit_stages(placement.from_timesteps(self.schedule, timesteps, self._end()))
         else:
-            levels = self._explicit(_numbers("sigmas", sigmas), ratios=True)
+            levels = self._explicit_stages(placement.from_sigmas(self.schedule, sigmas, self._end()))
         self._announce(levels, device)
-
-    def _explicit(self, values: np.ndarray, ratios: bool) -> Levels:
-        name, end = ("sigmas", self._end()) if ratios else ("timesteps", self._end())
-        if ratios and values[-1] == 0:
-            values, end = values[:-1], ZERO
-        t_max = self.schedule.t_max
-        if len(values) == 0 or np.any(np.diff(values) >= 0):
-            raise InputError(f"{name} must fall from call to call and not be empty, got {values.tolist()}")
-        if ratios and values[-1] <= 0:
-            raise InputError(f"sigmas must be positive, save for a last 0, got {values.tolist()}")
-        if not ratios and (values[0] > t_max or values[-1] < 0):
-            raise InputError(f"timesteps must lie within 0 and {t_max}, got {values.tolist()}")
-        levels = self.schedule.at_lambda(-np.log(values)) if ratios else self.schedule.at(values)
-        if _reaches(levels, end):
-            end = ZERO  # a run told to go down to the training's least noise can only end clean
-        return self._explicit_stages(levels.then(end))
 
     def _explicit_stages(self, levels: Levels) -> Levels:
         """Multi-call samplers mark their stages on levels that the caller chose."""
@@ -450,18 +362,3 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     @property
     def alphas(self) -> torch.Tensor:
         return 1 - self.betas
-
-
-def _reaches(levels: Levels, end: Levels) -> bool:
-    """Whether the last of `levels` is at `end` already, to rounding."""
-    return bool(levels.ratio[-1] <= end.ratio[0] * (1 + 1e-9))
-
-
-def _numbers(name: str, values: Any) -> np.ndarray:
-    try:
-        array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=float).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be a list of numbers, got {values!r}") from error
-    if len(array) == 0 or not np.isfinite(array).all():
-        raise InputError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
-    return array

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import InputError
-from .base import StepOutput, TableScheduler
+from .base import TableScheduler
 from .ddpm import ddpm, variance_range
 from .dpm_solver import basis_of, multistep, singlestep, singlestep_stages
 from .first_order import first_order
 from .multistage import heun, heun_levels
+from .plan import StepOutput
 from .pndm import plms
 from .run import Run
 from .schedule import ZERO, Levels

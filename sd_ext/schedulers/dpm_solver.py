@@ -58,11 +58,10 @@ class Kernel:
         if algorithm == "sde-dpmsolver++":
             noise = sigma_next * math.sqrt(max(0.0, 1 - decay**2))
             return cls(a * decay, noise, 2 * h, alpha_next * (1 - decay**2), alpha_next)
-        noise = math.sqrt(
-            max(0.0, (sigma * alpha_next / alpha) ** 2 - sigma_next**2)
-        )  # sigma' e^h = sigma alpha'/alpha
-        if sigma_next == 0:  # the limit of e^2h has infinite variance relative to sigma'; the clean end takes none
+        if sigma_next == 0:  # relative to sigma' the noise would be infinite; the clean end takes none
             return cls(a, 0.0, -h, total, 0.0)
+        grown = sigma * alpha_next / alpha  # sigma' e^h
+        noise = math.sqrt(max(0.0, grown**2 - sigma_next**2))
         return cls(a, noise, -h, 2 * total, 2 * sigma_next)
 
     @property

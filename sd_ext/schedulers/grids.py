@@ -28,9 +28,7 @@ def linspace(t_max: float, n: int, *, closed: bool = True) -> Array:
 
 
 def leading(t_max: float, n: int, *, offset: int = 0, closed: bool = True) -> Array:
-    """Multiples of a whole stride from 0 up, plus `offset`; it never starts at full noise (arXiv 2305.08891, table
-    2).
-    """
+    """Multiples of a whole stride from 0, plus `offset`; never starts at full noise (arXiv 2305.08891, table 2)."""
     stride = int(t_max + 1) // (n if closed else n + 1)
     return np.arange(n if closed else n + 1)[::-1][:n] * float(stride) + offset
 

@@ -1,0 +1,109 @@
+"""From a scheduler's config, or from what the caller asked for, to the noise levels of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .grids import GridOptions, get_grid
+from .schedule import ZERO, Levels, NoiseSchedule
+
+DIFFUSERS_GRIDS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta_sigmas",
+    "use_lu_lambdas": "exponential",  # Diffusers' Lu grid is even in log sigma with both ends
+}
+
+
+def grid_name(config: Mapping[str, Any]) -> str:
+    """The grid a scheduler config asks for: `grid`, or one of Diffusers' flags, or `timestep_spacing`."""
+    if config["grid"] is not None:
+        return config["grid"]
+    return next((grid for flag, grid in DIFFUSERS_GRIDS.items() if config[flag]), config["timestep_spacing"])
+
+
+def grid_levels(
+    schedule: NoiseSchedule, config: Mapping[str, Any], n: int, end: Levels, *, closed: bool, whole: bool
+) -> Levels:
+    """`n` levels of the configured grid, and `end`.
+
+    Where the grid's own last level is the end already, the grid of n + 1 levels is taken, so that no step has length
+    zero.
+
+    Args:
+        closed, whole: how this sampler's "linspace" and "leading" are meant; see `GridOptions`.
+    """
+    low, high = schedule.ratio_range
+    t_max = schedule.t_max
+    if config["lambda_min_clipped"] > -math.log(high):
+        high = math.exp(-config["lambda_min_clipped"])
+        t_max = int(schedule.at_lambda([config["lambda_min_clipped"]]).t[0])
+    options = GridOptions(
+        offset=config["steps_offset"],
+        closed=closed and not schedule.flow,
+        whole=whole and not schedule.flow,
+        low=config["sigma_min"] or low,
+        high=config["sigma_max"] or high,
+        t_max=t_max,
+        shift=config["flow_shift"],
+    )
+    name = grid_name(config)
+    grid = get_grid("linspace" if schedule.flow and name in ("leading", "trailing") else name)
+    levels = grid.levels(schedule, n, options)
+    if _reaches(levels, end):
+        levels = grid.levels(schedule, n + 1, options)[:-1]
+    return levels.then(end)
+
+
+def from_timesteps(schedule: NoiseSchedule, timesteps: Any, end: Levels) -> Levels:
+    """Levels at the caller's timesteps, and the end.
+
+    Raises:
+        InputError: not numbers, empty, not falling, or outside [0, T - 1].
+    """
+    values = _falling("timesteps", timesteps)
+    if values[0] > schedule.t_max or values[-1] < 0:
+        raise InputError(f"timesteps must lie within 0 and {schedule.t_max}, got {values.tolist()}")
+    return _with_end(schedule.at(values), end)
+
+
+def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
+    """Levels at the caller's sigma / alpha, and the end; a last 0 is the clean end itself.
+
+    Raises:
+        InputError: not numbers, empty, not falling, or not positive.
+    """
+    values = _falling("sigmas", sigmas)
+    if values[-1] == 0 and len(values) > 1:
+        values, end = values[:-1], ZERO
+    if values[-1] <= 0:
+        raise InputError(f"sigmas must be positive, save for a last 0, got {values.tolist()}")
+    return _with_end(schedule.at_lambda(-np.log(values)), end)
+
+
+def _with_end(levels: Levels, end: Levels) -> Levels:
+    # A run told to go down to the training's least noise can only end clean.
+    return levels.then(ZERO if _reaches(levels, end) else end)
+
+
+def _reaches(levels: Levels, end: Levels) -> bool:
+    """Whether the last of `levels` is at `end` already, to rounding."""
+    return bool(levels.ratio[-1] <= end.ratio[0] * (1 + 1e-9))
+
+
+def _falling(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=float).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a list of numbers, got {values!r}") from error
+    if len(array) == 0 or not np.isfinite(array).all():
+        raise InputError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
+    if np.any(np.diff(array) >= 0):
+        raise InputError(f"{name} must fall from call to call, got {array.tolist()}")
+    return array
