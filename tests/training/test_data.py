@@ -1,0 +1,114 @@
+"""Folders of pictures, broken ones among them, and the order in which steps see them."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from sd_ext.errors import InputError
+from sd_ext.training.data import BatchOrder, Pictures, picture_batches, random
+
+
+@pytest.fixture
+def own_folder(picture_folder, tmp_path):
+    return shutil.copytree(picture_folder, tmp_path / "set")
+
+
+def test_broken_pictures_are_skipped_counted_and_named(own_folder):
+    (own_folder / "red_bar.png").write_bytes(b"not a picture")
+    whole = (own_folder / "blue_bar.png").read_bytes()
+    (own_folder / "blue_bar.png").write_bytes(whole[: len(whole) // 2])
+    (own_folder / "green_bar.png").unlink()
+    pictures = Pictures(own_folder, 16)
+    assert len(pictures) == len(pictures.captions) == 9
+    assert sorted(line.split(":")[0] for line in pictures.broken) == ["blue_bar.png", "green_bar.png", "red_bar.png"]
+    assert "red bar" not in pictures.captions
+
+
+def test_no_readable_picture_at_all(own_folder):
+    for path in own_folder.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of 12 pictures .* can be read; first: red_circle.png"):
+        Pictures(own_folder, 16)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{not json", "line 1"), ('{"text": "a"}', "line 1"), ("[1]", "line 1"), ("", "lists no pictures")],
+)
+def test_damaged_metadata(own_folder, line, message):
+    (own_folder / "metadata.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=message):
+        Pictures(own_folder, 16)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(InputError, match="no folder of pictures"):
+        Pictures(tmp_path / "nowhere", 16)
+    with pytest.raises(InputError, match="holds no pictures"):
+        Pictures(tmp_path, 16)
+
+
+def test_splits(picture_folder):
+    assert len(Pictures(picture_folder, 16, "train")) == 11
+    assert Pictures(picture_folder, 16, "held_out").captions == ["black bar"]
+    with pytest.raises(InputError, match="split 'other'"):
+        Pictures(picture_folder, 16, "other")
+
+
+def test_without_metadata_every_picture_counts(own_folder):
+    (own_folder / "metadata.jsonl").unlink()
+    assert len(Pictures(own_folder, 16)) == 12
+
+
+def test_pixels_are_fitted_to_a_square_on_white(tmp_path):
+    Image.new("RGBA", (40, 20), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    pixels = Pictures(tmp_path, 8).pixels(0)
+    assert pixels.shape == (3, 8, 8)
+    assert torch.equal(pixels, torch.ones(3, 8, 8))
+
+
+def test_pictures_too_many_for_memory_are_read_again(picture_folder, monkeypatch):
+    kept = Pictures(picture_folder, 16)
+    monkeypatch.setattr("sd_ext.training.data.IN_MEMORY", 0)
+    read = Pictures(picture_folder, 16)
+    assert read._pixels is None
+    assert torch.equal(kept.pixels(3), read.pixels(3))
+
+
+def test_each_epoch_sees_each_sample_once_in_its_own_order():
+    order = BatchOrder(size=10, batch_size=5, seed=0)
+    epochs = [order.batch(b) + order.batch(b + 1) for b in (0, 2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_order_depends_on_position_only():
+    whole = iter(BatchOrder(7, 3, seed=5))
+    first = [next(whole) for _ in range(9)]
+    resumed = iter(BatchOrder(7, 3, seed=5, start=4))
+    assert [next(resumed) for _ in range(5)] == first[4:]
+    assert first != [BatchOrder(7, 3, seed=6).batch(b) for b in range(9)]
+
+
+def test_processes_share_an_epoch():
+    parts = [BatchOrder(12, 3, 0, process=r, processes=2).batch(b) for b in (0, 1) for r in (0, 1)]
+    assert sorted(sample for part in parts for sample in part) == list(range(12))
+
+
+def test_batches_with_flip_are_the_same_after_a_resume(picture_folder):
+    pictures = Pictures(picture_folder, 16)
+
+    def batch(start: int, number: int):
+        batches = picture_batches(pictures, BatchOrder(len(pictures), 4, 0, start), flip=True)
+        return [next(batches) for _ in range(number - start + 1)][-1]
+
+    for ours, theirs in zip(batch(0, 3), batch(3, 3), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_random_is_a_function_of_its_arguments():
+    draws = [torch.rand(4, generator=random(*where)).tolist() for where in [(0, 1), (0, 1), (0, 2), (1, 1), (0, 1, 0)]]
+    assert draws[0] == draws[1]
+    assert len({tuple(d) for d in draws}) >= 4

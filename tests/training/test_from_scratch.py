@@ -1,0 +1,92 @@
+"""The whole recipe: its plan, and that a stage is skipped, resumed or run."""
+
+import pytest
+
+from sd_ext.cli import train as cli
+from sd_ext.errors import InputError, TrainingError
+from sd_ext.training import from_scratch
+from sd_ext.training.from_scratch import Stage, find_recipe, plan, run, stages
+
+
+@pytest.mark.parametrize("recipe", ["cpu", "gpu"])
+def test_dry_run_shows_every_stage_and_makes_nothing(tmp_path, capsys, recipe):
+    run(str(tmp_path / "out"), recipe, ["text_to_image.steps=77"], dry_run=True)
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line.endswith(": to do")] == [
+        f"{name}: to do" for name in ("data", "autoencoder", "text_encoder", "text_to_image", "pipeline")
+    ]
+    assert "steps                   77" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_stages_are_skipped_resumed_or_run(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(from_scratch, "run_stage", lambda stage: done.append((stage.name, stage.status)))
+    monkeypatch.setattr(from_scratch, "finish", lambda trained, pipeline: done.append(pipeline.name))
+    for folder in ("data", "autoencoder/model", "text_encoder"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data" / "metadata.jsonl").write_text("{}")
+    (tmp_path / "text_encoder" / "run.json").write_text("{}")
+    run(str(tmp_path))
+    assert done == [("text_encoder", "resumes"), ("text_to_image", "to do"), "pipeline"]
+    (tmp_path / "pipeline").mkdir()
+    assert run(str(tmp_path)) == tmp_path / "pipeline"
+    assert len(done) == 3
+
+
+def test_a_stage_that_fails_or_is_interrupted_ends_the_run(tmp_path, monkeypatch):
+    stage = Stage("autoencoder", tmp_path / "model", ("--steps", "0"))
+    with pytest.raises(TrainingError, match=r"autoencoder stopped \(exit code 2\)"):
+        from_scratch.run_stage(stage)
+
+    class Interrupted:
+        def __init__(self, command):
+            self.command = command
+
+        def wait(self):
+            return 130
+
+    monkeypatch.setattr(from_scratch.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        from_scratch.run_stage(stage)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match="no recipe 'tpu': give cpu or gpu"):
+        find_recipe("tpu")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[autoencoder]\nsteps = 3\n")
+    with pytest.raises(InputError, match="lacks the sections text_encoder, text_to_image"):
+        stages(tmp_path, recipe)
+    with pytest.raises(InputError, match=r"write stage\.key=value"):
+        stages(tmp_path, find_recipe("cpu"), ["steps=3"])
+    with pytest.raises(InputError, match="unknown setting stepz"):
+        plan(tmp_path / "out", find_recipe("cpu"), ["autoencoder.stepz=3"])
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InputError, match=r"holds something else \(photos\)"):
+        run(str(tmp_path))
+
+
+def test_command_forwards_to_the_scripts_parser(capsys):
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(cli.app, ["autoencoder", "--steps", "3", "--channels", "8,16", "--dry-run"])
+    assert result.exit_code == 0
+    assert "8,16" in result.output
+    helped = CliRunner().invoke(cli.app, ["text-to-image", "--help"])
+    assert "--min-snr" in helped.output
+    refused = CliRunner().invoke(cli.app, ["autoencoder", "--steps", "none"])
+    assert isinstance(refused.exception, InputError)
+
+
+@pytest.mark.slow
+def test_from_scratch_end_to_end(tmp_path):
+    """The cpu recipe with very few steps: pictures to pipeline, then nothing left to do."""
+    from diffusers import StableDiffusionPipeline
+
+    settings = ("steps=2", "batch_size=4", "warmup=1")
+    few = [f"{stage}.{setting}" for stage in from_scratch.TRAINED for setting in settings]
+    folder = run(str(tmp_path / "out"), "cpu", [*few, "text_to_image.validate_every=0"])
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    assert pipe("red apple", num_inference_steps=2).images[0].size == (64, 64)
+    assert from_scratch.plan(tmp_path / "out", find_recipe("cpu"), few).count(": complete") == 5
