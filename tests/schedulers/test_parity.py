@@ -217,3 +217,29 @@ def test_deviation_float64_coefficients():
     table = scheduler.table()
     assert np.abs(table.rows - table.rows.astype(np.float32)).max() > 1e-9
     assert table.rows.dtype == np.float64
+
+
+def test_deviation_cosine_karras_keeps_its_timesteps_apart():
+    """Diffusers repeats truncated timesteps there and loses its place in the run (#12771)."""
+    ours = sd_ext.make_scheduler("dpm++ 2m karras", {"beta_schedule": "squaredcos_cap_v2"})
+    ours.set_timesteps(40)
+    assert len(set(ours.timesteps.tolist())) == 40
+    assert torch.isfinite(sample(ours, 40)).all()
+
+
+def test_deviation_exponential_timesteps_are_not_truncated():
+    """Diffusers cuts the timestep told to the network to a whole number (#13768); ours belongs to its sigma."""
+    theirs, ours = both(MULTISTEP, use_exponential_sigmas=True)
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(12)
+    np.testing.assert_allclose(ours.sigmas.numpy(), theirs.sigmas.numpy(), rtol=1e-4)
+    levels = ours.schedule.at(ours.timesteps.double().numpy())
+    np.testing.assert_allclose(levels.ratio, ours.sigmas[:-1].numpy(), rtol=1e-4)
+    truncated = ours.schedule.at(theirs.timesteps.double().numpy())
+    assert np.abs(truncated.ratio / theirs.sigmas[:-1].numpy() - 1).max() > 0.02
+
+
+def test_deviation_ancestral_is_finite_on_the_cosine_schedule():
+    """Diffusers' Euler a gives NaN there (#14213)."""
+    ours = sd_ext.make_scheduler("euler a", {"beta_schedule": "squaredcos_cap_v2"})
+    assert torch.isfinite(sample(ours, 20, generator=True)).all()
