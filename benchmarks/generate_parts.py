@@ -1,6 +1,6 @@
 """Where does the time of `sd-ext generate "red apple"` go?
 
-    python benchmarks/generate_parts.py [--runs 5] [--model FOLDER] [--out benchmarks/results]
+    python benchmarks/generate_parts.py [--runs 5] [--model FOLDER] [--name generate_parts]
 
 Each run is a fresh process that runs the real command with clocks around its parts; each part's median is reported.
 import: torch, Diffusers, Transformers and the classes the model names. load: reading the weights. sample: text
@@ -14,7 +14,6 @@ import functools
 import importlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,11 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _report import write
+
 PARTS = ("import", "load", "sample", "decode", "rest")
 PROMPT = "red apple"
 
 
-def run_once(model: str | None, out: str) -> dict[str, Any]:
+def run_once(model: str | None, out: str) -> dict[str, float]:
     """In a fresh process: run the command and return the seconds of its parts, without the rest."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     seconds: Counter[str] = Counter()
@@ -65,9 +66,7 @@ def run_once(model: str | None, out: str) -> dict[str, Any]:
         sys.exit(code)
     seconds["sample"] -= seconds["decode"]  # the pipeline decodes before it returns
 
-    import torch
-
-    return {"seconds": dict(seconds), "threads": torch.get_num_threads()}
+    return dict(seconds)
 
 
 def import_what_it_names(folder: Path) -> None:
@@ -85,15 +84,14 @@ def import_what_it_names(folder: Path) -> None:
 
 def measure(model: str | None, runs: int) -> dict[str, Any]:
     """The median seconds of each part and of the whole over `runs` fresh processes."""
-    command = [sys.executable, __file__, "--once", *(["--model", model] if model else [])]
-    all_seconds, record = [], {}
+    command = [sys.executable, __file__, *(["--model", model] if model else [])]
+    all_seconds = []
     for _ in range(runs + 1):  # the first fills the disk's cache and does not count
         with tempfile.TemporaryDirectory() as out:
             started = time.perf_counter()
-            child = subprocess.run([*command, "--out", out], stdout=subprocess.PIPE, text=True, check=True)
+            child = subprocess.run([*command, "--once", out], stdout=subprocess.PIPE, text=True, check=True)
             total = time.perf_counter() - started
-        record = json.loads(child.stdout.splitlines()[-1])
-        seconds = record["seconds"]
+        seconds = json.loads(child.stdout.splitlines()[-1])
         all_seconds.append({**seconds, "rest": total - sum(seconds.values()), "total": total})
     median = {part: statistics.median(run[part] for run in all_seconds[1:]) for part in (*PARTS, "total")}
     return {
@@ -101,67 +99,29 @@ def measure(model: str | None, runs: int) -> dict[str, Any]:
         "command": f'sd-ext generate "{PROMPT}"' + (f" --model {model}" if model else ""),
         "median_seconds": {part: round(value, 3) for part, value in median.items()},
         "runs": [{part: round(value, 3) for part, value in run.items()} for run in all_seconds[1:]],
-        "machine": machine(record["threads"]),
-    }
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import importlib.metadata as metadata
-
-    names = {"torch", "diffusers", "transformers"}
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        models = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = models[0] if models else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in sorted(names)},
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a page of Markdown."""
-    median, about = result["median_seconds"], result["machine"]
+    """The result as Markdown."""
+    median = result["median_seconds"]
     rows = [f"| {part} | {median[part]:.2f} | {median[part] / median['total']:.0%} |" for part in (*PARTS, "total")]
-    return "\n".join(
-        [
-            f"# {result['question']}",
-            "",
-            f"`{result['command']}`, median of {len(result['runs'])} fresh processes.",
-            "",
-            "| part | seconds | share |",
-            "|---|---:|---:|",
-            *rows,
-            "",
-            ", ".join(f"{key} {value}" for key, value in about.items()) + ".",
-            "",
-            "Made by `python benchmarks/generate_parts.py`.",
-            "",
-        ]
-    )
+    head = f"`{result['command']}`, median of {len(result['runs'])} fresh processes:"
+    return "\n".join([head, "", "| part | seconds | share |", "|---|---:|---:|", *rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", help="a pipeline folder; the embedded model unless given")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--name", default="generate_parts", help="of the files in results/")
+    parser.add_argument("--once", metavar="FOLDER", help=argparse.SUPPRESS)  # one run, its picture into FOLDER
     options = parser.parse_args()
     if options.once:
-        print(json.dumps(run_once(options.model, str(options.out))))
+        print(json.dumps(run_once(options.model, options.once)))
         return
     result = measure(options.model, options.runs)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "generate_parts.json").write_text(json.dumps(result, indent=2) + "\n")
-    (options.out / "generate_parts.md").write_text(table(result))
-    print(table(result))
+    write(options.name, result, table(result))
 
 
 if __name__ == "__main__":
