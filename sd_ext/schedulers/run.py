@@ -81,8 +81,12 @@ def compile_calls(table: Table, prediction_type: str, hooked: bool) -> list[Call
 
 
 def weighted_sum(weights: Weights, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """sum of weight * tensor, a new tensor: one product and an in-place scaled addition per further term."""
+    """sum of weight * tensor: one product and an in-place scaled addition per further term; a new tensor, save where
+    the sum is one tensor as it is.
+    """
     place, weight = weights[0]
+    if weight == 1.0 and len(weights) == 1:
+        return tensors[place]
     total = tensors[place] * weight
     for place, weight in weights[1:]:
         total.add_(tensors[place], alpha=weight)
