@@ -80,14 +80,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Undo `optimizer_tensors`. AdamW keeps its step counter on the CPU unless it is fused or capturable."""
+    """Undo `optimizer_tensors`.
+
+    Moments are laid out in memory as their parameter is: fused AdamW walks both as flat arrays, so that moments in
+    another layout would silently belong to other weights.
+    """
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, kind = key.rpartition("|")
         by_name.setdefault(name, {})[kind] = value
     packed = optimizer.state_dict()
     index = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    packed["state"] = {index[id(p)]: by_name[name] for p, name in names.items() if name in by_name}
+    packed["state"] = {
+        index[id(p)]: {
+            kind: torch.empty_like(p, dtype=value.dtype).copy_(value) if value.shape == p.shape else value
+            for kind, value in by_name[name].items()
+        }
+        for p, name in names.items()
+        if name in by_name
+    }
     optimizer.load_state_dict(packed)
 
 

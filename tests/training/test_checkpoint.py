@@ -74,7 +74,7 @@ def test_damage_is_named(tmp_path):
 def test_optimizer_state_comes_back_exactly():
     def trained(steps, state=None):
         torch.manual_seed(0)
-        model = torch.nn.Linear(3, 2)
+        model = torch.nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last)  # moments must follow this layout
         names = {p: name for name, p in model.named_parameters()}
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
         if state:
@@ -83,7 +83,7 @@ def test_optimizer_state_comes_back_exactly():
                 for p, name in names.items():
                     p.copy_(state[1][name])
         for _ in range(steps):
-            model(torch.ones(3)).square().sum().backward()
+            model(torch.ones(1, 3, 4, 4)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
         return checkpoint.optimizer_tensors(optimizer, names), {n: p.detach().clone() for p, n in names.items()}

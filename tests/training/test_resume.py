@@ -84,11 +84,12 @@ def test_interrupted_text_to_image_resumes_exactly(picture_folder, tiny_parts, t
                 "steps": 8, "accumulation": 2, "cache": cache}  # fmt: skip
     alone = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "alone")))
     config = TextToImageConfig(**settings, out=str(tmp_path / "stopped"))
+    before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        stop_at(patch, 3, signal.SIGINT)
+        stop_at(patch, 3, signal.SIGTERM)
         with pytest.raises(Interrupted, match=r"stopped at step 3.*step-00000003"):
             run_text_to_image(config)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before
     assert same_weights(run_text_to_image(config) / "unet", alone / "unet")
 
 
