@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import sd_ext
 
@@ -36,3 +37,10 @@ def test_import_is_lazy():
     code = "import sys, sd_ext; print(sorted(m for m in ('torch', 'diffusers', 'numpy', 'scipy') if m in sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_the_table_printed_in_the_readme_is_the_table():
+    scheduler = sd_ext.make_scheduler("dpm++ 2m karras")
+    scheduler.set_timesteps(6)
+    shown = "\n".join(line.rstrip() for line in str(scheduler.table()).splitlines())
+    assert shown in (Path(__file__).parent.parent / "README.md").read_text()
