@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from sd_ext.schedulers import DPMSolverMultistepScheduler
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.tokenizer import save_tokenizer
 from sd_ext.training.train_text_encoder import save_text_encoder
@@ -53,8 +56,17 @@ def make_pipeline(
     return pipe
 
 
-def save_pipeline(pipe: Any, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """Save a pipeline as a folder that appears all at once; `dtype` float16 halves it. Returns the folder."""
+def save_pipeline(
+    pipe: Any, folder: Path, dtype: torch.dtype | None = None, add: Callable[[Path], None] = lambda folder: None
+) -> Path:
+    """Save a pipeline as a folder that appears all at once. Returns the folder.
+
+    Args:
+        pipe: a StableDiffusionPipeline.
+        folder: where; what is there is replaced.
+        dtype: float16 halves it.
+        add: called with the folder, complete but for what this adds, such as a card.
+    """
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     if dtype:
@@ -62,9 +74,24 @@ def save_pipeline(pipe: Any, folder: Path, dtype: torch.dtype | None = None) -> 
     pipe.save_pretrained(partial, safe_serialization=True)
     save_text_encoder(pipe.text_encoder, partial / "text_encoder")
     save_tokenizer(pipe.tokenizer, partial / "tokenizer")
+    edit_json(partial / "text_encoder" / "config.json", dtype="float32")  # Transformers 5 would load it as stored
+    for name in [partial / "model_index.json", *partial.glob("*/*config.json")]:
+        edit_json(name, _name_or_path=None)  # a path of this machine
+    for weights in partial.rglob("*.safetensors"):
+        weights.chmod(0o644)
+    add(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    """Set top-level values of a JSON file; None removes one."""
+    kept = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    text = json.dumps(
+        {name: value for name, value in kept.items() if name not in values or value is not None}, indent=2
+    )
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def folder_size(folder: Path) -> int:

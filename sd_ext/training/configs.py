@@ -126,9 +126,7 @@ class TextToImageConfig(RunConfig):
     layers_per_block: int = setting(1, "ResNet blocks per level", "N")
     head_dim: int = setting(32, "features of one attention head", "N")
     norm_groups: int = setting(32, "groups of the group norms", "N")
-    prediction_type: str = setting(
-        "epsilon", "what the U-Net predicts", choices=("epsilon", "v_prediction", "sample")
-    )
+    prediction_type: str = setting("epsilon", "what the U-Net predicts", choices=("epsilon", "v_prediction", "sample"))
     min_snr: float = setting(0.0, "gamma of min-SNR loss weighting; 0 for none")
     text_dropout: float = setting(0.1, "share of captions replaced by the empty one (classifier-free guidance)")
     beta_schedule: str = setting(

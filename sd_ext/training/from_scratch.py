@@ -20,6 +20,7 @@ from sd_ext.training.configs import AutoencoderConfig, RunConfig, TextEncoderCon
 from sd_ext.training.toml_file import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
+GUIDANCE = 4.0  # the scale at which the embedded model measures best, see benchmarks/bars.py
 TRAINED: dict[str, type[RunConfig]] = {
     "autoencoder": AutoencoderConfig,
     "text_encoder": TextEncoderConfig,
@@ -139,17 +140,22 @@ def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: b
     for stage in parts:
         if stage.status != "complete":
             run_stage(stage)
-    finish(parts[-1].result, pipeline)
+    finish(folder, path.stem, parts[-1].result, pipeline)
     return pipeline
 
 
-def finish(trained: Path, pipeline: Path) -> None:
-    """The trained pipeline in float16."""
+def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
+    """The trained pipeline in float16, with its model card."""
     import torch
     from diffusers import StableDiffusionPipeline
 
     from sd_ext.training.assemble import folder_size, save_pipeline
+    from sd_ext.training.card import write_card
+
+    def add_card(folder: Path) -> None:
+        if (out / "data").exists():  # the glyphs, which the card describes; a set of one's own has its own card
+            write_card(folder, pipe, out, recipe, repr(str(pipeline)), GUIDANCE)
 
     pipe = StableDiffusionPipeline.from_pretrained(trained, local_files_only=True)
-    save_pipeline(pipe, pipeline, torch.float16)
+    save_pipeline(pipe, pipeline, torch.float16, add_card)
     print(f"pipeline: {pipeline}, {folder_size(pipeline) / 1e6:.1f} MB")

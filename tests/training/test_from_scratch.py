@@ -22,7 +22,7 @@ def test_dry_run_shows_every_stage_and_makes_nothing(tmp_path, capsys, recipe):
 def test_stages_are_skipped_resumed_or_run(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(from_scratch, "run_stage", lambda stage: done.append((stage.name, stage.status)))
-    monkeypatch.setattr(from_scratch, "finish", lambda trained, pipeline: done.append(pipeline.name))
+    monkeypatch.setattr(from_scratch, "finish", lambda out, recipe, trained, pipeline: done.append(pipeline.name))
     for folder in ("data", "autoencoder/model", "text_encoder"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "data" / "metadata.jsonl").write_text("{}")

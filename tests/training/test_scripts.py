@@ -83,25 +83,36 @@ def test_text_encoder_learns_and_saves(picture_folder, tmp_path, metrics):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_text_to_image_learns(picture_folder, tiny_parts, tmp_path, metrics, prediction):
-    settings = image_settings(picture_folder, tiny_parts, prediction_type=prediction, min_snr=5.0, batch_size=8)
+    settings = image_settings(picture_folder, tiny_parts, prediction_type=prediction, min_snr=5.0, batch_size=11)
     run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run"), steps=100))
-    assert mean(metrics, "loss", slice(-20, None)) < 0.8 * mean(metrics, "loss", slice(0, 5))
+    assert mean(metrics, "loss", slice(-20, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
 
 
 def test_text_to_image_saves_a_pipeline_that_can_be_trained_on(picture_folder, tiny_parts, tmp_path):
-    settings = image_settings(picture_folder, tiny_parts, steps=2, validate_every=2, gradient_checkpointing=True)
+    settings = image_settings(
+        picture_folder,
+        tiny_parts,
+        steps=2,
+        validate_every=2,
+        prediction_type="v_prediction",
+        gradient_checkpointing=True,
+    )
     folder = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run")))
     assert (tmp_path / "run" / "previews" / "step-00000002.png").exists()
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.safety_checker is None
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert type(pipe.scheduler).__module__ == "sd_ext"
     images = pipe(["red circle", "a word it never saw"], num_inference_steps=2, height=16, width=16).images
     assert [image.size for image in images] == [(16, 16)] * 2
 
     half = save_pipeline(pipe, tmp_path / "half", torch.float16)
     assert folder_size(half) < 0.75 * folder_size(folder)
-    assert StableDiffusionPipeline.from_pretrained(half).unet.dtype == torch.float32
+    again = StableDiffusionPipeline.from_pretrained(half)
+    assert again.unet.dtype == again.vae.dtype == again.text_encoder.dtype == torch.float32
+    again("red circle", num_inference_steps=2, height=16, width=16)
+    assert "_name_or_path" not in (half / "model_index.json").read_text()
 
     on = {**settings, "autoencoder": "", "text_encoder": "", "model": str(folder), "validate_every": 0}
     task = TextToImageTask(TextToImageConfig(**on, out=str(tmp_path / "on")))
