@@ -1,6 +1,6 @@
 """Does a trained pipeline draw what its captions say?
 
-    python benchmarks/bars.py [--model FOLDER] [--data FOLDER] [--steps 20] [--guidance 4] [--captions N] [--name bars]
+    python benchmarks/bars.py [--model FOLDER] [--data FOLDER] [--steps 20] [--guidance 1.5] [--captions N] [--name X]
 
 Three questions, on the glyph set (rendered again if no --data is given):
 - the autoencoder: PSNR of its reconstructions of all glyphs;
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="pipeline folder [the embedded model]")
     parser.add_argument("--data", default=None, help="folder of the glyph set [rendered anew]")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--captions", type=int, default=0, help="only this many training captions, evenly spread")
     parser.add_argument("--name", default="bars", help="name of the result files")
     options = parser.parse_args()
@@ -210,7 +210,9 @@ def main() -> None:
     drawn = generate(pipe, training, seeds, options.steps, options.guidance, size)
     seconds = (time.perf_counter() - started) / len(training)
     own = np.array(seeds)
-    train_rank = {kind: ranks(distance, own) for kind, distance in known.to(drawn).items()}
+    far = known.to(drawn)
+    features, train_rank = far["features"], {kind: ranks(distance, own) for kind, distance in far.items()}
+    likeness = 10 * np.log10(255**2 / ((drawn.astype(float) - glyphs[own]) ** 2).mean((1, 2, 3)))
     control = ranks(known.to(decoded)["features"], np.arange(len(pictures)))
 
     repeated = [caption for caption in held_out for _ in range(SEEDS)]
@@ -231,6 +233,8 @@ def main() -> None:
         "psnr_worst": float(psnr.min()),
         "training_captions": len(training),
         "training": shares(train_rank["features"]),
+        "training_distance": float(features[np.arange(len(own)), own].mean()),
+        "generated_psnr": float(likeness.mean()),
         "training_by_pixels": shares(train_rank["pixels"]),
         "reconstructions_as_control": shares(control),
         "seconds_per_picture": seconds,
@@ -279,6 +283,7 @@ def report(r: dict[str, Any]) -> str:
         ("reconstruction PSNR, pooled error", "", "", f"{r['psnr_pooled']:.2f} dB"),
         ("training captions, nearest glyph is its own", "60 %", "85 %", percent(r["training"]["top_1"])),
         ("training captions, own glyph in nearest five", "80 %", "95 %", percent(r["training"]["top_5"])),
+        ("generated picture against its glyph, mean PSNR", "", "", f"{r['generated_psnr']:.2f} dB"),
         ("the same by plain pixels, nearest", "", "", percent(r["training_by_pixels"]["top_1"])),
         ("the same by plain pixels, nearest five", "", "", percent(r["training_by_pixels"]["top_5"])),
         ("control: reconstructions, nearest", "", "", percent(r["reconstructions_as_control"]["top_1"])),

@@ -17,13 +17,14 @@ def millions(model: Any) -> float:
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
-def recipe_rows(runs: list[dict[str, Any]]) -> str:
-    """One table row for each setting of `ROWS`, one column for each run."""
+def recipe_table(runs: dict[str, dict[str, Any]]) -> str:
+    """One row for each setting of `ROWS`, one column for each run."""
 
     def text(value: Any) -> str:
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    rows = [(shown, [text(run.get(name, "")) for run in runs]) for name, shown in ROWS.items()]
+    rows = [("", [stage.replace("_", " ") for stage in runs]), ("---", ["---"] * len(runs))]
+    rows += [(shown, [text(run.get(name, "")) for run in runs.values()]) for name, shown in ROWS.items()]
     return "\n".join(f"| {shown} | {' | '.join(values)} |" for shown, values in rows)
 
 
@@ -38,8 +39,8 @@ def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guid
         where: what a reader passes to `from_pretrained`, as Python.
         guidance: the guidance scale to recommend.
     """
-    stages = ("autoencoder", "text_encoder", "text_to_image")
-    runs = [json.loads((out / stage / "run.json").read_text()) for stage in stages]
+    stages = ("autoencoder", "text_encoder", "text_to_image", "phrases")
+    runs = {s: json.loads((out / s / "run.json").read_text()) for s in stages if (out / s / "run.json").exists()}
     held_out = [text for _, text in read_metadata(out / "data", "all") if text]
     glyphs = len(held_out)
     try:
@@ -58,7 +59,7 @@ def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guid
         count=len(held_out),
         held_out=", ".join(held_out),
         recipe=recipe,
-        recipe_rows=recipe_rows(runs),
+        recipe_table=recipe_table(runs),
         prediction=pipe.scheduler.config.prediction_type,
         schedule=pipe.scheduler.config.beta_schedule,
         where=where,

@@ -1,6 +1,6 @@
 """From a settings dataclass to a command line: one field, one flag, one line of help.
 
---config FILE.toml      settings from a file (its table [autoencoder], [text_encoder], ..., or all of it)
+--config FILE.toml      settings from a file (its table named like the script, or FILE.toml#table, or all of it)
 --learning-rate 1e-4    one flag per field
 --override key=value    the same for scripts; last word
 --dry-run               print the settings and stop
@@ -89,8 +89,11 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     if path:
+        path, _, section = path.partition("#")
         table = read_toml(path)
-        values = make_config(cls, table.get(cls.section, table), path).__dict__.copy()
+        if section and section not in table:
+            raise InputError(f"{path} has no table [{section}]")
+        values = make_config(cls, table.get(section or cls.section, table), path).__dict__.copy()
     flags = {name: value for name, value in given.items() if value is not None}
     values |= {name: convert(hints[name], value, f"--{name.replace('_', '-')}") for name, value in flags.items()}
     pairs = [pair.partition("=") for pair in overrides]

@@ -34,7 +34,7 @@ class RunConfig:
 
     data: str = setting("", "folder of pictures with metadata.jsonl (the imagefolder convention)", "DIR", free=True)
     out: str = setting("", "folder of the run: checkpoints, previews, logs, and at the end the model", "DIR", free=True)
-    model: str = setting("", "start from this model folder (or pipeline folder) instead of from nothing", "DIR")
+    model: str = setting("", "start from this model folder (or pipeline folder), not from nothing", "DIR", free=True)
     split: str = setting("train", "train on the pictures with this split in metadata.jsonl; 'all' for every picture")
     resolution: int = setting(64, "pictures are resized and cropped to this", "PIXELS")
     flip: bool = setting(False, "mirror half of the pictures, drawn anew each time")
@@ -129,6 +129,9 @@ class TextToImageConfig(RunConfig):
     prediction_type: str = setting("epsilon", "what the U-Net predicts", choices=("epsilon", "v_prediction", "sample"))
     min_snr: float = setting(0.0, "gamma of min-SNR loss weighting; 0 for none")
     text_dropout: float = setting(0.1, "share of captions replaced by the empty one (classifier-free guidance)")
+    rephrase: float = setting(
+        0.0, "share of captions said in another way: with an article, in a phrase, short of a word"
+    )
     beta_schedule: str = setting(
         "scaled_linear", "noise schedule", choices=("linear", "scaled_linear", "squaredcos_cap_v2")
     )
@@ -143,6 +146,7 @@ class TextToImageConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._need("text_dropout", 0 <= self.text_dropout <= 1, "from 0 to 1")
+        self._need("rephrase", 0 <= self.rephrase <= 1, "from 0 to 1")
         self._need("min_snr", self.min_snr >= 0, "0 or more")
         if len(self.attention) != len(self.channels):
             raise InputError(f"attention has {len(self.attention)} levels, channels {len(self.channels)}; give as many")

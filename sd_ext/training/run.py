@@ -74,7 +74,7 @@ def open_run(config: RunConfig, name: str) -> Path:
             before = json.loads(record.read_text())
         except ValueError as error:
             raise InputError(f"{record} is damaged ({error}); choose another --out") from error
-        differing = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        differing = [key for key in settings if before.get(key) != settings.get(key)]
         if differing:
             changes = ", ".join(f"{key} {before.get(key)!r} -> {settings.get(key)!r}" for key in differing)
             raise InputError(f"{folder} holds a run with other settings ({changes}); choose another --out")

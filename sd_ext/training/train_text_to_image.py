@@ -28,6 +28,7 @@ from sd_ext.training.config_cli import main
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.data import BatchOrder, Pictures, picture_batches, random
 from sd_ext.training.objective import min_snr_weight, stratified_timesteps, target
+from sd_ext.training.phrases import rephrasings
 from sd_ext.training.progress import contact_sheet, to_uint8
 from sd_ext.training.run import fit
 from sd_ext.training.share import from_folder, report_broken
@@ -78,7 +79,10 @@ class Encoders:
         root = config.text_encoder or config.model
         self.text_encoder = from_folder(CLIPTextModel, root, "text_encoder").eval().requires_grad_(False)
         self.tokenizer = from_folder(CLIPTokenizer, root, "tokenizer")
-        self.tokens = tokenize(self.tokenizer, [*captions, ""])  # the empty caption is last
+        others = [rephrasings(caption) if config.rephrase else [] for caption in captions]
+        self.first = torch.tensor([0, *(len(o) for o in others)]).cumsum(0) + len(captions)  # of each caption's others
+        spoken = [*captions, *(phrase for phrases in others for phrase in phrases), ""]
+        self.tokens = tokenize(self.tokenizer, spoken)  # captions, their rephrasings, and last the empty one
         self.cached_states: Tensor | None = None
         self.cached_moments: Tensor | None = None
 
@@ -107,8 +111,15 @@ class Encoders:
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         return self.text_encoder(tokens).last_hidden_state
 
+    def rephrase(self, indices: Tensor, share: float, generator: torch.Generator) -> Tensor:
+        """Indices of captions, a share of them replaced by those of one of the caption's rephrasings."""
+        count = self.first[indices + 1] - self.first[indices]
+        chosen = torch.rand(len(indices), generator=generator) < share
+        other = self.first[indices] + (torch.rand(len(indices), generator=generator) * count).long()
+        return torch.where(chosen & (count > 0), other, indices)
+
     def states(self, indices: Tensor, dropped: Tensor, device: torch.device) -> Tensor:
-        """Text states (b, n, d) of the captions with these indices, or of the empty one where dropped."""
+        """Text states (b, n, d) of the texts with these indices, or of the empty one where dropped."""
         indices = torch.where(dropped, len(self.tokens) - 1, indices)
         if self.cached_states is not None:
             return self.cached_states[indices].to(device)
@@ -177,6 +188,8 @@ class TextToImageTask:
         t = stratified_timesteps(len(indices), len(self.alpha), generator)
         dropped = torch.rand(len(indices), generator=generator) < config.text_dropout
         alpha, sigma = (c[t][:, None, None, None] for c in (self.alpha, self.sigma))
+        if config.rephrase:
+            indices = self.encoders.rephrase(indices, config.rephrase, generator)
         weight = min_snr_weight(config.prediction_type, (alpha / sigma).square().flatten(), config.min_snr)
         x = alpha * x0 + sigma * eps
         wanted = target(config.prediction_type, x0, eps, alpha, sigma)

@@ -28,6 +28,10 @@ def test_flags_file_and_override(tmp_path):
     config, dry = parse(TextToImageConfig, arguments, "")
     assert (config.steps, config.batch_size, config.seed, config.channels, config.flip) == (7, 5, 3, (32, 64), True)
     assert not dry
+    file.write_text("[text_to_image]\nsteps = 7\n[other]\nsteps = 8\n")
+    assert parse(TextToImageConfig, ["--config", f"{file}#other"], "")[0].steps == 8
+    with pytest.raises(InputError, match=r"has no table \[phrases\]"):
+        parse(TextToImageConfig, ["--config", f"{file}#phrases"], "")
     file.write_text("steps = 9\n")
     assert parse(AutoencoderConfig, ["--config", str(file), "--dry-run"], "") == (AutoencoderConfig(steps=9), True)
 
