@@ -39,8 +39,8 @@ def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guid
         where: what a reader passes to `from_pretrained`, as Python.
         guidance: the guidance scale to recommend.
     """
-    stages = ("autoencoder", "text_encoder", "text_to_image", "phrases")
-    runs = {s: json.loads((out / s / "run.json").read_text()) for s in stages if (out / s / "run.json").exists()}
+    stages = ("autoencoder", "text_encoder", "text_to_image")
+    runs = {stage: json.loads((out / stage / "run.json").read_text()) for stage in stages}
     held_out = [text for _, text in read_metadata(out / "data", "all") if text]
     glyphs = len(held_out)
     try:

@@ -3,7 +3,7 @@
 Each stage is a folder of the output that appears when the stage is complete. The same command skips what is complete
 and resumes what was interrupted. Stages run as processes of their own, so that each has the machine to itself.
 
-    OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/phrases  OUT/pipeline
+    OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ TRAINED: dict[str, type[RunConfig]] = {
     "autoencoder": AutoencoderConfig,
     "text_encoder": TextEncoderConfig,
     "text_to_image": TextToImageConfig,
-    "phrases": TextToImageConfig,  # goes on from text_to_image; a recipe may do without
 }
-OPTIONAL = ("phrases",)
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Stage:
 
     @property
     def module(self) -> str:
-        return f"sd_ext.training.train_{TRAINED[self.name].section}"
+        return f"sd_ext.training.train_{self.name}"
 
     @property
     def status(self) -> str:
@@ -66,18 +64,16 @@ def find_recipe(name: str) -> Path:
 def stages(out: Path, recipe: Path, overrides: Sequence[str] = ()) -> list[Stage]:
     """The trained parts in order. Overrides are "stage.key=value"."""
     sections = read_toml(recipe)
-    if missing := [name for name in TRAINED if name not in (*sections, *OPTIONAL)]:
+    if missing := [name for name in TRAINED if name not in sections]:
         raise InputError(f"{recipe} lacks the sections {', '.join(missing)}")
     if strange := [o for o in overrides if o.partition(".")[0] not in TRAINED or "=" not in o]:
         raise InputError(f"--override {strange[0]}: write stage.key=value, with stage one of {', '.join(TRAINED)}")
     data = sections.get("data", {}).get("folder") or str(out / "data")
     made = []
-    for name in (name for name in TRAINED if name in sections):
+    for name in TRAINED:
         arguments = ["--config", f"{recipe}#{name}", "--data", data, "--out", str(out / name)]
         if name == "text_to_image":
             arguments += ["--autoencoder", str(out / "autoencoder"), "--text-encoder", str(out / "text_encoder")]
-        if name == "phrases":
-            arguments += ["--model", str(out / "text_to_image")]
         for override in overrides:
             stage, _, setting = override.partition(".")
             arguments += ["--override", setting] if stage == name else []

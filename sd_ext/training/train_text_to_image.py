@@ -79,7 +79,8 @@ class Encoders:
         root = config.text_encoder or config.model
         self.text_encoder = from_folder(CLIPTextModel, root, "text_encoder").eval().requires_grad_(False)
         self.tokenizer = from_folder(CLIPTokenizer, root, "tokenizer")
-        others = [rephrasings(caption) if config.rephrase else [] for caption in captions]
+        taken = set(captions)  # "dog face" short of a word is another picture's caption
+        others = [[p for p in rephrasings(c) if p not in taken] if config.rephrase else [] for c in captions]
         self.first = torch.tensor([0, *(len(o) for o in others)]).cumsum(0) + len(captions)  # of each caption's others
         spoken = [*captions, *(phrase for phrases in others for phrase in phrases), ""]
         self.tokens = tokenize(self.tokenizer, spoken)  # captions, their rephrasings, and last the empty one

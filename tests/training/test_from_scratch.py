@@ -13,9 +13,7 @@ def test_dry_run_shows_every_stage_and_makes_nothing(tmp_path, capsys, recipe):
     run(str(tmp_path / "out"), recipe, ["text_to_image.steps=77"], dry_run=True)
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if line.endswith(": to do")] == [
-        f"{name}: to do"
-        for name in ("data", "autoencoder", "text_encoder", "text_to_image", "phrases", "pipeline")
-        if (recipe, name) != ("gpu", "phrases")
+        f"{name}: to do" for name in ("data", "autoencoder", "text_encoder", "text_to_image", "pipeline")
     ]
     assert "steps                   77" in text
     assert not (tmp_path / "out").exists()
@@ -30,10 +28,10 @@ def test_stages_are_skipped_resumed_or_run(tmp_path, monkeypatch):
     (tmp_path / "data" / "metadata.jsonl").write_text("{}")
     (tmp_path / "text_encoder" / "run.json").write_text("{}")
     run(str(tmp_path))
-    assert done == [("text_encoder", "resumes"), ("text_to_image", "to do"), ("phrases", "to do"), "pipeline"]
+    assert done == [("text_encoder", "resumes"), ("text_to_image", "to do"), "pipeline"]
     (tmp_path / "pipeline").mkdir()
     assert run(str(tmp_path)) == tmp_path / "pipeline"
-    assert len(done) == 4
+    assert len(done) == 3
 
 
 def test_a_stage_that_fails_or_is_interrupted_ends_the_run(tmp_path, monkeypatch):
@@ -91,4 +89,4 @@ def test_from_scratch_end_to_end(tmp_path):
     folder = run(str(tmp_path / "out"), "cpu", [*few, "text_to_image.validate_every=0"])
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     assert pipe("red apple", num_inference_steps=2).images[0].size == (64, 64)
-    assert from_scratch.plan(tmp_path / "out", find_recipe("cpu"), few).count(": complete") == 6
+    assert from_scratch.plan(tmp_path / "out", find_recipe("cpu"), few).count(": complete") == 5

@@ -5,7 +5,7 @@ import torch
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.phrases import rephrasings
 from sd_ext.training.train_text_encoder import tokenize
-from sd_ext.training.train_text_to_image import TextToImageTask
+from sd_ext.training.train_text_to_image import Encoders, TextToImageTask
 
 from .conftest import TINY_IMAGE
 
@@ -35,3 +35,11 @@ def test_a_share_of_captions_is_said_in_another_way(picture_folder, tiny_parts):
         assert rows[other] in possible[own]
     assert {rows[i] for i in said[changed].tolist()} == set().union(*possible)
     assert rows[-1] == tuple(tokenize(encoders.tokenizer, [""])[0].tolist())
+
+
+def test_a_rephrasing_is_never_the_caption_of_another_picture(tiny_parts):
+    config = TextToImageConfig(**TINY_IMAGE, autoencoder=tiny_parts[0], text_encoder=tiny_parts[1], rephrase=0.5)
+    encoders = Encoders(config, ["dog", "dog face"])
+    assert "dog" in rephrasings("dog face")
+    counts = (encoders.first[1:] - encoders.first[:-1]).tolist()
+    assert counts == [len(rephrasings("dog")), len(rephrasings("dog face")) - 1]
