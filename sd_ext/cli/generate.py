@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STEPS = 20
-EMBEDDED_GUIDANCE = 4.0  # as benchmarks/bars.py judges it; other models: their pipeline's own default
+EMBEDDED_GUIDANCE = 1.5  # as benchmarks/bars.py judges it; other models: their pipeline's own default
 
 
 class Device(str, Enum):
