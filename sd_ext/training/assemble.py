@@ -49,7 +49,7 @@ def make_pipeline(
         tokenizer=tokenizer,
         unet=unet,
         scheduler=make_scheduler(settings),
-        safety_checker=None,
+        safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )

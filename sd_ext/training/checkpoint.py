@@ -71,7 +71,7 @@ def prune(folder: Path, keep: int) -> None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
     """The optimizer's state under `<parameter name>|<state name>`."""
     return {
-        f"{names[parameter]}|{key}": value
+        f"{names[parameter]}|{key}": value  # type: ignore[index]
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }

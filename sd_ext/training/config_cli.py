@@ -70,9 +70,9 @@ def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> argparse.
         meta, default = spec.metadata, spec.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
+        switch: Any = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
         made.add_argument(
-            "--" + spec.name.replace("_", "-"), default=None, metavar=meta["unit"] or "VALUE",
-            **({"nargs": "?", "const": "true"} if isinstance(default, bool) else {}),
+            "--" + spec.name.replace("_", "-"), default=None, metavar=meta["unit"] or "VALUE", **switch,
             help=(f"{text} [{shown}]" if shown != "" else text).replace("%", "%%"),
         )  # fmt: skip
     return made

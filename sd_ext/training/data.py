@@ -106,7 +106,8 @@ class Pictures(Dataset):
         self.paths = [entries[i][0] for i in good]
         self.captions = [entries[i][1] for i in good]
         if keep:
-            self._pixels = torch.from_numpy(np.stack([results[i][1] for i in good])).permute(0, 3, 1, 2).contiguous()
+            pixels = np.stack([decoded for _, decoded in results if decoded is not None])
+            self._pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def _try(self, path: Path, keep: bool) -> tuple[str, np.ndarray | None]:
         try:
