@@ -146,5 +146,7 @@ def test_the_source_is_clean():
 
 @pytest.mark.slow
 def test_the_types_are_clean():
-    shown = subprocess.run([sys.executable, "-m", "pyright"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable], cwd=ROOT, capture_output=True, text=True
+    )
     assert shown.returncode == 0, shown.stdout
