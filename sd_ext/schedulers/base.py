@@ -44,7 +44,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: Diffusers' names for grids.
         sigma_min, sigma_max: ends of ratio grids (sigma / alpha); None takes the model's.
-        flow_shift: timestep shift for flow matching.
+        use_flow_sigmas, flow_shift: flow matching, and its timestep shift.
+        lambda_min_clipped: lambda below which no grid starts (-5.1 for cosine schedules, arXiv 2211.01095).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the x0 prediction.
         clip_sample, clip_sample_range: clipping of the x0 prediction.
     """
@@ -79,7 +80,6 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     _compatibles: ClassVar[list[str]] = [e.name for e in KarrasDiffusionSchedulers]
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
-    _stages: ClassVar[int] = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
