@@ -55,7 +55,7 @@ class DDPMScheduler(TableScheduler):
             raise InputError(f"variance_type {kind!r} needs a network with twice the latent's channels")
         if kind == "learned":
             return noise * extra.to(noise.dtype).sqrt()
-        small, large = variance_range(run.table.levels)[run.position].tolist()
+        ((small, large),) = variance_range(run.table.levels[run.position : run.position + 2]).tolist()
         share = (extra.to(noise.dtype) + 1) / 2
         return noise * torch.exp(0.5 * (small + (large - small) * share))
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from .schedule import NoiseSchedule
+
+
+@lru_cache(maxsize=16)
+def tables(schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha and sigma at the training timesteps, `(T,)`, on a device: copied there once, not at every call."""
+    with torch.inference_mode(False):  # also usable where gradients are wanted
+        alpha, sigma = (torch.tensor(v, dtype=dtype, device=device) for v in (schedule.alpha, schedule.sigma))
+    return alpha, sigma
 
 
 def coefficients(
@@ -17,11 +27,12 @@ def coefficients(
     """
     timesteps = timesteps.reshape(-1).to(like.device)
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-    alpha, sigma = (torch.as_tensor(v, dtype=dtype, device=like.device) for v in (schedule.alpha, schedule.sigma))
+    alpha, sigma = tables(schedule, dtype, like.device)
     if timesteps.is_floating_point():
         low = timesteps.floor().long()
         high, part = (low + 1).clamp(max=schedule.t_max), (timesteps - low).to(dtype)
-        log_ratio = torch.lerp(torch.log(sigma / alpha)[low], torch.log(sigma / alpha)[high], part)
+        log_ratio = torch.log(sigma / alpha)
+        log_ratio = torch.lerp(log_ratio[low], log_ratio[high], part)
         power = 1.0 if schedule.flow else 2.0
         between = torch.sigmoid(-power * log_ratio) ** (1 / power)
         linear = torch.lerp(alpha[low], alpha[high], part)

@@ -31,8 +31,9 @@ class Plan:
         self.levels = levels
         t = levels.t[:-1]
         dtype = torch.int64 if np.array_equal(t, np.round(t)) else torch.float32
-        self.timesteps = torch.tensor(t, dtype=dtype, device=device)
-        self.values: list[float] = torch.tensor(t, dtype=dtype).tolist()
+        timesteps = torch.tensor(t, dtype=dtype)
+        self.values: list[float] = timesteps.tolist()
+        self.timesteps = timesteps.to(device)
         self.begin: int | None = None
         self.ready: Run | None = None
         """A run compiled for a start at the first call."""
