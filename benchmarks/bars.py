@@ -27,6 +27,7 @@ from skimage.color import rgb2gray, rgb2lab
 from skimage.feature import hog
 
 import sd_ext
+from sd_ext.training.assemble import folder_size
 from sd_ext.training.data import Pictures, read_metadata
 from sd_ext.training.glyphs import write_imagefolder
 from sd_ext.training.progress import to_uint8
@@ -224,6 +225,8 @@ def main() -> None:
 
     result = {
         "model": "embedded" if not options.model else options.model,
+        "megabytes": folder_size(Path(folder)) / 1e6,
+        "parameters": sum(p.numel() for part in (pipe.vae, pipe.text_encoder, pipe.unet) for p in part.parameters()),
         "glyphs": len(pictures),
         "network_calls": calls,
         "guidance": options.guidance,
@@ -279,6 +282,7 @@ def report(r: dict[str, Any]) -> str:
         return f"{100 * share:.1f} %"
 
     rows = [
+        ("size of the folder", "24 MB", "24 MB", f"{r['megabytes']:.1f} MB, {r['parameters'] / 1e6:.1f} M parameters"),
         ("reconstruction PSNR, mean over glyphs", "23 dB", "27 dB", f"{r['psnr_mean_of_pictures']:.2f} dB"),
         ("reconstruction PSNR, pooled error", "", "", f"{r['psnr_pooled']:.2f} dB"),
         ("training captions, nearest glyph is its own", "60 %", "85 %", percent(r["training"]["top_1"])),
