@@ -19,8 +19,12 @@ __all__ = [
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "HeunPPDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
     "NoiseSchedule",
     "PNDMScheduler",
+    "SamplerInfo",
     "Table",
     "TableScheduler",
     "__version__",
@@ -39,22 +43,7 @@ _ELSEWHERE = {
 
 if TYPE_CHECKING:
     from .pretrained import pretrained_path
-    from .schedulers import (
-        DDIMScheduler,
-        DDPMScheduler,
-        DPMSolverMultistepScheduler,
-        DPMSolverSinglestepScheduler,
-        EulerAncestralDiscreteScheduler,
-        EulerDiscreteScheduler,
-        HeunDiscreteScheduler,
-        NoiseSchedule,
-        PNDMScheduler,
-        Table,
-        TableScheduler,
-        list_grids,
-        list_samplers,
-        make_scheduler,
-    )
+    from .schedulers import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:

@@ -1,41 +1,28 @@
 """Samplers as tables of coefficients, and the Diffusers schedulers that run them.
 
-schedule   the trained forward process          grids      where the steps fall
-table      a sampler as numbers, self-checked   run        executes a table, the only code that touches tensors
-base       the Diffusers scheduler interface    classes    one scheduler class per family
-placement  the levels of a run                  plan       what is remembered from set_timesteps to the last step
-registry   samplers by name
-first_order, ddpm, pndm, multistage, dpm_solver: functions from noise levels to tables, one file per family
+schedule     the trained forward process          grids      where the steps fall
+table        a sampler as numbers, self-checked   run        executes a table, the only code that touches tensors
+base         the Diffusers scheduler interface    placement  the levels of a run
+plan         what is remembered from set_timesteps to the last step
+transfer     a step with one prediction           kernel     a step with a polynomial through several
+multistage   steps of several network calls       samplers/  the samplers, one file per family
+registry     samplers by name
 """
 
+from . import samplers
 from .base import TableScheduler
-from .classes import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    PNDMScheduler,
-)
 from .grids import list_grids
+from .info import SamplerInfo
 from .plan import StepOutput
 from .registry import list_samplers, make_scheduler
+from .samplers import *  # noqa: F403
 from .schedule import Levels, NoiseSchedule
 from .table import Table
 
 __all__ = [
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
     "Levels",
     "NoiseSchedule",
-    "PNDMScheduler",
+    "SamplerInfo",
     "StepOutput",
     "Table",
     "TableScheduler",
@@ -43,3 +30,4 @@ __all__ = [
     "list_samplers",
     "make_scheduler",
 ]
+__all__ += samplers.__all__

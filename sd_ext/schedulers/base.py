@@ -101,10 +101,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
 
     def _setup(self) -> None:
         config = self.config
-        if config["prediction_type"] not in PREDICTION_TYPES:
-            raise InputError(f"prediction_type must be one of {PREDICTION_TYPES}, got {config['prediction_type']!r}")
-        if config["final_sigmas_type"] not in ("zero", "sigma_min"):
-            raise InputError(f"final_sigmas_type must be 'zero' or 'sigma_min', got {config['final_sigmas_type']!r}")
+        self._choice("prediction_type", PREDICTION_TYPES)
+        self._choice("final_sigmas_type", ("zero", "sigma_min"))
         if config["grid"] is not None:
             get_grid(config["grid"])
         self.schedule = NoiseSchedule.from_config(config)
@@ -137,6 +135,14 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
                 "says nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
             )
         return Run(self._table(levels, eta), prediction_type, hook_from_config(self.config), begin)
+
+    def _choice(self, name: str, allowed: tuple[Any, ...]) -> None:
+        if self.config[name] not in allowed:
+            raise InputError(f"{type(self).__name__}: {name} must be one of {allowed}, got {self.config[name]!r}")
+
+    def _within(self, name: str, low: float, high: float) -> None:
+        if not low <= self.config[name] <= high:
+            raise InputError(f"{type(self).__name__}: {name} must be {low} to {high}, got {self.config[name]!r}")
 
     def _end(self) -> Levels:
         return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.at([0.0])

@@ -1,71 +1,160 @@
-"""Two-stage solver steps, and what happens when a run starts inside one.
+"""Solver steps of several network calls: how many calls each gets, where they fall, and their rows.
 
-`levels.stage` says where the solver steps begin (0) and where their second network call falls (1). A run that starts at
-a second call (img2img, inpainting, a refiner) walks to the next step's beginning with a first-order step, which has
-length zero where both fall on the same level.
+A run of n calls is a run of solver steps of at most `most` calls. The step to a clean end is one call, since nothing
+can be evaluated at sigma = 0, and so is a step from zero terminal SNR, whose length in lambda is infinite. Calls that
+are left over make a shorter step at the start, where the trajectory is straightest: every count of calls is possible,
+and is the count of network evaluations.
+
+`levels.stage` says where solver steps begin (0) and where their further calls fall (1, 2, ...). A run that starts at a
+further call (img2img, inpainting, a refiner) walks to the beginning of the next step by first-order steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ..errors import TableError
-from .first_order import transfer
-from .schedule import Levels
-from .table import KEEP_STASH, KEEP_X, Basis, Row, Table, build
-
-SecondRow = Callable[[Levels, int], Row]
-"""(levels, i) -> the row of call i + 1 that ends the step begun at call i, from stash, p1 (first call) and p0."""
+from .base import TableScheduler
+from .schedule import Levels, NoiseSchedule
+from .table import Basis, Row, Table, build
+from .transfer import fresh_noise, transfer
 
 
-def two_stage(levels: Levels, second: SecondRow, basis: Basis) -> Table:
-    """A table of two-call steps: a first-order predictor to the second call's level, then `second` from the stash.
+def step_sizes(calls: int, most: int, *, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> list[int]:
+    """Calls of each solver step, `calls` in all: `head`, a shorter step for what is left over, full steps, `tail`."""
+    middle = calls - sum(head) - sum(tail)
+    if middle < 0:
+        return [1] * calls
+    return [*head, *([middle % most] if middle % most else []), *[most] * (middle // most), *tail]
 
-    Away from zero terminal SNR (alpha = 0, an infinite step in lambda) both calls are first-order steps.
+
+def between(schedule: NoiseSchedule, steps: Levels, i: int, fractions: Sequence[float]) -> Levels:
+    """Levels at fractions of step i, in lambda, where the quadratures are: placed in t, Runge-Kutta methods lose their
+    order.
+    """
+    lam = steps.lam
+    return schedule.at_lambda(lam[i] + np.asarray(fractions) * (lam[i + 1] - lam[i]))
+
+
+def ancestral_middle(steps: Levels, i: int, eta: float) -> float:
+    """Where the middle, in lambda, of the deterministic part of an ancestral step falls, as a fraction of the step."""
+    lam, left = steps.lam, np.sqrt(steps.sigma[i + 1] ** 2 - fresh_noise(steps, i, eta) ** 2)
+    down = np.log(steps.alpha[i + 1]) - np.log(left)
+    return 0.5 * (down - lam[i]) / (lam[i + 1] - lam[i])
+
+
+Nodes = Callable[[Levels, int, int], Levels]
+"""(levels of the solver steps, i, size) -> the levels of calls 2 ... size of step i."""
+
+
+def with_nodes(steps: Levels, sizes: Sequence[int], nodes: Nodes) -> Levels:
+    """The levels of every call: those of the solver steps (end included) and, between them, those of further calls."""
+    parts, stage = [], []
+    for i, size in enumerate(sizes):
+        parts.append(steps[i : i + 1])
+        if size > 1:
+            parts.append(nodes(steps, i, size))
+        stage += range(size)
+    parts.append(steps[len(sizes) :])
+    fields = (np.concatenate([getattr(part, name) for part in parts]) for name in ("t", "alpha", "sigma"))
+    return Levels(*fields).with_stages(stage)
+
+
+StepRows = Callable[[Levels, int, int], Sequence[Row]]
+"""(levels, i, size) -> the rows of the step of `size` calls that begins at call i and ends at level i + size."""
+
+
+def multistage(levels: Levels, step: StepRows, basis: Basis) -> Table:
+    """A table of multi-call steps, `step` giving the rows of each step, from its beginning on.
+
+    A step from alpha = 0 must be of one call; where a caller's grid says otherwise its calls are first-order steps.
     """
     if levels.stage is None:
-        raise TableError("two-stage samplers need levels with stages")
-    pair = (levels.stage[:-1] == 0) & (levels.stage[1:] == 1) & (levels.alpha[: len(levels) - 2] > 0)
+        raise TableError("multi-call samplers need levels with stages")
+    infinite = levels.alpha == 0
     levels = levels.with_signal() if basis == "eps" else levels
-    n, i, rows = len(levels) - 1, 0, []
-    while i < n:
-        a, b = transfer(levels, i, basis)
-        if i + 1 < n and pair[i]:
-            rows.append((Row(a, (b,)), KEEP_X))
-            rows.append((second(levels, i), KEEP_STASH))
-            i += 2
+    calls, i, rows = len(levels) - 1, 0, []
+    stage = levels.stage[:calls]
+    while i < calls:
+        size = 1
+        while stage[i] == 0 and i + size < calls and stage[i + size] == size:
+            size += 1
+        if stage[i] or (infinite[i] and size > 1):
+            for j in range(i, i + size):
+                a, b = transfer(levels, j, basis)
+                rows.append(Row(a, (b,)))
         else:
-            rows.append(Row(a, (b,)))
-            i += 1
+            rows.extend(step(levels, i, size))
+        i += size
     return build(levels, rows, basis)
 
 
-def heun_levels(levels: Levels, single_first: bool = False) -> Levels:
-    """The calls of Heun's method on the solver steps `levels` (end included): every inner level twice.
+@dataclass(frozen=True)
+class Stage:
+    """x at the end of a stage, in terms of the step's beginning: a x + sum_l p[l] p_l + noise.
 
-    n steps make 2n - 1 calls, the last step being a single one; `single_first` makes the first step, where the
-    trajectory is straightest, a single call too: 2n - 2.
-    """
-    steps = len(levels) - 1
-    repeats = np.full(steps + 1, 2)
-    repeats[[0, -1]] = 1
-    stage = [0] + [1, 0] * (steps - 1)
-    if single_first and steps > 1:
-        repeats[1] = 1
-        del stage[1]
-    return levels[np.repeat(np.arange(steps + 1), repeats)].with_stages(stage)
-
-
-def heun(levels: Levels) -> Table:
-    """Heun's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, algorithm 1).
-
-    Order 2, 2 calls a step (1 for a step to sigma = 0). Other names: HeunDiscreteScheduler, "heun".
+    Args:
+        a: weight of x at the step's beginning.
+        p: weights of the step's predictions, oldest first.
+        noise: standard deviation of the noise drawn in this stage; earlier stages' noise decays like a.
     """
 
-    def second(levels: Levels, i: int) -> Row:
-        scale, whole = transfer(levels, i, "eps")
-        return Row(stash=scale, p=(whole / 2, whole / 2))
+    a: float
+    p: tuple[float, ...]
+    noise: float = 0.0
 
-    return two_stage(levels, second, "eps")
+
+def chain(stages: Sequence[Stage]) -> list[Row]:
+    """Rows for stages that are each written relative to the step's beginning.
+
+    Every stage goes on from the x of the one before, x_j = D x_{j-1} + ..., D = a_j / a_{j-1}: nothing needs to be
+    stashed, and noise drawn in earlier stages decays as the process does.
+    """
+    rows: list[Row] = []
+    a, weights = 1.0, np.zeros(len(stages))
+    for stage in stages:
+        decay, own = stage.a / a, np.zeros(len(stages))
+        own[: len(stage.p)] = stage.p
+        change = (own - decay * weights)[: len(rows) + 1]
+        rows.append(Row(decay, tuple(change[::-1].tolist()), stage.noise))
+        a, weights = stage.a, own
+    return rows
+
+
+class MultiCallScheduler(TableScheduler):
+    """Base of schedulers whose solver steps make several calls.
+
+    `num_inference_steps` counts network calls; custom `timesteps` and `sigmas` are those of the solver steps, and the
+    calls inside them are added.
+    """
+
+    _most: ClassVar[int] = 2
+
+    def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
+        """Levels of the further calls of solver step i."""
+        return between(self.schedule, steps, i, [0.5])
+
+    def _tail(self, clean: bool) -> tuple[int, ...]:
+        """Sizes of the last solver steps."""
+        return (1,) if clean else ()
+
+    def _place(self, calls: int) -> Levels:
+        tail = self._tail(bool(self._end().sigma[0] == 0))
+        sizes = step_sizes(calls, self._most, tail=tail)
+        steps = self._grid_levels(len(sizes))
+        if steps.alpha[0] == 0 and sizes[0] > 1:
+            sizes = step_sizes(calls, self._most, head=(1,), tail=tail)
+            steps = self._grid_levels(len(sizes))
+        return with_nodes(steps, sizes, self._nodes)
+
+    def _explicit_stages(self, levels: Levels) -> Levels:
+        steps, tail = len(levels) - 1, self._tail(bool(levels.sigma[-1] == 0))
+        head = (1,) if levels.alpha[0] == 0 else ()
+        if steps <= len(head) + len(tail):
+            return levels.with_stages([0] * steps)
+        sizes = [*head, *[self._most] * (steps - len(head) - len(tail)), *tail]
+        return with_nodes(levels, sizes, self._nodes)

@@ -3,169 +3,88 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
 
 from ..errors import InputError, UnknownNameError
-from . import classes
 from .base import TableScheduler
-from .grids import GRIDS, get_grid
+from .grids import Grid, get_grid
+from .info import SamplerInfo
+from .samplers import FAMILIES
 
 SD_TRAINING = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 """The noise schedule of Stable Diffusion 1.x, 2.x and SDXL, for schedulers made without a config."""
 
+GROUP = "sd_ext.samplers"
+"""Entry-point group in which other packages publish a `SamplerInfo`, or several."""
 
-@dataclass(frozen=True)
-class SamplerInfo:
-    """A sampler by name.
-
-    Args:
-        name: the name it is listed under.
-        cls: its scheduler class.
-        order: order of convergence (weak order for stochastic samplers).
-        source: paper and equation.
-        aliases: other names, as in Diffusers, AUTOMATIC1111, ComfyUI and k-diffusion.
-        calls: network calls per solver step.
-        stochastic: whether it draws noise.
-        options: constructor arguments that make the class this sampler.
-        note: what users should know.
-    """
-
-    name: str
-    cls: type[TableScheduler]
-    order: int
-    source: str
-    aliases: tuple[str, ...] = ()
-    calls: str = "1"
-    stochastic: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
+Program = Literal["a1111", "comfyui"]
+PROGRAM_GRIDS = {"a1111": "uniform", "comfyui": "normal"}
+"""The grid each program uses when none is chosen."""
 
 
-_DPM, _DPMPP = "arXiv 2206.00927", "arXiv 2211.01095"
+def _published(point: EntryPoint) -> list[SamplerInfo]:
+    """What one entry point offers; a broken one is reported and left out, so that it cannot break the others."""
+    try:
+        value = point.load()
+        infos = [value] if isinstance(value, SamplerInfo) else list(value)
+        for info in infos:
+            if not (isinstance(info, SamplerInfo) and issubclass(info.cls, TableScheduler)):
+                raise TypeError(f"expected a SamplerInfo of a TableScheduler class, got {info!r}")
+    except Exception as error:
+        warnings.warn(f"the sampler plugin {point.value!r} cannot be used: {error!r}", stacklevel=2)
+        return []
+    return infos
 
-SAMPLERS: dict[str, SamplerInfo] = {
-    info.name: info
-    for info in (
-        SamplerInfo(
-            "ddpm", classes.DDPMScheduler, 1, "arXiv 2006.11239, alg. 2", stochastic=True, note="made for many steps"
-        ),
-        SamplerInfo("ddim", classes.DDIMScheduler, 1, "arXiv 2010.02502, eq. 12", note="eta=1 is ancestral"),
-        SamplerInfo("plms", classes.PNDMScheduler, 2, "arXiv 2202.09778, eq. 12", ("pndm",), note="no extra call"),
-        SamplerInfo("euler", classes.EulerDiscreteScheduler, 1, "arXiv 2206.00364, alg. 1", note="the step of DDIM"),
-        SamplerInfo(
-            "euler a",
-            classes.EulerAncestralDiscreteScheduler,
-            1,
-            "arXiv 2010.02502, eq. 16 with eta = 1",
-            ("euler ancestral",),
-            stochastic=True,
-        ),
-        SamplerInfo("heun", classes.HeunDiscreteScheduler, 2, "arXiv 2206.00364, alg. 1", calls="2"),
-        SamplerInfo(
-            "dpm-solver 1",
-            classes.DPMSolverMultistepScheduler,
-            1,
-            f"{_DPM}, eq. 4.1",
-            options={"solver_order": 1, "algorithm_type": "dpmsolver"},
-            note="the step of DDIM",
-        ),
-        SamplerInfo(
-            "dpm-solver 2m",
-            classes.DPMSolverMultistepScheduler,
-            2,
-            _DPM,
-            ("dpm 2m",),
-            options={"solver_order": 2, "algorithm_type": "dpmsolver"},
-        ),
-        SamplerInfo(
-            "dpm-solver 3m",
-            classes.DPMSolverMultistepScheduler,
-            2,
-            _DPM,
-            ("dpm 3m",),
-            options={"solver_order": 3, "algorithm_type": "dpmsolver"},
-            note="as published",
-        ),
-        SamplerInfo(
-            "dpm-solver 3m exact",
-            classes.DPMSolverMultistepScheduler,
-            3,
-            _DPM,
-            options={"solver_order": 3, "algorithm_type": "dpmsolver", "exact_third_order": True},
-        ),
-        SamplerInfo(
-            "dpm++ 1",
-            classes.DPMSolverMultistepScheduler,
-            1,
-            f"{_DPMPP}, eq. 9",
-            options={"solver_order": 1, "algorithm_type": "dpmsolver++"},
-            note="the step of DDIM",
-        ),
-        SamplerInfo(
-            "dpm++ 2m",
-            classes.DPMSolverMultistepScheduler,
-            2,
-            f"{_DPMPP}, alg. 2",
-            ("dpmpp 2m",),
-            options={"solver_order": 2, "algorithm_type": "dpmsolver++"},
-        ),
-        SamplerInfo(
-            "dpm++ 3m",
-            classes.DPMSolverMultistepScheduler,
-            2,
-            _DPMPP,
-            ("dpmpp 3m",),
-            options={"solver_order": 3, "algorithm_type": "dpmsolver++"},
-            note="as published; smaller errors at usual counts",
-        ),
-        SamplerInfo(
-            "dpm++ 3m exact",
-            classes.DPMSolverMultistepScheduler,
-            3,
-            _DPMPP,
-            ("dpmpp 3m exact",),
-            options={"solver_order": 3, "algorithm_type": "dpmsolver++", "exact_third_order": True},
-        ),
-        SamplerInfo(
-            "dpm++ 2s",
-            classes.DPMSolverSinglestepScheduler,
-            2,
-            f"{_DPMPP}, alg. 1",
-            ("dpmpp 2s",),
-            calls="2",
-            options={"solver_order": 2, "algorithm_type": "dpmsolver++"},
-        ),
-        SamplerInfo(
-            "dpm++ 2m sde",
-            classes.DPMSolverMultistepScheduler,
-            1,
-            f"{_DPMPP}, app. A",
-            ("dpmpp 2m sde",),
-            stochastic=True,
-            options={"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
-        ),
-    )
-}
+
+@lru_cache(maxsize=1)
+def all_samplers() -> dict[str, SamplerInfo]:
+    """Every sampler by name: the package's, then those of entry points, which cannot take a name that is taken."""
+    known = {info.name: info for family in FAMILIES for info in family.SAMPLERS}
+    taken = set(_spellings(known.values()))
+    for point in entry_points(group=GROUP):
+        for info in _published(point):
+            if _key(info.name) in taken:
+                warnings.warn(f"the sampler plugin {point.value!r} offers {info.name!r}, which is taken", stacklevel=2)
+                continue
+            known[info.name] = info
+            taken.add(_key(info.name))
+    return known
 
 
 def list_samplers() -> list[SamplerInfo]:
     """Every sampler, in the order of the table of `sd-ext samplers`."""
-    return list(SAMPLERS.values())
+    return list(all_samplers().values())
 
 
 def _key(name: str) -> str:
     return re.sub(r"[\s_]+", " ", str(name).strip().lower())
 
 
-def _names() -> dict[str, SamplerInfo]:
-    """Every spelling: names and aliases, then class names, the first sampler of a class standing for it."""
-    names = {_key(alias): info for info in SAMPLERS.values() for alias in (info.name, *info.aliases)}
-    default = {"DPMSolverMultistepScheduler": SAMPLERS["dpm++ 2m"]}
-    for info in SAMPLERS.values():
-        names.setdefault(_key(info.cls.__name__), default.get(info.cls.__name__, info))
+def _is_default(info: SamplerInfo) -> bool:
+    return all(info.cls._options[name] == value for name, value in info.options.items())
+
+
+def _spellings(infos: Iterable[SamplerInfo]) -> dict[str, SamplerInfo]:
+    """Every spelling: names, then aliases, then class names, which stand for the sampler of the class's defaults."""
+    infos = list(infos)
+    names = {_key(info.name): info for info in infos}
+    for info in infos:
+        for alias in info.aliases:
+            names.setdefault(_key(alias), info)
+    for info in sorted(infos, key=_is_default, reverse=True):
+        names.setdefault(_key(info.cls.__name__), info)
     return names
+
+
+def _grid(name: str) -> Grid | None:
+    try:
+        return get_grid(name)
+    except UnknownNameError:
+        return None
 
 
 def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
@@ -174,14 +93,14 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
     Raises:
         UnknownNameError: listing the closest names.
     """
-    names, key = _names(), _key(name)
+    names, key = _spellings(all_samplers().values()), _key(name)
     if key in names:
         return names[key], None
-    for grid in sorted(GRIDS, key=len, reverse=True):
-        ending = " " + _key(grid)
-        if key.endswith(ending) and key[: -len(ending)] in names:
-            return names[key[: -len(ending)]], grid
-    raise UnknownNameError("sampler", name, SAMPLERS)
+    for at in [m.start() for m in re.finditer(" ", key)]:
+        grid = _grid(key[at + 1 :])
+        if grid is not None and key[:at] in names:
+            return names[key[:at]], grid.name
+    raise UnknownNameError("sampler", name, all_samplers())
 
 
 def make_scheduler(
@@ -189,6 +108,7 @@ def make_scheduler(
     config: Mapping[str, Any] | None = None,
     *,
     grid: str | None = None,
+    like: Program | None = None,
     **overrides: Any,
 ) -> TableScheduler:
     """A scheduler by name, for a model with the given scheduler config.
@@ -199,20 +119,29 @@ def make_scheduler(
         name: a sampler (see `list_samplers`), in any of its spellings, with or without a grid after it.
         config: config of any Diffusers scheduler of the model; None stands for Stable Diffusion's training schedule.
         grid: a grid's name (see `list_grids`); goes before one in `name`. None keeps what the config says.
+        like: take the steps that "a1111" (AUTOMATIC1111, Forge) or "comfyui" take: its grid where none is named, and,
+            for the samplers where it does so, without the last sigma but one.
         overrides: further constructor arguments.
 
     Raises:
-        UnknownNameError: no such sampler or grid; the closest names are listed.
+        UnknownNameError: no such sampler, grid or program; the closest names are listed.
         InputError: a setting that cannot work.
     """
     info, named_grid = find_sampler(name)
+    if like is not None and like not in PROGRAM_GRIDS:
+        raise UnknownNameError("program", like, PROGRAM_GRIDS)
+    settings: dict[str, Any] = {}
+    if like is not None:
+        settings = {"grid": PROGRAM_GRIDS[like], "discard_penultimate_sigma": like in info.drops_penultimate}
+    settings |= info.options
     chosen = get_grid(grid).name if grid is not None else named_grid
-    settings = {**info.options, **({"grid": chosen} if chosen else {}), **overrides}
+    if chosen is not None:
+        settings["grid"] = chosen
     unknown = set(overrides) - set(info.cls._options)
     if unknown:
         raise InputError(
             f"{info.cls.__name__} has no option {', '.join(sorted(unknown))}; it has {', '.join(info.cls._options)}"
         )
-    scheduler = info.cls.from_config(dict(SD_TRAINING if config is None else config), **settings)
+    scheduler = info.cls.from_config(dict(SD_TRAINING if config is None else config), **{**settings, **overrides})
     assert isinstance(scheduler, info.cls)
     return scheduler

@@ -90,13 +90,10 @@ def run_table(
         slots[-1] = rng.standard_normal(x.shape) if row[:, -1].any() else 0.0
         if history is not None:
             slots[P0 + history : -1] = np.nan
-            row, slots = _without(row, slots)
-        slots[: STASH + 1] = np.tensordot(row, slots, axes=1)
+        slots[: STASH + 1] = np.tensordot(row, _read(row, slots), axes=1)
     return slots[X]
 
 
-def _without(row: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _read(row: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """Zero-weight slots replaced by zero, so that NaN shows only where it is read."""
-    read = row.any(axis=0)
-    slots = np.where(read.reshape(-1, *[1] * (slots.ndim - 1)), slots, 0.0)
-    return row, slots
+    return np.where(row.any(axis=0).reshape(-1, *[1] * (slots.ndim - 1)), slots, 0.0)

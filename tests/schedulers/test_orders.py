@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 
 import sd_ext
-from sd_ext.schedulers.dpm_solver import multistep, singlestep, singlestep_stages
-from sd_ext.schedulers.first_order import first_order
-from sd_ext.schedulers.multistage import heun, heun_levels
-from sd_ext.schedulers.pndm import plms
+from sd_ext.schedulers.samplers.dpm_solver import multistep
+from sd_ext.schedulers.samplers.first_order import first_order
+from sd_ext.schedulers.samplers.singlestep import singlestep
+from sd_ext.schedulers.table import Table
 
+from .conftest import SD
 from .mixture import Mixture, run_table
 
+NO_LIMIT = sd_ext.DDPMScheduler
+"""Has no deterministic limit; its moments are tested instead."""
 
-def graded(schedule, n):
+
+def graded(schedule, n, power=1.7):
     """n steps in lambda from -2.5 to 1.5, small at the start, so that a low-order warm-up does not set the order."""
-    return schedule.at_lambda(-2.5 + 4.0 * np.linspace(0, 1, n + 1) ** 1.7)
+    return schedule.at_lambda(-2.5 + 4.0 * np.linspace(0, 1, n + 1) ** power)
 
 
 def even_t(schedule, n):
@@ -24,66 +28,69 @@ def even_t(schedule, n):
     return schedule.at(np.linspace(900, 100, n + 1))
 
 
-def _multistep(order, algorithm, solver_type="midpoint", exact=False):
-    return lambda levels: multistep(levels, order, algorithm, solver_type, exact=exact, lower_order_final=False)
+DETERMINISTIC = {"eta": 0.0, "lower_order_final": False}
+"""Options that every sampler which has them is given: orders are those of the deterministic limit."""
+
+GRIDS = {"plms": even_t}
+"""Where a sampler's order is shown, if not on the graded grid."""
+
+COUNTS = (60, 120, 240)
 
 
-def _singlestep(algorithm, solver_type):
-    def table(levels):
-        return singlestep(levels.with_stages(singlestep_stages(len(levels) - 1, 1.0)), algorithm, solver_type)
-
-    return table
-
-
-CASES = {
-    "ddim / euler": (1, first_order, graded),
-    "ddim, eps basis": (1, lambda levels: first_order(levels, basis="eps"), graded),
-    "heun": (2, lambda levels: heun(heun_levels(levels)), graded),
-    "plms": (2, plms, even_t),
-    **{
-        f"{algorithm} 2m {solver}": (2, _multistep(2, algorithm, solver), graded)
-        for algorithm in ("dpmsolver", "dpmsolver++")
-        for solver in ("midpoint", "heun")
-    },
-    "dpmsolver++ 1": (1, _multistep(1, "dpmsolver++"), graded),
-    "dpmsolver 3m as published": (2, _multistep(3, "dpmsolver"), graded),
-    "dpmsolver++ 3m as published": (2, _multistep(3, "dpmsolver++"), graded),
-    "dpmsolver 3m exact": (3, _multistep(3, "dpmsolver", exact=True), graded),
-    "dpmsolver++ 3m exact": (3, _multistep(3, "dpmsolver++", exact=True), graded),
-    **{
-        f"{algorithm} 2s {solver}": (2, _singlestep(algorithm, solver), graded)
-        for algorithm in ("dpmsolver", "dpmsolver++")
-        for solver in ("midpoint", "heun")
-    },
-}
-COUNTS = (64, 128, 256)
+def table_of(name, place, schedule, n) -> Table:
+    """The table of a sampler for n solver steps."""
+    options = sd_ext.make_scheduler(name).config
+    scheduler = sd_ext.make_scheduler(name, SD, **{k: v for k, v in DETERMINISTIC.items() if k in options})
+    if isinstance(scheduler, sd_ext.DPMSolverSinglestepScheduler):  # without a shorter last step
+        size = scheduler.config["solver_order"]
+        return scheduler._table(place(schedule, n * size).with_stages([*range(size)] * n), 0.0)
+    return scheduler._table(scheduler._explicit_stages(place(schedule, n)), 0.0)
 
 
-def slope(schedule, mixture, table, place) -> float:
+def slope(schedule, mixture, name) -> float:
+    place = GRIDS.get(name, graded)
     start = place(schedule, 8)
     x = mixture.sample(24, start.alpha[0], start.sigma[0], seed=1)
     exact = mixture.solve(x, start)
-    errors = [np.sqrt(np.mean((run_table(table(place(schedule, n)), mixture, x) - exact) ** 2)) for n in COUNTS]
+    tables = [table_of(name, place, schedule, n) for n in COUNTS]
+    assert not any(table.stochastic for table in tables)
+    errors = [np.sqrt(np.mean((run_table(table, mixture, x) - exact) ** 2)) for table in tables]
     return -float(np.polyfit(np.log(COUNTS), np.log(errors), 1)[0])
 
 
-@pytest.mark.parametrize("name", CASES)
+ORDERS = {
+    info.name: info.order for info in sd_ext.list_samplers() if info.order is not None and info.cls is not NO_LIMIT
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
 def test_order(name, schedule, mixture):
-    order, table, place = CASES[name]
-    assert slope(schedule, mixture, table, place) == pytest.approx(order, abs=0.25)
+    assert slope(schedule, mixture, name) == pytest.approx(ORDERS[name], abs=0.25)
 
 
-def test_stated_orders_are_the_proven_ones():
-    proven = {
-        "ddim": "ddim / euler", "euler": "ddim / euler", "plms": "plms", "heun": "heun",
-        "dpm-solver 1": "ddim, eps basis", "dpm-solver 2m": "dpmsolver 2m midpoint",
-        "dpm-solver 3m": "dpmsolver 3m as published",
-        "dpm-solver 3m exact": "dpmsolver 3m exact", "dpm++ 1": "dpmsolver++ 1", "dpm++ 2m": "dpmsolver++ 2m midpoint",
-        "dpm++ 3m": "dpmsolver++ 3m as published", "dpm++ 3m exact": "dpmsolver++ 3m exact",
-        "dpm++ 2s": "dpmsolver++ 2s midpoint",
-    }  # fmt: skip
-    deterministic = {info.name: info.order for info in sd_ext.list_samplers() if not info.stochastic}
-    assert deterministic == {name: CASES[case][0] for name, case in proven.items()}
+def _singlestep(calls):
+    return lambda at, algorithm: singlestep(
+        at.with_stages([*range(calls)] * ((len(at) - 1) // calls)), algorithm, "heun"
+    )
+
+
+HEUN_TYPES = {
+    "2m": (2, 1, lambda at, algorithm: multistep(at, 2, algorithm, "heun", lower_order_final=False)),
+    "2s": (2, 2, _singlestep(2)),
+    "3s": (3, 3, _singlestep(3)),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["dpmsolver", "dpmsolver++"])
+@pytest.mark.parametrize("name", HEUN_TYPES)
+def test_heun_types_have_the_same_order(name, algorithm, schedule, mixture):
+    """`solver_type="heun"`, which integrates the whole polynomial."""
+    order, calls, make = HEUN_TYPES[name]
+    levels = [graded(schedule, n * calls) for n in COUNTS]
+    x = mixture.sample(24, levels[0].alpha[0], levels[0].sigma[0], seed=1)
+    exact = mixture.solve(x, levels[0])
+    errors = [np.sqrt(np.mean((run_table(make(at, algorithm), mixture, x) - exact) ** 2)) for at in levels]
+    assert -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0] == pytest.approx(order, abs=0.25)
 
 
 @pytest.mark.parametrize("basis", ["x0", "eps"])
@@ -108,8 +115,6 @@ def test_the_single_gaussian_has_its_closed_form(schedule):
 
 def test_corrected_third_order_needs_float64(schedule, mixture):
     """What float64 coefficients buy: rounded to float32, the third order's error stops falling."""
-    from sd_ext.schedulers.table import Table
-
     levels = graded(schedule, 1024)
     x = mixture.sample(24, levels.alpha[0], levels.sigma[0], seed=1)
     exact = mixture.solve(x, levels)

@@ -176,4 +176,4 @@ def test_list_samplers_describes_what_make_scheduler_makes():
         scheduler.set_timesteps(8)
         assert type(scheduler) is info.cls
         assert scheduler.table().stochastic == info.stochastic
-        assert info.source.startswith("arXiv")
+        assert info.source

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sd_ext.schedulers.ddpm import ddpm
-from sd_ext.schedulers.dpm_solver import multistep
-from sd_ext.schedulers.first_order import first_order
+from sd_ext.schedulers.samplers.ddpm import ddpm
+from sd_ext.schedulers.samplers.dpm_solver import multistep
+from sd_ext.schedulers.samplers.first_order import first_order
 
 from .mixture import run_table
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import sd_ext
 from sd_ext.errors import InputError, TableError
-from sd_ext.schedulers.first_order import first_order
 from sd_ext.schedulers.run import Run
+from sd_ext.schedulers.samplers.first_order import first_order
 from sd_ext.schedulers.table import Row, Table, build
 
 from .conftest import SD

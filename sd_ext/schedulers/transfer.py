@@ -1,9 +1,7 @@
-"""The one-prediction step between two levels, deterministic or ancestral: the root of every other sampler.
+"""The one-prediction step between two levels: what every sampler is built from.
 
 With x0 (or eps) held fixed over the step the diffusion ODE is solved exactly: DDIM (Song et al. 2021, arXiv 2010.02502,
 eq. 12), which is also Euler's method in sigma / alpha (arXiv 2206.00364) and DPM-Solver-1 (arXiv 2206.00927, eq. 4.1).
-Keeping only part of the old noise and drawing the rest anew gives DDIM's eta; at eta = 1 this is the posterior
-q(x_s | x_t, x0) of DDPM and k-diffusion's ancestral step.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .schedule import Levels
-from .table import Basis, Row, Table, build
+from .table import Basis
 
 
 def posterior_std(alpha: float, sigma: float, alpha_next: float, sigma_next: float) -> float:
@@ -20,6 +18,15 @@ def posterior_std(alpha: float, sigma: float, alpha_next: float, sigma_next: flo
         return 0.0
     kept = alpha / alpha_next * sigma_next / sigma
     return sigma_next * float(np.sqrt(max(0.0, 1.0 - kept**2)))
+
+
+def fresh_noise(levels: Levels, i: int, eta: float, j: int | None = None) -> float:
+    """Standard deviation of an ancestral step's noise from level i to level j = i + 1: eta times the posterior's, at
+    most what level j can hold.
+    """
+    j = i + 1 if j is None else j
+    posterior = posterior_std(levels.alpha[i], levels.sigma[i], levels.alpha[j], levels.sigma[j])
+    return min(eta * posterior, float(levels.sigma[j]))
 
 
 def transfer(levels: Levels, i: int, basis: Basis, std: float = 0.0, j: int | None = None) -> tuple[float, float]:
@@ -34,22 +41,3 @@ def transfer(levels: Levels, i: int, basis: Basis, std: float = 0.0, j: int | No
     if basis == "x0":
         return direction / sigma, alpha_next - alpha * direction / sigma
     return alpha_next / alpha, direction - sigma * alpha_next / alpha
-
-
-def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0") -> Table:
-    """DDIM, Euler and, with `eta` > 0, their ancestral forms.
-
-    Order 1 (deterministic at eta = 0), 1 call a step. Other names: DDIM, Euler, DPM-Solver-1; at eta = 1 DDPM
-    (fixed_small), Euler a. Source: arXiv 2010.02502, eq. 12 and 16.
-
-    Args:
-        levels: n + 1 levels, the end included.
-        eta: share of the posterior's standard deviation drawn afresh, at most what the level can hold.
-    """
-    rows = []
-    for i in range(len(levels) - 1):
-        posterior = posterior_std(levels.alpha[i], levels.sigma[i], levels.alpha[i + 1], levels.sigma[i + 1])
-        std = min(eta * posterior, float(levels.sigma[i + 1]))
-        a, b = transfer(levels, i, basis, std)
-        rows.append(Row(a, (b,), noise=std))
-    return build(levels, rows, basis)

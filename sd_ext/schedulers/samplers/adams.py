@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .first_order import transfer
-from .schedule import Levels
-from .table import Row, Table, build
+from ..base import TableScheduler
+from ..info import SamplerInfo
+from ..schedule import ZERO, Levels
+from ..table import Row, Table, build
+from ..transfer import transfer
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights for an even grid by the number of predictions at hand, newest first."""
@@ -22,3 +24,29 @@ def plms(levels: Levels) -> Table:
         a, b = transfer(levels, i, "eps")
         rows.append(Row(a, tuple(b * w for w in ADAMS_BASHFORTH[min(i, 3)])))
     return build(levels, rows, "eps")
+
+
+class PNDMScheduler(TableScheduler):
+    """PLMS, that is PNDM with `skip_prk_steps` as Stable Diffusion uses it; see `plms`.
+
+    Args:
+        skip_prk_steps: must be True: the Runge-Kutta start is a different sampler.
+        set_alpha_to_one: end clean; False ends at t = 0's level.
+    """
+
+    skip_prk_steps: bool = True
+    set_alpha_to_one: bool = False
+    timestep_spacing: str = "leading"
+
+    def _setup(self) -> None:
+        super()._setup()
+        self._choice("skip_prk_steps", (True,))
+
+    def _end(self) -> Levels:
+        return ZERO if self.config["set_alpha_to_one"] else self.schedule.at([0.0])
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return plms(levels)
+
+
+SAMPLERS = (SamplerInfo("plms", PNDMScheduler, 2, "arXiv 2202.09778, eq. 12", ("pndm",), note="no extra call"),)

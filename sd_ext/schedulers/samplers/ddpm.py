@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from .first_order import posterior_std, transfer
-from .schedule import Array, Levels
-from .table import Preserves, Row, Table, build
+from ...errors import InputError
+from ..base import TableScheduler
+from ..info import SamplerInfo
+from ..run import Run
+from ..schedule import Array, Levels
+from ..table import Preserves, Row, Table, build
+from ..transfer import posterior_std, transfer
 
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
@@ -48,3 +53,40 @@ def ddpm(levels: Levels, variance_type: VarianceType = "fixed_small") -> Table:
         rows.append(Row(a, (b,), noise=noise[i]))
     preserves: Preserves = "marginal" if variance_type.startswith("fixed_small") else "mean"
     return build(levels, rows, "x0", preserves)
+
+
+class DDPMScheduler(TableScheduler):
+    """DDPM's ancestral sampling; see `ddpm`.
+
+    Args:
+        variance_type: "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range".
+    """
+
+    variance_type: str = "fixed_small"
+    timestep_spacing: str = "leading"
+    clip_sample: bool = True
+
+    def _setup(self) -> None:
+        super()._setup()
+        fixed = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+        self._choice("variance_type", (*fixed, "learned", "learned_range"))
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return ddpm(levels, self.config["variance_type"])
+
+    def _noise(self, x: torch.Tensor, extra: torch.Tensor | None, run: Run, *source: Any) -> torch.Tensor:
+        noise, kind = super()._noise(x, extra, run, *source), self.config["variance_type"]
+        if not kind.startswith("learned"):
+            return noise
+        if extra is None:
+            raise InputError(f"variance_type {kind!r} needs a network with twice the latent's channels")
+        if kind == "learned":
+            return noise * extra.to(noise.dtype).sqrt()
+        ((small, large),) = variance_range(run.table.levels[run.position : run.position + 2]).tolist()
+        share = (extra.to(noise.dtype) + 1) / 2
+        return noise * torch.exp(0.5 * (small + (large - small) * share))
+
+
+SAMPLERS = (
+    SamplerInfo("ddpm", DDPMScheduler, 1, "arXiv 2006.11239, alg. 2", stochastic=True, note="made for many steps"),
+)

@@ -1,0 +1,37 @@
+"""The samplers, one file per family: a function from noise levels to a table, the scheduler classes under Diffusers'
+names where the sampler is the same, and what is known about each.
+
+first_order  DDIM, Euler, Euler a               ddpm        DDPM with its variances
+heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS
+dpm_solver   DPM-Solver(++) multistep and SDE   singlestep  DPM-Solver(++) singlestep, DPM fast
+"""
+
+from . import adams, ddpm, dpm_solver, first_order, heun, singlestep
+from .adams import PNDMScheduler
+from .ddpm import DDPMScheduler
+from .dpm_solver import DPMSolverMultistepScheduler
+from .first_order import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from .heun import (
+    HeunDiscreteScheduler,
+    HeunPPDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+)
+from .singlestep import DPMSolverSinglestepScheduler
+
+FAMILIES = (ddpm, first_order, heun, adams, dpm_solver, singlestep)
+"""In the order in which `list_samplers` lists them."""
+
+__all__ = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "HeunPPDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+]

@@ -1,0 +1,164 @@
+"""Runge-Kutta methods in sigma / alpha on eps, as in k-diffusion: Heun, Heun++, DPM2 and its ancestral form."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..info import SamplerInfo
+from ..multistage import MultiCallScheduler, Stage, ancestral_middle, between, chain, multistage
+from ..schedule import Levels
+from ..table import Row, Table
+from ..transfer import fresh_noise, transfer
+from .first_order import SigmaStart
+
+
+def heun(levels: Levels) -> Table:
+    """Heun's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, algorithm 1).
+
+    Order 2, 2 calls a step (1 for a step to sigma = 0). Other names: HeunDiscreteScheduler, "heun".
+    """
+
+    def step(levels: Levels, i: int, size: int) -> list[Row]:
+        a, whole = transfer(levels, i, "eps", j=i + size)
+        return chain([Stage(a, (whole,)), Stage(a, (whole / 2, whole / 2))][:size])
+
+    return multistage(levels, step, "eps")
+
+
+def heun_pp(levels: Levels) -> Table:
+    """Heun++: a step's slope blends those at its two ends and at the end of the step after.
+
+    The weights are sigma_next / (k sigma_first), k the number of slopes, so that the blend fades out as sigma falls.
+    They do not meet the conditions of second order: it is a first-order method with a good constant. 3 calls a step, 2
+    in the last but one and 1 in the last. Other names: "Heun++ 2", heunpp2. Source: AUTOMATIC1111's and ComfyUI's
+    samplers; there is no paper.
+    """
+    first = levels.with_signal().ratio[0]
+
+    def step(levels: Levels, i: int, size: int) -> list[Row]:
+        # The step ends at level i + 1 of the solver steps, which is where its second call falls.
+        j = i + size
+        a, whole = transfer(levels, i, "eps", j=j)
+        blend = [levels.ratio[i + k] / (size * first) for k in range(1, size)]
+        stages = [Stage(a, (whole,))]
+        if size == 3:
+            far, one = transfer(levels, i, "eps", j=i + 2)[0], transfer(levels, i + 1, "eps")[1]
+            stages.append(Stage(far, (far / a * whole, one)))
+        if size > 1:
+            stages.append(Stage(a, tuple(whole * w for w in (1 - sum(blend), *blend))))
+        return chain(stages)
+
+    return multistage(levels, step, "eps")
+
+
+def dpm2(levels: Levels, eta: float = 0.0) -> Table:
+    """The midpoint method, its middle at the geometric mean of sigma, and its ancestral form for eta > 0.
+
+    Order 2 at eta = 0, 2 calls a step. Other names: DPM2, DPM2 a, KDPM2DiscreteScheduler, dpm_2. Source: DPM-Solver-2
+    (arXiv 2206.00927, algorithm 1) with an Euler step in place of the exponential one, k-diffusion.
+    """
+
+    def step(levels: Levels, i: int, size: int) -> list[Row]:
+        std = fresh_noise(levels, i, eta, i + size)
+        a, whole = transfer(levels, i, "eps", std, j=i + size)
+        if size == 1:
+            return [Row(a, (whole,), noise=std)]
+        middle, half = transfer(levels, i, "eps")
+        return chain([Stage(middle, (half,)), Stage(a, (0.0, whole), std)])
+
+    return multistage(levels, step, "eps")
+
+
+class HeunDiscreteScheduler(SigmaStart, MultiCallScheduler):
+    """Heun's method; see `heun`."""
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+
+    def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
+        return steps[i + 1 : i + 2]
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return heun(levels)
+
+
+class HeunPPDiscreteScheduler(SigmaStart, MultiCallScheduler):
+    """Heun++; see `heun_pp`."""
+
+    _most: ClassVar[int] = 3
+
+    def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
+        return steps[i + 1 : i + size]
+
+    def _tail(self, clean: bool) -> tuple[int, ...]:
+        return (2, 1)
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return heun_pp(levels)
+
+
+class KDPM2DiscreteScheduler(SigmaStart, MultiCallScheduler):
+    """DPM2; see `dpm2`."""
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return dpm2(levels)
+
+
+class KDPM2AncestralDiscreteScheduler(SigmaStart, MultiCallScheduler):
+    """DPM2 a; see `dpm2`.
+
+    Args:
+        eta: share of the ancestral noise, 0 to 1.
+    """
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    eta: float = 1.0
+
+    def _setup(self) -> None:
+        super()._setup()
+        self._within("eta", 0, 1)
+
+    def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
+        return between(self.schedule, steps, i, [ancestral_middle(steps, i, self.config["eta"])])
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return dpm2(levels, self.config["eta"])
+
+
+_EDM = "arXiv 2206.00364"
+
+SAMPLERS = (
+    SamplerInfo("heun", HeunDiscreteScheduler, 2, f"{_EDM}, alg. 1", calls="2"),
+    SamplerInfo(
+        "heun++",
+        HeunPPDiscreteScheduler,
+        1,
+        "AUTOMATIC1111, ComfyUI",
+        ("heunpp2", "heunpp", "heun++ 2", "heun++2"),
+        calls="3",
+        note="a good constant, not a high order",
+    ),
+    SamplerInfo(
+        "dpm2",
+        KDPM2DiscreteScheduler,
+        2,
+        "arXiv 2206.00927, alg. 1",
+        ("dpm 2", "kdpm2"),
+        calls="2",
+        drops_penultimate=("a1111", "comfyui"),
+    ),
+    SamplerInfo(
+        "dpm2 a",
+        KDPM2AncestralDiscreteScheduler,
+        2,
+        "arXiv 2206.00927, alg. 1",
+        ("dpm 2 a", "dpm2 ancestral", "dpm 2 ancestral", "kdpm2 a"),
+        calls="2",
+        stochastic=True,
+        drops_penultimate=("a1111", "comfyui"),
+    ),
+)

@@ -1,0 +1,122 @@
+"""DPM-Solver and DPM-Solver++ singlestep: steps of one, two or three calls, every call on a level of the grid.
+
+Sources: Lu et al. 2022, arXiv 2206.00927, algorithms 1, 2 and appendix C.1; arXiv 2211.01095, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..base import TableScheduler
+from ..info import SamplerInfo
+from ..kernel import Kernel
+from ..multistage import Stage, chain, multistage
+from ..schedule import Levels
+from ..table import Row, Table
+from .dpm_solver import Algorithm, SolverType, basis_of
+
+
+def singlestep_stages(calls: int, order: int, sigma_end: float) -> list[int]:
+    """Steps of `order` calls, then what is left (arXiv 2206.00927, appendix C.1: for order 3, 3 ... 3 2 1, 3 ... 3 1 or
+    3 ... 3 2). The last call before sigma = 0 stands alone: at 3n - 1 calls Diffusers divides by zero there.
+    """
+    sizes = [order] * (calls // order) + ([calls % order] if calls % order else [])
+    if order == 3 and calls % 3 == 0:
+        sizes[-1:] = [2, 1]
+    if sigma_end == 0 and sizes and sizes[-1] > 1:
+        sizes[-1:] = [sizes[-1] - 1, 1]
+    return [stage for size in sizes for stage in range(size)]
+
+
+def singlestep(levels: Levels, algorithm: Algorithm = "dpmsolver++", solver_type: SolverType = "midpoint") -> Table:
+    """DPM-Solver++ 2S and 3S, DPM-Solver-2 and -3: a step's calls fall on successive levels of the grid.
+
+    Order: the calls of a step (2 or 3), as many calls a step. "midpoint" takes half of mu_0 for mu_1 in steps of two
+    calls, as published; steps of three integrate what they interpolate: the line through the first two predictions
+    for the third call, and for the end the line through the first and third ("midpoint", as published) or the parabola
+    through all three ("heun").
+    """
+    basis = basis_of(algorithm)
+
+    def step(levels: Levels, i: int, size: int) -> list[Row]:
+        kernels, lam = [Kernel.of(levels, i, i + k, basis) for k in range(1, size + 1)], levels.lam
+        first, end = kernels[0], kernels[-1]
+        if size == 1:
+            return [Row(end.a, (end.total,))]
+        h = lam[i + size] - lam[i]
+        r1, r2 = ((lam[i + k] - lam[i]) / h for k in (1, size - 1))
+        if size == 2:
+            slope = (end.total / 2 if solver_type == "midpoint" else end.first) / r1
+            return chain([Stage(first.a, (first.total,)), Stage(end.a, (end.total - slope, slope))])
+        middle = kernels[1]
+        weights = end.interpolate([0, r2]) if solver_type == "midpoint" else end.interpolate([0, r1, r2])
+        last = (weights[0], 0.0, weights[1]) if solver_type == "midpoint" else weights
+        return chain(
+            [Stage(first.a, (first.total,)), Stage(middle.a, middle.interpolate([0, r1 / r2])), Stage(end.a, last)]
+        )
+
+    return multistage(levels, step, basis)
+
+
+class DPMSolverSinglestepScheduler(TableScheduler):
+    """DPM-Solver and DPM-Solver++ singlestep, orders 1 to 3; see `singlestep`.
+
+    Args:
+        solver_order: 1, 2 or 3, the calls of a step.
+        algorithm_type: "dpmsolver++" or "dpmsolver".
+        solver_type: "midpoint" or "heun".
+    """
+
+    solver_order: int = 2
+    algorithm_type: str = "dpmsolver++"
+    solver_type: str = "midpoint"
+
+    _closed_grid: ClassVar[bool] = False
+
+    def _setup(self) -> None:
+        super()._setup()
+        self._choice("solver_order", (1, 2, 3))
+        self._choice("algorithm_type", ("dpmsolver++", "dpmsolver"))
+        self._choice("solver_type", ("midpoint", "heun"))
+
+    def _place(self, calls: int) -> Levels:
+        return self._explicit_stages(self._grid_levels(calls))
+
+    def _explicit_stages(self, levels: Levels) -> Levels:
+        stages = singlestep_stages(len(levels) - 1, self.config["solver_order"], float(levels.sigma[-1]))
+        if levels.alpha[0] == 0:
+            stages = [0, *singlestep_stages(len(levels) - 2, self.config["solver_order"], float(levels.sigma[-1]))]
+        return levels.with_stages(stages)
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return singlestep(levels, self.config["algorithm_type"], self.config["solver_type"])
+
+
+def _info(name: str, order: int, aliases: tuple[str, ...], note: str = "", **options) -> SamplerInfo:
+    source = "arXiv 2211.01095, alg. 1" if "++" in options["algorithm_type"] else f"arXiv 2206.00927, alg. {order - 1}"
+    return SamplerInfo(
+        name,
+        DPMSolverSinglestepScheduler,
+        order,
+        source,
+        aliases,
+        calls=str(order),
+        options={"solver_order": order, **options},
+        note=note,
+    )
+
+
+SAMPLERS = (
+    _info("dpm++ 2s", 2, ("dpmpp 2s",), algorithm_type="dpmsolver++"),
+    _info("dpm++ 3s", 3, ("dpmpp 3s",), algorithm_type="dpmsolver++"),
+    _info("dpm-solver 2s", 2, ("dpm-solver 2", "dpm 2s"), algorithm_type="dpmsolver"),
+    _info("dpm-solver 3s", 3, ("dpm-solver 3", "dpm 3s"), algorithm_type="dpmsolver"),
+    _info(
+        "dpm fast",
+        3,
+        ("dpm-solver fast",),
+        "steps of 3 calls on the lambda_uniform grid",
+        algorithm_type="dpmsolver",
+        grid="lambda_uniform",
+    ),
+)
