@@ -34,7 +34,7 @@ def grid_levels(
     """`n` levels of the configured grid, and `end`.
 
     Where the grid's own last level is the end already, the grid of n + 1 levels is taken, so that no step has length
-    zero.
+    zero. With `discard_penultimate_sigma` one more is placed and the last before the end left out.
 
     Args:
         closed, whole: how this sampler's "linspace" and "leading" are meant; see `GridOptions`.
@@ -51,14 +51,34 @@ def grid_levels(
         low=config["sigma_min"] or low,
         high=config["sigma_max"] or high,
         t_max=t_max,
+        t_min=int(schedule.flow),
         shift=config["flow_shift"],
+        own=_own_options(config),
     )
     name = grid_name(config)
     grid = get_grid("linspace" if schedule.flow and name in ("leading", "trailing") else name)
-    levels = grid.levels(schedule, n, options)
+    placed = n + bool(config.get("discard_penultimate_sigma"))
+    levels = grid.levels(schedule, placed, options)
     if _reaches(levels, end):
-        levels = grid.levels(schedule, n + 1, options)[:-1]
-    return levels.then(end)
+        levels = grid.levels(schedule, placed + 1, options)
+    return levels[:n].then(end)
+
+
+def _own_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config's `grid_options`: options of the grid's own, by name."""
+    options = config.get("grid_options") or {}
+    if not isinstance(options, Mapping):
+        raise InputError(f"grid_options must be a mapping such as {{'rho': 7.0}}, got {options!r}")
+    return options
+
+
+def check_grid_options(config: Mapping[str, Any]) -> None:
+    """See at once that the configured grid exists and takes the config's `grid_options`.
+
+    Raises:
+        InputError: no such grid, no such option, or a value it cannot take.
+    """
+    get_grid(grid_name(config)).own_options(_own_options(config))
 
 
 def from_timesteps(schedule: NoiseSchedule, timesteps: Any, end: Levels) -> Levels:
