@@ -101,10 +101,13 @@ class Kernel:
 
     def interpolate(self, nodes: Sequence[float]) -> tuple[float, ...]:
         """Weights of predictions made at s = `nodes` (0 is the step's beginning, earlier ones are negative) that
-        integrate the polynomial through them exactly.
+        integrate the polynomial through them exactly. A node at -inf (alpha = 0) is infinitely far: weight 0.
         """
-        powers = np.vander(np.asarray(nodes, float), increasing=True).T
-        return tuple(np.linalg.solve(powers, self.moments(len(powers))).tolist())
+        near = np.isfinite(nodes)
+        powers = np.vander(np.asarray(nodes, float)[near], increasing=True).T
+        weights = np.zeros(len(near))
+        weights[near] = np.linalg.solve(powers, self.moments(len(powers)))
+        return tuple(weights.tolist())
 
     @property
     def first(self) -> float:

@@ -4,12 +4,19 @@ names where the sampler is the same, and what is known about each.
 first_order  DDIM, Euler, Euler a               ddpm        DDPM with its variances
 heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS
 dpm_solver   DPM-Solver(++) multistep and SDE   singlestep  DPM-Solver(++) singlestep, DPM fast
+exponential_rk  DPM++ 2S a and SDE, SEEDS, RES  res_multistep  RES multistep
 """
 
-from . import adams, ddpm, dpm_solver, first_order, heun, singlestep
+from . import adams, ddpm, dpm_solver, exponential_rk, first_order, heun, res_multistep, singlestep
 from .adams import PNDMScheduler
 from .ddpm import DDPMScheduler
 from .dpm_solver import DPMSolverMultistepScheduler
+from .exponential_rk import (
+    DPMSolver2SAncestralScheduler,
+    DPMSolverSDEScheduler,
+    RESSinglestepScheduler,
+    SEEDSScheduler,
+)
 from .first_order import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from .heun import (
     HeunDiscreteScheduler,
@@ -17,15 +24,18 @@ from .heun import (
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
 )
+from .res_multistep import RESMultistepScheduler
 from .singlestep import DPMSolverSinglestepScheduler
 
-FAMILIES = (ddpm, first_order, heun, adams, dpm_solver, singlestep)
+FAMILIES = (ddpm, first_order, heun, adams, dpm_solver, singlestep, exponential_rk, res_multistep)
 """In the order in which `list_samplers` lists them."""
 
 __all__ = [
     "DDIMScheduler",
     "DDPMScheduler",
+    "DPMSolver2SAncestralScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
@@ -34,4 +44,7 @@ __all__ = [
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "PNDMScheduler",
+    "RESMultistepScheduler",
+    "RESSinglestepScheduler",
+    "SEEDSScheduler",
 ]

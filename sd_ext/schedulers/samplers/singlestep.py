@@ -5,6 +5,7 @@ Sources: Lu et al. 2022, arXiv 2206.00927, algorithms 1, 2 and appendix C.1; arX
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ..base import TableScheduler
@@ -28,32 +29,47 @@ def singlestep_stages(calls: int, order: int, sigma_end: float) -> list[int]:
     return [stage for size in sizes for stage in range(size)]
 
 
+def solver_stages(
+    kernels: Sequence[Kernel], nodes: Sequence[float], solver_type: SolverType, noise: Sequence[float]
+) -> list[Stage]:
+    """The stages of one DPM-Solver step of 1, 2 or 3 calls, deterministic or stochastic.
+
+    "midpoint" takes half of mu_0 for mu_1 in steps of two calls, as published; steps of three integrate what they
+    interpolate: the line through the first two predictions for the third call, and for the end the line through the
+    first and third ("midpoint", as published) or the parabola through all three ("heun").
+
+    Args:
+        kernels: from the step's beginning to each further call, and to its end.
+        nodes: where the further calls fall, as fractions of the step.
+        noise: standard deviation of the noise drawn between successive calls.
+    """
+    end = kernels[-1]
+    weights: list[tuple[float, ...]] = [(kernels[0].total,)]
+    if len(kernels) == 2:
+        slope = (end.total / 2 if solver_type == "midpoint" else end.first) / nodes[0]
+        weights.append((end.total - slope, slope))
+    if len(kernels) == 3:
+        r1, r2 = nodes
+        weights.append(kernels[1].interpolate([0, r1 / r2]))
+        first, third = end.interpolate([0, r2])
+        weights.append((first, 0.0, third) if solver_type == "midpoint" else end.interpolate([0, r1, r2]))
+    return [Stage(k.a, p, std) for k, p, std in zip(kernels, weights, noise, strict=True)]
+
+
 def singlestep(levels: Levels, algorithm: Algorithm = "dpmsolver++", solver_type: SolverType = "midpoint") -> Table:
     """DPM-Solver++ 2S and 3S, DPM-Solver-2 and -3: a step's calls fall on successive levels of the grid.
 
-    Order: the calls of a step (2 or 3), as many calls a step. "midpoint" takes half of mu_0 for mu_1 in steps of two
-    calls, as published; steps of three integrate what they interpolate: the line through the first two predictions
-    for the third call, and for the end the line through the first and third ("midpoint", as published) or the parabola
-    through all three ("heun").
+    Order: the calls of a step (2 or 3), as many calls a step. "sde-dpmsolver++" is the reverse-time SDE by the same
+    stages, its noise that of one Brownian path.
     """
-    basis = basis_of(algorithm)
+    basis, eta = basis_of(algorithm), float(algorithm.startswith("sde"))
 
     def step(levels: Levels, i: int, size: int) -> list[Row]:
-        kernels, lam = [Kernel.of(levels, i, i + k, basis) for k in range(1, size + 1)], levels.lam
-        first, end = kernels[0], kernels[-1]
-        if size == 1:
-            return [Row(end.a, (end.total,))]
-        h = lam[i + size] - lam[i]
-        r1, r2 = ((lam[i + k] - lam[i]) / h for k in (1, size - 1))
-        if size == 2:
-            slope = (end.total / 2 if solver_type == "midpoint" else end.first) / r1
-            return chain([Stage(first.a, (first.total,)), Stage(end.a, (end.total - slope, slope))])
-        middle = kernels[1]
-        weights = end.interpolate([0, r2]) if solver_type == "midpoint" else end.interpolate([0, r1, r2])
-        last = (weights[0], 0.0, weights[1]) if solver_type == "midpoint" else weights
-        return chain(
-            [Stage(first.a, (first.total,)), Stage(middle.a, middle.interpolate([0, r1 / r2])), Stage(end.a, last)]
-        )
+        kernels = [Kernel.of(levels, i, i + k, basis, eta=eta) for k in range(1, size + 1)]
+        noise = [Kernel.of(levels, i + k, i + k + 1, basis, eta=eta).noise for k in range(size)]
+        lam = levels.lam
+        nodes = [(lam[i + k] - lam[i]) / (lam[i + size] - lam[i]) for k in range(1, size)]
+        return chain(solver_stages(kernels, nodes, solver_type, noise))
 
     return multistage(levels, step, basis)
 
@@ -63,7 +79,7 @@ class DPMSolverSinglestepScheduler(TableScheduler):
 
     Args:
         solver_order: 1, 2 or 3, the calls of a step.
-        algorithm_type: "dpmsolver++" or "dpmsolver".
+        algorithm_type: "dpmsolver++", "dpmsolver" or "sde-dpmsolver++".
         solver_type: "midpoint" or "heun".
     """
 
@@ -76,7 +92,7 @@ class DPMSolverSinglestepScheduler(TableScheduler):
     def _setup(self) -> None:
         super()._setup()
         self._choice("solver_order", (1, 2, 3))
-        self._choice("algorithm_type", ("dpmsolver++", "dpmsolver"))
+        self._choice("algorithm_type", ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
         self._choice("solver_type", ("midpoint", "heun"))
 
     def _place(self, calls: int) -> Levels:
