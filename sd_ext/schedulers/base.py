@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..errors import InputError
 from . import forward, placement
 from .fields import OptionFields
-from .grids import get_grid
+from .noise import BrownianNoise
 from .plan import Plan, StepOutput
 from .prediction import PREDICTION_TYPES, hook_from_config
 from .run import Run
@@ -41,6 +41,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         timestep_spacing: "linspace", "leading" or "trailing"; read when no other grid is chosen.
         steps_offset: added to "leading" timesteps.
         grid: name of a grid (see `list_grids`), before every Diffusers flag; None follows the flags.
+        grid_options: options of the grid's own, such as {"rho": 5.0}; see docs/grids.md.
+        discard_penultimate_sigma: place one more level and leave out the last before the end.
         final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: Diffusers' names for grids.
         sigma_min, sigma_max: ends of ratio grids (sigma / alpha); None takes the model's.
@@ -48,6 +50,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         lambda_min_clipped: lambda below which no grid starts (-5.1 for cosine schedules, arXiv 2211.01095).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the x0 prediction.
         clip_sample, clip_sample_range: clipping of the x0 prediction.
+        noise_type: "gaussian", drawn for each call, or "brownian", where one seed is one path of noise whatever the
+            number of calls (see `noise.BrownianPath`; needs the extra `brownian`).
     """
 
     num_train_timesteps: int = 1000
@@ -60,6 +64,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
     grid: str | None = None
+    grid_options: Mapping[str, float] | None = None
+    discard_penultimate_sigma: bool = False
     final_sigmas_type: str = "zero"
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
@@ -75,6 +81,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     sample_max_value: float = 1.0
     clip_sample: bool = False
     clip_sample_range: float = 1.0
+    noise_type: str = "gaussian"
 
     order: ClassVar[int] = 1
     _compatibles: ClassVar[list[str]] = [e.name for e in KarrasDiffusionSchedulers]
@@ -103,8 +110,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         config = self.config
         self._choice("prediction_type", PREDICTION_TYPES)
         self._choice("final_sigmas_type", ("zero", "sigma_min"))
-        if config["grid"] is not None:
-            get_grid(config["grid"])
+        self._choice("noise_type", ("gaussian", "brownian"))
+        placement.check_grid_options(config)
         self.schedule = NoiseSchedule.from_config(config)
         self._own = threading.local()
         self._latest: Plan | None = None
@@ -139,6 +146,12 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     def _choice(self, name: str, allowed: tuple[Any, ...]) -> None:
         if self.config[name] not in allowed:
             raise InputError(f"{type(self).__name__}: {name} must be one of {allowed}, got {self.config[name]!r}")
+
+    def _choice_or_default(self, name: str, allowed: tuple[Any, ...], foreign: tuple[Any, ...]) -> None:
+        """A choice for which values that other Diffusers schedulers have under this name mean the default."""
+        if self.config[name] in foreign:
+            self.register_to_config(**{name: self._options[name]})
+        self._choice(name, allowed)
 
     def _within(self, name: str, low: float, high: float) -> None:
         if not low <= self.config[name] <= high:
@@ -336,6 +349,9 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
             raise InputError(
                 f"generator must be one or a list of {len(x)} (the batch size), got a list of {len(generator)}"
             )
+        if self.config["noise_type"] == "brownian":
+            run.path = run.path or BrownianNoise(run.table.levels, x.shape, generator)
+            return run.path.draw(run.position).to(x)
         return randn_tensor(x.shape, generator, x.device, torch.float32).to(x.dtype)
 
     # ---- the forward process -----------------------------------------------------------------------------------------

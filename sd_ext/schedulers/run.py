@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .noise import BrownianNoise
 from .prediction import Hook, linear_map
 from .table import P0, STASH, Table, X
 
@@ -110,6 +111,8 @@ class Run:
         self.stash: torch.Tensor | None = None
         self.past: tuple[torch.Tensor, ...] = ()
         """What is kept of p1, p2, ..., newest first."""
+        self.path: BrownianNoise | None = None
+        """Where the noise comes from, if not from fresh draws."""
 
     def denoised(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """The x0 prediction, the hook applied."""
