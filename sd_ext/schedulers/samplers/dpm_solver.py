@@ -151,6 +151,8 @@ def _info(name: str, order: int, source: str, aliases: tuple[str, ...] = (), not
 
 _EPS, _X0 = {"algorithm_type": "dpmsolver"}, {"algorithm_type": "dpmsolver++"}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
+_SDE3 = {**_SDE, "solver_order": 3, "solver_type": "heun"}
+"""k-diffusion's 3M SDE integrates the line of its second step."""
 _EXACT = {"exact_third_order": True}
 
 SAMPLERS = (
@@ -185,16 +187,14 @@ SAMPLERS = (
         f"{_DPMPP}, app. A",
         ("dpmpp 3m sde", "dpmpp 3m sde gpu"),
         "as k-diffusion's",
-        solver_order=3,
-        **_SDE,
+        **_SDE3,
     ),
     _info(
         "dpm++ 3m sde exact",
         3,
         f"{_DPMPP}, app. A",
         ("dpmpp 3m sde exact",),
-        solver_order=3,
         **_EXACT,
-        **_SDE,
+        **_SDE3,
     ),
 )
