@@ -5,8 +5,8 @@ table        a sampler as numbers, self-checked   run        executes a table, t
 base         the Diffusers scheduler interface    placement  the levels of a run
 plan         what is remembered from set_timesteps to the last step
 transfer     a step with one prediction           kernel     a step with a polynomial through several
-multistage   steps of several network calls       samplers/  the samplers, one file per family
-registry     samplers by name
+multistage   steps of several network calls       corrector  predictor-correctors
+samplers/    the samplers, one file per family    registry   samplers by name
 """
 
 from . import samplers

@@ -5,16 +5,16 @@ the scale of the end, the diffusion ODE and SDE are solved by
 
     x' = a x + A int_0^1 k e^{-k (1 - s)} p(s) ds + noise N(0, I)
 
-    form                            p     k            A        a                         noise
-    DPM-Solver++                    x0    h            alpha'   sigma'/sigma              0
-    with SDE strength eta           x0    (1 + eta) h  alpha'   sigma'/sigma e^-(eta h)   sigma' sqrt(1 - e^-(2 eta h))
-    ancestral, noise std            x0    h to down    alpha'   down/sigma                std
-    DPM-Solver                      eps   -h           sigma'   alpha'/alpha              0
-    ancestral, noise std            eps   -h to down   down     alpha'/alpha              std
-    SDE-DPM-Solver                  eps   -h           2sigma'  alpha'/alpha              sigma' sqrt(e^2h - 1)
+    form                            p     k            A                  a                         noise
+    DPM-Solver++                    x0    h            alpha'             sigma'/sigma              0
+    with SDE strength eta           x0    (1 + eta) h  alpha'             sigma'/sigma e^-(eta h)   c, below
+    ancestral, noise std            x0    h to down    alpha'             down/sigma                std
+    DPM-Solver                      eps   -h           sigma'             alpha'/alpha              0
+    ancestral, noise std            eps   -h to down   down               alpha'/alpha              std
+    SDE-DPM-Solver, strength eta    eps   -h           (1 + eta) sigma'   alpha'/alpha              d, below
 
-with down^2 = sigma'^2 - std^2. Samplers differ in the polynomial p(s) they put through predictions, and in how exactly
-they integrate it.
+with c = sigma' sqrt(1 - e^-(2 eta h)), d = sigma' sqrt(eta (e^2h - 1)), down^2 = sigma'^2 - std^2. Samplers differ in
+the polynomial p(s) they put through predictions, and in how exactly they integrate it.
 
 Sources: Lu et al. 2022, arXiv 2206.00927 (DPM-Solver, eq. 3.4 and 4.1) and arXiv 2211.01095 (DPM-Solver++, eq. 8-12,
 SDE forms in appendix A); eta = tau^2 of SA-Solver (arXiv 2309.05019, eq. 6) and k-diffusion's eta.
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .schedule import Array, Levels
+from .schedule import LEAST_SIGNAL, Array, Levels
 from .table import Basis
 from .transfer import transfer
 
@@ -67,17 +67,20 @@ class Kernel:
         return cls(a * kept, noise, (1 + eta) * h, alpha_next * (1 - decay * kept), alpha_next)
 
     @classmethod
-    def sde_eps(cls, levels: Levels, i: int, j: int) -> Kernel:
+    def sde_eps(cls, levels: Levels, i: int, j: int, eta: float = 1.0) -> Kernel:
         """SDE-DPM-Solver from level i to level j; its noise grows with the step, so it is right for small steps only.
 
-        The clean end takes no noise: relative to sigma' = 0 it would be infinite.
+        Steps of infinite length take no noise: relative to sigma' = 0 or alpha = 0 it would be infinite.
+
+        Args:
+            eta: strength of the SDE, 0 the ODE, 1 the reverse-time SDE.
         """
         ode = cls.of(levels, i, j, "eps")
-        if levels.sigma[j] == 0:
+        if levels.sigma[j] == 0 or levels.alpha[i] <= LEAST_SIGNAL:
             return ode
         grown = levels.sigma[i] * levels.alpha[j] / levels.alpha[i]  # sigma' e^h
-        noise = math.sqrt(max(0.0, grown**2 - levels.sigma[j] ** 2))
-        return cls(ode.a, noise, ode.k, 2 * ode.total, 2 * levels.sigma[j])
+        noise = math.sqrt(eta * max(0.0, grown**2 - levels.sigma[j] ** 2))
+        return cls(ode.a, noise, ode.k, (1 + eta) * ode.total, (1 + eta) * levels.sigma[j])
 
     def moments(self, n: int) -> Array:
         """A mu_0 ... A mu_{n-1}, shape `(n,)`: by mu_n = 1 - n mu_{n-1} / k, or by a series where k is small and that

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import TableError
 from .base import TableScheduler
 from .schedule import Levels, NoiseSchedule
-from .table import Basis, Row, Table, build
+from .table import Basis, Preserves, Row, Table, build
 from .transfer import fresh_noise, transfer
 
 
@@ -68,7 +68,7 @@ StepRows = Callable[[Levels, int, int], Sequence[Row]]
 """(levels, i, size) -> the rows of the step of `size` calls that begins at call i and ends at level i + size."""
 
 
-def multistage(levels: Levels, step: StepRows, basis: Basis) -> Table:
+def multistage(levels: Levels, step: StepRows, basis: Basis, preserves: Preserves = "marginal") -> Table:
     """A table of multi-call steps, `step` giving the rows of each step, from its beginning on.
 
     A step from alpha = 0 must be of one call; where a caller's grid says otherwise its calls are first-order steps.
@@ -90,7 +90,7 @@ def multistage(levels: Levels, step: StepRows, basis: Basis) -> Table:
         else:
             rows.extend(step(levels, i, size))
         i += size
-    return build(levels, rows, basis)
+    return build(levels, rows, basis, preserves)
 
 
 @dataclass(frozen=True)

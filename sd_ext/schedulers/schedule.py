@@ -20,6 +20,9 @@ from ..errors import InputError, UnknownNameError
 
 Array = np.ndarray
 
+LEAST_SIGNAL = 1e-6
+"""What stands for alpha = 0 where a formula divides by alpha."""
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -60,7 +63,7 @@ class Levels:
         """These levels followed by `other`."""
         return Levels(*(np.concatenate([getattr(self, f), getattr(other, f)]) for f in ("t", "alpha", "sigma")))
 
-    def with_signal(self, least: float = 1e-6) -> Levels:
+    def with_signal(self, least: float = LEAST_SIGNAL) -> Levels:
         """These levels with alpha at least `least`: what eps-basis tables need at zero terminal SNR.
 
         Their weights grow like 1 / alpha there and cancel in float64 once the prediction type is folded in.

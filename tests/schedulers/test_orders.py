@@ -28,7 +28,7 @@ def even_t(schedule, n):
     return schedule.at(np.linspace(900, 100, n + 1))
 
 
-DETERMINISTIC = {"eta": 0.0, "lower_order_final": False}
+DETERMINISTIC = {"eta": 0.0, "tau": 0.0, "lower_order_final": False}
 """Options that every sampler which has them is given: orders are those of the deterministic limit."""
 
 GRIDS = {"plms": even_t}

@@ -5,9 +5,10 @@ first_order  DDIM, Euler, Euler a               ddpm        DDPM with its varian
 heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS
 dpm_solver   DPM-Solver(++) multistep and SDE   singlestep  DPM-Solver(++) singlestep, DPM fast
 exponential_rk  DPM++ 2S a and SDE, SEEDS, RES  res_multistep  RES multistep
+unipc        UniPC                              sa_solver   SA-Solver and its PECE form
 """
 
-from . import adams, ddpm, dpm_solver, exponential_rk, first_order, heun, res_multistep, singlestep
+from . import adams, ddpm, dpm_solver, exponential_rk, first_order, heun, res_multistep, sa_solver, singlestep, unipc
 from .adams import PNDMScheduler
 from .ddpm import DDPMScheduler
 from .dpm_solver import DPMSolverMultistepScheduler
@@ -25,9 +26,11 @@ from .heun import (
     KDPM2DiscreteScheduler,
 )
 from .res_multistep import RESMultistepScheduler
+from .sa_solver import SASolverScheduler
 from .singlestep import DPMSolverSinglestepScheduler
+from .unipc import UniPCMultistepScheduler
 
-FAMILIES = (ddpm, first_order, heun, adams, dpm_solver, singlestep, exponential_rk, res_multistep)
+FAMILIES = (ddpm, first_order, heun, adams, dpm_solver, singlestep, exponential_rk, res_multistep, unipc, sa_solver)
 """In the order in which `list_samplers` lists them."""
 
 __all__ = [
@@ -46,5 +49,7 @@ __all__ = [
     "PNDMScheduler",
     "RESMultistepScheduler",
     "RESSinglestepScheduler",
+    "SASolverScheduler",
     "SEEDSScheduler",
+    "UniPCMultistepScheduler",
 ]
