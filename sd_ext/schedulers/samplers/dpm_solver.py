@@ -16,6 +16,10 @@ from ..table import Basis, Row, Table, build
 Algorithm = Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"]
 SolverType = Literal["midpoint", "heun"]
 
+OTHER_ALGORITHMS = ("deis", "data_prediction", "noise_prediction")
+OTHER_TYPES = ("bh1", "bh2", "logrho")
+"""What DEIS, SA-Solver and UniPC have under these names; from their configs these classes take their defaults."""
+
 
 def basis_of(algorithm: Algorithm) -> Basis:
     """x0 for the ++ forms, eps for the others."""
@@ -112,8 +116,9 @@ class DPMSolverMultistepScheduler(TableScheduler):
     def _setup(self) -> None:
         super()._setup()
         self._choice("solver_order", (1, 2, 3))
-        self._choice("algorithm_type", ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"))
-        self._choice("solver_type", ("midpoint", "heun"))
+        algorithms = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
+        self._choice_or_default("algorithm_type", algorithms, OTHER_ALGORITHMS)
+        self._choice_or_default("solver_type", ("midpoint", "heun"), OTHER_TYPES)
         self._within("eta", 0, 1)
 
     def _table(self, levels: Levels, eta: float) -> Table:

@@ -14,7 +14,7 @@ from ..multistage import MultiCallScheduler, Stage, ancestral_middle, between, c
 from ..schedule import Levels
 from ..table import Row, Table
 from ..transfer import fresh_noise
-from .dpm_solver import SolverType
+from .dpm_solver import OTHER_TYPES, SolverType
 from .singlestep import solver_stages
 
 NODES = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}
@@ -120,7 +120,7 @@ class DPMSolverSDEScheduler(MultiCallScheduler):
     def _setup(self) -> None:
         super()._setup()
         self._within("eta", 0, 1)
-        self._choice("solver_type", ("midpoint", "heun"))
+        self._choice_or_default("solver_type", ("midpoint", "heun"), OTHER_TYPES)
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         return between(self.schedule, steps, i, NODES[size])

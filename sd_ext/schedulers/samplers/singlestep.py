@@ -14,7 +14,7 @@ from ..kernel import Kernel
 from ..multistage import Stage, chain, multistage
 from ..schedule import Levels
 from ..table import Row, Table
-from .dpm_solver import Algorithm, SolverType, basis_of
+from .dpm_solver import OTHER_ALGORITHMS, OTHER_TYPES, Algorithm, SolverType, basis_of
 
 
 def singlestep_stages(calls: int, order: int, sigma_end: float) -> list[int]:
@@ -92,8 +92,9 @@ class DPMSolverSinglestepScheduler(TableScheduler):
     def _setup(self) -> None:
         super()._setup()
         self._choice("solver_order", (1, 2, 3))
-        self._choice("algorithm_type", ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
-        self._choice("solver_type", ("midpoint", "heun"))
+        algorithms, others = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"), (*OTHER_ALGORITHMS, "sde-dpmsolver")
+        self._choice_or_default("algorithm_type", algorithms, others)
+        self._choice_or_default("solver_type", ("midpoint", "heun"), OTHER_TYPES)
 
     def _place(self, calls: int) -> Levels:
         return self._explicit_stages(self._grid_levels(calls))

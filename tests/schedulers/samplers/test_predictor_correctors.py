@@ -386,6 +386,23 @@ def test_sa_solver_from_other_families_configs():
     assert (ours.config["algorithm_type"], ours.config["predictor_order"]) == ("noise_prediction", 3)
 
 
+PREDICTOR_CORRECTORS = [
+    *({"cls": UNIPC, "solver_order": order, "solver_type": half} for order in (2, 3) for half in ("bh1", "bh2")),
+    {"cls": SA, "algorithm_type": "noise_prediction"},
+]
+
+
+@pytest.mark.parametrize("source", PREDICTOR_CORRECTORS, ids=str)
+@pytest.mark.parametrize("cls", {info.cls for info in sd_ext.list_samplers()}, ids=lambda cls: cls.__name__)
+def test_other_families_take_their_defaults_from_these_configs(cls, source):
+    """As Diffusers' DPM-Solver does with UniPC's solver_type."""
+    options = {**SD, **source}
+    name = options.pop("cls")
+    for library in (diffusers, sd_ext):
+        ours = cls.from_config(getattr(library, name)(**options).config)
+        assert ours.config["beta_schedule"] == "scaled_linear"
+
+
 @pytest.mark.parametrize("name", ["SA Solver", "sa_solver", "SASolverScheduler"])
 def test_sa_solver_by_its_names(name):
     config = sd_ext.make_scheduler(name).config
