@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from ..errors import InputError
 from . import forward, placement
 from .fields import OptionFields
 from .noise import BrownianNoise
-from .plan import Plan, StepOutput
+from .plan import Plan, Runs, StepOutput
 from .prediction import PREDICTION_TYPES, hook_from_config
 from .run import Run
 from .schedule import ZERO, Levels, NoiseSchedule
@@ -113,20 +113,26 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         self._choice("noise_type", ("gaussian", "brownian"))
         placement.check_grid_options(config)
         self.schedule = NoiseSchedule.from_config(config)
-        self._own = threading.local()
+        self._own = Runs()
         self._latest: Plan | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableScheduler:
+        """The scheduler in the middle of its run; a pickle leaves the run behind."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_own", "_latest")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._own, self._latest = threading.local(), None
+        self._own, self._latest = Runs(), None
 
     @property
     def _plan(self) -> Plan | None:
         """This thread's run, or the last one announced if this thread has none."""
-        return getattr(self._own, "plan", None) or self._latest
+        return self._own.plan or self._latest
 
     def _announce(self, levels: Levels, device: str | torch.device | None) -> None:
         plan = Plan(levels, device)
@@ -300,7 +306,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         return_dict: bool,
         eta: float = 0.0,
     ) -> StepOutput | tuple[torch.Tensor]:
-        plan = self._own.__dict__.get("plan") or self._announced("step")
+        plan = self._own.plan or self._announced("step")
         run = plan.run or self._start(plan, timestep, eta)
         if run.position == len(run.calls):
             raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")

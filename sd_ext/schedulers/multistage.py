@@ -1,9 +1,9 @@
 """Solver steps of several network calls: how many calls each gets, where they fall, and their rows.
 
 A run of n calls is a run of solver steps of at most `most` calls. The step to a clean end is one call, since nothing
-can be evaluated at sigma = 0, and so is a step from zero terminal SNR, whose length in lambda is infinite. Calls that
-are left over make a shorter step at the start, where the trajectory is straightest: every count of calls is possible,
-and is the count of network evaluations.
+can be evaluated at sigma = 0, and so is a step from zero terminal SNR or nearly so, whose length in lambda is infinite.
+Calls that are left over make a shorter step at the start, where the trajectory is straightest: every count of calls is
+possible, and is the count of network evaluations.
 
 `levels.stage` says where solver steps begin (0) and where their further calls fall (1, 2, ...). A run that starts at a
 further call (img2img, inpainting, a refiner) walks to the beginning of the next step by first-order steps.
@@ -22,6 +22,14 @@ from .base import TableScheduler
 from .schedule import Levels, NoiseSchedule
 from .table import Basis, Preserves, Row, Table, build
 from .transfer import fresh_noise, transfer
+
+NO_SIGNAL = 0.01
+"""Below this alpha a step is one call: a difference of two slopes would be multiplied by 1 / alpha^2, rounding too."""
+
+
+def starts_in_noise(levels: Levels) -> bool:
+    """Whether the first step must be a single call."""
+    return bool(levels.alpha[0] < NO_SIGNAL)
 
 
 def step_sizes(calls: int, most: int, *, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> list[int]:
@@ -71,11 +79,11 @@ StepRows = Callable[[Levels, int, int], Sequence[Row]]
 def multistage(levels: Levels, step: StepRows, basis: Basis, preserves: Preserves = "marginal") -> Table:
     """A table of multi-call steps, `step` giving the rows of each step, from its beginning on.
 
-    A step from alpha = 0 must be of one call; where a caller's grid says otherwise its calls are first-order steps.
+    A step from below `NO_SIGNAL` is of one call; where a caller's grid says otherwise its calls are first-order steps.
     """
     if levels.stage is None:
         raise TableError("multi-call samplers need levels with stages")
-    infinite = levels.alpha == 0
+    noise_only = levels.alpha < NO_SIGNAL
     levels = levels.with_signal() if basis == "eps" else levels
     calls, i, rows = len(levels) - 1, 0, []
     stage = levels.stage[:calls]
@@ -83,7 +91,7 @@ def multistage(levels: Levels, step: StepRows, basis: Basis, preserves: Preserve
         size = 1
         while stage[i] == 0 and i + size < calls and stage[i + size] == size:
             size += 1
-        if stage[i] or (infinite[i] and size > 1):
+        if stage[i] or (noise_only[i] and size > 1):
             for j in range(i, i + size):
                 a, b = transfer(levels, j, basis)
                 rows.append(Row(a, (b,)))
@@ -142,19 +150,27 @@ class MultiCallScheduler(TableScheduler):
         """Sizes of the last solver steps."""
         return (1,) if clean else ()
 
-    def _place(self, calls: int) -> Levels:
+    def _steps(self, calls: int) -> tuple[Levels, list[int]]:
+        """The levels of the solver steps, end included, and the calls of each."""
         tail = self._tail(bool(self._end().sigma[0] == 0))
         sizes = step_sizes(calls, self._most, tail=tail)
         steps = self._grid_levels(len(sizes))
-        if steps.alpha[0] == 0 and sizes[0] > 1:
+        if starts_in_noise(steps) and sizes[0] > 1:
             sizes = step_sizes(calls, self._most, head=(1,), tail=tail)
             steps = self._grid_levels(len(sizes))
+        return steps, sizes
+
+    def _calls(self, steps: Levels, sizes: Sequence[int]) -> Levels:
+        """The levels of every call of these solver steps."""
         return with_nodes(steps, sizes, self._nodes)
+
+    def _place(self, calls: int) -> Levels:
+        return self._calls(*self._steps(calls))
 
     def _explicit_stages(self, levels: Levels) -> Levels:
         steps, tail = len(levels) - 1, self._tail(bool(levels.sigma[-1] == 0))
-        head = (1,) if levels.alpha[0] == 0 else ()
-        if steps <= len(head) + len(tail):
-            return levels.with_stages([0] * steps)
-        sizes = [*head, *[self._most] * (steps - len(head) - len(tail)), *tail]
-        return with_nodes(levels, sizes, self._nodes)
+        head = (1,) if starts_in_noise(levels) else ()
+        sizes = [1] * steps
+        if steps > len(head) + len(tail):
+            sizes = [*head, *[self._most] * (steps - len(head) - len(tail)), *tail]
+        return self._calls(levels, sizes)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
@@ -52,3 +56,16 @@ class Plan:
         if not places:
             raise InputError(f"timestep {timestep:g} is not one of this run's timesteps {self.values}")
         return places[0]
+
+
+class Runs(threading.local):
+    """Whose run is whose: `plan` is this thread's own. A deep copy carries the copying thread's run on from where it
+    stands, as pipelines that branch in the middle of a run need.
+    """
+
+    plan: Plan | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Runs:
+        other = Runs()
+        other.plan = copy.deepcopy(self.plan, memo)
+        return other

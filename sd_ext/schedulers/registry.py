@@ -25,6 +25,13 @@ Program = Literal["a1111", "comfyui"]
 PROGRAM_GRIDS = {"a1111": "uniform", "comfyui": "normal"}
 """The grid each program uses when none is chosen."""
 
+NOT_TABLES = {
+    "dpm adaptive": "it chooses its steps as it goes; 'dpm fast' takes the same ones without choosing",
+    "cfg pp": "it needs the unconditional prediction, which pipelines do not give to schedulers",
+    "smea": "it resizes the latent between calls",
+}
+"""Samplers of other programs that are not a table of coefficients, by a part of their name, and why."""
+
 
 def _published(point: EntryPoint) -> list[SamplerInfo]:
     """What one entry point offers; a broken one is reported and left out, so that it cannot break the others."""
@@ -92,6 +99,7 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
 
     Raises:
         UnknownNameError: listing the closest names.
+        InputError: a sampler known elsewhere that cannot be had here; says why.
     """
     names, key = _spellings(all_samplers().values()), _key(name)
     if key in names:
@@ -100,6 +108,9 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
         grid = _grid(key[at + 1 :])
         if grid is not None and key[:at] in names:
             return names[key[:at]], grid.name
+    for part, reason in NOT_TABLES.items():
+        if part in key.replace("++", " pp"):
+            raise InputError(f"{name!r} cannot be a Diffusers scheduler: {reason}")
     raise UnknownNameError("sampler", name, all_samplers())
 
 

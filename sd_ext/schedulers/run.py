@@ -150,4 +150,6 @@ class Run:
         oldest = self.position - self.depth
         if oldest < 0 or not isinstance(self.calls[oldest].keep, float) or x.requires_grad or m.requires_grad:
             return torch.add(x, m, alpha=call.keep)
+        if self.past[-1].shape != x.shape:  # a batch that grew in the middle of a run
+            return torch.add(x, m, alpha=call.keep)
         return torch.add(x, m, alpha=call.keep, out=self.past[-1])

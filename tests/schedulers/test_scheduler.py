@@ -227,7 +227,7 @@ def test_add_noise_and_velocity_before_set_timesteps(timesteps, schedule):
     )
 
 
-@pytest.mark.parametrize("name", ["dpm++ 2m", "euler a", "heun"])
+@pytest.mark.parametrize("name", NAMES)
 def test_threads_share_one_scheduler(name):
     """Every thread gets its serial result from one object (#5749, #3672, #10738)."""
     scheduler = sd_ext.make_scheduler(name)
@@ -236,14 +236,14 @@ def test_threads_share_one_scheduler(name):
         scheduler.set_timesteps(5 + k)
         return sample(scheduler, noise(), [torch.Generator().manual_seed(k + i) for i in range(3)])
 
-    serial = [work(k) for k in range(6)]
+    serial = [work(k) for k in range(16)]
     results: dict[int, torch.Tensor] = {}
-    threads = [threading.Thread(target=lambda k=k: results.__setitem__(k, work(k))) for k in range(6)]
+    threads = [threading.Thread(target=lambda k=k: results.__setitem__(k, work(k))) for k in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for k in range(6):
+    for k in range(16):
         torch.testing.assert_close(results[k], serial[k], atol=0, rtol=0)
 
 
@@ -257,16 +257,58 @@ def test_a_run_announced_elsewhere_can_be_stepped():
     assert len(done) == 1
 
 
-@pytest.mark.parametrize("make", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
-def test_copies_keep_the_configuration(make):
+def test_a_pickle_keeps_the_configuration():
     scheduler = sd_ext.make_scheduler("dpm++ 2m karras")
     scheduler.set_timesteps(4)
-    other = make(scheduler)
+    other = pickle.loads(pickle.dumps(scheduler))
     assert other.config == scheduler.config
     with pytest.raises(InputError, match="set_timesteps"):
         other.step(noise(), 1, noise())
     other.set_timesteps(4)
     torch.testing.assert_close(sample(other, noise()), sample(scheduler, noise()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_deep_copy_goes_on_with_the_run(name):
+    """As in pipelines that branch in the middle of a run; the branches do not touch each other."""
+    scheduler = sd_ext.make_scheduler(name)
+    scheduler.set_timesteps(8)
+    x = noise()
+    for t in scheduler.timesteps[:3]:
+        x = scheduler.step(network(x), t, x, generator=seeds(3)).prev_sample
+    branch, state = copy.deepcopy(scheduler), copy.deepcopy(scheduler.__dict__)
+    ends = [sample(s, x, seeds(3), begin=3) for s in (branch, scheduler)]
+    scheduler.__dict__.update(state)  # as StableDiffusionPanoramaPipeline does for each view
+    ends.append(sample(scheduler, x, seeds(3), begin=3))
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[1], ends[2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_may_grow_in_the_middle_of_a_run(name):
+    """As in TextToVideoZeroPipeline: what is kept of one frame serves all."""
+    results = []
+    for batch in (1, 3):
+        scheduler = sd_ext.make_scheduler(name)
+        scheduler.set_timesteps(8)
+        x = noise(1)
+        for t in scheduler.timesteps[:3]:
+            x = scheduler.step(network(x), t, x, generator=torch.Generator().manual_seed(0)).prev_sample
+        x = x.repeat(batch, 1, 1, 1)
+        for t in scheduler.timesteps[3:]:
+            same = [torch.Generator().manual_seed(1) for _ in range(batch)]
+            x = scheduler.step(network(x), t, x, generator=same).prev_sample
+        results.append(x)
+    torch.testing.assert_close(results[1], results[0].repeat(3, 1, 1, 1), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
+def test_the_cosine_schedule_starts_in_noise(name, spacing):
+    """Its alpha at the start is 5e-5: no table may lose its digits there, nor a float32 run."""
+    scheduler = sd_ext.make_scheduler(name, {"beta_schedule": "squaredcos_cap_v2"}, timestep_spacing=spacing)
+    for calls in (2, 3, 4, 6, 12):
+        scheduler.set_timesteps(calls)
+        assert torch.isfinite(sample(scheduler, noise(), seeds(3))).all()
 
 
 BAD_RUNS = [
@@ -319,7 +361,7 @@ def test_bad_steps_are_refused_and_the_run_goes_on():
         ("dpm++ 2m", "prediction_type", "noise"),
         ("dpm++ 2m", "final_sigmas_type", "one"),
         ("ddpm", "variance_type", "big"),
-        ("plms", "skip_prk_steps", False),
+        ("deis", "variable", "sigma"),
     ],
 )
 def test_bad_options_are_refused(name, option, value):

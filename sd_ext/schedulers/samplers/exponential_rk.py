@@ -6,6 +6,7 @@ strength eta, with the noise of one Brownian path: what is drawn up to a call de
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from ..info import SamplerInfo
@@ -39,7 +40,9 @@ def ancestral_2s(levels: Levels, eta: float = 1.0) -> Table:
     return multistage(levels, step, "x0")
 
 
-def seeds(levels: Levels, eta: float = 1.0, solver_type: SolverType = "midpoint") -> Table:
+def seeds(
+    levels: Levels, eta: float = 1.0, solver_type: SolverType = "midpoint", nodes: Mapping[int, Sequence[float]] = NODES
+) -> Table:
     """DPM++ SDE and SEEDS: DPM-Solver++ singlestep for the SDE, with 2 or 3 calls a step.
 
     Order 2 or 3 at eta = 0, as many calls a step. With two calls and "midpoint" this is DPM++ SDE (k-diffusion,
@@ -51,7 +54,7 @@ def seeds(levels: Levels, eta: float = 1.0, solver_type: SolverType = "midpoint"
     def step(levels: Levels, i: int, size: int) -> list[Row]:
         kernels = [Kernel.of(levels, i, i + k, "x0", eta=eta) for k in range(1, size + 1)]
         noise = [Kernel.of(levels, i + k, i + k + 1, "x0", eta=eta).noise for k in range(size)]
-        return chain(solver_stages(kernels, NODES[size] if size > 1 else (), solver_type, noise))
+        return chain(solver_stages(kernels, nodes[size] if size > 1 else (), solver_type, noise))
 
     return multistage(levels, step, "x0")
 
@@ -112,21 +115,27 @@ class DPMSolverSDEScheduler(MultiCallScheduler):
     Args:
         eta: strength of the SDE, 0 the deterministic solver, 1 the reverse-time SDE.
         solver_type: "midpoint", as published, or "heun", which integrates the line through both predictions.
+        node: where the second call falls, as a fraction of the step in lambda, above 0 to 1.
     """
 
     eta: float = 1.0
     solver_type: str = "midpoint"
+    node: float = 0.5
 
     def _setup(self) -> None:
         super()._setup()
         self._within("eta", 0, 1)
+        self._within("node", 0.01, 1)
         self._choice_or_default("solver_type", ("midpoint", "heun"), OTHER_TYPES)
+        self._fractions = {**NODES, 2: (self.config["node"],)}
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
-        return between(self.schedule, steps, i, NODES[size])
+        if self._fractions[size] == (1,):
+            return steps[i + 1 : i + 2]
+        return between(self.schedule, steps, i, self._fractions[size])
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return seeds(levels, self.config["eta"], self.config["solver_type"])
+        return seeds(levels, self.config["eta"], self.config["solver_type"], self._fractions)
 
 
 class SEEDSScheduler(DPMSolverSDEScheduler):
@@ -188,6 +197,26 @@ SAMPLERS = (
         stochastic=True,
         options={"solver_type": "heun"},
         note="its phi_1 form is DPM++ SDE",
+    ),
+    SamplerInfo(
+        "exp heun",
+        DPMSolverSDEScheduler,
+        2,
+        "Hochbruck & Ostermann 2005, eq. 5.3",
+        ("exp heun 2 x0", "etd2rk"),
+        calls="2",
+        options={"solver_type": "heun", "node": 1.0, "eta": 0.0},
+        note="Heun's method with the exponential kernel",
+    ),
+    SamplerInfo(
+        "exp heun sde",
+        DPMSolverSDEScheduler,
+        2,
+        _SEEDS,
+        ("exp heun 2 x0 sde",),
+        calls="2",
+        stochastic=True,
+        options={"solver_type": "heun", "node": 1.0},
     ),
     SamplerInfo("seeds-3", SEEDSScheduler, 3, f"{_SEEDS}, alg. 3", ("seeds 3", "seeds3"), calls="3", stochastic=True),
     SamplerInfo("res 2s", RESSinglestepScheduler, 2, _RES, ("res single 2",), calls="2"),

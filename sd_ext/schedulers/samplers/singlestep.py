@@ -11,7 +11,7 @@ from typing import ClassVar
 from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..kernel import Kernel
-from ..multistage import Stage, chain, multistage
+from ..multistage import Stage, chain, multistage, starts_in_noise
 from ..schedule import Levels
 from ..table import Row, Table
 from .dpm_solver import OTHER_ALGORITHMS, OTHER_TYPES, Algorithm, SolverType, basis_of
@@ -101,7 +101,7 @@ class DPMSolverSinglestepScheduler(TableScheduler):
 
     def _explicit_stages(self, levels: Levels) -> Levels:
         stages = singlestep_stages(len(levels) - 1, self.config["solver_order"], float(levels.sigma[-1]))
-        if levels.alpha[0] == 0:
+        if starts_in_noise(levels):
             stages = [0, *singlestep_stages(len(levels) - 2, self.config["solver_order"], float(levels.sigma[-1]))]
         return levels.with_stages(stages)
 

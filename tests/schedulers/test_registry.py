@@ -1,0 +1,180 @@
+"""Names from Diffusers, AUTOMATIC1111 and ComfyUI, their quirks, and samplers of other packages."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+
+import sd_ext
+from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.schedulers import registry
+
+from .conftest import SD
+from .mixture import run_table
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+A1111 = """DPM++ 2M; DPM++ SDE; DPM++ 2M SDE; DPM++ 2M SDE Heun; DPM++ 2S a; DPM++ 3M SDE; Euler a; Euler; LMS; Heun;
+DPM2; DPM2 a; DPM fast; Restart; DDIM; PLMS; UniPC; LCM; DPM++ 2M Karras; DPM++ SDE Karras; DPM++ 2M SDE Exponential;
+DPM++ 2M SDE Karras; DPM++ 2M SDE Heun Karras; DPM++ 3M SDE Exponential; LMS Karras; DPM2 Karras; DPM2 a Karras;
+DPM++ 2S a Karras; Euler SGM Uniform; DPM++ 2M KL Optimal; Euler a Align Your Steps; DPM++ 2M Polyexponential"""
+
+COMFYUI = """euler euler_ancestral heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2 dpm_2_ancestral lms dpm_fast
+dpmpp_2s_ancestral dpmpp_sde dpmpp_sde_gpu dpmpp_2m dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun
+dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_ancestral
+gradient_estimation er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2"""
+
+COMFYUI_GRIDS = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
+
+NAMES = [*(name.strip() for name in A1111.split(";")), *COMFYUI.split()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_other_programs_is_a_sampler(name):
+    scheduler = sd_ext.make_scheduler(name)
+    scheduler.set_timesteps(8)
+    assert len(scheduler.timesteps) == 8
+
+
+@pytest.mark.parametrize("grid", COMFYUI_GRIDS.split())
+def test_every_grid_of_comfyui_follows_a_name(grid):
+    scheduler = sd_ext.make_scheduler(f"euler_ancestral {grid}")
+    assert scheduler.config["grid"] == grid
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "DPM adaptive", "euler_cfg_pp", "DDIM CFG++", "Euler SMEA Dy"])
+def test_what_cannot_be_a_table_says_why(name):
+    with pytest.raises(InputError, match="cannot be a Diffusers scheduler: it "):
+        sd_ext.make_scheduler(name)
+
+
+def test_every_compatible_diffusers_class_has_its_namesake():
+    with_names = {c.__name__ for c in diffusers.DDIMScheduler().compatibles}
+    assert len(with_names) > 10
+    # EDM's process has no betas: its models are not Stable Diffusion's.
+    missing = {name for name in with_names if not hasattr(sd_ext, name)} - {"EDMEulerScheduler"}
+    assert missing <= {"DPMSolverMultistepInverseScheduler", "DDIMInverseScheduler"}
+    for name in with_names - missing - {"EDMEulerScheduler"}:
+        assert type(sd_ext.make_scheduler(name)).__name__ == name
+
+
+def test_spellings_are_told_apart():
+    seen = {}
+    for info in sd_ext.list_samplers():
+        for spelling in (info.name, *info.aliases):
+            key = registry._key(spelling)
+            assert seen.setdefault(key, info.name) == info.name, f"{spelling} means {seen[key]} and {info.name}"
+
+
+DROPPED = [("dpm_2", "comfyui"), ("dpm_2_ancestral", "comfyui"), ("uni_pc", "comfyui"), ("uni_pc_bh2", "comfyui"),
+           ("DPM2", "a1111"), ("DPM2 a", "a1111"), ("DPM++ 3M SDE", "a1111")]  # fmt: skip
+KEPT = [("DPM2", None), ("dpmpp_3m_sde", "comfyui"), ("UniPC", "a1111"), ("euler", "comfyui"), ("euler", "a1111")]
+
+
+def solver_levels(scheduler):
+    levels = scheduler._plan.levels
+    stage = np.zeros(len(levels) - 1) if levels.stage is None else levels.stage
+    return levels.ratio[:-1][stage == 0]
+
+
+@pytest.mark.parametrize("name, program", DROPPED + KEPT)
+def test_the_last_sigma_but_one(name, program):
+    """Left out where that program leaves it out, so that the steps are the ones it takes."""
+    scheduler = sd_ext.make_scheduler(name, SD, like=program, grid="karras")
+    scheduler.set_timesteps(10)
+    got = solver_levels(scheduler)
+    one_more = sd_ext.make_scheduler("euler", SD, grid="karras")
+    one_more.set_timesteps(len(got) + 1)
+    plain = sd_ext.make_scheduler("euler", SD, grid="karras")
+    plain.set_timesteps(len(got))
+    expected = solver_levels(one_more)[:-1] if (name, program) in DROPPED else solver_levels(plain)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_programs_bring_their_grid():
+    assert sd_ext.make_scheduler("euler", like="comfyui").config["grid"] == "normal"
+    assert sd_ext.make_scheduler("euler", like="a1111").config["grid"] in ("uniform", "normal")
+    assert sd_ext.make_scheduler("euler karras", like="comfyui").config["grid"] == "karras"
+    with pytest.raises(UnknownNameError, match="comfyui"):
+        sd_ext.make_scheduler("euler", like="comfy")
+
+
+# ---- samplers of other packages
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """Makes `value` what one installed package publishes."""
+
+    def publish(value):
+        point = EntryPoint(name="x", value="somewhere:SAMPLER", group=registry.GROUP)
+        monkeypatch.setattr(EntryPoint, "load", lambda self: value)
+        monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.GROUP else [])
+        registry.all_samplers.cache_clear()
+
+    yield publish
+    monkeypatch.undo()
+    registry.all_samplers.cache_clear()
+
+
+def example() -> dict:
+    (code,) = re.findall(r"^```python\n(# ralston.py.*?)^```", (DOCS / "plugins.md").read_text(), re.M | re.S)
+    names: dict = {"__name__": "ralston"}
+    exec(compile(code, "docs/plugins.md", "exec"), names)
+    return names
+
+
+def test_the_documented_plugin_is_a_sampler_of_its_order(plugin, schedule, mixture):
+    plugin(example()["SAMPLER"])
+    scheduler = sd_ext.make_scheduler("ralston karras", SD)
+    assert scheduler.config["grid"] == "karras"
+    errors = []
+    for n in (40, 80, 160):
+        steps = schedule.at_lambda(np.linspace(-2.0, 1.5, n + 1))
+        table = scheduler._table(scheduler._explicit_stages(steps), 0.0)
+        x = mixture.sample(16, steps.alpha[0], steps.sigma[0], seed=1)
+        errors.append(np.sqrt(np.mean((run_table(table, mixture, x) - mixture.solve(x, steps)) ** 2)))
+    assert -np.polyfit(np.log([40, 80, 160]), np.log(errors), 1)[0] == pytest.approx(2, abs=0.2)
+
+
+def test_an_installed_plugin_is_one_name_away(tmp_path):
+    """A package as pip leaves it: a module, and metadata with the entry point of the documentation."""
+    page = (DOCS / "plugins.md").read_text()
+    (code,) = re.findall(r"^```python\n(# ralston.py.*?)^```", page, re.M | re.S)
+    (toml,) = re.findall(r"^```toml\n.*?\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "ralston.py").write_text(code)
+    info = tmp_path / "ralston-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ralston\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sd_ext.samplers]\n" + toml.replace('"', ""))
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sd_ext\n"
+        "scheduler = sd_ext.make_scheduler('ralston karras')\n"
+        "scheduler.set_timesteps(6)\n"
+        "print(type(scheduler).__module__, len(scheduler.timesteps), sd_ext.list_samplers()[-1].name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["ralston", "6", "ralston"]
+
+
+@pytest.mark.parametrize("value", [42, [sd_ext.list_samplers], sd_ext.SamplerInfo("x", dict, 1, "none")])
+def test_a_broken_plugin_is_reported_and_left_out(plugin, value):
+    plugin(value)
+    with pytest.warns(UserWarning, match="somewhere:SAMPLER"):
+        names = [info.name for info in sd_ext.list_samplers()]
+    assert "euler" in names and "x" not in names
+
+
+def test_a_plugin_cannot_take_a_name(plugin):
+    plugin(sd_ext.SamplerInfo("Euler", sd_ext.HeunDiscreteScheduler, 2, "none"))
+    with pytest.warns(UserWarning, match="taken"):
+        assert type(sd_ext.make_scheduler("euler")).__name__ == "EulerDiscreteScheduler"
