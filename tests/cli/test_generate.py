@@ -183,7 +183,7 @@ def test_bad_input_is_one_sentence(run, tiny_pipeline_dir, tmp_path, tmp_path_fa
     config = places["stranger"] / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("DDIMScheduler", "KarrasVeScheduler"))
     index = places["stranger"] / "model_index.json"
-    index.write_text(index.read_text().replace("DDIMScheduler", "IPNDMScheduler"))
+    index.write_text(index.read_text().replace("DDIMScheduler", "RePaintScheduler"))
     places["file"] = elsewhere / "file.png"
     places["file"].write_bytes(b"theirs")
     if "{stranger}" not in arguments:

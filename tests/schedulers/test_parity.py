@@ -168,7 +168,7 @@ def test_deviation_clipping_retakes_eps():
 def test_deviation_plms_makes_no_extra_call():
     """Diffusers' PNDM makes n + 1 calls for n steps (#1106, #9090). After the start the rows are the same."""
     theirs = diffusers.PNDMScheduler(**SD, skip_prk_steps=True, steps_offset=1)
-    ours = sd_ext.PNDMScheduler(**SD, steps_offset=1)
+    ours = sd_ext.PNDMScheduler(**SD, skip_prk_steps=True, steps_offset=1)
     for scheduler in (theirs, ours):
         scheduler.set_timesteps(20)
     assert (len(theirs.timesteps), len(ours.timesteps)) == (21, 20)

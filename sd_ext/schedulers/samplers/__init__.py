@@ -2,15 +2,29 @@
 names where the sampler is the same, and what is known about each.
 
 first_order  DDIM, Euler, Euler a               ddpm        DDPM with its variances
-heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS
+heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS, PNDM, iPNDM, gradient estimation
 dpm_solver   DPM-Solver(++) multistep and SDE   singlestep  DPM-Solver(++) singlestep, DPM fast
 exponential_rk  DPM++ 2S a and SDE, SEEDS, RES  res_multistep  RES multistep
 unipc        UniPC                              sa_solver   SA-Solver and its PECE form
+deis         LMS, DEIS
 """
 
-from . import adams, ddpm, dpm_solver, exponential_rk, first_order, heun, res_multistep, sa_solver, singlestep, unipc
-from .adams import PNDMScheduler
+from . import (
+    adams,
+    ddpm,
+    deis,
+    dpm_solver,
+    exponential_rk,
+    first_order,
+    heun,
+    res_multistep,
+    sa_solver,
+    singlestep,
+    unipc,
+)
+from .adams import GradientEstimationScheduler, IPNDMScheduler, PNDMScheduler
 from .ddpm import DDPMScheduler
+from .deis import DEISMultistepScheduler, LMSDiscreteScheduler
 from .dpm_solver import DPMSolverMultistepScheduler
 from .exponential_rk import (
     DPMSolver2SAncestralScheduler,
@@ -30,22 +44,38 @@ from .sa_solver import SASolverScheduler
 from .singlestep import DPMSolverSinglestepScheduler
 from .unipc import UniPCMultistepScheduler
 
-FAMILIES = (ddpm, first_order, heun, adams, dpm_solver, singlestep, exponential_rk, res_multistep, unipc, sa_solver)
+FAMILIES = (
+    ddpm,
+    first_order,
+    heun,
+    adams,
+    deis,
+    dpm_solver,
+    singlestep,
+    exponential_rk,
+    res_multistep,
+    unipc,
+    sa_solver,
+)
 """In the order in which `list_samplers` lists them."""
 
 __all__ = [
     "DDIMScheduler",
     "DDPMScheduler",
+    "DEISMultistepScheduler",
     "DPMSolver2SAncestralScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
+    "GradientEstimationScheduler",
     "HeunDiscreteScheduler",
     "HeunPPDiscreteScheduler",
+    "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
     "PNDMScheduler",
     "RESMultistepScheduler",
     "RESSinglestepScheduler",
