@@ -182,31 +182,41 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         """Announce a run, by one of a number of network calls, timesteps, or sigmas.
 
         Args:
-            num_inference_steps: network evaluations, 1 to `num_train_timesteps`.
+            num_inference_steps: network evaluations, 1 to `num_train_timesteps`; beside timesteps or sigmas, what
+                their number must be.
             device: where `timesteps` shall be.
-            timesteps: levels of the calls, falling, within [0, T - 1]; fractional ones are allowed.
-            sigmas: sigma / alpha of the calls, falling; a last 0 is the end and makes no call.
+            timesteps: levels of the solver steps, falling, within [0, T - 1]; fractional ones are allowed.
+            sigmas: sigma / alpha of the solver steps, falling; a last 0 is the end and makes no call.
 
         Raises:
             InputError: none or several given, or values that cannot be stepped through. What was set before stays.
         """
-        given = [v for v in (num_inference_steps, timesteps, sigmas) if v is not None]
-        if len(given) != 1:
+        both, none = timesteps is not None and sigmas is not None, timesteps is None and sigmas is None
+        if both or (none and num_inference_steps is None):
             raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
         if num_inference_steps is not None:
-            most = self.config["num_train_timesteps"]
-            if isinstance(num_inference_steps, bool) or int(num_inference_steps) != num_inference_steps:
-                raise InputError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
-            if not 1 <= num_inference_steps <= most:
-                raise InputError(
-                    f"num_inference_steps must be 1 to {most} (num_train_timesteps), got {num_inference_steps}"
-                )
-            levels = self._place(int(num_inference_steps))
-        elif timesteps is not None:
-            levels = self._explicit_stages(placement.from_timesteps(self.schedule, timesteps, self._end()))
+            self._check_count(num_inference_steps)
+        if timesteps is not None:
+            levels = placement.from_timesteps(self.schedule, timesteps, self._end())
+        elif sigmas is not None:
+            levels = placement.from_sigmas(self.schedule, sigmas, self._end())
         else:
-            levels = self._explicit_stages(placement.from_sigmas(self.schedule, sigmas, self._end()))
-        self._announce(levels, device)
+            return self._announce(self._place(int(num_inference_steps)), device)  # type: ignore[arg-type]
+        if num_inference_steps not in (None, len(levels) - 1):
+            name = "sigmas" if timesteps is None else "timesteps"
+            raise InputError(
+                f"{name} must be {num_inference_steps} numbers (num_inference_steps), got {len(levels) - 1}"
+            )
+        self._announce(self._explicit_stages(levels), device)
+
+    def _check_count(self, num_inference_steps: Any) -> None:
+        most = self.config["num_train_timesteps"]
+        if isinstance(num_inference_steps, bool) or int(num_inference_steps) != num_inference_steps:
+            raise InputError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
+        if not 1 <= num_inference_steps <= most:
+            raise InputError(
+                f"num_inference_steps must be 1 to {most} (num_train_timesteps), got {num_inference_steps}"
+            )
 
     def _explicit_stages(self, levels: Levels) -> Levels:
         """Multi-call samplers mark their stages on levels that the caller chose."""
@@ -219,6 +229,8 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         plan = self._announced("set_begin_index")
         if not 0 <= begin_index < len(plan.values):
             raise InputError(f"begin_index must be 0 to {len(plan.values) - 1}, got {begin_index}")
+        if plan.ready is None or plan.ready.begin != begin_index:
+            plan.ready = self._compile(plan.levels, begin_index, 0.0)
         plan.begin, plan.run = begin_index, None
 
     def _announced(self, caller: str) -> Plan:
@@ -329,7 +341,7 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
 
     def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run:
         begin = plan.begin if plan.begin is not None else plan.index_of(timestep)
-        ready = plan.ready if begin == 0 and not eta else None
+        ready = plan.ready if plan.ready is not None and plan.ready.begin == begin and not eta else None
         plan.ready, plan.run = None, ready or self._compile(plan.levels, begin, eta)
         return plan.run
 
@@ -350,6 +362,10 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """N(0, I) for this call, drawn in float32 whatever the dtype: one seed is one picture in every precision."""
         if variance_noise is not None:
+            if variance_noise.shape != x.shape:
+                raise InputError(
+                    f"variance_noise must be {tuple(x.shape)} as sample, got {tuple(variance_noise.shape)}"
+                )
             return variance_noise.to(device=x.device, dtype=x.dtype)
         if isinstance(generator, list) and len(generator) not in (1, len(x)):
             raise InputError(

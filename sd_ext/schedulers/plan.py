@@ -40,7 +40,7 @@ class Plan:
         self.timesteps = timesteps.to(device)
         self.begin: int | None = None
         self.ready: Run | None = None
-        """A run compiled for a start at the first call."""
+        """A run compiled ahead, for a start at the first call or at the one announced."""
         self.run: Run | None = None
 
     def index_of(self, timestep: float | torch.Tensor) -> int:

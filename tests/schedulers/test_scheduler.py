@@ -313,7 +313,9 @@ def test_the_cosine_schedule_starts_in_noise(name, spacing):
 
 BAD_RUNS = [
     ({}, "exactly one"),
-    ({"num_inference_steps": 5, "timesteps": [3]}, "exactly one"),
+    ({"timesteps": [5], "sigmas": [3.0]}, "exactly one"),
+    ({"num_inference_steps": 5, "timesteps": [3]}, r"timesteps must be 5 numbers \(num_inference_steps\), got 1"),
+    ({"num_inference_steps": 2, "sigmas": [9.0, 3.0, 1.0, 0.0]}, r"sigmas must be 2 numbers .*, got 3"),
     ({"num_inference_steps": 0}, "1 to 1000"),
     ({"num_inference_steps": 1001}, "1 to 1000"),
     ({"num_inference_steps": 2.5}, "whole number"),
@@ -348,6 +350,8 @@ def test_bad_steps_are_refused_and_the_run_goes_on():
         scheduler.step(x[:, :3], scheduler.timesteps[0], x)
     with pytest.raises(InputError, match="a list of 3"):
         scheduler.step(x, scheduler.timesteps[0], x, generator=seeds(2))
+    with pytest.raises(InputError, match=r"variance_noise must be \(3, 4, 8, 8\)"):
+        scheduler.step(x, scheduler.timesteps[0], x, variance_noise=x[:1])
     with pytest.raises(InputError, match="begin_index"):
         scheduler.set_begin_index(4)
     assert torch.isfinite(sample(scheduler, x, seeds(3))).all()

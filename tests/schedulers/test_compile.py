@@ -1,0 +1,71 @@
+"""`step()` is one graph under torch.compile, and waits for no device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import sd_ext
+
+from .conftest import SD
+
+REPRESENTATIVES = ["ddim", "dpm++ 2m karras", "dpm++ 2m sde", "heun", "euler a", "unipc", "dpm++ sde", "plms"]
+
+
+def network(x):
+    return torch.tanh(0.3 * x.sum(1, keepdim=True) + 0.5 * x)
+
+
+def run(scheduler, step, dtype=torch.float32):
+    """A run with announced start; noise from the global generator, which a compiled graph draws from too."""
+    scheduler.set_timesteps(10)
+    scheduler.set_begin_index(0)
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 8, 8).to(dtype)
+    for t in scheduler.timesteps:
+        x = step(network(x), t, x, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+@torch._dynamo.config.patch(recompile_limit=16)
+def test_the_step_is_one_graph(name, dtype):
+    """fullgraph=True raises at any break. One small graph for each call of the table; a second run compiles nothing."""
+    torch._dynamo.reset()
+    scheduler = sd_ext.make_scheduler(name, SD, clip_sample=name == "ddim")
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(scheduler.step, fullgraph=True, backend=backend)
+    expected = run(scheduler, scheduler.step, dtype)
+    assert torch.equal(run(scheduler, compiled, dtype), expected)
+    assert 1 <= len(graphs) <= 10
+    made = len(graphs)
+    assert torch.equal(run(scheduler, compiled, dtype), expected)
+    assert len(graphs) == made
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where a tensor's value is read by the host, which on a GPU waits for all work queued before."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [info.name for info in sd_ext.list_samplers()])
+def test_no_step_reads_a_tensor(name):
+    """In a pipeline's loop over `scheduler.timesteps`, the unannounced start included."""
+    scheduler = sd_ext.make_scheduler(name)
+    scheduler.set_timesteps(9)
+    x = torch.randn(1, 4, 8, 8)
+    with NoReading():
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x), t, x).prev_sample
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoReading():
+        x.sum().item()
