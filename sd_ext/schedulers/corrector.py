@@ -26,6 +26,9 @@ from .table import Row
 
 Half = Literal["bh1", "bh2"]
 
+FAINT = 0.01
+"""On eps, steps from an alpha below this grow by 1 / alpha, and differences of eps would mostly be rounding error."""
+
 
 def behind(levels: Levels, i: int, j: int, calls: Sequence[int]) -> tuple[float, ...]:
     """Where calls fall relative to the step from level i to level j, in steps: 0 for call i, negative before it."""
@@ -62,6 +65,14 @@ def correction(predict: Sequence[float], correct: Sequence[float]) -> Array:
     return change
 
 
+def possible(orders: tuple[int, int], step: Kernel, alpha: float, sigma_end: float) -> tuple[int, int]:
+    """(predictor, corrector) orders a step from `alpha` can have: to sigma = 0, and on eps from a faint picture, the
+    step is of order 1 and not corrected.
+    """
+    on_eps = step.k < 0
+    return (1, 0) if sigma_end == 0 or (on_eps and alpha < FAINT) else orders
+
+
 def predictor_corrector(
     levels: Levels,
     kernel: Callable[[int], Kernel],
@@ -73,13 +84,12 @@ def predictor_corrector(
     Args:
         kernel: the kernel of step i.
         orders: for step i, through how many predictions the predictor's polynomial goes, and the corrector's, the new
-            prediction included; 0 leaves the step as predicted. A step to sigma = 0 is of order 1.
+            prediction included; 0 leaves the step as predicted; see `possible`.
     """
     rows, change = [], np.zeros(1)
     for i in range(len(levels) - 1):
-        step, (predictor, corrector) = kernel(i), orders(i)
-        if levels.sigma[i + 1] == 0:
-            predictor, corrector = 1, 0
+        step = kernel(i)
+        predictor, corrector = possible(orders(i), step, levels.alpha[i], levels.sigma[i + 1])
         past = behind(levels, i, i + 1, range(i, i - max(predictor, corrector - 1), -1))
         predict = adams(step, past[:predictor], half)
         p = np.zeros(max(len(change), len(predict)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ...errors import InputError
-from ..corrector import adams, behind, correction, predictor_corrector
+from ..corrector import adams, behind, correction, possible, predictor_corrector
 from ..info import SamplerInfo
 from ..kernel import Kernel
 from ..multistage import MultiCallScheduler, multistage
@@ -63,9 +63,10 @@ def sa_solver(
 
     def pece(levels: Levels, i: int, size: int) -> list[Row]:
         left = int((levels.stage[i : len(levels) - 1] == 0).sum())  # type: ignore[index]
-        predictor, corrector = orders(len(starts), left) if levels.sigma[i + size] else (1, 0)
+        step = kernel(levels, i, i + size)
+        predictor, corrector = possible(orders(len(starts), left), step, levels.alpha[i], levels.sigma[i + size])
         starts.insert(0, i)
-        step, past = kernel(levels, i, i + size), starts[: max(predictor, corrector - 1)]
+        past = starts[: max(predictor, corrector - 1)]
         nodes = behind(levels, i, i + size, past)
         predict = adams(step, nodes[:predictor], half)
         rows = [Row(step.a, _spread(predict, i, past), step.noise)]

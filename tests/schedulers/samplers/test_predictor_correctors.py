@@ -26,6 +26,7 @@ from ..test_orders import COUNTS, graded
 from ..test_parity import assert_close, both, network, sample
 from ..test_stochastic import SAMPLES, check_moments
 
+HALVES = ("bh1", "bh2")
 UNIPC, SA = "UniPCMultistepScheduler", "SASolverScheduler"
 
 
@@ -81,7 +82,7 @@ def test_unipc_on_diffusers_other_grids(flag, calls):
 
 
 @pytest.mark.parametrize("predict_x0", [True, False])
-@pytest.mark.parametrize("half", ["bh1", "bh2"])
+@pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_unipc_is_diffusers_arithmetic_in_float64(order, half, predict_x0):
     """Given the same float64 sigmas, Diffusers' corrected and predicted samples come out of one row a call."""
@@ -114,7 +115,7 @@ def test_deviation_unipc_ends_clean_whatever_its_options(config):
 
 
 @pytest.mark.parametrize("basis", ["x0", "eps"])
-@pytest.mark.parametrize("half", ["bh1", "bh2"])
+@pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_unipc_converges_one_order_higher(order, half, basis, schedule, mixture):
     slope = slope_of(lambda at: unipc(at, order, half, basis, lower_order_final=False), schedule, mixture)
@@ -130,7 +131,7 @@ def test_without_its_corrector_unipc_loses_the_order(schedule, mixture):
 
 def test_b_of_h_drops_out_of_order_three(schedule):
     """The two halves differ in the two-node steps of the start and the end only."""
-    one, two = (unipc(graded(schedule, 12), 3, half).rows for half in ("bh1", "bh2"))
+    one, two = (unipc(graded(schedule, 12), 3, half).rows for half in HALVES)
     differ = np.flatnonzero(np.abs(one - two).max((1, 2)) > 1e-12)
     np.testing.assert_array_equal(differ, [1, 2, 10, 11])
 
@@ -176,6 +177,40 @@ def test_unipc_refuses(options, says):
 def test_unipc_by_its_names(name, options):
     config = sd_ext.make_scheduler(name).config
     assert (config["solver_order"], config["solver_type"]) == options
+
+
+# ---- both -----------------------------------------------------------------------------------------------------------
+
+OPTIONS = [
+    *({"cls": UNIPC, "solver_order": 4, "solver_type": half, "predict_x0": x0} for half in HALVES for x0 in (1, 0)),
+    *(
+        {"cls": SA, "corrector_order": 4, "algorithm_type": algorithm, "pece": pece}
+        for algorithm in ("data_prediction", "noise_prediction")
+        for pece in (False, True)
+    ),
+]
+MODELS = [
+    {},
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    {"prediction_type": "flow_prediction"},
+]
+
+
+@pytest.mark.parametrize("end", ["zero", "sigma_min"])
+@pytest.mark.parametrize("model", MODELS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_holds_its_invariants_on_every_model(options, model, end):
+    """From every start: at birth a table shows that a known picture is found, in float64 also where alpha is 0."""
+    cls, windowless = options["cls"], {"tau_start": 2000, "tau_end": -1} if options["cls"] == SA else {}
+    rest = {name: value for name, value in options.items() if name != "cls"}
+    for grid in ("linspace", "karras", "beta"):
+        settings = {**SD, **model, **rest, **windowless, "grid": grid, "final_sigmas_type": end}
+        scheduler = getattr(sd_ext, cls)(**settings, lower_order_final=False)
+        for calls in (1, 2, 3, 9):
+            scheduler.set_timesteps(calls)
+            for begin in range(calls):
+                assert scheduler.table(begin).calls == calls - begin
 
 
 # ---- SA-Solver ------------------------------------------------------------------------------------------------------
@@ -387,7 +422,7 @@ def test_sa_solver_from_other_families_configs():
 
 
 PREDICTOR_CORRECTORS = [
-    *({"cls": UNIPC, "solver_order": order, "solver_type": half} for order in (2, 3) for half in ("bh1", "bh2")),
+    *({"cls": UNIPC, "solver_order": order, "solver_type": half} for order in (2, 3) for half in HALVES),
     {"cls": SA, "algorithm_type": "noise_prediction"},
 ]
 
