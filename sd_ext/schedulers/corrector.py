@@ -37,7 +37,7 @@ def behind(levels: Levels, i: int, j: int, calls: Sequence[int]) -> tuple[float,
 
 
 def adams(kernel: Kernel, nodes: Sequence[float], half: Half | None = None) -> tuple[float, ...]:
-    """Weights of predictions at s = `nodes`, one of which is 0.
+    """Weights of predictions at s = `nodes`; where they are two, one is 0.
 
     Args:
         half: how UniPC and SA-Solver shorten the case of two nodes: the first moment is B(h) / 2, with B the linear

@@ -95,14 +95,16 @@ class UniPCMultistepScheduler(TableScheduler):
         )
 
 
-def _info(name: str, order: int, half: Half, aliases: tuple[str, ...] = (), note: str = "") -> SamplerInfo:
+def _info(
+    name: str, order: int, half: Half, aliases: tuple[str, ...] = (), note: str = "", predict_x0: bool = True
+) -> SamplerInfo:
     return SamplerInfo(
         name,
         UniPCMultistepScheduler,
         order + 1,
         "arXiv 2302.04867, alg. 1-2",
         aliases,
-        options={"solver_order": order, "solver_type": half},
+        options={"solver_order": order, "solver_type": half, "predict_x0": predict_x0},
         note=note,
         drops_penultimate=("comfyui",) if any(alias.startswith("uni_pc") for alias in aliases) else (),
     )
@@ -114,4 +116,6 @@ SAMPLERS = (
     _info("unipc 3", 3, "bh2", ("unipc 3 bh2", "uni_pc_bh2")),
     _info("unipc 3 bh1", 3, "bh1", ("uni_pc", "uni_pc_bh1"), "AUTOMATIC1111's and ComfyUI's default"),
     _info("unipc 4", 4, "bh2", ("unipc 4 bh2",)),
+    _info("unipc eps", 2, "bh2", ("unipc 2 eps",), "for few calls with little guidance", predict_x0=False),
+    _info("unipc 3 eps", 3, "bh2", (), "for few calls with little guidance", predict_x0=False),
 )
