@@ -76,17 +76,22 @@ StepRows = Callable[[Levels, int, int], Sequence[Row]]
 """(levels, i, size) -> the rows of the step of `size` calls that begins at call i and ends at level i + size."""
 
 
-def multistage(levels: Levels, step: StepRows, basis: Basis, preserves: Preserves = "marginal") -> Table:
+def multistage(
+    levels: Levels, step: StepRows, basis: Basis, preserves: Preserves = "marginal", *, from_noise: bool = False
+) -> Table:
     """A table of multi-call steps, `step` giving the rows of each step, from its beginning on.
 
     A step from below `NO_SIGNAL` is of one call; where a caller's grid says otherwise its calls are first-order steps.
+
+    Args:
+        from_noise: steps from there are as good as others; so they are for methods in the flow's sigma.
     """
     if levels.stage is None:
         raise TableError("multi-call samplers need levels with stages")
-    noise_only = levels.alpha < NO_SIGNAL
-    levels = levels.with_signal() if basis == "eps" else levels
+    noise_only = np.zeros(len(levels), bool) if from_noise else levels.alpha < NO_SIGNAL
     calls, i, rows = len(levels) - 1, 0, []
     stage = levels.stage[:calls]
+    levels = levels.with_signal() if basis == "eps" else levels
     while i < calls:
         size = 1
         while stage[i] == 0 and i + size < calls and stage[i + size] == size:

@@ -87,7 +87,7 @@ def from_timesteps(schedule: NoiseSchedule, timesteps: Any, end: Levels) -> Leve
     Raises:
         InputError: not numbers, empty, not falling, or outside [0, T - 1].
     """
-    values = _falling("timesteps", timesteps)
+    values = falling("timesteps", timesteps)
     if values[0] > schedule.t_max or values[-1] < 0:
         raise InputError(f"timesteps must lie within 0 and {schedule.t_max}, got {values.tolist()}")
     return _with_end(schedule.at(values), end)
@@ -99,7 +99,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
     Raises:
         InputError: not numbers, empty, not falling, or not positive.
     """
-    values = _falling("sigmas", sigmas)
+    values = falling("sigmas", sigmas)
     if values[-1] == 0 and len(values) > 1:
         values, end = values[:-1], ZERO
     if values[-1] <= 0:
@@ -117,7 +117,7 @@ def _reaches(levels: Levels, end: Levels) -> bool:
     return bool(levels.ratio[-1] <= end.ratio[0] * (1 + 1e-9))
 
 
-def _falling(name: str, values: Any) -> np.ndarray:
+def falling(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=float).reshape(-1)
     except (TypeError, ValueError) as error:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 
+from ...errors import InputError
 from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..plan import StepOutput
 from ..schedule import Levels
 from ..table import Basis, Row, Table, build
 from ..transfer import fresh_noise, transfer
+from .churn import added_noise, churned, keeps, raised_calls
 
 
 def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0") -> Table:
@@ -33,6 +36,23 @@ def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0") -> Table:
         a, b = transfer(levels, i, basis, std)
         rows.append(Row(a, (b,), noise=std))
     return build(levels, rows, basis)
+
+
+def euler(levels: Levels, s_noise: float = 1.0) -> Table:
+    """Euler's method in sigma / alpha, on raised levels with churn: each step lands below the next call's level and
+    adds the noise up to it.
+
+    Order 1, 1 call a step. Source: arXiv 2206.00364, algorithm 2 without its correction. Diffusers adds the noise after
+    the network was evaluated, with the timestep of the level below.
+
+    Args:
+        s_noise: factor on the added noise; other than 1 it leaves the levels.
+    """
+    rows = []
+    for i, std in enumerate(added_noise(levels)[1:].tolist()):
+        a, b = transfer(levels, i, "x0", std)
+        rows.append(Row(a, (b,), noise=std * s_noise))
+    return build(levels, rows, "x0", keeps(s_noise))
 
 
 class DDIMScheduler(TableScheduler):
@@ -86,11 +106,73 @@ class SigmaStart(TableScheduler):
         return float(plan.levels.sigma[0] if plan else self.schedule.sigma[-1])
 
 
-class EulerDiscreteScheduler(SigmaStart):
-    """Euler's method in sigma / alpha, the same step as DDIM on its own grid; see `first_order`."""
+class ChurnScheduler(SigmaStart):
+    """Base of schedulers with churn (arXiv 2206.00364, algorithm 2).
+
+    Args:
+        s_churn: how much noise is added back over the run; each step goes up by min(s_churn / steps, sqrt(2) - 1).
+        s_tmin, s_tmax: sigma / alpha between which noise is added back.
+        s_noise: factor on that noise; other than 1 it leaves the levels.
+    """
+
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def _setup(self) -> None:
+        super()._setup()
+        for name in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
+            self._within(name, 0, math.inf)
+
+    def _churned(self, steps: Levels) -> Levels:
+        return churned(self.schedule, steps, *(self.config[name] for name in ("s_churn", "s_tmin", "s_tmax")))
+
+    def step(  # type: ignore[override]
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        s_churn: float | None = None,
+        s_tmin: float | None = None,
+        s_tmax: float | None = None,
+        s_noise: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> StepOutput | tuple[torch.Tensor]:
+        """As `TableScheduler.step`, in the order of Diffusers' Euler.
+
+        Args:
+            s_churn, s_tmin, s_tmax, s_noise: what the config has, or None. The timesteps depend on them, so they must
+                be known when the run is announced.
+        """
+        for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
+            if value is not None and value != self.config[name]:
+                raise InputError(
+                    f"step({name}={value!r}) differs from the config's {self.config[name]!r}; churn moves the "
+                    f"timesteps: make the scheduler with {name}={value!r}"
+                )
+        return self._step(model_output, timestep, sample, generator, variance_noise, return_dict)
+
+
+class EulerDiscreteScheduler(ChurnScheduler):
+    """Euler's method in sigma / alpha, the same step as DDIM on its own grid, and with churn; see `euler`.
+
+    Args:
+        s_churn, s_tmin, s_tmax, s_noise: see `ChurnScheduler`.
+    """
+
+    def _place(self, calls: int) -> Levels:
+        return self._explicit_stages(self._grid_levels(calls))
+
+    def _explicit_stages(self, levels: Levels) -> Levels:
+        if not self.config["s_churn"]:
+            return levels
+        return raised_calls(self._churned(levels), levels, [1] * (len(levels) - 1))
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return first_order(levels)
+        return euler(levels, self.config["s_noise"])
 
 
 class EulerAncestralDiscreteScheduler(SigmaStart):
@@ -109,6 +191,16 @@ class EulerAncestralDiscreteScheduler(SigmaStart):
 SAMPLERS = (
     SamplerInfo("ddim", DDIMScheduler, 1, "arXiv 2010.02502, eq. 12", note="eta=1 is ancestral"),
     SamplerInfo("euler", EulerDiscreteScheduler, 1, "arXiv 2206.00364, alg. 1", note="the step of DDIM"),
+    SamplerInfo(
+        "euler churn",
+        EulerDiscreteScheduler,
+        1,
+        "arXiv 2206.00364, alg. 2",
+        ("euler with churn",),
+        stochastic=True,
+        options={"s_churn": 5.0},
+        note="adds noise back before each call",
+    ),
     SamplerInfo(
         "euler a",
         EulerAncestralDiscreteScheduler,

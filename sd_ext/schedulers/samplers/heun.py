@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ..info import SamplerInfo
@@ -9,20 +10,32 @@ from ..multistage import MultiCallScheduler, Stage, ancestral_middle, between, c
 from ..schedule import Levels
 from ..table import Row, Table
 from ..transfer import fresh_noise, transfer
-from .first_order import SigmaStart
+from .churn import added_noise, keeps, raised_calls
+from .first_order import ChurnScheduler, SigmaStart
 
 
-def heun(levels: Levels) -> Table:
-    """Heun's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, algorithm 1).
+def heun(levels: Levels, s_noise: float = 1.0) -> Table:
+    """Heun's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, algorithm 1), on raised levels with churn
+    (algorithm 2) or Restart's jumps: a step lands below the next step's level and adds the noise up to it.
 
     Order 2, 2 calls a step (1 for a step to sigma = 0). Other names: HeunDiscreteScheduler, "heun".
+
+    Args:
+        s_noise: factor on the added noise; other than 1 it leaves the levels.
     """
+    std = added_noise(levels)
+    if levels.stage is not None and levels.stage[0]:  # a start at a second call is a step of its own
+        levels = levels.with_stages([0, *levels.stage[1:].tolist()])
 
     def step(levels: Levels, i: int, size: int) -> list[Row]:
-        a, whole = transfer(levels, i, "eps", j=i + size)
-        return chain([Stage(a, (whole,)), Stage(a, (whole / 2, whole / 2))][:size])
+        a, whole = transfer(levels, i, "eps", std[i + size], j=i + size)
+        noise = float(std[i + size]) * s_noise
+        if size == 1:
+            return [Row(a, (whole,), noise=noise)]
+        end, half = transfer(levels, i, "eps")
+        return chain([Stage(end, (half,)), Stage(a, (whole / 2, whole / 2), noise)])
 
-    return multistage(levels, step, "eps")
+    return multistage(levels, step, "eps", keeps(s_noise))
 
 
 def heun_pp(levels: Levels) -> Table:
@@ -69,8 +82,12 @@ def dpm2(levels: Levels, eta: float = 0.0) -> Table:
     return multistage(levels, step, "eps")
 
 
-class HeunDiscreteScheduler(SigmaStart, MultiCallScheduler):
-    """Heun's method; see `heun`."""
+class HeunDiscreteScheduler(ChurnScheduler, MultiCallScheduler):
+    """Heun's method, and with churn; see `heun`.
+
+    Args:
+        s_churn, s_tmin, s_tmax, s_noise: see `ChurnScheduler`; counted in solver steps.
+    """
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -78,8 +95,13 @@ class HeunDiscreteScheduler(SigmaStart, MultiCallScheduler):
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         return steps[i + 1 : i + 2]
 
+    def _calls(self, steps: Levels, sizes: Sequence[int]) -> Levels:
+        if not self.config["s_churn"]:
+            return super()._calls(steps, sizes)
+        return raised_calls(self._churned(steps), steps, sizes)
+
     def _table(self, levels: Levels, eta: float) -> Table:
-        return heun(levels)
+        return heun(levels, self.config["s_noise"])
 
 
 class HeunPPDiscreteScheduler(SigmaStart, MultiCallScheduler):
@@ -133,6 +155,17 @@ _EDM = "arXiv 2206.00364"
 
 SAMPLERS = (
     SamplerInfo("heun", HeunDiscreteScheduler, 2, f"{_EDM}, alg. 1", calls="2"),
+    SamplerInfo(
+        "heun churn",
+        HeunDiscreteScheduler,
+        2,
+        f"{_EDM}, alg. 2",
+        ("heun with churn", "edm"),
+        calls="2",
+        stochastic=True,
+        options={"s_churn": 5.0},
+        note="adds noise back before each step",
+    ),
     SamplerInfo(
         "heun++",
         HeunPPDiscreteScheduler,
