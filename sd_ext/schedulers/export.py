@@ -1,0 +1,205 @@
+"""A scheduler as a Diffusers component folder that needs no `sd_ext`: its tables, and one file that runs them.
+
+    pipe.save_pretrained(folder)
+    export(pipe.scheduler, folder / "scheduler")
+    DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)       # anywhere Diffusers is
+
+The file is `exported.py`, word for word; how the tables are written is told at its top.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .base import TableScheduler
+from .exported import MODULE, ExportedScheduler
+from .table import P0, STASH, X
+
+COUNTS = range(1, 51)
+"""Numbers of network calls that are exported unless told otherwise: up to the default of Diffusers' pipelines."""
+
+
+def export(
+    scheduler: TableScheduler, folder: str | Path, num_inference_steps: int | Iterable[int] | None = COUNTS
+) -> Path:
+    """Write the folder: `scheduler_config.json` with the tables, and `exported_scheduler.py`, which runs them.
+
+    Where the folder is a component of a pipeline's folder, that is, the `model_index.json` beside it has an entry of
+    its name, the entry is set to the exported class.
+
+    Args:
+        scheduler: what to export; it is left as it is.
+        folder: where to, made if need be; files of these names are replaced.
+        num_inference_steps: numbers of network calls to export. None exports just the run that `set_timesteps`
+            announced, which may be one of timesteps or sigmas of your own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the scheduler does at run time what a table cannot say (see `exported`), a number of calls that it
+            cannot make, no run announced, or a `model_index.json` that cannot be read.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give a folder to export to")
+    index_file = folder.absolute().parent / "model_index.json"
+    index = _read_index(index_file) if index_file.is_file() else {}
+    exported(scheduler, num_inference_steps).save_pretrained(folder)
+    if folder.absolute().name in index:
+        index[folder.absolute().name] = [MODULE, ExportedScheduler.__name__]
+        index_file.write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    return folder
+
+
+def exported(scheduler: TableScheduler, num_inference_steps: int | Iterable[int] | None = COUNTS) -> ExportedScheduler:
+    """The scheduler that a folder written by `export` holds; arguments and errors as there.
+
+    A pipeline with it is saved, and pushed to the Hub, as one that needs no `sd_ext`.
+
+    A scheduler whose steps are more than its tables can say so by an attribute `not_exportable`, a sentence with the
+    reason. Those that do not are found out: some runs are made both ways, and must come out the same to the bit.
+    """
+    config = scheduler.config
+    reason = getattr(scheduler, "not_exportable", None)
+    if config.get("noise_type", "gaussian") != "gaussian":
+        reason = f"noise_type {config['noise_type']!r} is not in the exported file"
+    if str(config.get("variance_type", "")).startswith("learned"):
+        reason = f"variance_type {config['variance_type']!r} takes its noise from the network"
+    if reason:
+        raise InputError(f"{type(scheduler).__name__} cannot be exported: {reason}")
+    twin = copy.copy(scheduler)  # configured the same, without a run
+    start = twin.init_noise_sigma
+    runs, counts = {}, [num_inference_steps] if isinstance(num_inference_steps, int) else num_inference_steps
+    if counts is None:
+        if scheduler._plan is None:
+            raise InputError("num_inference_steps=None exports the announced run: call set_timesteps() first")
+        twin._announce(scheduler._plan.levels, None)
+        runs[str(len(scheduler.timesteps))] = _run(twin)
+    for count in sorted(set(counts or ())):
+        twin.set_timesteps(count)
+        runs[str(count)] = _run(twin)
+    if not runs:
+        raise InputError("num_inference_steps names no number of calls to export")
+    result = ExportedScheduler(
+        runs=runs,
+        trained={
+            "alpha": scheduler.schedule.alpha.tolist(),
+            "sigma": scheduler.schedule.sigma.tolist(),
+            "flow": scheduler.schedule.flow,
+        },
+        eta=config.get("eta", 0.0) if "eta" in inspect.signature(scheduler.step).parameters else None,
+        exported_from=f"{type(scheduler).__module__}.{type(scheduler).__name__}",
+        init_noise_sigma=float(start),
+        **{key: config[key] for key in _constructor_keys(ExportedScheduler) if key in config and key not in OWN},
+    )
+    result.register_to_config(**_known_to_diffusers(config))
+    _prove(twin, result, len(twin.timesteps))
+    return result
+
+
+OWN = ("eta", "init_noise_sigma", "runs", "trained", "exported_from")
+"""Arguments that do not come from the scheduler's config."""
+
+
+def _constructor_keys(cls: type) -> set[str]:
+    return set(inspect.signature(cls.__init__).parameters) - {"self", "args", "kwargs"}
+
+
+def _known_to_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest of the config that Diffusers' schedulers know: from it they, and ours, can be made in place of this."""
+    known = set().union(*map(_constructor_keys, ExportedScheduler._get_compatibles()))
+    known -= _constructor_keys(ExportedScheduler)
+    finite = {k: v for k, v in config.items() if not (isinstance(v, float) and not math.isfinite(v))}  # for JSON
+    return {key: value for key, value in finite.items() if key in known}
+
+
+def _run(scheduler: TableScheduler) -> dict[str, Any]:
+    """The announced run, as `exported.py` reads it."""
+    plan = scheduler._plan
+    assert plan is not None
+    table, n = scheduler.table(), len(plan.values)
+    calls = [_call(rows) for rows in table.rows]
+    starts = {}
+    for begin in range(1, n):
+        late = scheduler.table(begin)
+        same_levels = all(
+            np.array_equal(getattr(late.levels, name), getattr(table.levels, name)[begin:])
+            for name in ("alpha", "sigma")
+        )
+        if late.basis != table.basis or not same_levels:
+            raise InputError(
+                f"{type(scheduler).__name__} cannot be exported: its levels or basis depend on where a run starts"
+            )
+        own = {str(i): call for i, rows in enumerate(late.rows, begin) if (call := _call(rows)) != calls[i]}
+        if own:
+            starts[str(begin)] = own
+    return {
+        "basis": table.basis,
+        "init_noise_sigma": float(scheduler.init_noise_sigma),
+        "timesteps": _short(plan.levels.t[:-1]),
+        "sigmas": [value if math.isfinite(value) else None for value in _short(plan.levels.ratio)],
+        "alpha": _short(table.levels.alpha[:-1]),
+        "sigma": _short(table.levels.sigma[:-1]),
+        "calls": calls,
+        "starts": starts,
+    }
+
+
+def _call(rows: np.ndarray) -> list[list[float]]:
+    """One call's weights, `(2, 3 + history)`, in the file's order and without what it leaves out."""
+    shown = []
+    for row in rows:
+        weights = _short(np.concatenate([row[[X, STASH, -1]], row[P0:-1]]))
+        while weights and weights[-1] == 0:
+            weights.pop()
+        shown.append(weights)
+    return shown if shown[1] else shown[:1]
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Floats that JSON keeps exactly, whole ones as integers."""
+    return [int(v) if v.is_integer() and abs(v) < 2**53 else v for v in values.tolist()]
+
+
+def _prove(scheduler: TableScheduler, exported: ExportedScheduler, count: int) -> None:
+    """Make a run both ways, from its first call and from the middle.
+
+    Raises:
+        InputError: the results differ, so steps of this scheduler are more than its tables.
+    """
+    exported.set_timesteps(count)
+    for begin in {0, count // 2}:
+        latents = []
+        for one in (scheduler, exported):
+            generator = torch.Generator().manual_seed(0)
+            x = torch.randn(2, 4, 2, 2, generator=generator)
+            one.set_begin_index(begin)
+            for t in one.timesteps[begin:]:
+                x = one.step(x.tanh(), t, x, generator=generator, return_dict=False)[0]
+            latents.append(x)
+        if not torch.equal(*latents):
+            raise InputError(
+                f"{type(scheduler).__name__} cannot be exported: its steps are not its tables' alone (run from call "
+                f"{begin} of {count}, they give another latent)"
+            )
+
+
+def _read_index(file: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    if not isinstance(index, dict):
+        raise InputError(f"{file} is not a pipeline's index: expected a JSON object")
+    return index
