@@ -1,39 +1,59 @@
-"""Error against network calls on a Gaussian mixture with exact score, beside every comparable Diffusers setting.
+"""Error against network calls, beside every comparable Diffusers setting, on three problems with known ends.
 
-    python benchmarks/error_vs_calls.py [--starts 256]
+    python benchmarks/error_vs_calls.py [--starts 256] [--guidance 1.5] [--problems mixture16 mixture24 embedded]
 
-Data: 24 Gaussians in 16 dimensions, Stable Diffusion's noise schedule. The score is exact, so the only error is the
-sampler's: root mean square distance to the exact solution of the probability-flow ODE from the same starts (DOP853 to
-1e-11), at the clean end. All settings of a count make the same number of network calls; Diffusers' PNDM, which makes
-one more than asked, and Heun, which makes 2n - 1, are asked for fewer steps.
+The problems (problems.py): two Gaussian mixtures with exact scores, where the only error is the sampler's, and the
+embedded model with guidance against its own 500-call solution. The error is the root mean square distance to the known
+ends from the same starts, on Stable Diffusion's noise schedule. All settings of a count make the same number of network
+calls; Diffusers' PNDM, which makes one more than asked, and Heun, which makes 2n - 1, are asked for fewer steps.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
 import matplotlib
 import numpy as np
-import torch
 from _report import RESULTS, write
+from problems import SD, Problem, embedded, mixture, solve
 from rich.progress import track
 
 import sd_ext
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.schedulers.mixture import Mixture
-
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 COUNTS = (5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
+DEFAULT = "default"
+"""The sampler that the README recommends; it brings its grid."""
+
+FLAGS = {
+    "trailing": {"timestep_spacing": "trailing"},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+}
+THEIRS = {
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Heun": ("HeunDiscreteScheduler", {}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
+    "DPM++ 3M": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "DPM++ 2S": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+    "DEIS-3": ("DEISMultistepScheduler", {"solver_order": 3}),
+    "UniPC-2": ("UniPCMultistepScheduler", {"solver_order": 2}),
+    "UniPC-3": ("UniPCMultistepScheduler", {"solver_order": 3}),
+}
+GRIDS = ("trailing", "karras", "beta", "beta57", "ays", "ays_sdxl", "gits", "kl_optimal", "lambda_uniform")
+SHORT_GRIDS = ("trailing", "karras", "beta57", "ays_sdxl", "gits", "kl_optimal")
+SHORT = ("ddim", "dpm++ 2m", "dpm++ 3m", "dpm++ 3m exact", "ipndm", "lms", "gradient estimation", "deis t-ab",
+         "unipc bh1", "unipc 3 bh1", "unipc 3 eps")  # fmt: skip
+"""What is run on the embedded model, whose evaluations cost more."""
+NOT_HERE = (DEFAULT, "flow euler", "flow heun")
 
 
 @dataclass(frozen=True)
@@ -42,148 +62,133 @@ class Setting:
 
     package: str
     label: str
-    cls: str
-    options: dict[str, Any]
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
 
     def make(self, calls: int):
-        scheduler = getattr(diffusers if self.package == "diffusers" else sd_ext, self.cls)(**{**SD, **self.options})
-        asked = calls
-        if self.package == "diffusers" and self.cls == "PNDMScheduler":
-            asked = calls - 1
-        if self.package == "diffusers" and self.cls == "HeunDiscreteScheduler":
-            asked = (calls + 1) // 2
-        scheduler.set_timesteps(asked)
+        """A scheduler for so many network calls, or None where it cannot make exactly so many."""
+        if self.package == "sd_ext":
+            scheduler = sd_ext.make_scheduler(self.name, SD, **self.options)
+        else:
+            scheduler = getattr(diffusers, self.name)(**SD, **self.options)
+            calls = {"PNDMScheduler": calls - 1, "HeunDiscreteScheduler": (calls + 1) // 2}.get(self.name, calls)
+        scheduler.set_timesteps(calls)
         return scheduler
 
 
-def settings() -> list[Setting]:
-    flags = {
-        "trailing": {"timestep_spacing": "trailing"},
-        "linspace": {"timestep_spacing": "linspace"},
-        "karras": {"use_karras_sigmas": True},
-        "exponential": {"use_exponential_sigmas": True},
-        "beta": {"use_beta_sigmas": True},
-    }
-    theirs = [
-        Setting("diffusers", f"DDIM {g}", "DDIMScheduler", {"clip_sample": False, **flags[g]}) for g in ("trailing",)
-    ]
-    theirs += [Setting("diffusers", "PNDM leading", "PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1})]
-    for label, cls, options in (
-        ("Euler", "EulerDiscreteScheduler", {}),
-        ("Heun", "HeunDiscreteScheduler", {}),
-        ("DPM++ 2M", "DPMSolverMultistepScheduler", {}),
-        ("DPM++ 3M", "DPMSolverMultistepScheduler", {"solver_order": 3}),
-        ("DPM++ 2S", "DPMSolverSinglestepScheduler", {"lower_order_final": True}),
-        ("DEIS-3", "DEISMultistepScheduler", {"solver_order": 3}),
-        ("UniPC-2", "UniPCMultistepScheduler", {"solver_order": 2}),
-        ("UniPC-3", "UniPCMultistepScheduler", {"solver_order": 3}),
-    ):
-        for g in ("trailing", "karras", "exponential", "beta"):
-            if cls == "DPMSolverSinglestepScheduler" and g == "trailing":
-                theirs.append(Setting("diffusers", f"{label} linspace", cls, options))
+def theirs() -> Iterator[Setting]:
+    yield Setting("diffusers", "DDIM trailing", "DDIMScheduler", {"clip_sample": False, **FLAGS["trailing"]})
+    yield Setting("diffusers", "PNDM leading", "PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1})
+    for label, (name, options) in THEIRS.items():
+        for grid, flags in FLAGS.items():
+            if name == "DPMSolverSinglestepScheduler" and grid == "trailing":  # it has no such spacing
+                yield Setting("diffusers", f"{label} linspace", name, options)
             else:
-                theirs.append(Setting("diffusers", f"{label} {g}", cls, {**options, **flags[g]}))
-    ours = [
-        Setting(
-            "sd_ext", f"{info.name} {grid}", info.cls.__name__, {**info.options, "grid": grid, "clip_sample": False}
-        )
-        for info in sd_ext.list_samplers()
-        if not info.stochastic and info.name not in ("dpm-solver 1", "dpm++ 1", "euler")
-        for grid in ("trailing", "karras", "exponential", "beta", "ays", "lambda_uniform")
-    ]
-    return theirs + ours
+                yield Setting("diffusers", f"{label} {grid}", name, {**options, **flags})
 
 
-def solve(setting: Setting, calls: int, data: Mixture, start: np.ndarray) -> np.ndarray | None:
-    """The end points, or None where the setting cannot make exactly this many calls, or fails."""
-    scheduler = setting.make(calls)
-    schedule, evaluations = sd_ext.make_scheduler("ddim").schedule, 0
-    x = torch.from_numpy(start) * float(scheduler.init_noise_sigma)
-    for t in scheduler.timesteps:
-        model_x = scheduler.scale_model_input(x, t).double()
-        level = schedule.at([float(t)])
-        eps = data.eps(model_x.numpy(), float(level.alpha[0]), float(level.sigma[0]))
-        x = scheduler.step(torch.from_numpy(eps), t, x).prev_sample.double()
-        evaluations += 1
-    return x.numpy() if evaluations == calls else None
+def ours(short: bool) -> Iterator[Setting]:
+    yield Setting("sd_ext", DEFAULT, DEFAULT, {"clip_sample": False})
+    for info in sd_ext.list_samplers():
+        solver = not info.stochastic and info.order is not None and info.name not in NOT_HERE
+        if not solver or (short and info.name not in SHORT):
+            continue
+        for grid in SHORT_GRIDS if short else GRIDS:
+            yield Setting("sd_ext", f"{info.name} {grid}", info.name, {"grid": grid, "clip_sample": False})
 
 
-def rmse(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((a - b) ** 2)))
+def error(setting: Setting, calls: int, problem: Problem) -> float | None:
+    try:
+        scheduler = setting.make(calls)
+        if len(scheduler.timesteps) != calls:
+            return None
+        value = problem.rmse(solve(problem, scheduler))
+    except (IndexError, AssertionError):  # Diffusers looks repeated timesteps up wrongly and loses its place
+        return None
+    return value if np.isfinite(value) else None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--starts", type=int, default=256, help="starting points")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    diffusers.logging.set_verbosity_error()
-    data = Mixture.random(24, 16, seed=0)
-    schedule = sd_ext.make_scheduler("ddim").schedule
-    # Starts are drawn from the exact marginal at t = 999, where every setting but "leading" begins; Euler's family
-    # scales its starts by sigma_max / sqrt(sigma_max^2 + 1), so each setting gets its starts in its own scale.
-    top = schedule.at([999.0])
-    start = data.sample(arguments.starts, float(top.alpha[0]), float(top.sigma[0]), seed=1)
-    exact = data.solve(start, top.then(schedule.at_lambda([12.0])))
+def measure(problem: Problem) -> dict[str, dict[str, list[float | None]]]:
+    settings = [*theirs(), *ours(short=problem.name == "embedded")]
     errors: dict[str, dict[str, list[float | None]]] = {"diffusers": {}, "sd_ext": {}}
-    for setting in track(settings(), "settings"):
-        row: list[float | None] = []
-        for calls in COUNTS:
-            own = start / float(setting.make(calls).init_noise_sigma) * scale(setting, calls, top)
-            try:
-                end = solve(setting, calls, data, own)
-            except (IndexError, AssertionError):  # Diffusers looks repeated timesteps up wrongly and loses its place
-                end = None
-            row.append(None if end is None or not np.isfinite(end).all() else rmse(end, exact))
-        errors[setting.package][setting.label] = row
-    report(errors, arguments.starts)
+    for setting in track(settings, problem.name):
+        errors[setting.package][setting.label] = [error(setting, calls, problem) for calls in COUNTS]
+    return errors
 
 
-def scale(setting: Setting, calls: int, top) -> float:
-    """What turns the model's scale into the one the scheduler's latents have: 1, or 1 / alpha for sigma-space ones."""
-    scheduler = setting.make(calls)
-    one = torch.ones(1, 1)
-    return (
-        float(1 / scheduler.scale_model_input(one, scheduler.timesteps[0])) if setting.package == "diffusers" else 1.0
-    )
+def best(rows: dict[str, list[float | None]], i: int) -> tuple[float, str]:
+    return min((row[i], label) for label, row in rows.items() if row[i] is not None)
 
 
-def report(errors: dict, starts: int) -> None:
-    def best(package: str, i: int) -> tuple[float, str]:
-        return min((row[i], label) for label, row in errors[package].items() if row[i] is not None)
-
+def summary(problem: Problem, errors: dict) -> list[str]:
+    default = errors["sd_ext"][DEFAULT]
     lines = [
-        f"RMSE to the exact solution, {starts} starts, 24 Gaussians in 16 dimensions.\n",
-        "| calls | best Diffusers setting | | best sd_ext setting | | ratio |",
-        "|---|---|---|---|---|---|",
+        f"## {problem.title}\n",
+        "| calls | best Diffusers setting | | our default | ratio | our best | | ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for i, calls in enumerate(COUNTS):
-        (theirs, their_label), (ours, our_label) = best("diffusers", i), best("sd_ext", i)
-        lines.append(f"| {calls} | {theirs:.4f} | {their_label} | {ours:.4f} | {our_label} | {ours / theirs:.2f} |")
-    lines += ["", "| setting | " + " | ".join(map(str, COUNTS)) + " |", "|---" * (len(COUNTS) + 1) + "|"]
+        (their, their_label), (our, our_label) = best(errors["diffusers"], i), best(errors["sd_ext"], i)
+        lines.append(
+            f"| {calls} | {their:.4f} | {their_label} | {default[i]:.4f} | {default[i] / their:.2f} "
+            f"| {our:.4f} | {our_label} | {our / their:.2f} |"
+        )
+    return [*lines, ""]
+
+
+def everything(problem: Problem, errors: dict) -> list[str]:
+    lines = [f"### All settings: {problem.title}\n"]
+    lines += ["| setting | " + " | ".join(map(str, COUNTS)) + " |", "|---" * (len(COUNTS) + 1) + "|"]
     for package, rows in errors.items():
         for label, row in rows.items():
             cells = " | ".join("-" if v is None else f"{v:.4f}" for v in row)
             lines.append(f"| {package}: {label} | {cells} |")
-    plot(errors, best)
-    write("error_vs_calls", {"counts": COUNTS, "starts": starts, "rmse": errors}, "\n".join(lines))
+    return [*lines, ""]
 
 
-def plot(errors: dict, best) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for package, colour in (("diffusers", "tab:gray"), ("sd_ext", "tab:blue")):
-        for row in errors[package].values():
-            points = [(c, v) for c, v in zip(COUNTS, row, strict=True) if v is not None]
-            axes.plot(*zip(*points, strict=True), color=colour, alpha=0.15, linewidth=0.8)
-        line = [best(package, i)[0] for i in range(len(COUNTS))]
-        axes.plot(COUNTS, line, color=colour, marker="o", linewidth=2, label=f"best of {package} at each count")
-    axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="RMSE to the exact solution")
-    axes.set_xticks(COUNTS, [str(c) for c in COUNTS])
-    axes.minorticks_off()
-    axes.set_ylim(1e-4, 1)
-    axes.set_title("Gaussian mixture, exact score: error against network calls")
-    axes.legend()
+def plot(measured: list[tuple[Problem, dict]]) -> None:
+    size = (5 * len(measured), 4.4)
+    figure, panels = plt.subplots(1, len(measured), figsize=size, layout="constrained", squeeze=False)
+    for axes, (problem, errors) in zip(panels[0], measured, strict=True):
+        for package, colour in (("diffusers", "tab:gray"), ("sd_ext", "tab:blue")):
+            for row in errors[package].values():
+                points = [(c, v) for c, v in zip(COUNTS, row, strict=True) if v is not None]
+                axes.plot(*zip(*points, strict=True), color=colour, alpha=0.1, linewidth=0.7)
+            line = [best(errors[package], i)[0] for i in range(len(COUNTS))]
+            axes.plot(COUNTS, line, color=colour, marker="o", linewidth=1.5, label=f"best of {package} at each count")
+        default = errors["sd_ext"][DEFAULT]
+        axes.plot(COUNTS, default, color="tab:orange", marker="s", linewidth=2, label="sd_ext default")
+        axes.set(xscale="log", yscale="log", xlabel="network calls", title=problem.title.replace(", ", ",\n", 1))
+        axes.set_xticks(COUNTS, [str(c) for c in COUNTS])
+        axes.minorticks_off()
+        floor = min(best(errors["sd_ext"], i)[0] for i in range(len(COUNTS)))
+        axes.set_ylim(floor / 2, 3 * best(errors["diffusers"], 0)[0])
+    panels[0][0].set_ylabel("RMSE to the known ends")
+    panels[0][0].legend(loc="lower left")
     figure.savefig(RESULTS / "error_vs_calls.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", type=int, default=256, help="starting points on the mixtures")
+    parser.add_argument("--guidance", type=float, default=1.5, help="guidance scale on the embedded model")
+    parser.add_argument("--problems", nargs="+", default=["mixture16", "mixture24", "embedded"])
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    diffusers.logging.set_verbosity_error()
+    makers = {
+        "mixture16": lambda: mixture(24, 16, arguments.starts, seed=0),
+        "mixture24": lambda: mixture(40, 24, arguments.starts, seed=5),
+        "embedded": lambda: embedded(arguments.guidance),
+    }
+    problems = [makers[name]() for name in arguments.problems]
+    measured = [(problem, measure(problem)) for problem in problems]
+    lines = ["RMSE to the known ends; ratios are to the best Diffusers setting of that count.\n"]
+    lines += [line for pair in measured for line in summary(*pair)]
+    lines += [line for pair in measured for line in everything(*pair)]
+    plot(measured)
+    result = {problem.name: {"title": problem.title, "rmse": errors} for problem, errors in measured}
+    write("error_vs_calls", {"counts": COUNTS, "starts": arguments.starts, "problems": result}, "\n".join(lines))
 
 
 if __name__ == "__main__":

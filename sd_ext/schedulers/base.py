@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +15,9 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..errors import InputError
-from . import forward, placement
+from . import placement
 from .fields import OptionFields
+from .forward import ForwardProcess
 from .noise import BrownianNoise
 from .plan import Plan, Runs, StepOutput
 from .prediction import PREDICTION_TYPES, hook_from_config
@@ -24,7 +26,7 @@ from .schedule import ZERO, Levels, NoiseSchedule
 from .table import Table
 
 
-class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
+class TableScheduler(OptionFields, ForwardProcess, SchedulerMixin, ConfigMixin):
     """Base of every scheduler of this package. Subclasses name their options and return a `Table`.
 
     One network evaluation is one timestep: `num_inference_steps`, `len(timesteps)` and the number of `step()` calls are
@@ -222,6 +224,12 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
         """Multi-call samplers mark their stages on levels that the caller chose."""
         return levels
 
+    def export(self, folder: str | Path, num_inference_steps: int | Iterable[int] | None = range(1, 51)) -> Path:
+        """Write a component folder that runs this sampler with Diffusers only; see `export.export`."""
+        from .export import export  # it needs this class
+
+        return export(self, folder, num_inference_steps)
+
     # ---- position ----------------------------------------------------------------------------------------------------
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -375,34 +383,3 @@ class TableScheduler(OptionFields, SchedulerMixin, ConfigMixin):
             run.path = run.path or BrownianNoise(run.table.levels, x.shape, generator)
             return run.path.draw(run.position).to(x)
         return randn_tensor(x.shape, generator, x.device, torch.float32).to(x.dtype)
-
-    # ---- the forward process -----------------------------------------------------------------------------------------
-
-    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """alpha_t x0 + sigma_t noise, at any timesteps, also before set_timesteps.
-
-        Args:
-            original_samples: x0, `(batch, ...)`.
-            noise: same shape.
-            timesteps: `(batch,)` or `(1,)`, whole or fractional, within [0, T - 1].
-        """
-        return forward.add_noise(self.schedule, original_samples, noise, timesteps)
-
-    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """v = alpha_t noise - sigma_t x0, the target of v-prediction; arguments as for `add_noise`."""
-        return forward.velocity(self.schedule, sample, noise, timesteps)
-
-    @property
-    def alphas_cumprod(self) -> torch.Tensor:
-        """alpha_t^2, `(T,)` float32."""
-        return torch.tensor(self.schedule.alpha**2, dtype=torch.float32)
-
-    @property
-    def betas(self) -> torch.Tensor:
-        """1 - alphas_cumprod[t] / alphas_cumprod[t - 1], `(T,)` float32."""
-        squared = np.concatenate([[1.0], self.schedule.alpha**2])
-        return torch.tensor(1 - squared[1:] / squared[:-1], dtype=torch.float32)
-
-    @property
-    def alphas(self) -> torch.Tensor:
-        return 1 - self.betas

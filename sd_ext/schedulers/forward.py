@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from .schedule import NoiseSchedule
@@ -55,3 +56,38 @@ def velocity(schedule: NoiseSchedule, x0: torch.Tensor, noise: torch.Tensor, tim
     """alpha_t noise - sigma_t x0, the target of v-prediction (Salimans & Ho 2022, arXiv 2202.00512)."""
     alpha, sigma = coefficients(schedule, timesteps, x0)
     return (alpha * noise - sigma * x0).to(x0.dtype)
+
+
+class ForwardProcess:
+    """The part of the scheduler interface that is about the trained process and not about a run."""
+
+    schedule: NoiseSchedule
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """alpha_t x0 + sigma_t noise, at any timesteps, also before set_timesteps.
+
+        Args:
+            original_samples: x0, `(batch, ...)`.
+            noise: same shape.
+            timesteps: `(batch,)` or `(1,)`, whole or fractional, within [0, T - 1].
+        """
+        return add_noise(self.schedule, original_samples, noise, timesteps)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """v = alpha_t noise - sigma_t x0, the target of v-prediction; arguments as for `add_noise`."""
+        return velocity(self.schedule, sample, noise, timesteps)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """alpha_t^2, `(T,)` float32."""
+        return torch.tensor(self.schedule.alpha**2, dtype=torch.float32)
+
+    @property
+    def betas(self) -> torch.Tensor:
+        """1 - alphas_cumprod[t] / alphas_cumprod[t - 1], `(T,)` float32."""
+        squared = np.concatenate([[1.0], self.schedule.alpha**2])
+        return torch.tensor(1 - squared[1:] / squared[:-1], dtype=torch.float32)
+
+    @property
+    def alphas(self) -> torch.Tensor:
+        return 1 - self.betas

@@ -3,7 +3,7 @@
 Drawn afresh for every step, noise makes another picture of every step count. Here each sample has one Brownian path W,
 and the noise of a step is W's increment over it. The reverse-time SDE reads, with lambda = log(alpha / sigma),
 
-    x_t = (sigma_t / sigma_s) e^-(lambda_t - lambda_s) x_s + ... + sigma_t e^-lambda_t int_s^t sqrt(2) e^lambda dW_lambda
+    x_t = sigma_t / sigma_s e^-(lambda_t - lambda_s) x_s + ... + sigma_t e^-lambda_t int_s^t sqrt(2) e^lambda dW_lambda
 
 (Lu et al. 2022, arXiv 2211.01095, appendix A), whose stochastic integral is a Brownian motion in the time
 tau = e^(2 lambda), the signal-to-noise ratio: increments in tau are the noise of the exact solution. k-diffusion's
@@ -26,7 +26,7 @@ from .schedule import Levels
 OCTAVES = (-40, 40)
 """tau is cut to 2^-40 ... 2^40; each octave is a Brownian interval of its own, so that all are resolved alike."""
 TICKS = 2**13
-"""Times are rounded to so many ticks an octave (0.00004 in lambda), which makes the path the same however it is asked."""
+"""Times are rounded to so many ticks an octave (0.00004 in lambda): the path is the same however it is asked."""
 
 
 def seeds_of(generator: torch.Generator | Sequence[torch.Generator] | None, batch: int) -> list[int]:
