@@ -2,15 +2,16 @@
 
     python benchmarks/scheduler_cost.py [--repeats 9]
 
-For each sampler and latent size, whole 20-call runs of both schedulers alternate; the network is a constant tensor, so
-only the schedulers are timed. The floor is what no implementation can avoid: reading x, the network's output and the
-predictions the row uses, writing x' and the prediction kept, at the speed of copies among as many latents as the step
-touches; for stochastic samplers also the draw of the noise. Both are timed in the same run.
+For each sampler of the package and each latent size, whole 20-call runs of both schedulers alternate; the network is a
+constant tensor, so only the schedulers are timed. The floor is what no implementation can avoid: reading x, the
+network's output and the predictions the row uses, writing x' and the prediction kept, at the speed of copies among as
+many latents as the step touches; for stochastic samplers also the draw of the noise. Both are timed in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import statistics
 import time
 import warnings
@@ -19,27 +20,26 @@ from collections.abc import Callable
 import diffusers
 import torch
 from _report import write
+from rich.progress import track
 
 import sd_ext
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 CALLS = 20
 SIZES = [(1, 4, 64, 64), (8, 4, 128, 128)]
-MULTISTEP = "DPMSolverMultistepScheduler"
-CASES = {
-    "DDPM": ("DDPMScheduler", {"clip_sample": False}),
-    "DDIM": ("DDIMScheduler", {"clip_sample": False}),
-    "PLMS": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "Euler": ("EulerDiscreteScheduler", {}),
-    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "Heun": ("HeunDiscreteScheduler", {}),
-    "DPM-Solver 2M": (MULTISTEP, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
-    "DPM++ 2M": (MULTISTEP, {}),
-    "DPM++ 3M": (MULTISTEP, {"solver_order": 3}),
-    "DPM++ 2S": ("DPMSolverSinglestepScheduler", {}),
-    "DPM++ 2M SDE": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}),
-}
-MULTISTEP_NAMES = ("PLMS", "DPM-Solver 2M", "DPM++ 2M", "DPM++ 3M", "DPM++ 2M SDE")
+OPTIONS = {"clip_sample": False, "lower_order_final": True}
+
+
+def same_named(info: sd_ext.SamplerInfo):
+    """Diffusers' scheduler of the same class name and options, or None where it has no such class or option."""
+    cls = getattr(diffusers, info.cls.__name__, None)
+    known = inspect.signature(cls.__init__).parameters if cls else {}
+    if cls is None or not set(info.options) <= set(known):
+        return None
+    options = {**SD, **OPTIONS, **info.options}
+    if options.get("algorithm_type") == "dpmsolver":
+        options["final_sigmas_type"] = "sigma_min"
+    return cls(**{name: value for name, value in options.items() if name in known})
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -53,10 +53,11 @@ def steps(scheduler, x: torch.Tensor, m: torch.Tensor) -> tuple[float, int]:
     scheduler.set_timesteps(CALLS)
     generator = torch.Generator().manual_seed(0)
     noisy = {"generator": generator} if "generator" in scheduler.step.__code__.co_varnames else {}
-    state = x * float(scheduler.init_noise_sigma)
+    state = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     total = 0.0
     for t in scheduler.timesteps:
-        scheduler.scale_model_input(state, t)
+        if hasattr(scheduler, "scale_model_input"):  # Diffusers' flow matching has none
+            scheduler.scale_model_input(state, t)
         start = time.perf_counter()
         state = scheduler.step(m, t, state, return_dict=False, **noisy)[0]
         total += time.perf_counter() - start
@@ -79,23 +80,51 @@ def traffic(scheduler) -> tuple[int, bool]:
     return read + 1 + int(isinstance(call.keep, float)), call.noisy
 
 
-def measure(name: str, config: dict, size: tuple[int, ...], repeats: int) -> dict[str, float]:
+def measure(info: sd_ext.SamplerInfo, size: tuple[int, ...], repeats: int) -> dict[str, float]:
     x, m = torch.randn(size), torch.randn(size)
-    ours, theirs = getattr(sd_ext, name)(**SD, **config), getattr(diffusers, name)(**SD, **config)
-    if hasattr(theirs.config, "lower_order_final"):
-        theirs.register_to_config(lower_order_final=True)
+    ours, theirs = sd_ext.make_scheduler(info.name, SD, clip_sample=False), same_named(info)
     passes, noisy = traffic(ours)
     touched = [torch.randn(size) for _ in range(passes)]
     times: dict[str, list[float]] = {"ours": [], "theirs": [], "copy": [], "draw": []}
     for _ in range(repeats):
         for key, scheduler in (("theirs", theirs), ("ours", ours)):
+            if scheduler is None:
+                continue
             total, calls = steps(scheduler, x, m)
             times[key].append(total / calls * 1e6)
         times["copy"].append(seconds(lambda: copies(touched)) / (10 * passes) * 1e6)
         times["draw"].append(seconds(lambda: torch.randn(size)) * 1e6)
-    median = {key: statistics.median(values) for key, values in times.items()}
+    median = {key: statistics.median(values) for key, values in times.items() if values}
     floor = median["copy"] / 2 * passes + (median["draw"] if noisy else 0.0)
-    return {**median, "share": median["ours"] / median["theirs"], "floor": floor, "over_floor": median["ours"] / floor}
+    share = {"share": median["ours"] / median["theirs"]} if theirs else {}
+    return {**median, **share, "floor": floor, "over_floor": median["ours"] / floor}
+
+
+def table(size: tuple[int, ...], rows: dict[str, dict[str, float]], repeats: int) -> list[str]:
+    lines = [
+        f"Latents {size}, microseconds a step, median of {repeats} runs of {CALLS} calls:\n",
+        "| sampler | Diffusers | sd_ext | share | floor | over floor |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        theirs = f"{row['theirs']:.0f} | {row['ours']:.0f} | {row['share']:.2f}" if "share" in row else None
+        ours = theirs or f"- | {row['ours']:.0f} | -"
+        lines.append(f"| {name} | {ours} | {row['floor']:.0f} | {row['over_floor']:.1f} |")
+    return [*lines, ""]
+
+
+def summary(small: dict, large: dict) -> list[str]:
+    shares = sorted((row["share"], name) for name, row in small.items() if "share" in row)
+    tenth = [name for share, name in shares if share <= 0.105]
+    over = sorted((row["over_floor"], name) for name, row in large.items())
+    within = [name for ratio, name in over if ratio <= 2.05]
+    return [
+        f"Small latents: {shares[0][0]:.2f} to {shares[-1][0]:.2f} of the time of Diffusers' class of the same name "
+        f"({shares[0][1]}, {shares[-1][1]}), median {statistics.median(s for s, _ in shares):.2f}; a tenth or less for "
+        f"{len(tenth)} of {len(shares)}.",
+        f"Large latents: {over[0][0]:.1f} to {over[-1][0]:.1f} times the unavoidable traffic ({over[0][1]}, "
+        f"{over[-1][1]}); within twice for {len(within)} of {len(over)}.",
+    ]
 
 
 def main() -> None:
@@ -104,30 +133,13 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
-    result: dict[str, dict] = {}
-    lines = []
     with torch.no_grad():
-        for size in SIZES:
-            lines += [
-                f"Latents {size}, microseconds a step, median of {repeats} runs of {CALLS} calls:\n",
-                "| sampler | Diffusers | sd_ext | share | floor | over floor |",
-                "|---|---|---|---|---|---|",
-            ]
-            for label, (name, config) in CASES.items():
-                row = measure(name, config, size, repeats)
-                result.setdefault(str(size), {})[label] = row
-                lines.append(
-                    f"| {label} | {row['theirs']:.0f} | {row['ours']:.0f} | {row['share']:.2f} "
-                    f"| {row['floor']:.0f} | {row['over_floor']:.1f} |"
-                )
-            lines.append("")
+        result = {
+            str(size): {i.name: measure(i, size, repeats) for i in track(sd_ext.list_samplers(), str(size))}
+            for size in SIZES
+        }
     small, large = (result[str(size)] for size in SIZES)
-    worst = max(MULTISTEP_NAMES, key=lambda n: small[n]["share"])
-    slowest = max(large, key=lambda n: large[n]["over_floor"])
-    lines += [
-        f"Small latents, multistep samplers: at most {small[worst]['share']:.2f} of Diffusers' time ({worst}).",
-        f"Large latents: at most {large[slowest]['over_floor']:.1f} times the unavoidable traffic ({slowest}).",
-    ]
+    lines = [*table(SIZES[0], small, repeats), *table(SIZES[1], large, repeats), *summary(small, large)]
     write("scheduler_cost", {"calls": CALLS, "repeats": repeats, "microseconds": result}, "\n".join(lines))
 
 
