@@ -1,0 +1,396 @@
+"""Which Diffusers pipelines run with which samplers? Every pipeline x every sampler, in tiny.
+
+    python benchmarks/compatibility.py [--pipelines Img2Img ...] [--samplers "dpm++ 2m" ...] [--workers 1] [--fresh]
+
+A cell passes if the result is finite, the network was evaluated as often as was asked for, and the same seed gives the
+same result again. Where the timesteps were fractional and the cell fails, it is tried again with whole ones. Cells that
+are done are kept beside the results, so that an interrupted run goes on where it was, and a new sampler costs its own
+cells only; --fresh starts over. Writes results/compatibility.json and docs/compatibility.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from _report import RESULTS, machine
+from rich.progress import track
+
+import sd_ext
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.zoo import BROKEN, ZOO  # noqa: E402
+from tests.zoo.cell import STEPS, Bench, Problem  # noqa: E402
+from tests.zoo.reasons import DEFECTS, REASONS, UNSEEDED, WITNESS, explain  # noqa: E402
+
+PAGE = ROOT / "docs" / "compatibility.md"
+DONE = RESULTS / "compatibility.cells.tmp"
+"""JSON: pipeline, to sampler, to the problems of its tries; the pipeline's own scheduler is under ""."""
+WHOLE = {"timestep_spacing": "leading"}
+
+Cell = list[Any]
+"""The problem of each try, [kind, message] or None: one try, and where it failed on fractional timesteps another."""
+
+
+# ---- the runs --------------------------------------------------------------------------------------------------------
+
+
+def fractional(sampler: str, config: Any) -> bool:
+    scheduler = sd_ext.make_scheduler(sampler, config)
+    scheduler.set_timesteps(STEPS)
+    return scheduler.timesteps.is_floating_point()
+
+
+def as_json(problem: Problem | None) -> list[str] | None:
+    return problem and [problem.kind, problem.message[:300]]
+
+
+def try_cells(work: tuple[str, list[str]]) -> tuple[str, dict[str, Cell]]:
+    """One pipeline with several samplers."""
+    pipeline, samplers = work
+    torch.set_num_threads(1)
+    bench, done = Bench(ZOO[pipeline]), {}
+    for sampler in samplers:
+        problem = bench.sampler(sampler) if sampler else bench.own()
+        tries = [as_json(problem)]
+        if sampler and problem and fractional(sampler, bench.config):
+            tries.append(as_json(bench.sampler(sampler, **WHOLE)))
+        done[sampler] = tries
+    return pipeline, done
+
+
+def in_turn(work: Iterable[tuple[str, list[str]]], workers: int) -> Iterator[tuple[str, dict[str, Cell]]]:
+    if workers == 1:
+        yield from map(try_cells, work)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap_unordered(try_cells, work)
+
+
+def run(pipelines: list[str], samplers: list[str], workers: int, fresh: bool) -> dict[str, dict[str, Cell]]:
+    """All cells asked for, the missing ones made now and kept in `DONE` as they come."""
+    done = json.loads(DONE.read_text()) if DONE.exists() else {}
+    for name in pipelines if fresh else ():
+        done[name] = {s: cell for s, cell in done.get(name, {}).items() if s not in ["", *samplers]}
+    missing = {name: [s for s in ["", *samplers] if s not in done.get(name, {})] for name in pipelines}
+    work = [(name, some) for name, some in missing.items() if some]
+    print(f"{sum(map(len, missing.values()))} cells to run in {len(work)} pipelines")
+    for name, new in track(in_turn(work, workers), "pipelines", total=len(work), disable=not work):
+        done.setdefault(name, {}).update(new)
+        new_file = DONE.with_suffix(".new.tmp")
+        new_file.write_text(json.dumps(done))
+        new_file.replace(DONE)
+    return {name: {s: done[name][s] for s in ["", *samplers]} for name in pipelines}
+
+
+def chosen(names: Iterable[str], parts: list[str] | None) -> list[str]:
+    """Names that contain one of the parts; for samplers, a whole name stands for itself alone."""
+    names = list(names)
+    whole = [name for name in names if parts and name in parts]
+    return whole or [name for name in names if parts is None or any(part.lower() in name.lower() for part in parts)]
+
+
+# ---- what they say ---------------------------------------------------------------------------------------------------
+
+GROUPS = {
+    "1 call": "one network call a step, no noise",
+    "1 call, noise": "one call a step, noise drawn",
+    "more calls": "several calls a step, no noise",
+    "more, noise": "several calls a step, noise drawn",
+    "consistency": "for consistency models",
+    "flow": "for flow matching",
+}
+
+
+def group(info: sd_ext.SamplerInfo) -> str:
+    if info.order is None:
+        return "consistency"
+    if info.cls.__name__.startswith("FlowMatch"):
+        return "flow"
+    return ("1 call" if info.calls == "1" else "more calls" if not info.stochastic else "more") + (
+        ", noise" if info.stochastic else ""
+    )
+
+
+@dataclass
+class Row:
+    """What a pipeline's cells say.
+
+    Args:
+        own: the problem of the pipeline's own scheduler, "" if none.
+        passed, whole: samplers that pass at once, and that pass with whole timesteps.
+        cannot: reason, to samplers.
+        failed: sampler, to a problem whose reason is not known.
+    """
+
+    own: str = ""
+    passed: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
+    cannot: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def unproven() -> set[tuple[str, str]]:
+    """(pipeline, reason) where Diffusers' own scheduler does not fail, and the reason says nothing."""
+    said = [(name, reason.text, reason.witness) for reason in REASONS for name in reason.pipelines]
+    said += [(name, entry.refused, WITNESS) for name, entry in ZOO.items() if entry.refused]
+    return {(name, text) for name, text, witness in said if Bench(ZOO[name]).diffusers(witness) is None}
+
+
+def judge(pipeline: str, cells: dict[str, Cell], doubtful: set[tuple[str, str]]) -> Row:
+    row = Row()
+    for sampler, tries in cells.items():
+        if tries[-1] is None and sampler:
+            (row.passed if len(tries) == 1 else row.whole).append(sampler)
+        elif tries[-1] is not None:
+            text = explain(pipeline, Problem(*tries[-1]))[0] if sampler else ""
+            if text and (pipeline, text) not in doubtful:
+                row.cannot[text].append(sampler)
+            elif sampler:
+                row.failed[sampler] = ": ".join(tries[-1])
+            else:
+                row.own = ": ".join(tries[-1])
+    return row
+
+
+def count(rows: Iterable[Row]) -> dict[str, int]:
+    rows = list(rows)
+    return {
+        "passed": sum(len(row.passed) for row in rows),
+        "passed with whole timesteps": sum(len(row.whole) for row in rows),
+        "cannot": sum(len(names) for row in rows for names in row.cannot.values()),
+        "failed": sum(len(row.failed) for row in rows),
+    }
+
+
+def as_result(rows: dict[str, Row]) -> dict[str, Any]:
+    return {
+        "machine": machine(),
+        "steps": STEPS,
+        "totals": count(rows.values()),
+        "samplers": {name: [i.name for i in sd_ext.list_samplers() if group(i) == name] for name in GROUPS},
+        "pipelines": {
+            name: {
+                "family": ZOO[name].family,
+                "own scheduler": row.own or "passed",
+                **count([row]),
+                "samplers passed with whole timesteps": row.whole,
+                "samplers that cannot": dict(row.cannot),
+                "samplers that fail": row.failed,
+            }
+            for name, row in rows.items()
+        },
+        "run with no scheduler": {name: broken.reason for name, broken in BROKEN.items()},
+    }
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def share(row: Row, names: list[str]) -> str:
+    """How many of the samplers pass, with a star if some of them need whole timesteps."""
+    passed = [name for name in names if name in row.passed or name in row.whole]
+    text = "all" if len(passed) == len(names) else f"**{len(passed)} of {len(names)}**" if passed else "**none**"
+    return text + ("\\*" if set(passed) & set(row.whole) else "")
+
+
+def quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def of(names: list[str]) -> str:
+    """A list of samplers, by what is missing where that is shorter."""
+    every = [info.name for info in sd_ext.list_samplers()]
+    others = [name for name in every if name not in names]
+    if not others:
+        return "every sampler"
+    return f"every sampler but {quoted(others)}" if len(others) < 6 else quoted(names)
+
+
+def table_of(rows: dict[str, Row], groups: dict[str, list[str]]) -> list[str]:
+    heads = [f"{name} ({len(names)})" for name, names in groups.items()]
+    lines = ["| | pipeline | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
+    before = ""
+    for name in sorted(rows, key=lambda name: list(FAMILIES).index(ZOO[name].family)):
+        family = ZOO[name].family
+        shares = " | ".join(share(rows[name], names) for names in groups.values())
+        lines.append(f"| {f'**{family}**' if family != before else ''} | {short(name)} | {shares} |")
+        before = family
+    return lines
+
+
+FAMILIES = dict.fromkeys(entry.family for entry in ZOO.values())
+
+
+def short(name: str) -> str:
+    """`Class` (use)."""
+    cls, _, use = name.partition(" (")
+    return f"`{cls}`" + (f" ({use}" if use else "")
+
+
+def around(rows: dict[str, Row]) -> list[str]:
+    """Exceptions that lie in the pipeline, one paragraph each."""
+    lines = []
+    for reason in REASONS:
+        met = [
+            name
+            for name in reason.pipelines
+            if rows[name].cannot.get(reason.text) or (reason.whole and rows[name].whole)
+        ]
+        if not met:
+            continue
+        line = f"- {', '.join(map(short, met))}: {reason.text}. "
+        whole = sorted({s for name in met for s in rows[name].whole}) if reason.whole else []
+        cannot = {s: None for name in met for s in rows[name].cannot.get(reason.text, [])}
+        if whole:
+            line += f'With `timestep_spacing="leading"` it runs with {of(whole)}. '
+        if cannot:
+            line += f"It fails with {of(list(cannot))}. "
+        lines.append(line + f"Diffusers' own `{reason.witness}` fails there too.")
+    return lines
+
+
+def page(rows: dict[str, Row], groups: dict[str, list[str]]) -> str:
+    totals = count(rows.values())
+    passed = totals["passed"] + totals["passed with whole timesteps"]
+    samplers = sum(map(len, groups.values()))
+    refused = [name for name in rows if ZOO[name].refused]
+    by_refusal: dict[str, list[str]] = defaultdict(list)
+    for name in refused:
+        by_refusal[ZOO[name].refused].append(name)
+    closed = sum(len(names) for name in refused for names in rows[name].cannot.values())
+    lines = [
+        "# Which pipelines run with which samplers",
+        "",
+        f"Of {passed + totals['cannot'] + totals['failed']:,} pairs ({len(rows)} ways to use a Diffusers pipeline x "
+        f"{samplers} samplers) {passed:,} pass, {totals['passed with whole timesteps']} of them with "
+        f'`timestep_spacing="leading"`; {closed} cannot, in {len(refused)} pipelines that take only Diffusers\' own '
+        f"schedulers, and {totals['cannot'] - closed} cannot for [other reasons in the pipeline](#exceptions); "
+        + (
+            f"{totals['failed']} fail for [what is to be mended here](#exceptions)."
+            if totals["failed"]
+            else "none fails."
+        ),
+        "",
+        "The pipelines are all of Diffusers' that are built on `UNet2DConditionModel` and its kin, with tiny random "
+        f"networks ([tests/zoo](../tests/zoo)), {STEPS} steps each. A pair passes if nothing is raised, the result is "
+        "finite, the network was evaluated exactly as often as was asked for, and the same seed gives the same result "
+        "again. " + control(rows),
+        "",
+        "```python",
+        "pipe.scheduler = sd_ext.make_scheduler(name, pipe.scheduler.config)  # all that was done to each pipeline",
+        "```",
+        "",
+        "That a sampler runs does not say that it suits: consistency samplers (LCM, TCD) are for models distilled for "
+        "them, flow samplers for flow models.",
+        "",
+        "## Pipelines",
+        "",
+        "How many of a column's samplers pass; [below](#samplers) is which they are. \\* some of them with whole "
+        "timesteps only, see [exceptions](#exceptions).",
+        "",
+        *table_of({name: row for name, row in rows.items() if name not in refused}, groups),
+        "",
+        "## Exceptions",
+        "",
+        "Some pipelines need timesteps that are whole numbers. Euler and its kin have fractional ones on their own "
+        'grid, as in Diffusers, and whole ones with `make_scheduler(name, config, timestep_spacing="leading")`. '
+        "Samplers that call the network inside a step, or at a noise level that they raised, have fractional ones on "
+        "every grid.",
+        "",
+        *around(rows),
+        *failures(rows),
+        "",
+        f"{' and '.join(map(short, UNSEEDED))} give no generator to `step`: with samplers that draw noise, call "
+        "`torch.manual_seed` to get the same picture again, as with Diffusers' own schedulers.",
+        "",
+        "## Only with Diffusers' own schedulers",
+        "",
+        f"No sampler of this package, and of Diffusers' own not `{WITNESS}` either:",
+        "",
+        *(f"- {', '.join(map(short, names))}: {text}." for text, names in by_refusal.items()),
+        "",
+        "## With no scheduler at all",
+        "",
+        f"Not counted above: with {installed()} these fail whatever the scheduler.",
+        "",
+        "| pipeline | reason |",
+        "|---|---|",
+        *(f"| {short(name)} | {broken.reason} |" for name, broken in BROKEN.items()),
+        "",
+        "## Samplers",
+        "",
+        "| column | | samplers |",
+        "|---|---|---|",
+        *(f"| {name} | {GROUPS[name]} | {quoted(names)} |" for name, names in groups.items()),
+        "",
+        "`python benchmarks/compatibility.py` runs every pair and writes this page and "
+        "[the numbers](../benchmarks/results/compatibility.json); `tests/test_compatibility.py` runs a selection "
+        "with every test run, and all of them with `-m slow`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def control(rows: dict[str, Row]) -> str:
+    bad = [name for name, row in rows.items() if row.own]
+    if not bad:
+        return "With the scheduler it comes with, from Diffusers, each pipeline passes."
+    return f"With its own scheduler, from Diffusers, each pipeline passes but {', '.join(map(short, bad))}."
+
+
+def failures(rows: dict[str, Row]) -> list[str]:
+    """Pairs whose reason does not lie in the pipeline, by pipeline and problem."""
+    lines = []
+    for name, row in rows.items():
+        problems = defaultdict(list)
+        for sampler, problem in row.failed.items():
+            problems[problem].append(sampler)
+        lines += [
+            f"- {short(name)} fails with {of(names)}: {DEFECTS.get(name, 'the reason is not known')}. `{problem}`"
+            for problem, names in problems.items()
+        ]
+    return ["", "To be mended here:", "", *lines] if lines else []
+
+
+def installed() -> str:
+    return " and ".join(f"{name} {importlib.metadata.version(name.lower())}" for name in ("Diffusers", "Transformers"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--pipelines", nargs="+", metavar="PART", help="those with one of these in their names")
+    parser.add_argument(
+        "--samplers", nargs="+", metavar="NAME", help="these, or those with one of these in their names"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--fresh", action="store_true", help="run cells again that are done")
+    own = parser.parse_args()
+    known = [info.name for info in sd_ext.list_samplers()]
+    samplers, pipelines = chosen(known, own.samplers), chosen(ZOO, own.pipelines)
+    torch.set_num_threads(1)
+    cells_of = run(pipelines, samplers, own.workers, own.fresh)
+    doubtful = unproven()
+    rows = {name: judge(name, cells_of[name], doubtful) for name in pipelines}
+    print(", ".join(f"{number} {name}" for name, number in count(rows.values()).items()))
+    print("\n".join(failures(rows)))
+    if samplers != known or pipelines != list(ZOO):
+        print("A part of the table: the page and the results stay as they are.")
+        return
+    outcome = as_result(rows)
+    (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
+    PAGE.write_text(page(rows, outcome["samplers"]))
+
+
+if __name__ == "__main__":
+    main()
