@@ -95,10 +95,13 @@ def run(pipelines: list[str], samplers: list[str], workers: int, fresh: bool) ->
 
 
 def chosen(names: Iterable[str], parts: list[str] | None) -> list[str]:
-    """Names that contain one of the parts; for samplers, a whole name stands for itself alone."""
+    """Names that contain one of the parts; a part that is a whole name stands for itself alone."""
     names = list(names)
-    whole = [name for name in names if parts and name in parts]
-    return whole or [name for name in names if parts is None or any(part.lower() in name.lower() for part in parts)]
+    return [
+        name
+        for name in names
+        if parts is None or any(part == name if part in names else part.lower() in name.lower() for part in parts)
+    ]
 
 
 # ---- what they say ---------------------------------------------------------------------------------------------------
