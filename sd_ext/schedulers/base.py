@@ -140,6 +140,7 @@ class TableScheduler(OptionFields, ForwardProcess, SchedulerMixin, ConfigMixin):
         plan = Plan(levels, device)
         plan.ready = self._compile(levels, 0, 0.0)
         self._own.plan = self._latest = plan
+        self._own.copied = False
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
         """A run of these levels from call `begin` on."""
@@ -233,11 +234,14 @@ class TableScheduler(OptionFields, ForwardProcess, SchedulerMixin, ConfigMixin):
     # ---- position ----------------------------------------------------------------------------------------------------
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start the announced run at this call (img2img, inpainting, refiners); its table is made for that start."""
+        """Start the announced run at this call (img2img, inpainting, refiners); its table is made for that start.
+
+        The number of calls itself leaves none to make, as for a refiner that is handed a finished picture.
+        """
         plan = self._announced("set_begin_index")
-        if not 0 <= begin_index < len(plan.values):
-            raise InputError(f"begin_index must be 0 to {len(plan.values) - 1}, got {begin_index}")
-        if plan.ready is None or plan.ready.begin != begin_index:
+        if not 0 <= begin_index <= len(plan.values):
+            raise InputError(f"begin_index must be 0 to {len(plan.values)}, got {begin_index}")
+        if begin_index < len(plan.values) and (plan.ready is None or plan.ready.begin != begin_index):
             plan.ready = self._compile(plan.levels, begin_index, 0.0)
         plan.begin, plan.run = begin_index, None
 
@@ -326,9 +330,11 @@ class TableScheduler(OptionFields, ForwardProcess, SchedulerMixin, ConfigMixin):
         return_dict: bool,
         eta: float = 0.0,
     ) -> StepOutput | tuple[torch.Tensor]:
+        if self._own.copied:
+            self._own = self._own.unshared()
         plan = self._own.plan or self._announced("step")
         run = plan.run or self._start(plan, timestep, eta)
-        if run.position == len(run.calls):
+        if run is None or run.position == len(run.calls):
             raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
         x, m, extra = sample, model_output, None
         if m.shape != x.shape:
@@ -347,8 +353,11 @@ class TableScheduler(OptionFields, ForwardProcess, SchedulerMixin, ConfigMixin):
         output._run, output._call, output._inputs = run, call, (x, m, sample.dtype)
         return output
 
-    def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run:
+    def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run | None:
+        """The run of this plan, or None if it is announced to begin after its last call."""
         begin = plan.begin if plan.begin is not None else plan.index_of(timestep)
+        if begin == len(plan.values):
+            return None
         ready = plan.ready if plan.ready is not None and plan.ready.begin == begin and not eta else None
         plan.ready, plan.run = None, ready or self._compile(plan.levels, begin, eta)
         return plan.run

@@ -59,13 +59,24 @@ class Plan:
 
 
 class Runs(threading.local):
-    """Whose run is whose: `plan` is this thread's own. A deep copy carries the copying thread's run on from where it
-    stands, as pipelines that branch in the middle of a run need.
+    """Whose run is whose: `plan` is this thread's own.
+
+    A deep copy carries the copying thread's run on from where it stands, as pipelines that branch in the middle of a
+    run need. They may put one copy into several branches: each takes its own at its next step (`unshared`).
     """
 
     plan: Plan | None = None
+    copied: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runs:
         other = Runs()
-        other.plan = copy.deepcopy(self.plan, memo)
+        other.plan, other.copied = copy.deepcopy(self.plan, memo), True
         return other
+
+    def unshared(self) -> Runs:
+        """These runs, or for a fresh copy a copy of its own."""
+        if not self.copied:
+            return self
+        own = copy.deepcopy(self)
+        own.copied = False
+        return own

@@ -114,6 +114,15 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
     raise UnknownNameError("sampler", name, all_samplers())
 
 
+def _own_options(info: SamplerInfo) -> dict[str, Any]:
+    """Every option that tells samplers apart, as this one has it: a name goes before what another sampler left in a
+    config. The grid stays as the config says, like everything about the model.
+    """
+    known = info.cls._options
+    told_apart = {name for other in list_samplers() for name in other.options if name in known} - {"grid"}
+    return {name: known[name] for name in sorted(told_apart)} | dict(info.options)
+
+
 def make_scheduler(
     name: str,
     config: Mapping[str, Any] | None = None,
@@ -144,7 +153,7 @@ def make_scheduler(
     settings: dict[str, Any] = {}
     if like is not None:
         settings = {"grid": PROGRAM_GRIDS[like], "discard_penultimate_sigma": like in info.drops_penultimate}
-    settings |= info.options
+    settings |= _own_options(info)
     chosen = get_grid(grid).name if grid is not None else named_grid
     if chosen is not None:
         settings["grid"] = chosen

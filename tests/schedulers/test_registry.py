@@ -106,6 +106,19 @@ def test_programs_bring_their_grid():
         sd_ext.make_scheduler("euler", like="comfy")
 
 
+@pytest.mark.parametrize("before", ["dpm++ 2m sde heun", "dpm++ 3m exact", "unipc 3 bh1", "euler churn", "seeds-2"])
+def test_a_name_goes_before_what_another_sampler_left_in_the_config(before):
+    """Swapping to and fro is the same as making the sampler for the model at once."""
+    config = {**SD, "prediction_type": "v_prediction", "clip_sample": False}
+    left = sd_ext.make_scheduler(before, config).config
+    for name in ("dpm++ 2m", "euler", "unipc", "dpm++ sde", "dpm++ 2s"):
+        swapped, plain = sd_ext.make_scheduler(name, left), sd_ext.make_scheduler(name, config)
+        swapped.set_timesteps(7)
+        plain.set_timesteps(7)
+        np.testing.assert_array_equal(swapped.table().rows, plain.table().rows)
+        assert swapped.config["prediction_type"] == "v_prediction"
+
+
 # ---- samplers of other packages
 
 

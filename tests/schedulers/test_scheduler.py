@@ -283,6 +283,22 @@ def test_a_deep_copy_goes_on_with_the_run(name):
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[1], ends[2])
 
 
+def test_one_deep_copy_serves_several_branches():
+    """As StableDiffusionPanoramaPipeline keeps it: one copied state, put back for every view before its step."""
+    scheduler = sd_ext.make_scheduler("dpm++ 2m")
+    scheduler.set_timesteps(5)
+    views = [copy.deepcopy(scheduler.__dict__)] * 2
+    latents = [noise(1), 2 * noise(1)]
+    for t in scheduler.timesteps:
+        for j in range(2):
+            scheduler.__dict__.update(views[j])
+            latents[j] = scheduler.step(network(latents[j]), t, latents[j]).prev_sample
+            views[j] = copy.deepcopy(scheduler.__dict__)
+    for j, start in enumerate((noise(1), 2 * noise(1))):
+        scheduler.set_timesteps(5)
+        torch.testing.assert_close(latents[j], sample(scheduler, start), atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_may_grow_in_the_middle_of_a_run(name):
     """As in TextToVideoZeroPipeline: what is kept of one frame serves all."""
@@ -353,7 +369,11 @@ def test_bad_steps_are_refused_and_the_run_goes_on():
     with pytest.raises(InputError, match=r"variance_noise must be \(3, 4, 8, 8\)"):
         scheduler.step(x, scheduler.timesteps[0], x, variance_noise=x[:1])
     with pytest.raises(InputError, match="begin_index"):
+        scheduler.set_begin_index(5)
+    with pytest.raises(InputError, match="calls are made"):
         scheduler.set_begin_index(4)
+        scheduler.step(x, scheduler.timesteps[0], x)
+    scheduler.set_begin_index(0)
     assert torch.isfinite(sample(scheduler, x, seeds(3))).all()
 
 
