@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.zoo import BROKEN, ZOO  # noqa: E402
 from tests.zoo.cell import STEPS, Bench, Problem  # noqa: E402
-from tests.zoo.reasons import DEFECTS, REASONS, UNSEEDED, WITNESS, explain  # noqa: E402
+from tests.zoo.reasons import REASONS, UNSEEDED, WITNESS, explain  # noqa: E402
 
 PAGE = ROOT / "docs" / "compatibility.md"
 DONE = RESULTS / "compatibility.cells.tmp"
@@ -360,7 +360,7 @@ def failures(rows: dict[str, Row]) -> list[str]:
         for sampler, problem in row.failed.items():
             problems[problem].append(sampler)
         lines += [
-            f"- {short(name)} fails with {of(names)}: {DEFECTS.get(name, 'the reason is not known')}. `{problem}`"
+            f"- {short(name)} fails with {of(names)}: the reason is not known. `{problem}`"
             for problem, names in problems.items()
         ]
     return ["", "To be mended here:", "", *lines] if lines else []

@@ -17,7 +17,7 @@ import sd_ext
 
 from .zoo import BROKEN, ZOO, sdxl
 from .zoo.cell import Bench, Problem, problem_of, quiet
-from .zoo.reasons import DEFECTS, REASONS, UNSEEDED, WITNESS, explain
+from .zoo.reasons import REASONS, UNSEEDED, WITNESS, explain
 
 SAMPLERS = [info.name for info in sd_ext.list_samplers()]
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
@@ -46,11 +46,7 @@ def covering() -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
-def marked(name: str) -> tuple[pytest.MarkDecorator, ...]:
-    return (pytest.mark.xfail(reason=DEFECTS[name], strict=False),) if name in DEFECTS else ()
-
-
-@pytest.mark.parametrize("pipeline, sampler", [pytest.param(*pair, marks=marked(pair[0])) for pair in covering()])
+@pytest.mark.parametrize("pipeline, sampler", covering())
 def test_every_pipeline_with_two_samplers(pipeline, sampler):
     assert fails(pipeline, sampler) is None
 
@@ -61,7 +57,7 @@ def test_the_selection_covers_all():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", [pytest.param(name, marks=marked(name)) for name in ZOO])
+@pytest.mark.parametrize("pipeline", list(ZOO))
 def test_every_pipeline_with_every_sampler(pipeline):
     assert bench(pipeline).own() is None
     assert {sampler: problem for sampler in SAMPLERS if (problem := fails(pipeline, sampler))} == {}
@@ -96,7 +92,6 @@ def test_a_hand_over_from_base_to_refiner(sampler, hand_over, monkeypatch):
     assert bench("StableDiffusionXLPipeline (base, then refiner)").sampler(sampler) is None
 
 
-@pytest.mark.xfail(reason="a begin_index at the end of the run is refused, where Diffusers takes it", strict=False)
 def test_a_refiner_with_nothing_left_to_do(monkeypatch):
     monkeypatch.setattr(sdxl, "HAND_OVER", 0.8)
     own, trailing = bench("StableDiffusionXLPipeline (base, then refiner)"), {"timestep_spacing": "trailing"}

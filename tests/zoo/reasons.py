@@ -86,12 +86,6 @@ REASONS = (
 )
 
 
-DEFECTS = {
-    "StableDiffusionPanoramaPipeline": "all its views start from one copy of the scheduler's state, and our first step "
-    "changes that copy for the views that follow",
-}
-"""What is to be mended in this package: pipeline, to what goes wrong."""
-
 UNSEEDED = ("StableDiffusionLatentUpscalePipeline", "LDMTextToImagePipeline")
 """Pipelines that keep their generator from the scheduler: noise comes from torch's own."""
 
