@@ -29,7 +29,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 COUNTS = (5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
-DEFAULT = "default"
+DEFAULT = "auto"
 """The sampler that the README recommends; it brings its grid."""
 
 FLAGS = {

@@ -11,6 +11,7 @@ import sd_ext
 
 def test_exported_names():
     assert sorted(sd_ext.__all__) == [
+        "AutoScheduler",
         "DDIMScheduler",
         "DDPMScheduler",
         "DEISMultistepScheduler",

@@ -169,10 +169,11 @@ class TableScheduler(OptionFields, ForwardProcess, SchedulerMixin, ConfigMixin):
     def _end(self) -> Levels:
         return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.at([0.0])
 
-    def _grid_levels(self, n: int) -> Levels:
-        """`n` levels of the configured grid, and the end."""
+    def _grid_levels(self, n: int, grid: str | None = None) -> Levels:
+        """`n` levels of the configured grid, or of another one, and the end."""
+        config = self.config if grid is None else {**self.config, "grid": grid}
         return placement.grid_levels(
-            self.schedule, self.config, n, self._end(), closed=self._closed_grid, whole=self._whole_linspace
+            self.schedule, config, n, self._end(), closed=self._closed_grid, whole=self._whole_linspace
         )
 
     def set_timesteps(

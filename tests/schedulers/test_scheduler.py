@@ -183,7 +183,7 @@ def test_zero_terminal_snr_is_finite_and_right(name, prediction):
         clip_sample=False,
     )
     scheduler.set_timesteps(7)
-    assert scheduler.timesteps[0] == 999 or scheduler.config["grid"]
+    assert scheduler.timesteps[0] >= 998 or scheduler.config["grid"]
     x0, levels = torch.full((1, 4, 8, 8), 0.3, dtype=torch.float64), scheduler._plan.levels
     x = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for i, t in enumerate(scheduler.timesteps):

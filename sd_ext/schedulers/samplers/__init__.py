@@ -1,6 +1,7 @@
 """The samplers, one file per family: a function from noise levels to a table, the scheduler classes under Diffusers'
 names where the sampler is the same, and what is known about each.
 
+auto         the recommended sampler
 first_order  DDIM, Euler, Euler a               ddpm        DDPM with its variances
 heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS, PNDM, iPNDM, gradient estimation
 dpm_solver   DPM-Solver(++) multistep and SDE   singlestep  DPM-Solver(++) singlestep, DPM fast
@@ -14,6 +15,7 @@ churn        what Euler and Heun with churn and Restart share
 
 from . import (
     adams,
+    auto,
     consistency,
     ddpm,
     deis,
@@ -30,6 +32,7 @@ from . import (
     unipc,
 )
 from .adams import GradientEstimationScheduler, IPNDMScheduler, PNDMScheduler
+from .auto import AutoScheduler
 from .consistency import LCMScheduler, TCDScheduler
 from .ddpm import DDPMScheduler
 from .deis import DEISMultistepScheduler, LMSDiscreteScheduler
@@ -56,6 +59,7 @@ from .singlestep import DPMSolverSinglestepScheduler
 from .unipc import UniPCMultistepScheduler
 
 FAMILIES = (
+    auto,
     ddpm,
     first_order,
     heun,
@@ -75,6 +79,7 @@ FAMILIES = (
 """In the order in which `list_samplers` lists them."""
 
 __all__ = [
+    "AutoScheduler",
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",

@@ -44,7 +44,7 @@ def added_noise(levels: Levels) -> Array:
     if landing is None:
         return np.zeros(len(levels))
     raised, std = landing < levels.ratio, np.zeros(len(levels))
-    std[raised] = (levels.sigma * np.sqrt(1 - (landing / np.where(raised, levels.ratio, np.inf)) ** 2))[raised]
+    std[raised] = levels.sigma[raised] * np.sqrt(1 - (landing[raised] / levels.ratio[raised]) ** 2)
     return std
 
 

@@ -39,7 +39,7 @@ def lcm(levels: Levels, timestep_scaling: float = math.inf) -> Table:
 
     Args:
         timestep_scaling: of the boundary condition, see `boundary`; inf leaves it out. With it tables hold no
-            invariant: x0 and x are mixed by c_out + c_skip, which is not 1, by 7e-6 at LCM's last trained timestep.
+            invariant: x0 and x are mixed by c_out + c_skip, which is not 1, by 3.5e-6 at LCM's last trained timestep.
     """
     rows = []
     for i in range(len(levels) - 1):

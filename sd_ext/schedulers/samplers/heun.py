@@ -42,9 +42,9 @@ def heun_pp(levels: Levels) -> Table:
     """Heun++: a step's slope blends those at its two ends and at the end of the step after.
 
     The weights are sigma_next / (k sigma_first), k the number of slopes, so that the blend fades out as sigma falls.
-    They do not meet the conditions of second order: it is a first-order method with a good constant. 3 calls a step, 2
-    in the last but one and 1 in the last. Other names: "Heun++ 2", heunpp2. Source: AUTOMATIC1111's and ComfyUI's
-    samplers; there is no paper.
+    They do not meet the conditions of second order: per step it does better than Euler's method, per network call
+    worse. 3 calls a step, 2 in the last but one and 1 in the last. Other names: "Heun++ 2", heunpp2. Source: ComfyUI's
+    and Forge's sampler; there is no paper.
     """
     first = levels.with_signal().ratio[0]
 
@@ -170,10 +170,10 @@ SAMPLERS = (
         "heun++",
         HeunPPDiscreteScheduler,
         1,
-        "AUTOMATIC1111, ComfyUI",
+        "ComfyUI, Forge",
         ("heunpp2", "heunpp", "heun++ 2", "heun++2"),
         calls="3",
-        note="a good constant, not a high order",
+        note="first order, for three calls a step",
     ),
     SamplerInfo(
         "dpm2",

@@ -13,15 +13,17 @@ from ..transfer import fresh_noise
 def res_multistep(levels: Levels, eta: float = 0.0) -> Table:
     """The line through the last two predictions, integrated to below the next level, then noise up to it.
 
-    Order 2 at eta = 0, 1 call a step. Deterministic it is DPM++ 2M with `solver_type="heun"`. Other names:
+    The predictions' distance is counted in deterministic parts: as long as the step before went down. Order 2 at
+    eta = 0, 1 call a step. Deterministic it is DPM++ 2M with `solver_type="heun"`. Other names:
     res_multistep, res_multistep_ancestral (eta = 1). Source: Zhang et al. 2023, arXiv 2308.02157, algorithm 2.
     """
-    rows, lam = [], levels.lam
+    rows, before = [], 0.0
     for i in range(len(levels) - 1):
         kernel = Kernel.of(levels, i, i + 1, "x0", std=fresh_noise(levels, i, eta))
         last = levels.sigma[i + 1] == 0
-        p = (kernel.total,) if i == 0 or last else kernel.interpolate([0, (lam[i - 1] - lam[i]) / kernel.k])
+        p = (kernel.total,) if i == 0 or last else kernel.interpolate([0, -before / kernel.k])
         rows.append(Row(kernel.a, p, noise=kernel.noise))
+        before = kernel.k
     return build(levels, rows, "x0")
 
 
