@@ -7,6 +7,7 @@ plan         what is remembered from set_timesteps to the last step
 transfer     a step with one prediction           kernel     a step with a polynomial through several
 multistage   steps of several network calls       corrector  predictor-correctors
 samplers/    the samplers, one file per family    registry   samplers by name
+noise        noise from a Brownian path           export     writes a sampler as numbers; exported runs them
 """
 
 from . import samplers
