@@ -31,7 +31,7 @@ TICKS = 2**13
 
 def seeds_of(generator: torch.Generator | Sequence[torch.Generator] | None, batch: int) -> list[int]:
     """One seed per sample, drawn from its generator, or all from the one there is."""
-    sources = list(generator) if isinstance(generator, (list, tuple)) else [generator]
+    sources = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
     sources = sources if len(sources) == batch else sources[:1] * batch
     return [int(torch.randint(2**31, (1,), generator=g, device=g.device if g else "cpu")) for g in sources]
 

@@ -5,7 +5,7 @@ Sources: Lu et al. 2022, arXiv 2206.00927 (DPM-Solver) and arXiv 2211.01095 (DPM
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..base import TableScheduler
 from ..info import SamplerInfo
@@ -154,8 +154,9 @@ def _info(name: str, order: int, source: str, aliases: tuple[str, ...] = (), not
     )
 
 
-_EPS, _X0 = {"algorithm_type": "dpmsolver"}, {"algorithm_type": "dpmsolver++"}
-_SDE = {"algorithm_type": "sde-dpmsolver++"}
+_EPS: dict[str, Any] = {"algorithm_type": "dpmsolver"}
+_X0: dict[str, Any] = {"algorithm_type": "dpmsolver++"}
+_SDE: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
 _SDE3 = {**_SDE, "solver_order": 3, "solver_type": "heun"}
 """k-diffusion's 3M SDE integrates the line of its second step."""
 _EXACT = {"exact_third_order": True}
