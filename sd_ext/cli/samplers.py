@@ -14,7 +14,8 @@ def samplers() -> None:
     table = Table("sampler", "order", "calls\na step", "noise", "also called", "source", "note", title="Samplers")
     for sampler in sd_ext.list_samplers():
         noise, also = "fresh" if sampler.stochastic else "", ", ".join(sampler.aliases)
-        table.add_row(sampler.name, str(sampler.order), str(sampler.calls), noise, also, sampler.source, sampler.note)
+        order = str(sampler.order or "-")
+        table.add_row(sampler.name, order, sampler.calls, noise, also, sampler.source, sampler.note)
     console.print(table)
 
     table = Table("grid", "timesteps", title="Grids")

@@ -24,6 +24,8 @@ class OptionFields:
     """Turns annotated fields of subclasses into constructor arguments; mix in before ConfigMixin."""
 
     _options: ClassVar[dict[str, Any]] = {}
+    _known: ClassVar[set[str]] = set()
+    """Options of any class."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -34,7 +36,18 @@ class OptionFields:
                 # The value in use is config[name]; a class attribute would shadow it with the default.
                 delattr(cls, name)
         cls._options = options
+        cls._known.update(options)
         cls.__init__ = _constructor(options)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """As ConfigMixin's: what goes to the constructor, what nobody knows, and the config. Options of other classes
+        stay in the config, for them, and are nothing to warn of.
+        """
+        others = {k: v for k, v in config_dict.items() if k in cls._known and k not in cls._options}
+        own = {k: v for k, v in config_dict.items() if k not in others}
+        init, unused, hidden = super().extract_init_dict(own, **kwargs)  # type: ignore[misc]
+        return init, unused, {**hidden, **others}
 
 
 def _constructor(options: dict[str, Any]) -> Any:

@@ -119,6 +119,19 @@ def test_a_name_goes_before_what_another_sampler_left_in_the_config(before):
         assert swapped.config["prediction_type"] == "v_prediction"
 
 
+def test_swapping_samplers_warns_of_nothing_and_loses_nothing(caplog):
+    """Options of other classes stay in the config, for the way back through `from_config`."""
+    diffusers.logging.enable_propagation()
+    try:
+        first = sd_ext.make_scheduler("dpm++ 3m exact", SD, noise_type="gaussian")
+        middle = sd_ext.make_scheduler("auto", first.config)
+        back = sd_ext.DPMSolverMultistepScheduler.from_config(middle.config)
+    finally:
+        diffusers.logging.disable_propagation()
+    assert not caplog.records
+    assert back.config["exact_third_order"] is True and back.config["solver_order"] == 3
+
+
 # ---- samplers of other packages
 
 
