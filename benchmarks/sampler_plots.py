@@ -63,6 +63,8 @@ TRACES = {
 CALLS = {"restart": 20, "consistency": 4, "heun": 10, "singlestep": 10, "exponential_rk": 10, "sa_solver": 12,
          "er_sde": 12, "ddpm": 12, "res_multistep": 8}  # fmt: skip
 """Calls of the trajectories drawn, if not 8."""
+OWN_GRID = {"auto"}
+"""Samplers that choose their grid, and are drawn on it."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A5195")
 MARKERS = "osD^vPX*"  # colours and shapes that are told apart without colour vision
@@ -123,13 +125,14 @@ def run(table: Table, x: np.ndarray, seed: int = 0, *, exact: bool = False) -> l
 
 
 def table(name: str, calls: int) -> Table:
-    """On Karras's grid, to the least trained noise."""
+    """On Karras's grid, or the sampler's own, to the least trained noise."""
     info, _ = find_sampler(name)
     options: dict = {"final_sigmas_type": "sigma_min"}
     if "shift" in info.cls._options:
         options |= {"prediction_type": "flow_prediction"}
     elif info.order is not None:
-        options |= {"grid": info.options.get("grid", "karras"), "lower_order_final": False}
+        grid = None if name in OWN_GRID else info.options.get("grid", "karras")
+        options |= {"grid": grid, "lower_order_final": False}
     known = {key: value for key, value in options.items() if key in info.cls._options}
     scheduler = sd_ext.make_scheduler(name, **known)
     scheduler.set_timesteps(calls)
