@@ -19,8 +19,7 @@ from tests.schedulers.mixture import Mixture
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULE = sd_ext.NoiseSchedule.from_config(SD)
-CAPTIONS = ("red apple", "grinning face", "tiger face", "rocket", "hamburger", "umbrella", "octopus", "guitar",
-            "cactus", "police car", "yellow star", "red heart", "penguin", "sunflower", "key", "snowman")  # fmt: skip
+CAPTIONS = ("red apple", "tiger face", "octopus", "yellow star", "penguin", "key")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def solve(problem: Problem, scheduler, start: torch.Tensor | None = None) -> tor
 
 
 def embedded(guidance: float, seeds: int = 1) -> Problem:
-    """The embedded model's latents for sixteen captions; its own 500-call solution is the end."""
+    """The embedded model's latents for six captions; its own 500-call solution is the end."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(sd_ext.pretrained_path())

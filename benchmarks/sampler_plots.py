@@ -63,7 +63,7 @@ TRACES = {
 CALLS = {"restart": 20, "consistency": 4, "heun": 10, "singlestep": 10, "exponential_rk": 10, "sa_solver": 12,
          "er_sde": 12, "ddpm": 12, "res_multistep": 8}  # fmt: skip
 """Calls of the trajectories drawn, if not 8."""
-OWN_GRID = {"auto"}
+OWN_GRID = {"auto", "auto low guidance"}
 """Samplers that choose their grid, and are drawn on it."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A5195")

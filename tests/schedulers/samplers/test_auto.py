@@ -1,4 +1,4 @@
-"""The recommended sampler is UniPC on eps, on the grid and of the order that the number of calls asks for."""
+"""The recommended sampler is the one that the guidance and the number of calls ask for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import sd_ext
 
 from ..conftest import SD
 
+TWINS = [
+    (7.5, 8, "dpm++ 2m lambda_uniform"),
+    (2.5, 30, "dpm++ 2m lambda_uniform"),
+    (2.0, 1, "unipc eps lambda_uniform"),
+    (1.0, 10, "unipc eps lambda_uniform"),
+    (1.5, 11, "unipc 3 eps karras"),
+    (1.5, 50, "unipc 3 eps karras"),
+]
 
-@pytest.mark.parametrize(
-    "calls, twin", [(1, "unipc eps lambda_uniform"), (5, "unipc eps lambda_uniform"), (10, "unipc eps lambda_uniform"),
-                    (11, "unipc 3 eps karras"), (50, "unipc 3 eps karras")]
-)  # fmt: skip
-def test_auto_is_its_twin(calls, twin):
-    ours, other = sd_ext.make_scheduler("auto", SD), sd_ext.make_scheduler(twin, SD)
+
+@pytest.mark.parametrize("guidance, calls, twin", TWINS)
+def test_auto_is_its_twin(guidance, calls, twin):
+    ours = sd_ext.make_scheduler("auto", SD, guidance_scale=guidance)
+    other = sd_ext.make_scheduler(twin, SD)
     ours.set_timesteps(calls)
     other.set_timesteps(calls)
     np.testing.assert_array_equal(ours.timesteps, other.timesteps)
@@ -24,7 +31,7 @@ def test_auto_is_its_twin(calls, twin):
 
 @pytest.mark.parametrize("config, grid", [({"grid": "ays"}, "ays"), ({"use_karras_sigmas": True}, "karras")])
 def test_a_named_grid_goes_before_its_own(config, grid):
-    ours, other = sd_ext.make_scheduler("auto", {**SD, **config}), sd_ext.make_scheduler("unipc eps", SD, grid=grid)
+    ours, other = sd_ext.make_scheduler("auto", {**SD, **config}), sd_ext.make_scheduler("dpm++ 2m", SD, grid=grid)
     for scheduler in (ours, other):
         scheduler.set_timesteps(8)
     np.testing.assert_array_equal(ours.timesteps, other.timesteps)
