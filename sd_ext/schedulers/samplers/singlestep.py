@@ -29,6 +29,12 @@ def singlestep_stages(calls: int, order: int, sigma_end: float) -> list[int]:
     return [stage for size in sizes for stage in range(size)]
 
 
+def in_steps(levels: Levels, order: int) -> Levels:
+    """Levels, the end included, with the stages of singlestep solvers; a step from pure noise is a single call."""
+    single = [0] if starts_in_noise(levels) else []
+    return levels.with_stages(single + singlestep_stages(len(levels) - 1 - len(single), order, float(levels.sigma[-1])))
+
+
 def solver_stages(
     kernels: Sequence[Kernel], nodes: Sequence[float], solver_type: SolverType, noise: Sequence[float]
 ) -> list[Stage]:
@@ -100,10 +106,7 @@ class DPMSolverSinglestepScheduler(TableScheduler):
         return self._explicit_stages(self._grid_levels(calls))
 
     def _explicit_stages(self, levels: Levels) -> Levels:
-        stages = singlestep_stages(len(levels) - 1, self.config["solver_order"], float(levels.sigma[-1]))
-        if starts_in_noise(levels):
-            stages = [0, *singlestep_stages(len(levels) - 2, self.config["solver_order"], float(levels.sigma[-1]))]
-        return levels.with_stages(stages)
+        return in_steps(levels, self.config["solver_order"])
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return singlestep(levels, self.config["algorithm_type"], self.config["solver_type"])

@@ -10,8 +10,8 @@ import sd_ext
 from ..conftest import SD
 
 TWINS = [
-    (7.5, 8, "dpm++ 2m lambda_uniform"),
-    (2.5, 30, "dpm++ 2m lambda_uniform"),
+    (7.5, 8, "dpm++ 2s lambda_uniform"),
+    (2.5, 30, "dpm++ 2s lambda_uniform"),
     (2.0, 1, "unipc eps lambda_uniform"),
     (1.0, 10, "unipc eps lambda_uniform"),
     (1.5, 11, "unipc 3 eps karras"),
@@ -31,7 +31,7 @@ def test_auto_is_its_twin(guidance, calls, twin):
 
 @pytest.mark.parametrize("config, grid", [({"grid": "ays"}, "ays"), ({"use_karras_sigmas": True}, "karras")])
 def test_a_named_grid_goes_before_its_own(config, grid):
-    ours, other = sd_ext.make_scheduler("auto", {**SD, **config}), sd_ext.make_scheduler("dpm++ 2m", SD, grid=grid)
+    ours, other = sd_ext.make_scheduler("auto", {**SD, **config}), sd_ext.make_scheduler("dpm++ 2s", SD, grid=grid)
     for scheduler in (ours, other):
         scheduler.set_timesteps(8)
     np.testing.assert_array_equal(ours.timesteps, other.timesteps)
