@@ -34,7 +34,8 @@ def same_named(info: sd_ext.SamplerInfo):
     """Diffusers' scheduler of the same class name and options, or None where it has no such class or option."""
     cls = getattr(diffusers, info.cls.__name__, None)
     known = inspect.signature(cls.__init__).parameters if cls else {}
-    if cls is None or not set(info.options) <= set(known):
+    own = {name for name, value in info.options.items() if value != info.cls._options[name]}
+    if cls is None or not own <= set(known):
         return None
     options = {**SD, **OPTIONS, **info.options}
     if options.get("algorithm_type") == "dpmsolver":

@@ -31,6 +31,7 @@ def even_t(schedule, n):
 DETERMINISTIC = {"eta": 0.0, "s_churn": 0.0, "restarts": 0, "tau": 0.0, "lower_order_final": False}
 """Options that every sampler which has them is given: orders are those of the deterministic limit."""
 
+
 def narrow(schedule, n):
     """n steps in lambda from -1.5 to 0.5: where polynomials in sigma / alpha of order 4 show it at these counts."""
     return schedule.at_lambda(-1.5 + 2.0 * np.linspace(0, 1, n + 1) ** 2)
