@@ -21,13 +21,10 @@ from typing import Literal
 import numpy as np
 
 from .kernel import Kernel
-from .schedule import Array, Levels
+from .schedule import NO_SIGNAL, Array, Levels
 from .table import Row
 
 Half = Literal["bh1", "bh2"]
-
-FAINT = 0.01
-"""On eps, steps from an alpha below this grow by 1 / alpha, and differences of eps would mostly be rounding error."""
 
 
 def behind(levels: Levels, i: int, j: int, calls: Sequence[int]) -> tuple[float, ...]:
@@ -70,7 +67,7 @@ def possible(orders: tuple[int, int], step: Kernel, alpha: float, sigma_end: flo
     step is of order 1 and not corrected.
     """
     on_eps = step.k < 0
-    return (1, 0) if sigma_end == 0 or (on_eps and alpha < FAINT) else orders
+    return (1, 0) if sigma_end == 0 or (on_eps and alpha < NO_SIGNAL) else orders
 
 
 def predictor_corrector(

@@ -19,12 +19,9 @@ import numpy as np
 
 from ..errors import TableError
 from .base import TableScheduler
-from .schedule import Levels, NoiseSchedule
+from .schedule import NO_SIGNAL, Levels, NoiseSchedule
 from .table import Basis, Preserves, Row, Table, build
 from .transfer import fresh_noise, transfer
-
-NO_SIGNAL = 0.01
-"""Below this alpha a step is one call: a difference of two slopes would be multiplied by 1 / alpha^2, rounding too."""
 
 
 def starts_in_noise(levels: Levels) -> bool:

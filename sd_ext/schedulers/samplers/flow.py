@@ -136,12 +136,13 @@ class FlowMatchScheduler(TableScheduler):
             least = shift * least / (1 + (shift - 1) * least)
         return np.linspace(1.0, least, n)
 
-    def _grid_levels(self, n: int) -> Levels:
+    def _grid_levels(self, n: int, grid: str | None = None) -> Levels:
         if not self.schedule.flow:
-            return super()._grid_levels(n)
-        if self.config["grid"] is None:
+            return super()._grid_levels(n, grid)
+        grid = grid or self.config["grid"]
+        if grid is None:
             return self._at_sigmas(self._flow_sigmas(self._own_sigmas(n)))
-        config: dict[str, Any] = {**self.config, "flow_shift": self._shift()}
+        config: dict[str, Any] = {**self.config, "grid": grid, "flow_shift": self._shift()}
         return placement.grid_levels(self.schedule, config, n, self._end(), closed=False, whole=False)
 
     def _at_sigmas(self, sigmas: Array, t: Array | None = None) -> Levels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -18,10 +19,7 @@ from .heun import heun
 
 
 def concatenate(*parts: Levels) -> Levels:
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = joined.then(part)
-    return joined
+    return reduce(Levels.then, parts)
 
 
 class RestartScheduler(SigmaStart, MultiCallScheduler):
