@@ -28,7 +28,7 @@ from skimage.feature import hog
 
 import sd_ext
 from sd_ext.training.assemble import folder_size
-from sd_ext.training.data import Pictures, read_metadata
+from sd_ext.training.data import Pictures, read_items
 from sd_ext.training.glyphs import write_imagefolder
 from sd_ext.training.progress import to_uint8
 
@@ -196,8 +196,8 @@ def main() -> None:
     glyphs = to_uint8(torch.stack([pictures.pixels(i) for i in range(len(pictures))]))
     named = dict(zip(pictures.captions, glyphs, strict=True))
     place = {caption: i for i, caption in enumerate(pictures.captions)}
-    training = [text for _, text in read_metadata(Path(options.data), "train")]
-    held_out = [text for _, text in read_metadata(Path(options.data), "held_out")]
+    training = [item.caption for item in read_items(options.data, "train")]
+    held_out = [item.caption for item in read_items(options.data, "held_out")]
     if options.captions:
         training = training[:: max(1, len(training) // options.captions)][: options.captions]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_ext.training.assemble import folder_size
-from sd_ext.training.data import read_metadata
+from sd_ext.training.data import read_items
 
 TEMPLATE = Path(__file__).parent / "card.md"
 ROWS = {"steps": "steps", "batch_size": "pictures a step", "learning_rate": "learning rate", "channels": "channels"}
@@ -41,10 +41,10 @@ def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guid
     """
     stages = ("autoencoder", "text_encoder", "text_to_image")
     runs = {stage: json.loads((out / stage / "run.json").read_text()) for stage in stages}
-    held_out = [text for _, text in read_metadata(out / "data", "all") if text]
+    held_out = [item.caption for item in read_items(out / "data", "all") if item.caption]
     glyphs = len(held_out)
     try:
-        held_out = [text for _, text in read_metadata(out / "data", "held_out")]
+        held_out = [item.caption for item in read_items(out / "data", "held_out")]
     except ValueError:  # a set of one's own may hold out nothing
         held_out = []
     latent = (pipe.vae.config.latent_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)

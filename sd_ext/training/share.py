@@ -1,14 +1,16 @@
-"""Small things the training scripts share: loading models by folder, naming broken pictures."""
+"""Small things the training scripts share: loading models by folder, naming pictures left out."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from sd_ext.errors import ModelError
-from sd_ext.training.data import Pictures
+from sd_ext.training.data import Pass, Pictures, random
+from sd_ext.training.model_files import find_part
 
 
 def from_folder(cls: Any, folder: str, part: str) -> Any:
@@ -17,21 +19,23 @@ def from_folder(cls: Any, folder: str, part: str) -> Any:
     Raises:
         ModelError: nothing there that loads.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ModelError(f"no model folder at {folder}")
-    for candidate in (root / part, root / "model" / part, root / "model", root):
-        if (candidate / "config.json").is_file() or (candidate / "tokenizer_config.json").is_file():
-            try:
-                return cls.from_pretrained(candidate, local_files_only=True)
-            except (OSError, ValueError, KeyError) as error:
-                raise ModelError(f"{candidate} does not load as {cls.__name__}: {error}") from error
-    raise ModelError(f"{folder} holds no {part} (no config.json there)")
+    found = find_part(folder, part)
+    options: dict[str, Any] = {} if "okenizer" in cls.__name__ else {"use_safetensors": True}
+    try:
+        return cls.from_pretrained(found, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{found} does not load as {cls.__name__}: {error}") from error
 
 
 def report_broken(pictures: Pictures) -> None:
     """Say which pictures were left out, and why."""
-    if pictures.broken:
+    if pictures.skipped:
         console = Console(stderr=True)
-        lines = [f"{len(pictures.broken)} pictures cannot be read and are left out:", *pictures.broken]
+        lines = [f"{len(pictures.skipped)} pictures are left out:", *pictures.skipped]
         console.print("\n  ".join(lines), highlight=False, markup=False)
+
+
+def read_pixels(pictures: Pictures, each: Pass, seed: int, flip: bool) -> Tensor:
+    """The pictures of a pass (b, 3, height, width), half of them mirrored where `flip` says so."""
+    mirrored = [flip and float(torch.rand((), generator=random(seed, 4, each.step, p))) < 0.5 for p in each.positions]
+    return torch.stack([pictures.pixels(s, m) for s, m in zip(each.samples, mirrored, strict=True)])

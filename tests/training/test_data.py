@@ -22,14 +22,14 @@ def test_broken_pictures_are_skipped_counted_and_named(own_folder):
     (own_folder / "green_bar.png").unlink()
     pictures = Pictures(own_folder, 16)
     assert len(pictures) == len(pictures.captions) == 9
-    assert sorted(line.split(":")[0] for line in pictures.broken) == ["blue_bar.png", "green_bar.png", "red_bar.png"]
+    assert sorted(line.split(":")[0] for line in pictures.skipped) == ["blue_bar.png", "green_bar.png", "red_bar.png"]
     assert "red bar" not in pictures.captions
 
 
 def test_no_readable_picture_at_all(own_folder):
     for path in own_folder.glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of 12 pictures .* can be read; first: red_circle.png"):
+    with pytest.raises(InputError, match=r"none of 12 pictures .* can be used; first: red_circle.png"):
         Pictures(own_folder, 16)
 
 
@@ -71,9 +71,9 @@ def test_pixels_are_fitted_to_a_square_on_white(tmp_path):
 
 def test_pictures_too_many_for_memory_are_read_again(picture_folder, monkeypatch):
     kept = Pictures(picture_folder, 16)
-    monkeypatch.setattr("sd_ext.training.data.IN_MEMORY", 0)
+    monkeypatch.setattr("sd_ext.training.data.pictures.IN_MEMORY", 0)
     read = Pictures(picture_folder, 16)
-    assert read._pixels is None
+    assert not read._pixels
     assert torch.equal(kept.pixels(3), read.pixels(3))
 
 

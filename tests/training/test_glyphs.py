@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import Pictures, read_metadata
+from sd_ext.training.data import Pictures, read_items
 from sd_ext.training.glyphs import clean, corrections, find_font, glyphs, write_imagefolder
 
 
@@ -84,7 +84,7 @@ def test_imagefolder_is_written_and_not_overwritten(tmp_path, drawn, monkeypatch
     pictures = Pictures(tmp_path / "set", 32)
     assert len(pictures) == 30
     assert pictures.captions == [glyph.caption for glyph in drawn[:30]]
-    assert len(read_metadata(tmp_path / "set", "train")) == sum(glyph.split == "train" for glyph in drawn[:30])
+    assert len(read_items(tmp_path / "set", "train")) == sum(glyph.split == "train" for glyph in drawn[:30])
     with pytest.raises(InputError, match="already holds a picture set"):
         write_imagefolder(tmp_path / "set")
 

@@ -1,172 +1,191 @@
-"""Captioned pictures from a folder, and which of them a step sees.
-
-The layout is the `imagefolder` convention: pictures and a `metadata.jsonl` with one JSON object a line, `file_name` and
-`text`, here also an optional `split`. Pictures are float tensors (3, height, width) in [-1, 1].
-"""
+"""The pictures a run trains on: each looked at once, brought to the sizes of its buckets, read when wanted."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.nn.functional import avg_pool2d
 
-from sd_ext.errors import InputError
+from sd_ext.errors import InputError, TrainingError, UnknownNameError
+from sd_ext.training.data.ahead import read_ahead
+from sd_ext.training.data.buckets import Buckets, Size
+from sd_ext.training.data.images import UNREADABLE, covering, covering_mask, crop_to, on_white, open_picture
+from sd_ext.training.data.items import Item
+from sd_ext.training.data.look import Look, Sample, Wanted, look_at, read_mask
+from sd_ext.training.data.sources import read_items
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 IN_MEMORY = 4 * 2**30  # sets up to this many bytes of pixels are decoded once
+MANY = 200  # pictures from which on looking at them shows a bar
 
 
-def random(seed: int, *where: int, device: str = "cpu") -> torch.Generator:
-    """A generator that depends on (seed, *where) only: the same draws whether a run was interrupted or not."""
-    state = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> 1))
-
-
-def load_picture(path: Path, resolution: int) -> np.ndarray:
-    """The middle of a picture, its shorter side scaled to `resolution`: (resolution, resolution, 3) uint8."""
-    with Image.open(path) as picture:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("RGBA", "LA", "P"):
-            white = Image.new("RGBA", picture.size, "white")
-            white.alpha_composite(picture.convert("RGBA"))
-            picture = white
-        size = (resolution, resolution)
-        return np.asarray(ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.LANCZOS))
-
-
-def read_metadata(folder: Path, split: str) -> list[tuple[Path, str]]:
-    """(path, caption) of the pictures of a split, or of "all"; without metadata captions are empty."""
-    if not folder.is_dir():
-        raise InputError(f"no folder of pictures at {folder}")
-    metadata = folder / "metadata.jsonl"
-    if not metadata.exists():
-        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not pictures:
-            raise InputError(f"{folder} holds no pictures and no metadata.jsonl")
-        return [(p, "") for p in pictures]
-    entries = []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            name, text = entry["file_name"], str(entry.get("text", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{metadata}, line {number}: not a JSON object with a file_name: {line[:60]!r}") from error
-        if split in ("all", entry.get("split", "train")):
-            entries.append((folder / name, text))
-    if not entries:
-        raise InputError(f"{metadata} lists no pictures with split {split!r}")
-    return entries
-
-
-@dataclass
-class Pictures(Dataset):
-    """The readable pictures of a folder, in the order of its metadata.
+class Pictures:
+    """The samples of the pictures that can be used, in the order of their source.
 
     Args:
-        folder: an imagefolder.
-        resolution: height and width in pixels.
-        split: which pictures; "all" for every one.
+        data: items, or a source as `read_items` takes it.
+        sizes: the buckets, or the side of squares in pixels.
+        split: of a source.
+        min_size: pictures whose shorter side has fewer pixels are left out.
+        captionless: what to do with pictures without a caption: "use" or "skip" them.
+        caption: of pictures that have none of their own.
+        crop: which part of a scaled picture is seen: "center", or "random" for one that the caller draws each time.
+        alpha_mask: the opacity of a picture that has no mask is its mask.
+        repeats: how often an epoch holds each picture, beside what its item says.
+        keep: hold decoded pixels in memory, if all take less than `IN_MEMORY`.
+        console: where looking at many pictures shows a bar; None for the standard error.
 
     Attributes:
-        paths, captions: of the pictures that could be read.
-        broken: one line for each that could not: its name and why.
+        samples, sizes, captions: of the samples; a picture that is repeated or seen at several sizes has several.
+        skipped: one line for each picture left out: its name and why.
+        masked: whether any has a mask.
 
     Raises:
-        InputError: no such folder, a damaged metadata.jsonl, or no readable picture at all.
+        InputError: as `read_items`; or no picture that can be used.
     """
 
-    folder: str | os.PathLike[str]
-    resolution: int
-    split: str = "all"
-    paths: list[Path] = field(init=False)
-    captions: list[str] = field(init=False)
-    broken: list[str] = field(init=False, default_factory=list)
-    _pixels: Tensor | None = field(init=False, default=None, repr=False)
+    def __init__(
+        self,
+        data: str | os.PathLike[str] | Sequence[Item],
+        sizes: Buckets | int,
+        split: str = "all",
+        *,
+        min_size: int = 1,
+        captionless: str = "use",
+        caption: str = "",
+        crop: str = "center",
+        alpha_mask: bool = False,
+        repeats: int = 1,
+        keep: bool = True,
+        console: Console | None = None,
+    ):
+        if captionless not in ("use", "skip"):
+            raise UnknownNameError("choice for captionless", captionless, ("use", "skip"))
+        items = read_items(data, split) if isinstance(data, (str, os.PathLike)) else list(data)
+        buckets = sizes if isinstance(sizes, Buckets) else Buckets((sizes,), step=1, enabled=False)
+        keep = keep and len(items) * sum(r**2 for r in buckets.resolutions) * 3 <= IN_MEMORY
+        self.wanted = Wanted(buckets, min_size, captionless == "skip" and not caption, crop, alpha_mask, keep)
+        self._gather(items, self._look_at_all(items, console), caption, repeats)
+        if not self.samples:
+            of = f" in {data}" if isinstance(data, (str, os.PathLike)) else ""
+            why = f"; first: {self.skipped[0]}" if self.skipped else ""
+            raise InputError(f"none of {len(items)} pictures{of} can be used{why}")
 
-    def __post_init__(self) -> None:
-        entries = read_metadata(Path(self.folder), self.split)
-        keep = len(entries) * self.resolution**2 * 3 <= IN_MEMORY
-        with ThreadPoolExecutor() as pool:  # decoding every picture once is how broken ones are found before step 1
-            results = list(pool.map(lambda entry: self._try(entry[0], keep), entries))
-        good = [i for i, (error, _) in enumerate(results) if not error]
-        self.broken = [f"{entries[i][0].name}: {error}" for i, (error, _) in enumerate(results) if error]
-        if not good:
-            raise InputError(f"none of {len(entries)} pictures in {self.folder} can be read; first: {self.broken[0]}")
-        self.paths = [entries[i][0] for i in good]
-        self.captions = [entries[i][1] for i in good]
-        if keep:
-            pixels = np.stack([decoded for _, decoded in results if decoded is not None])
-            self._pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    def _look_at_all(self, items: list[Item], console: Console | None) -> list[Look]:
+        """Decoding every picture once is how broken ones are found before step 1."""
+        console = console or Console(stderr=True)
+        quiet = len(items) < MANY or not console.is_terminal
+        threads = min(32, (os.cpu_count() or 1) + 4)  # some wait for a disk
+        looks = read_ahead((partial(look_at, item, self.wanted) for item in items), threads, 4 * threads)
+        return list(track(looks, "looking at pictures", len(items), console=console, disable=quiet))
 
-    def _try(self, path: Path, keep: bool) -> tuple[str, np.ndarray | None]:
-        try:
-            pixels = load_picture(path, self.resolution)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{type(error).__name__}: {error}", None
-        return "", pixels if keep else None
+    def _gather(self, items: list[Item], looks: list[Look], caption: str, repeats: int) -> None:
+        self.samples: list[Sample] = []
+        self.skipped = [f"{item.name}: {look.problem}" for item, look in zip(items, looks, strict=True) if look.problem]
+        self.masked = any(look.masked for look in looks)
+        self._pixels = [pixels for look in looks for pixels in look.pixels]  # by view
+        self._masks: dict[tuple[int, int], Tensor] = {}  # by view and downscale
+        view = 0
+        for item, look in zip(items, looks, strict=True):
+            for size in look.sizes:
+                self.samples += [Sample(item, size, look.original, look.digest, view)] * (item.repeats * repeats)
+                view += 1
+        self.sizes = [sample.size for sample in self.samples]
+        self.captions = [sample.item.caption or caption for sample in self.samples]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.samples)
 
-    def pixels(self, index: int) -> Tensor:
-        """(3, height, width) in [-1, 1]."""
-        if self._pixels is not None:
-            stored = self._pixels[index]
+    def _open(self, item: Item) -> Image.Image:
+        try:
+            return open_picture(item.read())
+        except UNREADABLE as error:
+            raise TrainingError(f"{item.name} could be read at first, and now cannot: {error}") from error
+
+    def _corner(self, sample: Sample, crop: tuple[int, int] | None) -> tuple[int, int]:
+        corner = sample.crop if crop is None else crop
+        if any(not 0 <= place <= room for place, room in zip(corner, sample.room, strict=True)):
+            raise InputError(f"a crop at {corner} leaves {sample.item.name}, which has room for {sample.room}")
+        return corner
+
+    def pixels(self, index: int, flipped: bool = False, crop: tuple[int, int] | None = None) -> Tensor:
+        """A sample's pixels.
+
+        Args:
+            index: of the sample.
+            flipped: mirrored, left to right.
+            crop: top and left, up to the sample's `room`, in the picture before it is mirrored; None for the centre.
+
+        Returns:
+            (3, height, width) in [-1, 1].
+
+        Raises:
+            InputError: a crop that leaves the picture.
+            TrainingError: the file has been removed or damaged in the meantime.
+        """
+        sample = self.samples[index]
+        corner = self._corner(sample, crop)
+        if self._pixels and self.wanted.crop == "center" and corner == sample.crop:
+            seen = self._pixels[sample.view]
+        elif self._pixels and self.wanted.crop == "random":
+            seen = crop_to(self._pixels[sample.view], corner, sample.size)
         else:
-            stored = torch.from_numpy(load_picture(self.paths[index], self.resolution).copy()).permute(2, 0, 1)
-        return stored.float() / 127.5 - 1
+            seen = crop_to(covering(on_white(self._open(sample.item)), sample.size), corner, sample.size)
+        seen = seen.float() / 127.5 - 1
+        return seen.flip(-1) if flipped else seen
+
+    def mask(
+        self, index: int, flipped: bool = False, crop: tuple[int, int] | None = None, downscale: int = 8
+    ) -> Tensor:
+        """Which part of a sample is to be learnt, at the resolution of latents.
+
+        Args:
+            index, flipped, crop: as for `pixels`.
+            downscale: pixels per latent in height and in width.
+
+        Returns:
+            (1, height / downscale, width / downscale) in [0, 1], means over the area of each latent; 1 without mask.
+        """
+        sample = self.samples[index]
+        made = self._masks.get((sample.view, downscale)) if crop is None else None
+        if made is None:
+            made = self._make_mask(sample, self._corner(sample, crop), downscale)
+        if crop is None:
+            self._masks[sample.view, downscale] = made
+        return made.flip(-1) if flipped else made
+
+    def _make_mask(self, sample: Sample, corner: tuple[int, int], downscale: int) -> Tensor:
+        mask = None
+        if sample.item.mask or self.wanted.alpha_mask:
+            try:
+                mask = read_mask(sample.item, self._open(sample.item), self.wanted.alpha_mask)
+            except UNREADABLE as error:
+                raise TrainingError(f"the mask of {sample.item.name} can no longer be used: {error}") from error
+        if mask is None:
+            return torch.ones(1, sample.size[0] // downscale, sample.size[1] // downscale)
+        scaled = covering_mask(mask, sample.original, sample.size)
+        return avg_pool2d(crop_to(scaled, corner, sample.size), downscale)
+
+    def digest(self, index: int) -> str:
+        """sha256 of the bytes of a sample's file, hexadecimal."""
+        return self.samples[index].digest
+
+    def content(self, index: int, flipped: bool = False) -> tuple[str, Size, tuple[int, int], bool]:
+        """What a sample's pixels depend on: digest, size, crop, flipped; the first arguments of `latent_key`.
+
+        Raises:
+            InputError: crops are drawn anew each time, so that nothing can be kept.
+        """
+        if self.wanted.crop == "random":
+            raise InputError("a latent cache cannot hold random crops, which differ each time: use one or the other")
+        sample = self.samples[index]
+        return sample.digest, sample.size, sample.crop, flipped
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.pixels(index), index
-
-
-class BatchOrder(Sampler[list[int]]):
-    """The indices of each batch of an endless run over `size` samples, shuffled anew each epoch.
-
-    Which samples batch b holds depends on (seed, b) only, so a resumed run needs nothing but its position. Processes
-    take turns: process r of n sees batches r, r + n, ...
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, start: int = 0, process: int = 0, processes: int = 1):
-        self.size, self.batch_size, self.seed, self.start = size, batch_size, seed, start
-        self.process, self.processes = process, processes
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def sample(self, position: int) -> int:
-        """The index of the sample at a position of the endless sequence."""
-        epoch, offset = divmod(position, self.size)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            self._epoch = epoch
-        return int(self._order[offset])
-
-    def batch(self, number: int) -> list[int]:
-        first = (number * self.processes + self.process) * self.batch_size
-        return [self.sample(p) for p in range(first, first + self.batch_size)]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        number = self.start
-        while True:
-            yield self.batch(number)
-            number += 1
-
-
-def picture_batches(pictures: Pictures, order: BatchOrder, workers: int = 0, flip: bool = False) -> Iterator:
-    """Endless batches (pixels (batch, 3, height, width), indices (batch,)) in the given order."""
-    loader = DataLoader(pictures, batch_sampler=order, num_workers=workers, persistent_workers=workers > 0)
-    for number, (pixels, indices) in enumerate(loader, order.start):
-        if flip:
-            mirrored = torch.rand(len(pixels), generator=random(order.seed, 3, number, order.process)) < 0.5
-            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        yield pixels, indices

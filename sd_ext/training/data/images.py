@@ -1,0 +1,64 @@
+"""From a picture's file to pixels: upright, in RGB on white, scaled to cover a size; and to a mask."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from sd_ext.training.data.buckets import Size, cover
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow and readers raise
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """A picture as a viewer shows it, decoded to its end.
+
+    Raises:
+        any of `UNREADABLE`: damaged, not a picture, or too large to be one.
+    """
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
+            return ImageOps.exif_transpose(Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)))
+        return ImageOps.exif_transpose(picture)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """RGB, what is transparent being white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def covering(picture: Image.Image, size: Size) -> Tensor:
+    """An RGB picture scaled until it covers `size`: (3, height, width) uint8."""
+    height, width = cover((picture.height, picture.width), size)
+    scaled = np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return torch.from_numpy(scaled).permute(2, 0, 1).contiguous()
+
+
+def has_proportions(mask: Image.Image, picture: Image.Image) -> bool:
+    """Whether both are scaled versions of one size, up to a pixel."""
+    return abs(mask.width * picture.height - mask.height * picture.width) <= max(*mask.size, *picture.size)
+
+
+def covering_mask(mask: Image.Image, original: Size, size: Size) -> Tensor:
+    """A mask scaled as its picture of size `original` is, each pixel the mean of the area it covers.
+
+    Returns:
+        (1, height, width) in [0, 1].
+    """
+    height, width = cover(original, size)
+    scaled = np.array(mask.resize((width, height), Image.Resampling.BOX))
+    return torch.from_numpy(scaled)[None].float() / 255
+
+
+def crop_to(pixels: Tensor, corner: tuple[int, int], size: Size) -> Tensor:
+    """The part (..., height, width) of `size` whose top left corner is `corner`."""
+    return pixels[..., corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]

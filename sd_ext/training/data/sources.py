@@ -1,0 +1,96 @@
+"""Where pictures come from; the kinds of source are told apart by looking."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sd_ext.errors import InputError
+from sd_ext.training.data.folders import metadata_files, picture_files, read_metadata, read_pairs
+from sd_ext.training.data.items import Item
+from sd_ext.training.data.shards import read_shards
+from sd_ext.training.data.tables import read_table
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def read_items(
+    source: str | os.PathLike[str], split: str = "train", image: str | None = None, text: str | None = None
+) -> list[Item]:
+    """What a source lists; no picture is read yet.
+
+    Args:
+        source: a folder of pictures with `metadata.jsonl` (or `.csv`) or with text files of the same names; `*.tar`
+            shards or Parquet files, as a folder, a glob or one file; or the id of a data set on the Hub.
+        split: which pictures; "all" for every one. Shards have no splits.
+        image: the column of pictures of a table; None to find it.
+        text: the column or field of captions; None to find it.
+
+    Raises:
+        InputError: nothing there, damaged metadata, a path that leads out of the folder, or a source of several kinds.
+    """
+    source = os.path.expanduser(os.fspath(source))
+    if not source.strip():
+        raise InputError("no pictures named; give a folder, shards or a data set of the Hub as data")
+    folder = Path(source)
+    if folder.is_dir():
+        return read_folder(folder, split, image, text)
+    if source.endswith((".tar", ".parquet")) or glob.has_magic(source):
+        return read_files(source, sorted(Path(name) for name in glob.glob(source, recursive=True)), split, image, text)
+    if folder.exists():
+        raise InputError(f"{source} is a file; give a folder of pictures, *.tar shards or *.parquet files")
+    if not HUB_ID.fullmatch(source):
+        raise InputError(f"no folder of pictures at {source}")
+    try:
+        return read_table(source, split, image, text)
+    except InputError as error:
+        raise InputError(f"no folder of pictures at {source}, and as a data set of the Hub: {error}") from error
+
+
+def read_folder(folder: Path, split: str, image: str | None, text: str | None) -> list[Item]:
+    if metadata_files(folder):
+        return read_metadata(folder, split, text)
+    kinds = {
+        "pictures": picture_files(folder),
+        "*.tar": sorted(folder.glob("*.tar")),
+        "*.parquet": sorted(p for p in folder.rglob("*.parquet") if p.is_file()),
+    }
+    found = [kind for kind, files in kinds.items() if files]
+    if not found:
+        raise InputError(f"{folder} holds no pictures and no metadata.jsonl, *.tar or *.parquet")
+    if len(found) > 1:
+        raise InputError(f"{folder} holds {' and '.join(found)}; say which, for example {folder / found[-1]}")
+    if found == ["*.tar"]:
+        return read_files(str(folder), kinds["*.tar"], split, image, text)
+    return read_table(str(folder), split, image, text) if found == ["*.parquet"] else read_pairs(folder, split)
+
+
+def read_files(source: str, files: list[Path], split: str, image: str | None, text: str | None) -> list[Item]:
+    """Shards or Parquet files, which are what a single file or a glob can name."""
+    endings = {path.suffix for path in files}
+    if not files:
+        raise InputError(f"no file matches {source}")
+    if endings == {".parquet"}:
+        return read_table(source, split, image, text, files)
+    if endings != {".tar"}:
+        raise InputError(f"{source} names files that end in {', '.join(sorted(endings))}; give *.tar or *.parquet")
+    if split not in ("train", "all"):
+        raise InputError(f"shards have no splits, so none called {split!r}; name the shards that hold it")
+    return read_shards(files, text)
+
+
+def hold_out(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
+    """Items to train on, and about `share` of them, at least one, to validate with; by name, so always the same ones.
+
+    Raises:
+        InputError: too few items to have some of both.
+    """
+    if len(items) < 2:
+        raise InputError("a share of a single picture cannot be held out")
+    ranked = sorted(items, key=lambda item: hashlib.sha256(item.name.encode()).digest())
+    held = {item.name for item in ranked[: min(max(1, round(share * len(items))), len(items) - 1)]}
+    return [i for i in items if i.name not in held], [i for i in items if i.name in held]

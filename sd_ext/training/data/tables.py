@@ -1,0 +1,112 @@
+"""Tables with a column of pictures: data sets of the Hugging Face Hub, and local Parquet files, through `datasets`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.training.data.items import CAPTION_NAMES, Item, one_line
+
+
+def library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError("Parquet files and data sets of the Hub need a library: pip install datasets") from error
+    return datasets
+
+
+@dataclass(frozen=True)
+class CellReader:
+    """The bytes of the picture in one row."""
+
+    rows: Any
+    number: int
+    column: str
+    roots: tuple[Path, ...]
+
+    def __call__(self) -> bytes:
+        cell = self.rows[self.number][self.column]
+        if cell is None:
+            raise OSError("there is no picture in this row")
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        path = Path(cell["path"]).resolve()  # a table may name any file of this machine
+        if not any(path.is_relative_to(root.resolve()) for root in self.roots):
+            raise OSError(f"{cell['path']} lies outside the data set")
+        return path.read_bytes()
+
+
+def read_table(
+    source: str, split: str, image: str | None = None, text: str | None = None, files: list[Path] | None = None
+) -> list[Item]:
+    """The pictures of a data set.
+
+    Args:
+        source: an id on the Hub, or a local folder.
+        split: a name, or "all".
+        image: the column of pictures; None for the only one, or the first that is not called mask.
+        text: the column of captions; None for `text`, `caption` or `prompt`, or the only one of strings.
+        files: Parquet files to read in place of what lies at `source`.
+
+    Raises:
+        InputError: no such data set, split or column, or `datasets` is not installed.
+    """
+    datasets = library()
+    try:
+        if files:
+            rows = datasets.load_dataset("parquet", data_files={split: [str(f) for f in files]}, split=split)
+        else:
+            rows = datasets.load_dataset(source, split=split)
+    except Exception as error:  # a network's, a server's, a format's: `datasets` raises any of a dozen kinds
+        raise InputError(f"the data set {source} (split {split!r}) cannot be loaded: {error}") from error
+    pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    image = choose_image(pictures, image, source)
+    text = choose_text(rows.features, text, source)
+    mask = "mask" if "mask" in pictures and image != "mask" else None
+    captions = list(rows[text]) if text else [""] * len(rows)
+    for column in pictures:
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    parts = {column: rows.select_columns([column]) for column in (image, mask) if column}
+    roots = allowed_roots(source, datasets)
+    masked = [mask and cell is not None for cell in (parts[mask][mask] if mask else [None] * len(rows))]
+
+    def reader(number: int, column: str) -> CellReader:
+        return CellReader(parts[column], number, column, roots)
+
+    return [
+        Item(f"{source}[{n}]", reader(n, image), one_line(captions[n]), reader(n, mask) if mask and masked[n] else None)
+        for n in range(len(rows))
+    ]
+
+
+def allowed_roots(source: str, datasets: Any) -> tuple[Path, ...]:
+    """Folders that hold what `datasets` downloaded, and the data set itself."""
+    from huggingface_hub import constants
+
+    local = (Path(source),) if Path(source).is_dir() else ()
+    return (*local, Path(constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
+
+
+def choose_image(pictures: list[str], named: str | None, source: str) -> str:
+    if named:
+        if named not in pictures:
+            raise UnknownNameError(f"column of pictures in {source}", named, pictures)
+        return named
+    if not pictures:
+        raise InputError(f"{source} has no column of pictures")
+    return next((name for name in pictures if name != "mask"), pictures[0])
+
+
+def choose_text(features: Any, named: str | None, source: str) -> str | None:
+    strings = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
+    if named:
+        if named not in strings:
+            raise UnknownNameError(f"column of text in {source}", named, strings)
+        return named
+    known = [name for name in CAPTION_NAMES if name in strings]
+    if not known and len(strings) > 1:
+        raise InputError(f"which column of {source} holds the captions? There are {', '.join(strings)}; name one")
+    return (known or strings or [None])[0]
