@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from sd_ext.schedulers import DPMSolverMultistepScheduler
+from sd_ext.training.conditioning import TextTowers
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.tokenizer import save_tokenizer
 from sd_ext.training.train_text_encoder import save_text_encoder
 
 
 def noise_settings(config: TextToImageConfig) -> dict[str, Any]:
-    """The noise schedule as Diffusers' schedulers take it."""
+    """The noise schedule of a new model as Diffusers' schedulers take it."""
     return {
         "num_train_timesteps": 1000,
         "beta_start": config.beta_start,
         "beta_end": config.beta_end,
         "beta_schedule": config.beta_schedule,
-        "prediction_type": config.prediction_type,
+        "prediction_type": "epsilon" if config.prediction_type == "auto" else config.prediction_type,
+        "rescale_betas_zero_snr": config.zero_snr,
     }
 
 
@@ -35,24 +36,25 @@ def make_scheduler(settings: dict[str, Any]) -> Any:
     return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing", steps_offset=1)
 
 
-def make_pipeline(
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    tokenizer: Any,
-    unet: UNet2DConditionModel,
-    settings: dict[str, Any],
-) -> Any:
-    """A StableDiffusionPipeline without safety checker; `settings` are `noise_settings`."""
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=make_scheduler(settings),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
-        requires_safety_checker=False,
-    )
+def make_pipeline(vae: Any, unet: Any, settings: dict[str, Any], towers: TextTowers | None, family: str = "sd") -> Any:
+    """A StableDiffusionPipeline without safety checker, or a StableDiffusionXLPipeline.
+
+    Args:
+        settings: the noise schedule, see `noise_settings`.
+        towers: text encoders and tokenizers; None for a pipeline that takes states only.
+        family: "sd" or "sdxl".
+    """
+    names = ("", "_2")[: 2 if family == "sdxl" else 1]
+    encoders = list(towers.encoders.values()) if towers else [None] * len(names)
+    tokenizers = towers.tokenizers if towers else [None] * len(names)
+    parts: dict[str, Any] = {"vae": vae, "unet": unet, "scheduler": make_scheduler(settings)}
+    for name, encoder, tokenizer in zip(names, encoders, tokenizers, strict=True):
+        parts |= {f"text_encoder{name}": encoder, f"tokenizer{name}": tokenizer}
+    if family == "sdxl":
+        pipe: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        parts |= {"safety_checker": None, "feature_extractor": None}
+        pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -73,9 +75,11 @@ def save_pipeline(
     if dtype:
         pipe = pipe.to(dtype)
     pipe.save_pretrained(partial, safe_serialization=True)
-    save_text_encoder(pipe.text_encoder, partial / "text_encoder")
-    save_tokenizer(pipe.tokenizer, partial / "tokenizer")
-    edit_json(partial / "text_encoder" / "config.json", dtype="float32")  # Transformers 5 would load it as stored
+    for part in [name for name in ("text_encoder", "text_encoder_2") if name in pipe.components]:
+        save_text_encoder(pipe.components[part], partial / part)
+        edit_json(partial / part / "config.json", dtype="float32")  # Transformers 5 would load it as stored
+    for part in [name for name in ("tokenizer", "tokenizer_2") if name in pipe.components]:
+        save_tokenizer(pipe.components[part], partial / part)
     for name in [partial / "model_index.json", *partial.glob("*/*config.json")]:
         edit_json(name, _name_or_path=None)  # a path of this machine
     for weights in partial.rglob("*.safetensors"):

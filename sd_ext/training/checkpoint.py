@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-00001500` of safetensors files and one JSON file:
 
     model.safetensors      trained weights          ema.safetensors   their average
-    optimizer.safetensors  AdamW's moments          state.json        step, settings, loss scale
+    optimizer.safetensors  its state's tensors      state.json        step, other optimizer state, loss scale
 
 It is written under another name, flushed to the disk, then renamed; older ones go only after that. No random state is
 stored because there is none: every draw at step s comes from a generator seeded with (seed, s).
@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from sd_ext.errors import TrainingError
+from sd_ext.errors import InputError, TrainingError
+from sd_ext.training.optimizer_state import differences, optimizer_state, restore_optimizer
+
+__all__ = ["checkpoints", "load", "optimizer_state", "prune", "restore", "restore_optimizer", "write_folder"]
 
 PREFIX, PARTIAL = "step-", ".partial-"
 
@@ -39,22 +43,50 @@ def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dic
     """Write `{file name: tensors}` and `state.json` as one folder that appears all at once.
 
     A folder that is already there is left as it is: same step, same contents.
+
+    Raises:
+        TrainingError: the disk is full or fails; names the last whole checkpoint. Nothing half-written stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
     partial = target.with_name(PARTIAL + target.name)
+    try:
+        write_partial(partial, tensors, state)
+        partial.rename(target)
+        flush(target.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        whole = checkpoints(target.parent)
+        size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+        raise TrainingError(
+            f"cannot write {target}: {error}. It needs {size / 1e6 + 1:.0f} MB on that disk, beside the checkpoints "
+            f"that are there; last whole checkpoint: {whole[-1] if whole else 'none'}, from which the run resumes"
+        ) from error
+
+
+def write_partial(partial: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """Fill a new folder and wait until it is on the disk; `state.json`, the mark of a whole one, is last."""
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial.mkdir(parents=True)
     for name, group in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, partial / name)
+        save_file(storable(group), partial / name)
         flush(partial / name)
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
+    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     flush(partial / "state.json")
     flush(partial)
-    if target.exists():
-        shutil.rmtree(partial)
-        return
-    partial.rename(target)
-    flush(target.parent)
+
+
+def storable(group: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which share memory, as safetensors wants them."""
+    made: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in group.items():
+        value = value.detach().cpu().contiguous()
+        if value.data_ptr() in taken:  # 8-bit optimizers share one table
+            value = value.clone()
+        taken.add(value.data_ptr())
+        made[name] = value
+    return made
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -63,43 +95,34 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted writes left behind."""
-    for old in [*checkpoints(folder)[:-keep], *folder.glob(f"{PARTIAL}*")]:
-        shutil.rmtree(old)
+    """Remove all but the newest `keep` checkpoints, and what interrupted writes left behind.
 
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
-    """The optimizer's state under `<parameter name>|<state name>`."""
-    return {
-        f"{names[parameter]}|{key}": value  # type: ignore[index]
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
-) -> None:
-    """Undo `optimizer_tensors`.
-
-    Moments are laid out in memory as their parameter is: fused AdamW walks both as flat arrays, so that moments in
-    another layout would silently belong to other weights.
+    A checkpoint is renamed before it is emptied: killed half-way, it is not taken for a whole one.
     """
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, kind = key.rpartition("|")
-        by_name.setdefault(name, {})[kind] = value
-    packed = optimizer.state_dict()
-    index = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    packed["state"] = {
-        index[id(p)]: {
-            kind: torch.empty_like(p, dtype=value.dtype).copy_(value) if value.shape == p.shape else value
-            for kind, value in by_name[name].items()
-        }
-        for p, name in names.items()
-        if name in by_name
-    }
-    optimizer.load_state_dict(packed)
+    for partial in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old.rename(old.with_name(PARTIAL + old.name)), ignore_errors=True)
+
+
+def restore(folder: Path, tensors: dict[str, Tensor], into: dict[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors over those of the same names. Nothing is changed unless all fit.
+
+    Raises:
+        InputError: names, shapes or dtypes differ; the checkpoint is from another configuration.
+    """
+    lost, new = sorted(tensors.keys() - into.keys()), sorted(into.keys() - tensors.keys())
+    found = [differences(lost, new)] if lost or new else []
+    for name in sorted(tensors.keys() & into.keys()):
+        there, here = ((tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in (tensors[name], into[name]))
+        if there != here:
+            found.append(f"{name} is {there[1]} {there[0]} in it and {here[1]} {here[0]} here")
+    if found:
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise InputError(f"checkpoint {folder} is from another configuration: {'; '.join(found[:3])}{more}")
+    with torch.no_grad():
+        for name, value in into.items():
+            value.copy_(tensors[name])
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -110,6 +133,6 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """
     try:
         tensors = {p.name: load_file(p) for p in folder.glob("*.safetensors")}
-        return tensors, json.loads((folder / "state.json").read_text())
+        return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except Exception as error:
         raise TrainingError(f"checkpoint {folder} is damaged ({error}); remove it to use the one before") from error

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from sd_ext.errors import InputError, SdExtError
+from sd_ext.errors import InputError, SdExtError, UnknownNameError
 from sd_ext.training.configs import RunConfig
 from sd_ext.training.toml_file import read_toml
 
@@ -30,7 +30,9 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     """
     try:
         if get_origin(kind) is tuple:
-            items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else list(value)
+            if isinstance(value, str):
+                value = [item.strip() for item in value.split(",") if item.strip()]
+            items = list(value) if isinstance(value, (list, tuple)) else [value]
             return tuple(convert(get_args(kind)[0], item, name) for item in items)
         if kind is bool:
             if isinstance(value, bool):
@@ -56,7 +58,7 @@ def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
     known = {spec.name for spec in fields(cls)}
     normal = {name.replace("-", "_"): value for name, value in values.items()}
     if unknown := sorted(set(normal) - known):
-        raise InputError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise UnknownNameError(f"setting in {where}:", unknown[0], known)
     return cls(**{name: convert(hints[name], value, f"{where}: {name}") for name, value in normal.items()})
 
 

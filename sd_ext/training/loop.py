@@ -1,15 +1,16 @@
 """The training loop: it trains and yields metrics; the caller logs, previews and saves.
 
-One optimizer step is `accumulation` forward and backward passes, a clipped gradient, AdamW, and an update of the
-averaged weights. Everything random in pass b comes from (seed, b), so a run is a function of its settings.
+One optimizer step is a few forward and backward passes, a clipped gradient, the optimizer's step, and an update of the
+averaged weights. A step's loss is the mean over its samples, however they are cut into passes and dealt to processes.
+Everything random comes from (seed, step), so a run is a function of its settings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,25 +18,12 @@ from torch import Tensor, nn
 
 from sd_ext.errors import TrainingError
 from sd_ext.training.configs import RunConfig
+from sd_ext.training.data import random
+from sd_ext.training.data.order import Pass
+from sd_ext.training.optimizers import inner
+from sd_ext.training.schedules import learning_rate
 
-
-def learning_rate(config: RunConfig, step: int) -> float:
-    """The learning rate of a step: a linear rise over `warmup` steps, then the schedule, down to 0 at `steps`."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    if config.lr_schedule == "constant":
-        return config.learning_rate
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.learning_rate * (0.5 * (1 + math.cos(math.pi * done)) if config.lr_schedule == "cosine" else 1 - done)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: weight decay for matrices and kernels, none for biases, norms and other vectors."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+Batches = Callable[[int], Iterator[list[tuple[Pass, tuple]]]]
 
 
 class Ema:
@@ -71,9 +59,11 @@ class Run:
     Args:
         config: its settings.
         accelerator: devices and precision.
-        model: computes the loss: `model(*batch)` returns a dictionary of scalars, of which "loss" is minimised.
-        optimizer: AdamW on the model's trained weights.
-        batches: `batches(first)` yields the arguments of passes `first`, `first + 1`, ...
+        model: computes the loss: `model(*batch)` returns a dictionary of means over the batch, of which "loss" is
+            minimised.
+        optimizer: on the model's trained weights; each group's "ratio" multiplies the learning rate.
+        batches: `batches(first)` yields what this process does in steps `first`, `first + 1`, ...: (pass, arguments).
+        names: of a pass's samples, for messages.
         step: optimizer steps done.
     """
 
@@ -81,57 +71,69 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    batches: Callable[[int], Iterator[tuple]]
+    batches: Batches
     ema: Ema | None = None
+    names: Callable[[Pass], str] = str
     step: int = 0
     last_checkpoint: str = field(default="none")
 
 
-def check_finite(run: Run, loss: Tensor, what: str) -> float:
-    """The loss as a number; stops the run when it is not finite."""
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the {what} is {value} at step {run.step + 1}; last good checkpoint: {run.last_checkpoint}. "
-            "Lower the learning rate, or use bf16 in place of fp16, and resume from there"
-        )
-    return value
+def check_finite(run: Run, values: dict[str, float], passes: list[Pass]) -> None:
+    """Stop the run when a loss or the gradient is not finite."""
+    for what, value in values.items():
+        if not math.isfinite(value):
+            samples = "; ".join(run.names(each) for each in passes)
+            raise TrainingError(
+                f"the {what} is {value} at step {run.step + 1} (samples: {samples}); "
+                f"last good checkpoint: {run.last_checkpoint}. "
+                "Lower the learning rate, or use bf16 in place of fp16, and resume from there"
+            )
+
+
+def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
+    """Gradients of the step's mean loss; returns this process's part of the metrics, sums of shares of means."""
+    accelerator, sums = run.accelerator, {}
+    for number, (each, batch) in enumerate(work):
+        torch.random.manual_seed(random(run.config.seed, 5, each.step, each.positions[0]).initial_seed())  # dropout
+        last = number == len(work) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
+            losses = run.model(*batch)
+            # Processes' gradients are averaged, shares are of all processes' samples.
+            accelerator.backward(losses["loss"] * (each.share * accelerator.num_processes))
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach().float() * each.share
+    return sums
 
 
 def train(run: Run) -> Iterator[dict[str, float]]:
     """Train from `run.step` to `config.steps`, yielding the metrics of each optimizer step after it is done.
 
-    Metrics are means over the step's passes and over processes, with "gradient_norm" before clipping and "lr".
+    Metrics are means over the step's samples, with "gradient_norm" before clipping and "lr".
 
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are still those of the step before.
     """
     config, accelerator = run.config, run.accelerator
-    batches = run.batches(run.step * config.accumulation)
     trained = [p for p in run.model.parameters() if p.requires_grad]
     run.model.train()
+    batches = run.batches(run.step)
     while run.step < config.steps:
+        work = next(batches)
         rate = learning_rate(config, run.step)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        totals: dict[str, Tensor] = {}
-        metrics: dict[str, float] = {"lr": rate}
-        for number in range(run.step * config.accumulation, (run.step + 1) * config.accumulation):
-            torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)  # dropout inside the model, if any
-            with accelerator.accumulate(run.model):
-                losses = run.model(*next(batches))
-                check_finite(run, losses["loss"], "loss")
-                accelerator.backward(losses["loss"])
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(trained, config.clip or math.inf)
-                    if config.mixed_precision != "fp16":  # there the loss scale answers to overflow
-                        metrics["gradient_norm"] = check_finite(run, norm, "gradient's norm")
-                run.optimizer.step()
-                run.optimizer.zero_grad()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0) + value.detach() / config.accumulation
+        for group in inner(run.optimizer).param_groups:
+            group["lr"] = rate * group.get("ratio", 1.0)
+        sums = backward(run, work)
+        names, passes = list(sums), [each for each, _ in work]
+        reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")
+        norm = accelerator.clip_grad_norm_(trained, config.clip or math.inf)
+        *values, norm = torch.cat([reduced, torch.as_tensor(norm).reshape(1).to(reduced)]).tolist()  # one wait a step
+        metrics: dict[str, float] = {"lr": rate, **dict(zip(names, values, strict=True)), "gradient_norm": norm}
+        check_finite(run, {"loss": metrics["loss"]}, passes)
+        if accelerator.scaler is None:  # there the loss scale answers to overflow
+            check_finite(run, {"gradient's norm": norm}, passes)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
         run.step += 1
         if run.ema:
             run.ema.update(run.step)
-        metrics |= {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
         yield metrics

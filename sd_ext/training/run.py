@@ -2,6 +2,7 @@
 
 OUT/run.json        the settings; a folder that holds another run is refused
 OUT/checkpoints/    step-00000500, ...
+OUT/history.jsonl   what was logged
 OUT/previews/       contact sheets
 OUT/logs/           TensorBoard
 OUT/model/          the result; appears, whole, when the run is complete
@@ -15,59 +16,50 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available
+from accelerate.utils import is_tensorboard_available, is_wandb_available
 from PIL import Image
-from torch import nn
 
-from sd_ext.errors import InputError, TrainingError
+from sd_ext.errors import InputError
 from sd_ext.training import checkpoint
 from sd_ext.training.configs import RunConfig, result_settings
+from sd_ext.training.data import read_ahead
+from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.group_norm import quicken
-from sd_ext.training.loop import Ema, Run, parameter_groups, train
+from sd_ext.training.history import History
+from sd_ext.training.loop import Ema, Run, train
+from sd_ext.training.optimizers import (
+    evaluating as averaged,
+)  # fmt: skip
+from sd_ext.training.optimizers import (
+    make_optimizer,
+    parameter_groups,
+    parse_options,
+    to_training,
+)
 from sd_ext.training.progress import TrainingProgress
-
-
-class Task(Protocol):
-    """What a training script brings: its name, the module that computes the loss, batches, previews and the result."""
-
-    name: str
-
-    @property
-    def model(self) -> nn.Module:
-        """Trained; called with a batch, returns scalars of which "loss" is minimised."""
-        ...
-
-    def batches(self, first: int, accelerator: Accelerator) -> Iterator[tuple]:
-        """Arguments of `model` for passes `first`, `first + 1`, ..., without end."""
-        ...
-
-    def preview(self) -> Image.Image | None:
-        """A contact sheet by the model as it is."""
-        ...
-
-    def export(self, folder: Path) -> None:
-        """Save the model, as Diffusers and Transformers load it, into an empty folder."""
-        ...
+from sd_ext.training.task import Task
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the run is saved and can be resumed."""
 
 
-def open_run(config: RunConfig, name: str) -> Path:
+def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:
     """The run's folder, new or to be resumed.
 
     Raises:
-        InputError: the folder holds something else, or a run with other settings; names them.
+        InputError: the folder holds something else, or a run with other settings or data; names them.
     """
     if not config.out:
         raise InputError("no folder for the run: give --out DIR")
-    folder, settings = Path(config.out), {"run": name, **result_settings(config)}
+    folder, settings = Path(config.out), {"run": name, **result_settings(config), **(parts or {})}
     record = folder / "run.json"
     if record.is_file():
         try:
@@ -83,9 +75,9 @@ def open_run(config: RunConfig, name: str) -> Path:
         raise InputError(f"{folder} exists and is not a run of this script; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "run.json.tmp"
-        partial.write_text(json.dumps(settings, indent=1))
-        partial.rename(record)
+        partial_record = folder / "run.json.tmp"
+        partial_record.write_text(json.dumps(settings, indent=1))
+        partial_record.rename(record)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error
     return folder
@@ -98,35 +90,39 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     if on_cpu and config.mixed_precision == "fp16":
         raise InputError("fp16 needs a GPU; on a CPU use --mixed-precision bf16 or no")
-    tracker = config.tracker if config.tracker != "none" and is_tensorboard_available() else None
+    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: False}
+    if config.tracker == "wandb" and not is_wandb_available():
+        raise InputError("tracker is wandb, which is not installed: pip install wandb")
     return Accelerator(
         cpu=on_cpu,
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation,
-        log_with=tracker,
+        log_with=config.tracker if there[config.tracker]() else None,
         project_dir=config.out,
     )
 
 
-def inner(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer inside accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
+def trained(run: Run) -> dict[Any, str]:
+    """Trained parameters and their names."""
+    model = run.accelerator.unwrap_model(run.model)
+    return {p: name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save(run: Run, folder: Path) -> None:
     """Write a checkpoint of this step, then drop the oldest beyond `keep`."""
     target = folder / f"{checkpoint.PREFIX}{run.step:08d}"
     if run.accelerator.is_main_process:
-        model = run.accelerator.unwrap_model(run.model)
-        names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-        tensors = {
-            "model.safetensors": {name: p for p, name in names.items()},
-            "optimizer.safetensors": checkpoint.optimizer_tensors(inner(run.optimizer), names),
-        }
+        names = trained(run)
+        moments, scalars = checkpoint.optimizer_state(run.optimizer, names)
+        tensors = {"model.safetensors": {name: p for p, name in names.items()}, "optimizer.safetensors": moments}
         if run.ema:
             tensors["ema.safetensors"] = run.ema.average
         scaler = run.accelerator.scaler
-        state = {"step": run.step, "loss_scale": scaler.state_dict() if scaler else None, "torch": torch.__version__}
+        state = {
+            "step": run.step,
+            "optimizer": scalars,
+            "loss_scale": scaler.state_dict() if scaler else None,
+            "torch": torch.__version__,
+        }
         checkpoint.write_folder(target, tensors, state)
         checkpoint.prune(folder, run.config.keep)
     run.accelerator.wait_for_everyone()
@@ -139,21 +135,32 @@ def resume(run: Run, folder: Path) -> None:
     if not found:
         return
     tensors, state = checkpoint.load(found[-1])
-    model = run.accelerator.unwrap_model(run.model)
-    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    try:
-        with torch.no_grad():
-            for p, name in names.items():
-                p.copy_(tensors["model.safetensors"][name])
-            if run.ema:
-                for name, average in run.ema.average.items():
-                    average.copy_(tensors["ema.safetensors"][name])
-        checkpoint.restore_optimizer(inner(run.optimizer), names, tensors["optimizer.safetensors"])
-    except KeyError as error:
-        raise TrainingError(f"checkpoint {found[-1]} lacks {error}; remove it to go on from the one before") from error
+    names = trained(run)
+    checkpoint.restore(found[-1], tensors["model.safetensors"], {name: p for p, name in names.items()})
+    if run.ema:
+        checkpoint.restore(found[-1], tensors["ema.safetensors"], run.ema.average)
+    checkpoint.restore_optimizer(run.optimizer, names, tensors["optimizer.safetensors"], state["optimizer"])
     if state["loss_scale"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["loss_scale"])
     run.step, run.last_checkpoint = state["step"], str(found[-1])
+
+
+def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int) -> Iterator[list[tuple[Pass, tuple]]]:
+    """What this process does in steps `first`, `first + 1`, ..., read ahead by `workers` threads."""
+    processes = accelerator.num_processes
+    group = config.batch_size * config.accumulation * processes
+    order = StepOrder(task.sizes, config.batch_size, group, config.seed)
+
+    def calls() -> Iterator[Any]:
+        step = first
+        while True:
+            work = order.passes(step, accelerator.process_index, processes)
+            yield partial(lambda passes: [(each, task.read(each)) for each in passes], work)
+            step += 1
+
+    for step, work in enumerate(read_ahead(calls(), config.workers, 2 * config.workers), first):
+        task.after(step)
+        yield [(each, task.batch(each, read, accelerator.device)) for each, read in work]
 
 
 def fit(task: Task, config: RunConfig) -> Path:
@@ -164,22 +171,17 @@ def fit(task: Task, config: RunConfig) -> Path:
         TrainingError: a loss was not finite.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint of the last whole step.
     """
-    folder = open_run(config, task.name)
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():
+        folder = open_run(config, task.name, task.parts)
     result = folder / "model"
     if result.exists():
         return result
-    accelerator = make_accelerator(config)
-    task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if accelerator.device.type == "cpu":
-        quicken(task.model)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(task.model, config.weight_decay),
-        lr=config.learning_rate, betas=(0.9, config.beta2), fused=True,
-    )  # fmt: skip
-    model, optimizer = accelerator.prepare(task.model, optimizer)
-    ema = Ema(accelerator.unwrap_model(model), config.ema) if config.ema else None
-    run = Run(config, accelerator, model, optimizer, lambda first: task.batches(first, accelerator), ema)
+    task.begin(accelerator)
+    run = start(task, config, accelerator)
     resume(run, folder / "checkpoints")
+    task.after(run.step)
+    history = History(folder / "history.jsonl", run.step, accelerator.is_main_process)
     accelerator.init_trackers("logs")
     try:
         with (
@@ -191,49 +193,99 @@ def fit(task: Task, config: RunConfig) -> Path:
             millions = sum(p.numel() for p in task.model.parameters() if p.requires_grad) / 1e6
             progress.say(f"{task.name}: {millions:.2f} M parameters on {accelerator.device}, from step {run.step}")
             for metrics in train(run):
-                observe(run, task, folder, metrics, progress)
-                if asked and run.step < config.steps:
+                observe(run, task, folder, metrics, progress, history)
+                if agreed(accelerator, bool(asked)) and run.step < config.steps:
                     save(run, folder / "checkpoints")
                     raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
     finally:
         accelerator.end_training()
-    if run.ema:
-        run.ema.swap()
-    if accelerator.is_main_process:
-        partial = folder / ".partial-model"
-        shutil.rmtree(partial, ignore_errors=True)
-        task.export(partial)
-        partial.rename(result)
+    with evaluating(run, task):
+        if accelerator.is_main_process:
+            unfinished = folder / ".partial-model"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            task.export(unfinished, history.entries)
+            unfinished.rename(result)
     accelerator.wait_for_everyone()
     return result
 
 
-def observe(run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress) -> None:
-    """What happens after a step: the bar, the log, a preview, a checkpoint."""
-    config, step = run.config, run.step
+def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
+    """The run at step 0."""
+    task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if accelerator.device.type == "cpu":
+        quicken(task.model)
+    named = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
+    options = parse_options(config.optimizer_options)
+    if config.optimizer == "adamw":
+        options = {"betas": (0.9, config.beta2), **options}
+    groups = parameter_groups(named, config.weight_decay, task.ratios)
+    optimizer = make_optimizer(config.optimizer, groups, config.learning_rate, options)
+    model, prepared = accelerator.prepare(task.model, optimizer)
+    to_training(prepared)
+    ema = Ema(accelerator.unwrap_model(model), config.ema) if config.ema else None
+    return Run(
+        config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names
+    )
+
+
+def agreed(accelerator: Accelerator, asked: bool) -> bool:
+    """Whether any process was asked to stop: they stop at the same step or wait for one another for ever."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
+
+
+@contextlib.contextmanager
+def evaluating(run: Run, task: Task) -> Iterator[None]:
+    """Within the block the model is what would be saved: averaged weights, no dropout, no gradients."""
+    with averaged(run.optimizer):
+        if run.ema:
+            run.ema.swap()
+        task.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            task.model.train()
+            if run.ema:
+                run.ema.swap()
+
+
+def observe(
+    run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress, history: History
+) -> None:
+    """What happens after a step: the bar, validation, the log, a preview, a checkpoint."""
+    config, step, last = run.config, run.step, run.step == run.config.steps
     progress.update(step, metrics)
-    if step % config.log_every == 0:
+    if config.validate_every and (step % config.validate_every == 0 or last):
+        metrics = {**metrics, **look(run, task, folder / "previews" / f"step-{step:08d}.png")}
+        run.accelerator.wait_for_everyone()
+    if step % config.log_every == 0 or last or "validation_loss" in metrics:
         run.accelerator.log(metrics, step=step)
-    last = step == config.steps
-    if config.validate_every and (step % config.validate_every == 0 or last) and run.accelerator.is_main_process:
-        preview(run, task, folder / "previews" / f"step-{step:08d}.png")
+        history.add(step, metrics)
     if step % config.checkpoint_every == 0 or last:
         save(run, folder / "checkpoints")
 
 
-def preview(run: Run, task: Task, path: Path) -> None:
-    """Save a contact sheet made by the averaged weights."""
-    if run.ema:
-        run.ema.swap()
-    task.model.eval()
-    with torch.no_grad():
-        sheet = task.preview()
-    task.model.train()
-    if run.ema:
-        run.ema.swap()
+def look(run: Run, task: Task, path: Path) -> dict[str, float]:
+    """Validate, and save a contact sheet; the first process does, the others wait."""
+    if not run.accelerator.is_main_process:
+        return {}
+    with evaluating(run, task):
+        measured, sheet = task.validate(), task.preview()
     if sheet:
         path.parent.mkdir(exist_ok=True)
         sheet.save(path)
+        for tracker in run.accelerator.trackers:
+            if (name := tracker.name) in ("tensorboard", "wandb"):
+                options = {"dataformats": "NHWC"} if name == "tensorboard" else {}
+                tracker.log_images({"preview": _image_for(name, sheet)}, step=run.step, **options)  # type: ignore[attr-defined]
+    return measured
+
+
+def _image_for(tracker: str, sheet: Image.Image) -> Any:
+    """A picture as the tracker takes it: TensorBoard a batch of pixels, W&B a list of pictures."""
+    return np.asarray(sheet)[None] if tracker == "tensorboard" else [sheet]
 
 
 class handle_signals:

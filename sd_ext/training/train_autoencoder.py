@@ -10,22 +10,21 @@ that the U-Net sees unit variance (Rombach et al. 2022, arXiv 2112.10752, append
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
 from sd_ext.training.config_cli import main
 from sd_ext.training.configs import AutoencoderConfig
-from sd_ext.training.data import BatchOrder, Pictures, picture_batches, random
+from sd_ext.training.data import Pass, Pictures, random
 from sd_ext.training.progress import contact_sheet, to_uint8
 from sd_ext.training.run import fit
-from sd_ext.training.share import from_folder, report_broken
+from sd_ext.training.share import from_folder, read_pixels, report_broken
+from sd_ext.training.task import Task
 
 
 def build(config: AutoencoderConfig) -> Any:
@@ -60,7 +59,7 @@ class AutoencoderLoss(nn.Module):
         return {"loss": loss, "mse": mse, "kl": kl, "psnr": 10 * torch.log10(4 / mse.detach())}
 
 
-class AutoencoderTask:
+class AutoencoderTask(Task):
     """The autoencoder's side of `sd_ext.training.run.fit`."""
 
     name = "autoencoder"
@@ -69,21 +68,21 @@ class AutoencoderTask:
         self.config = config
         self.pictures = Pictures(config.data, config.resolution, config.split)
         report_broken(self.pictures)
+        self.sizes = self.pictures.sizes
         self.vae = from_folder(AutoencoderKL, config.model, "vae") if config.model else build(config)
         if config.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         self.model = AutoencoderLoss(self.vae, config.l1_weight, config.kl_weight)
 
-    def batches(self, first: int, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
-        config, rank = self.config, accelerator.process_index
-        order = BatchOrder(len(self.pictures), config.batch_size, config.seed, first, rank, accelerator.num_processes)
-        side = config.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (config.batch_size, self.vae.config.latent_channels, side, side)
-        batches = picture_batches(self.pictures, order, config.workers, config.flip)
-        for number, (pixels, _) in enumerate(batches, first):
-            noise = torch.randn(shape, generator=random(config.seed, 1, number, rank))
-            pixels = pixels.to(accelerator.device, memory_format=torch.channels_last)
-            yield pixels, noise.to(accelerator.device)
+    def read(self, each: Pass) -> Tensor:
+        return read_pixels(self.pictures, each, self.config.seed, self.config.flip)
+
+    def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        side = self.config.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shape = (self.vae.config.latent_channels, side, side)
+        draws = [random(self.config.seed, 1, each.step, position) for position in each.positions]
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in draws])
+        return read.to(device, memory_format=torch.channels_last), noise.to(device)
 
     def some(self, count: int) -> Tensor:
         """Pictures spread over the set: (count, 3, height, width)."""
@@ -99,7 +98,7 @@ class AutoencoderTask:
             rows += [*to_uint8(pixels[start : start + 16]), *to_uint8(decoded[start : start + 16])]
         return contact_sheet(rows, columns=min(16, len(pixels)))
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
         """Save the autoencoder with its scaling factor."""
         self.vae.eval()
         std = latent_std(self.vae, self.pictures)

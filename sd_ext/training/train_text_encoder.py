@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from sd_ext.errors import InputError
+from sd_ext.training.conditioning import tokenize
 from sd_ext.training.config_cli import main
 from sd_ext.training.configs import TextEncoderConfig
-from sd_ext.training.data import BatchOrder, Pictures, picture_batches
+from sd_ext.training.data import Pass, Pictures
 from sd_ext.training.run import fit
-from sd_ext.training.share import from_folder, report_broken
+from sd_ext.training.share import from_folder, read_pixels, report_broken
+from sd_ext.training.task import Task
 from sd_ext.training.tokenizer import save_tokenizer, train_tokenizer
 
 
@@ -60,13 +60,6 @@ def build(config: TextEncoderConfig, tokenizer: Any) -> Any:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.projection, **special))
 
 
-def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
-    """(captions, model_max_length) token numbers, as StableDiffusionPipeline makes them."""
-    return tokenizer(
-        captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
-
-
 class ContrastiveLoss(nn.Module):
     """`(pixels (b, 3, h, w), tokens (b, n))` -> loss and the share of captions that find their picture; scalars."""
 
@@ -81,7 +74,7 @@ class ContrastiveLoss(nn.Module):
         return {"loss": loss, "found": (similarity.argmax(1) == own).float().mean()}
 
 
-class TextEncoderTask:
+class TextEncoderTask(Task):
     """The text encoder's side of `sd_ext.training.run.fit`."""
 
     name = "text encoder"
@@ -90,6 +83,7 @@ class TextEncoderTask:
         self.config = config
         self.pictures = Pictures(config.data, config.resolution, config.split)
         report_broken(self.pictures)
+        self.sizes = self.pictures.sizes
         if not any(self.pictures.captions):
             raise InputError(f"{config.data} has no captions: give metadata.jsonl a 'text' for each picture")
         if config.model:
@@ -103,17 +97,13 @@ class TextEncoderTask:
         self.tokens = tokenize(self.tokenizer, self.pictures.captions)
         self.model = ContrastiveLoss(self.clip)
 
-    def batches(self, first: int, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
-        config, rank = self.config, accelerator.process_index
-        order = BatchOrder(len(self.pictures), config.batch_size, config.seed, first, rank, accelerator.num_processes)
-        for pixels, indices in picture_batches(self.pictures, order, config.workers, config.flip):
-            yield pixels.to(accelerator.device), self.tokens[indices].to(accelerator.device)
+    def read(self, each: Pass) -> Tensor:
+        return read_pixels(self.pictures, each, self.config.seed, self.config.flip)
 
-    def preview(self) -> None:
-        """There is nothing to see in a text encoder."""
-        return None
+    def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        return read.to(device), self.tokens[list(each.samples)].to(device)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
         """Save `text_encoder/` and `tokenizer/` as a pipeline has them, and the whole CLIP to train on from."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.clip.eval().save_pretrained(folder / "clip")
@@ -125,7 +115,8 @@ def save_text_encoder(text_model: Any, folder: Path) -> None:
     """Save with the weight names every version of Transformers reads: version 5 alone omits `text_model.`."""
     text_model.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    named = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in weights.items()}
+    own = ("text_model.", "text_projection.")  # the second is SDXL's, and stands outside
+    named = {key if key.startswith(own) else f"text_model.{key}": value for key, value in weights.items()}
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 

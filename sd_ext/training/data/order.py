@@ -1,9 +1,9 @@
 """Which samples a step sees, and which process takes which of them in which forward pass.
 
-An epoch holds every sample once. Its steps are groups of `group` samples of one size (height and width), as far as they
-go; what is left over of each size is put together into mixed groups. A step's group is cut into passes of one size and at
-most `batch_size` samples, which the processes take in turn. The groups, and a sample's position in its group, depend on
-(seed, step) only: not on the number of processes or passes, and not on where a run was interrupted.
+An epoch holds every sample once. Its steps are groups of `group` samples of one size (height and width), as far as
+they go; what is left over of each size is put together into mixed groups. A step's group is cut into passes of one size
+and at most `batch_size` samples, which the processes take in turn. The groups, and a sample's position in its group,
+depend on (seed, step) only: not on the number of processes or passes, and not on where a run was interrupted.
 """
 
 from __future__ import annotations
