@@ -17,7 +17,7 @@ import pytest
 import sd_ext
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"schedulers": 0, "unets": 0, "pretrained": 0, "training": 1, "calibration": 1, "hub": 1, "cli": 2}
+LAYERS = {"schedulers": 0, "unets": 0, "pretrained": 0, "lora": 0, "training": 1, "calibration": 1, "hub": 1, "cli": 2}
 
 
 def tracked(*paths: str) -> list[str]:

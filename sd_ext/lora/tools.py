@@ -1,0 +1,169 @@
+"""Making LoRAs from LoRAs and models: merge, resize, extract. Module by module, so that memory stays small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .adapter import Adapter, ModuleName
+from .base import Base, check_fit, open_base, pairs
+from .fuse import Loras, OnModule, quiet
+from .lora import Lora
+from .low_rank import Factors, Keep, truncate, truncate_product
+
+
+def merge(
+    loras: Loras,
+    rank: int | None = None,
+    energy: float | None = None,
+    base: Any = None,
+    on_module: OnModule = quiet,
+) -> Lora:
+    """One LoRA that does what several do together.
+
+    Args:
+        loras: with strengths, which may be negative.
+        rank, energy: how much to keep of the sum (`Keep`); with neither, plain LoRAs are merged exactly, by putting
+            their factors side by side, so that ranks add up.
+        base: pipeline, models by part, or folder; needed for DoRA, whose delta depends on it.
+        on_module: told (done, total, module).
+
+    Returns:
+        float32 factors with alpha = rank; `errors` has each module's relative error.
+
+    Raises:
+        InputError: LoRAs for different bases or module shapes; DoRA without `base`; LoHa, LoKr or DoRA without a rank
+            or energy to factor them to.
+    """
+    keep = None if rank is None and energy is None else Keep(rank, energy)
+    bases = {lora.base for lora, _ in loras if lora.base}
+    if not loras:
+        raise InputError("no LoRA given")
+    if len(bases) > 1:
+        raise InputError(f"LoRAs for different bases: {', '.join(sorted(bases))}")
+    weights = None if base is None else open_base(base)
+    if weights:
+        check_fit(weights.shapes(), pairs(loras))
+    modules = sorted({module for module, _ in pairs(loras)})
+    made, errors = {}, {}
+    for i, module in enumerate(modules, 1):
+        here = [(lora.adapters[module], strength) for lora, strength in loras if module in lora.adapters]
+        try:
+            made[module], errors[module] = _sum(here, keep, module, weights)
+        except InputError as error:
+            raise InputError(f"{module}: {error}") from None
+        on_module(i, len(modules), module)
+    return Lora(made, {}, bases.pop() if bases else None, errors=errors)
+
+
+def _sum(
+    adapters: Sequence[tuple[Adapter, float]], keep: Keep | None, module: ModuleName, base: Base | None
+) -> tuple[Adapter, float]:
+    """One plain LoRA for several adapters of one module, and its relative error."""
+    shape = _shape_of(adapters)
+    if all(adapter.plain for adapter, _ in adapters):
+        up = torch.cat([a.up.detach().float().flatten(1) * (s * a.scale) for a, s in adapters], 1)
+        down = torch.cat([a.down.detach().float().flatten(1) for a, _ in adapters])
+        factors = truncate_product(up, down, keep) if keep else Factors(up, down, 0.0)
+    elif keep is None:
+        raise InputError("LoHa, LoKr and DoRA have no exact sum; give a rank, or energy 1 for as many as it takes")
+    else:
+        weight = base.weight(module) if base else None
+        total = sum(s * a.delta(weight) for a, s in adapters)
+        assert isinstance(total, Tensor)
+        shape, factors = weight.shape if weight is not None else shape, truncate(total.flatten(1), keep)
+    return plain_adapter(factors, shape), factors.error
+
+
+def _shape_of(adapters: Sequence[tuple[Adapter, float]]) -> torch.Size:
+    """The weight's shape that all agree on."""
+    shapes = {tuple(a.shape) for a, _ in adapters}
+    if len(shapes) > 1:
+        raise InputError(f"the LoRAs are for different shapes: {', '.join(map(str, sorted(shapes)))}")
+    return torch.Size(shapes.pop())
+
+
+def plain_adapter(factors: Factors, shape: torch.Size) -> Adapter:
+    """A LoRA of strength 1 for a weight of `shape`: a convolution's `down` is k x k, its `up` 1 x 1."""
+    up, down, _ = factors
+    up, down = up.reshape(*up.shape, *[1] * (len(shape) - 2)), down.reshape(down.shape[0], *shape[1:])
+    return Adapter("lora", {"down": down.contiguous(), "up": up.contiguous()}, float(down.shape[0]))
+
+
+def resize(
+    lora: Lora, rank: int | None = None, energy: float | None = None, base: Any = None, on_module: OnModule = quiet
+) -> Lora:
+    """The same LoRA with fewer directions, or LoHa, LoKr and DoRA as plain LoRA.
+
+    Args:
+        lora: what to resize.
+        rank: keep at most so many directions in each module.
+        energy: keep no more than hold this share of the squared Frobenius norm; 1 loses nothing but rounding.
+        base: pipeline, models by part, or folder; needed for DoRA, whose delta depends on it.
+        on_module: told (done, total, module).
+
+    Returns:
+        float32 factors with alpha = rank; modules that are small enough already stay as they are, bit by bit.
+        `errors` has each module's relative error.
+
+    Raises:
+        InputError: neither rank nor energy, or DoRA without `base`.
+    """
+    keep = Keep(rank, energy)
+    weights = None if base is None else open_base(base)
+    if weights:
+        check_fit(weights.shapes(), lora.adapters.items())
+    made, errors = {}, {}
+    for i, (module, adapter) in enumerate(lora.adapters.items(), 1):
+        try:
+            made[module], errors[module] = adapter, 0.0
+            if not (adapter.plain and energy is None and adapter.rank <= (rank or 0)):
+                made[module], errors[module] = _sum([(adapter, 1.0)], keep, module, weights)
+        except InputError as error:
+            raise InputError(f"{module}: {error}") from None
+        on_module(i, len(lora), module)
+    return replace(lora, adapters=made, errors=errors)
+
+
+def extract(
+    base: Any, tuned: Any, rank: int | None = None, energy: float | None = None, on_module: OnModule = quiet
+) -> Lora:
+    """The LoRA that leads from one model to another, tuned from it.
+
+    Args:
+        base, tuned: pipelines, models by part, or Diffusers folders.
+        rank, energy: how much to keep of each difference (`Keep`).
+        on_module: told (done, total, module).
+
+    Returns:
+        float32 factors with alpha = rank, for linear layers and convolutions that differ; `errors` has each module's
+        relative error. What a LoRA cannot hold (biases, norms, embeddings) is left out.
+
+    Raises:
+        InputError: models that do not have the same modules in the same shapes, or do not differ.
+    """
+    keep, before, after = Keep(rank, energy), open_base(base), open_base(tuned)
+    shapes, others = before.shapes(), after.shapes()
+    common = sorted({part for part, _ in shapes} & {part for part, _ in others})
+    modules = sorted(module for module in {*shapes, *others} if module.part in common)
+    for module in modules:
+        if shapes.get(module) != others.get(module):
+            found = [tuple(s[module]) if module in s else "no such module" for s in (shapes, others)]
+            raise InputError(f"{module}: {found[0]} in the base, {found[1]} in the tuned model")
+    made, errors = {}, {}
+    for i, module in enumerate(modules, 1):
+        difference = after.weight(module).float() - before.weight(module).float()
+        if not difference.isfinite().all():
+            raise InputError(f"{module}: the weights are not finite")
+        if difference.any():
+            factors = truncate(difference.flatten(1), keep)
+            made[module], errors[module] = plain_adapter(factors, difference.shape), factors.error
+        on_module(i, len(modules), module)
+    if not made:
+        raise InputError("the two models have the same linear layers and convolutions; there is nothing to extract")
+    return Lora(made, errors=errors)
