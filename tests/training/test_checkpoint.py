@@ -1,9 +1,14 @@
 """A checkpoint is whole or not there; the old one goes only after the new one is complete."""
 
+import contextlib
+import errno
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from sd_ext.errors import TrainingError
+from sd_ext.errors import InputError, TrainingError
 from sd_ext.training import checkpoint
 
 GROUPS = {"model.safetensors": {"w": torch.arange(4.0)}, "ema.safetensors": {"w": torch.ones(4)}}
@@ -71,25 +76,137 @@ def test_damage_is_named(tmp_path):
         checkpoint.load(target)
 
 
-def test_optimizer_state_comes_back_exactly():
-    def trained(steps, state=None):
-        torch.manual_seed(0)
-        model = torch.nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last)  # moments must follow this layout
-        names = {p: name for name, p in model.named_parameters()}
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-        if state:
-            checkpoint.restore_optimizer(optimizer, names, state[0])
-            with torch.no_grad():
-                for p, name in names.items():
-                    p.copy_(state[1][name])
-        for _ in range(steps):
-            model(torch.ones(1, 3, 4, 4)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return checkpoint.optimizer_tensors(optimizer, names), {n: p.detach().clone() for p, n in names.items()}
+def test_restore_copies_or_says_what_differs(tmp_path):
+    kept = {"a": torch.ones(2), "b": torch.ones(3, 2), "c": torch.ones(1), "d": torch.ones(1)}
+    into = {name: torch.zeros_like(value) for name, value in kept.items()}
+    checkpoint.restore(tmp_path, kept, into)
+    assert all(torch.equal(into[name], kept[name]) for name in kept)
 
-    half = trained(3)
-    assert set(half[0]) == {f"{n}|{k}" for n in ("weight", "bias") for k in ("step", "exp_avg", "exp_avg_sq")}
-    resumed, whole = trained(3, half), trained(6)
-    for ours, theirs in zip(resumed, whole, strict=True):
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    other = {
+        "a": torch.zeros(2),
+        "b": torch.zeros(4, 2),
+        "c": torch.zeros(1, dtype=torch.bfloat16),
+        "e": torch.zeros(1),
+    }
+    expected = (
+        r"step-1 is from another configuration: only the checkpoint has d; it lacks e; "
+        r"b is float32 \(3, 2\) in it and float32 \(4, 2\) here; c is float32 \(1,\) in it and bfloat16 \(1,\) here"
+    )
+    with pytest.raises(InputError, match=expected):
+        checkpoint.restore(tmp_path / "step-1", kept, other)
+    assert not any(value.any() for value in other.values())
+
+
+class Disk:
+    """Lets the first `survives` operations of a checkpoint's writing and pruning through, then fails."""
+
+    def __init__(self, monkeypatch, survives: int, failure: BaseException):
+        self.left, self.failure, self.done = survives, failure, []
+        for owner, name in (
+            (checkpoint, "save_file"), (checkpoint, "flush"), (checkpoint.shutil, "rmtree"),
+            (Path, "mkdir"), (Path, "write_text"), (Path, "rename"),
+        ):  # fmt: skip
+            monkeypatch.setattr(owner, name, self.watched(getattr(owner, name), name))
+
+    def watched(self, real, name: str):
+        def call(*args, **more):
+            if self.left == 0 and not (name == "rmtree" and isinstance(self.failure, Exception)):
+                if name in ("save_file", "write_text"):  # it fails half-way
+                    (args[1] if name == "save_file" else args[0]).write_bytes(b"half a fi")
+                raise self.failure
+            self.left -= 1
+            self.done.append(name)
+            return real(*args, **more)
+
+        return call
+
+
+def write_and_prune(folder: Path, step: int) -> None:
+    checkpoint.write_folder(folder / f"step-{step:08d}", GROUPS, {"step": step})
+    checkpoint.prune(folder, keep=1)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def operations(folder: Path) -> int:
+    """How many there are to write a second checkpoint and prune the first."""
+    with pytest.MonkeyPatch.context() as patch:
+        write_and_prune(folder, 1)
+        disk = Disk(patch, -1, FULL)
+        write_and_prune(folder, 2)
+    assert disk.done.count("rename") == 2
+    return len(disk.done)
+
+
+@pytest.mark.parametrize("failure", [FULL, KeyboardInterrupt()], ids=["full disk", "kill"])
+def test_there_is_always_a_whole_checkpoint(tmp_path, failure):
+    """Whichever operation fails: step 1 or step 2 is whole, nothing damaged passes for whole, and the run goes on."""
+    stopped = set()
+    for survives in range(operations(tmp_path / "counted")):
+        folder = tmp_path / str(survives)
+        write_and_prune(folder, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, survives, failure)
+            with contextlib.suppress(TrainingError, OSError, KeyboardInterrupt):
+                write_and_prune(folder, 2)
+        found = [checkpoint.load(path)[1]["step"] for path in checkpoint.checkpoints(folder)]
+        assert found in ([1], [1, 2], [2])
+        stopped.add(tuple(found))
+        write_and_prune(folder, 2)
+        assert [path.name for path in folder.iterdir()] == ["step-00000002"]
+    assert {(1,), (1, 2)} <= stopped
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path):
+    for survives in range(operations(tmp_path / "counted")):
+        folder = tmp_path / str(survives)
+        write_and_prune(folder, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, survives, FULL)
+            try:
+                checkpoint.write_folder(folder / "step-00000002", GROUPS, {"step": 2})
+            except TrainingError as error:
+                message = str(error)
+                assert re.search(r"cannot write .*step-00000002: .*No space left on device.* needs 1 MB", message)
+                assert re.search(r"last whole checkpoint: .*step-0000000[12], from which the run resumes", message)
+        assert not list(folder.glob(f"{checkpoint.PARTIAL}*"))
+        assert (folder / "step-00000001" / "state.json").exists()
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """The operating system's own refusal of a file too large, inside safetensors' writer, which is not Python's."""
+    resource = pytest.importorskip("resource")
+    checkpoint.write_folder(tmp_path / "step-00000001", GROUPS, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"last whole checkpoint: .*step-00000001") as caught:
+            large = {"model.safetensors": {"w": torch.zeros(1_000_000)}}
+            checkpoint.write_folder(tmp_path / "step-00000002", large, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "It needs 5 MB" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_the_first_checkpoint_has_none_before_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="last whole checkpoint: none"):
+        checkpoint.write_folder(tmp_path / "file" / "step-00000001", GROUPS, {"step": 1})
+
+
+def test_tensors_that_share_memory_are_stored_each(tmp_path):
+    """bitsandbytes keeps one table for all weights."""
+    table = torch.arange(3.0)
+    checkpoint.write_folder(tmp_path / "step-1", {"o.safetensors": {"a": table, "b": table}}, {})
+    tensors, _ = checkpoint.load(tmp_path / "step-1")
+    assert torch.equal(tensors["o.safetensors"]["a"], table)
+    assert torch.equal(tensors["o.safetensors"]["b"], table)
+
+
+def test_one_that_is_there_is_not_written_again(tmp_path):
+    checkpoint.write_folder(tmp_path / "step-1", GROUPS, {"step": 1})
+    before = (tmp_path / "step-1" / "state.json").stat()
+    checkpoint.write_folder(tmp_path / "step-1", GROUPS, {"step": 1})
+    assert (tmp_path / "step-1" / "state.json").stat() == before
