@@ -5,7 +5,8 @@
     │   ├── UnknownNameError              a name that is not in a list we know; carries the closest ones
     │   ├── TableError                    a sampler table that breaks one of its invariants
     │   └── ModelError                    a model folder that is missing, incomplete or unsafe to load
-    └── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
+    ├── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
+    └── HubError (also RuntimeError)      the Hub refused, or could not be reached
 
 The command line turns an `InputError` into one sentence and exit code 2.
 """
@@ -52,3 +53,7 @@ class ModelError(InputError):
 
 class TrainingError(SdExtError, RuntimeError):
     """A training run that cannot go on. The message names the last good checkpoint."""
+
+
+class HubError(SdExtError, RuntimeError):
+    """The Hub refused what was asked, or could not be reached. The message never holds a token."""

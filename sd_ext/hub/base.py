@@ -1,0 +1,102 @@
+"""The base model of a LoRA, as a stranger can know it: its place on the Hub, and the licence its card states."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+EMBEDDED = "embedded"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model.
+
+    Args:
+        hub_id: `owner/name`, or None for a local folder.
+        embedded: whether it is the model that comes with sd_ext.
+        licence: `license`, `license_name` and `license_link` as its card has them; empty where unknown.
+        why: why the licence is unknown, as the end of a sentence.
+    """
+
+    hub_id: str | None = None
+    embedded: bool = False
+    licence: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def url(self) -> str | None:
+        """Its page on the Hub."""
+        return f"https://huggingface.co/{self.hub_id}" if self.hub_id else None
+
+
+def look_up(base_model: str, online: bool = False) -> Base:
+    """Find out about `base_model`, a Hub id, a folder, or "embedded".
+
+    The card of a model on the Hub is read from this machine's cache, or, with `online`, from the Hub. A card that
+    cannot be read is no error: the licence is then unknown, and the reason is given.
+    """
+    from .. import pretrained_path
+
+    path = Path(base_model).expanduser()
+    if base_model == EMBEDDED or (path.exists() and path.resolve() == pretrained_path().resolve()):
+        return Base(embedded=True, **_local_licence(pretrained_path()))
+    if path.exists() or not HUB_ID.fullmatch(base_model):
+        return Base(**_local_licence(path))
+    return Base(hub_id=base_model, **_hub_licence(base_model, online))
+
+
+def _local_licence(folder: Path) -> dict:
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return {"why": "the folder of the base model has no card"}
+    return _licence(readme, None)
+
+
+def _hub_licence(hub_id: str, online: bool) -> dict:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        readme = hf_hub_download(hub_id, "README.md", local_files_only=not online)
+    except Exception:  # offline, gated, gone, no card, no permission: each leaves the licence unknown
+        why = "the card of the base model could not be read"
+        return {"why": why if online else why + " without the network"}
+    return _licence(Path(readme), hub_id)
+
+
+def _licence(readme: Path, hub_id: str | None) -> dict:
+    """`licence`, or `why` there is none, from a card."""
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard.load(readme, ignore_metadata_errors=True)
+    except Exception:  # a stranger's file: bytes of another encoding, YAML that does not parse
+        return {"why": "the card of the base model is not readable"}
+    found = {key: value for key in LICENCE_KEYS if (value := _stated(card, key))}
+    if "license" not in found:
+        return {"why": "the card of the base model states none"}
+    if link := _absolute(found.get("license_link"), hub_id):
+        found["license_link"] = link
+    else:
+        found.pop("license_link", None)
+    return {"licence": found}
+
+
+def _stated(card: ModelCard, key: str) -> str | None:
+    value = card.data.get(key)
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return value.strip() if isinstance(value, str) and value.strip() else None
+
+
+def _absolute(link: str | None, hub_id: str | None) -> str | None:
+    """A link to a file of the base model's repository leads nowhere from another one."""
+    if not link or link.startswith(("https://", "http://")):
+        return link
+    return f"https://huggingface.co/{hub_id}/blob/main/{link.removeprefix('./')}" if hub_id else None

@@ -1,0 +1,102 @@
+"""Putting together exactly what would be published: an allow-list, and each of its files in a form without secrets."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..errors import InputError
+from .base import Base, look_up
+from .card import make_card
+from .finished import CURVE, SHEET, FinishedRun, read_finished
+from .leaks import Secrets
+from .verify import verify
+
+README = "README.md"
+
+
+def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = False) -> Path:
+    """Write to `target` what publishing the run in `folder` as `repo_id` would send, proven to load again.
+
+    The weight files, the embeddings and pictures there are, and a card. Pictures are written anew, without the text
+    that programs hide in PNG files. `target` appears whole or not at all.
+
+    Args:
+        folder: the output of a finished LoRA run, or the `model` folder in it.
+        target: a folder that does not exist yet, or is empty.
+        repo_id: `owner/name` on the Hub.
+        online: whether the base model's licence may be looked up on the Hub.
+
+    Returns: `target`.
+
+    Raises:
+        InputError: no finished run there, something that must not be published in it, or files that do not load.
+    """
+    check_repo_id(repo_id)
+    run, target = read_finished(folder), Path(target).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is there already; give a folder that does not exist or is empty")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as work:
+        staged = Path(work) / "staged"
+        base = look_up(run.base_model, online)
+        expected = _write(run, base, staged, repo_id)
+        verify(staged, expected, run, Secrets.of_this_machine(_meant(run, base, repo_id)))
+        if target.exists():
+            target.rmdir()
+        staged.rename(target)
+    return target
+
+
+def left_out(folder: str | Path, staged: Path) -> list[str]:
+    """The files beside the run's that are not published, as paths within its folder."""
+    root = read_finished(folder).folder
+    names = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file())
+    return [name for name in names if not (staged / name).exists() or name == README]
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise `InputError` unless `repo_id` is `owner/name` as the Hub has them."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(str(error)) from None
+    if "/" not in repo_id:
+        raise InputError(f"{repo_id!r} is no repository; write owner/name, the owner being you or an organization")
+
+
+def _write(run: FinishedRun, base: Base, staged: Path, repo_id: str) -> set[str]:
+    """Write the files and return their names."""
+    weights = [*run.weights, *run.embeddings]
+    pictures = [*run.samples, *(name for name in (SHEET, CURVE) if run.has(name))]
+    (staged / "samples").mkdir(parents=True)
+    for name in weights:
+        shutil.copyfile(run.folder / name, staged / name)
+    for name in pictures:
+        _copy_picture(run.folder / name, staged / name)
+    if not any((staged / "samples").iterdir()):
+        (staged / "samples").rmdir()
+    (staged / README).write_text(f"{make_card(run, base, repo_id)}\n", encoding="utf-8")
+    return {*weights, *pictures, README}
+
+
+def _copy_picture(source: Path, target: Path) -> None:
+    """The pixels of `source` and nothing else: a PNG's text may hold prompts, paths and settings."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as picture:
+            pixels = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{source} is no picture that can be read: {error}") from error
+    pixels.info.clear()
+    pixels.save(target, "PNG")
+
+
+def _meant(run: FinishedRun, base: Base, repo_id: str) -> list[str]:
+    """What the user wrote to be published; it may hold the account's name."""
+    meant = [repo_id, run.name, run.instance_prompt, *run.prompts, *run.tokens, base.hub_id or ""]
+    return sorted(meant, key=len, reverse=True)

@@ -1,0 +1,125 @@
+"""Reading a staged folder as a stranger would: what is in it, what it gives away, and whether it loads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from ..errors import InputError
+from .finished import DIFFUSERS_FILE, FinishedRun
+from .leaks import Secrets, find_leaks
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+
+def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Secrets) -> None:
+    """Raise `InputError` unless `staged` holds the `expected` files alone, none with a secret, and all of them load.
+
+    Args:
+        staged: the folder that would be sent.
+        expected: paths within it.
+        run: what was staged.
+        secrets: what must not stand in any text.
+    """
+    names = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if not path.is_dir()}
+    if strange := names ^ set(expected):
+        raise InputError(f"what would be published is not what should be: {', '.join(sorted(strange))}")
+    for name in sorted(names):
+        if name.endswith(".md"):
+            lines = (staged / name).read_text("utf-8").splitlines()
+            _check_texts(name, enumerate(lines, 1), "line", secrets)
+            # As it is read: a table's cells have backslashes in them, which would hide `hf\_...`.
+            _check_texts(name, enumerate((re.sub(r"\\(\W|_)", r"\1", line) for line in lines), 1), "line", secrets)
+        elif name.endswith(".safetensors"):
+            _check_weights(staged, name, secrets)
+    for name in run.embeddings:
+        _check_embeddings(staged / name, run.tokens)
+    _check_card(staged, names)
+    _check_loras(staged, run)
+
+
+def _check_texts(name: str, texts: Iterable[tuple[Any, str]], place: str, secrets: Secrets) -> None:
+    for where, text in texts:
+        if kinds := find_leaks(text, secrets):
+            raise InputError(
+                f"{name}, {place} {where}: {' and '.join(kinds)} must not be published; take it out of "
+                f"{'training.json' if name.endswith('.md') else 'the file'} and publish again (nothing was sent)"
+            )
+
+
+def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
+    """Raise `InputError` for a file that is no safetensors file, holds a secret in its header, or NaN or infinity."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(staged / name, "pt") as file:
+            header = [*(file.metadata() or {}).items(), *((key, "") for key in file.keys())]  # noqa: SIM118
+            broken = [key for key in file.keys() if not torch.isfinite(file.get_tensor(key)).all()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{name} is not a safetensors file that loads: {error}") from error
+    # The keys first, so that a key which is named below is one that may be.
+    _check_texts(name, enumerate((key for key, _ in header), 1), "key", secrets)
+    _check_texts(name, header, "header entry", secrets)
+    if broken:
+        raise InputError(f"{name}: {broken[0]} is not finite; a picture drawn with it would be black")
+
+
+def _check_embeddings(path: Path, tokens: Sequence[str]) -> None:
+    """Raise `InputError` unless each new word, and nothing else, has one vector (dim,) or several (vectors, dim)."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    if set(shapes) != set(tokens):
+        raise InputError(
+            f"{path.name} holds {', '.join(shapes) or 'nothing'}, but the new words are {', '.join(tokens)}"
+        )
+    if wrong := [key for key, shape in shapes.items() if len(shape) not in (1, 2)]:
+        raise InputError(f"{path.name}: {wrong[0]} is {shapes[wrong[0]]}, not (vectors, dim)")
+
+
+def _check_card(staged: Path, names: set[str]) -> None:
+    """Raise `InputError` unless the card reads back, and every file it shows or links to is there."""
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard.load(staged / "README.md")
+    except ValueError as error:
+        raise InputError(f"the card does not read back: {error}") from error
+    _check_metadata(card)
+    shown = [entry["output"]["url"] for entry in card.data.get("widget") or []]
+    linked = [unquote(link) for link in re.findall(r"(?<!\\)\]\(([^)\s]+)\)", card.text) if "://" not in link]
+    if missing := sorted({*shown, *linked} - names):
+        raise InputError(f"the card shows files that are not there: {', '.join(missing)}")
+
+
+def _check_metadata(card: ModelCard) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    data = card.data
+    if data.get("base_model") is not None:
+        try:
+            validate_repo_id(data.get("base_model"))
+        except HFValidationError as error:
+            raise InputError(f"the card's base_model: {error}") from None
+    for key in ("license", "license_name", "license_link", "instance_prompt"):
+        if not isinstance(data.get(key, ""), (str, type(None))):
+            raise InputError(f"the card's {key} reads back as {type(data.get(key)).__name__}, not as text")
+
+
+def _check_loras(staged: Path, run: FinishedRun) -> None:
+    """Raise `InputError` unless each file loads where the card says so, and both change every weight by the same."""
+    from ..lora import read_lora
+    from .agreement import check_agreement, check_diffusers
+
+    kohya = staged / run.kohya_file
+    if run.in_diffusers:
+        check_diffusers(staged / DIFFUSERS_FILE, run.family)
+        check_agreement(staged / DIFFUSERS_FILE, kohya)
+    elif all(adapter.kind == "lora" for adapter in read_lora(kohya)):
+        raise InputError(f"there is no {DIFFUSERS_FILE}; a LoRA is published in both formats")
