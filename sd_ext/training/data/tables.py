@@ -71,7 +71,7 @@ def read_table(
         rows = rows.cast_column(column, datasets.Image(decode=False))
     parts = {column: rows.select_columns([column]) for column in (image, mask) if column}
     roots = allowed_roots(source, datasets)
-    masked = [mask and cell is not None for cell in (parts[mask][mask] if mask else [None] * len(rows))]
+    masked = parts[mask].with_format("arrow")[:][mask].is_valid().to_pylist() if mask else [False] * len(rows)
 
     def reader(number: int, column: str) -> CellReader:
         return CellReader(parts[column], number, column, roots)
