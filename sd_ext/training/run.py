@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,9 @@ from sd_ext.training.optimizers import (
 )
 from sd_ext.training.progress import TrainingProgress
 from sd_ext.training.task import Task
+
+
+SAME_REQUEST = 2.0  # seconds in which a terminal's signal and the launcher's, which passes it on, are one request
 
 
 class Interrupted(KeyboardInterrupt):
@@ -197,16 +201,21 @@ def fit(task: Task, config: RunConfig) -> Path:
                 if agreed(accelerator, bool(asked)) and run.step < config.steps:
                     save(run, folder / "checkpoints")
                     raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
+        export(run, task, history, result)
     finally:
-        accelerator.end_training()
+        accelerator.end_training()  # processes cannot wait for one another any more
+    return result
+
+
+def export(run: Run, task: Task, history: History, result: Path) -> None:
+    """Save the result, as a folder that appears all at once; the first process does, the others wait."""
     with evaluating(run, task):
-        if accelerator.is_main_process:
-            unfinished = folder / ".partial-model"
+        if run.accelerator.is_main_process:
+            unfinished = result.with_name(f".partial-{result.name}")
             shutil.rmtree(unfinished, ignore_errors=True)
             task.export(unfinished, history.entries)
             unfinished.rename(result)
-    accelerator.wait_for_everyone()
-    return result
+    run.accelerator.wait_for_everyone()
 
 
 def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
@@ -293,15 +302,17 @@ class handle_signals:
 
     def __enter__(self) -> list[int]:
         self.asked: list[int] = []
-        self.before = {}
+        self.before, self.since = {}, 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
                 self.before[number] = signal.signal(number, self._ask)
         return self.asked
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked:  # asked twice: now
+        now = time.monotonic()
+        if self.asked and now - self.since > SAME_REQUEST:  # asked twice: now
             os._exit(128 + number)
+        self.since = self.since if self.asked else now
         self.asked.append(number)
 
     def __exit__(self, *_: object) -> None:
