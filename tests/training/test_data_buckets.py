@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sd_ext.errors import InputError
@@ -15,12 +15,11 @@ RESOLUTIONS = st.lists(st.integers(64, 300), min_size=1, max_size=3).map(tuple)
 
 
 @st.composite
-def all_buckets(draw, **fixed):
-    settings = {"step": STEP, "max_ratio": st.floats(1, 4), "upscale": st.booleans()}
-    chosen = {name: fixed[name] if name in fixed else draw(values) for name, values in settings.items()}
-    return Buckets(draw(RESOLUTIONS), **chosen)
+def all_buckets(draw):
+    return Buckets(draw(RESOLUTIONS), draw(STEP), draw(st.floats(1, 4)), upscale=draw(st.booleans()))
 
 
+@settings(deadline=None)
 @given(all_buckets())
 def test_every_bucket_keeps_to_area_step_and_ratio(buckets):
     for resolution, sizes in buckets.sizes.items():
@@ -32,6 +31,7 @@ def test_every_bucket_keeps_to_area_step_and_ratio(buckets):
         assert sorted((w, h) for h, w in sizes) == sorted(sizes)
 
 
+@settings(deadline=None)
 @given(SIDE, SIDE, all_buckets())
 def test_every_picture_fits_its_buckets(height, width, buckets):
     sizes = buckets.assign(height, width)
@@ -53,6 +53,7 @@ def test_every_picture_fits_its_buckets(height, width, buckets):
         assert w <= width
 
 
+@settings(deadline=None)
 @given(SIDE, SIDE, SIDE, all_buckets())
 def test_wider_pictures_get_wider_buckets(a, b, height, buckets):
     resolution = buckets.resolutions[0]
@@ -61,6 +62,7 @@ def test_wider_pictures_get_wider_buckets(a, b, height, buckets):
     assert ratios[0] <= ratios[1]
 
 
+@settings(deadline=None)
 @given(SIDE, SIDE, all_buckets())
 def test_the_nearest_ratio_is_nearest(height, width, buckets):
     resolution = buckets.resolutions[0]
@@ -72,6 +74,7 @@ def test_the_nearest_ratio_is_nearest(height, width, buckets):
     assert distance(best) == min(distance(size) for size in buckets.sizes[resolution])
 
 
+@settings(deadline=None)
 @given(SIDE, SIDE, all_buckets())
 def test_turning_a_picture_turns_its_own_bucket(height, width, buckets):
     assume(height != width)
@@ -96,6 +99,7 @@ def test_several_resolutions():
     assert buckets.assign(63, 1000) == []
 
 
+@settings(deadline=None)
 @given(SIDE, SIDE)
 def test_squares(height, width):
     assert Buckets((128, 64), step=8, enabled=False).assign(height, width)[0] == (64, 64)
@@ -103,6 +107,7 @@ def test_squares(height, width):
     assert ((128, 128) in both) == (min(height, width) >= 128)
 
 
+@settings(deadline=None)
 @given(st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE))
 def test_the_centre_is_in_the_middle(original, size):
     for place, space in zip(centre(original, size), room(original, size), strict=True):

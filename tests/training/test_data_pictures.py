@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from sd_ext.errors import InputError, TrainingError, UnknownNameError
 from sd_ext.training.data import Buckets, Item, Pictures
@@ -65,6 +66,16 @@ def test_what_cannot_be_used_is_named_with_its_reason():
     assert "60 x 40 and the picture 40 x 40" in reasons["other.png"]
     small = Pictures([*items[:1], items[4]], Buckets((32,), 8))
     assert small.skipped == ["flat.png: too small: 90 x 7, the shorter side must have 8 pixels"]
+
+
+def test_many_pictures_are_looked_at_with_a_bar(monkeypatch):
+    def shown(many):
+        monkeypatch.setattr("sd_ext.training.data.pictures.MANY", many)
+        console = Console(file=io.StringIO(), force_terminal=True, record=True)
+        Pictures([item(ramp(9, 9))] * 3, 8, console=console)
+        return "looking at pictures" in console.export_text()
+
+    assert (shown(3), shown(4)) == (True, False)
 
 
 def test_none_that_can_be_used():
