@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import string
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,40 +14,65 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+LETTERS = [*string.ascii_lowercase, *string.digits]
+WORDS = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(letter + "</w>" for letter in LETTERS)]
+
+
+def _tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, merges=[], model_max_length=24)
+
+
+def _text_config(width: int, projection: int = 512) -> Any:
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=len(WORDS),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=projection,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=24,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def _autoencoder() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[8, 8, 8, 8],
+        norm_num_groups=4,
+        sample_size=64,
+    )
+
+
+def _scheduler() -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
+    )
 
 
 def build_tiny_pipeline() -> StableDiffusionPipeline:
     """A `StableDiffusionPipeline` with random weights, the same each time: 64 x 64 pictures, (4, 8, 8) latents."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
-    letters = [*string.ascii_lowercase, *string.digits]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=24)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(words),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=24,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        )
-        vae = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-            block_out_channels=[8, 8, 8, 8],
-            norm_num_groups=4,
-            sample_size=64,
-        )
+        text_encoder = CLIPTextModel(_text_config(32))
+        vae = _autoencoder()
         unet = UNet2DConditionModel(
             sample_size=8,
             down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
@@ -58,21 +83,59 @@ def build_tiny_pipeline() -> StableDiffusionPipeline:
             attention_head_dim=8,
             cross_attention_dim=32,
         )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
-    )
     pipe = StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(),
         unet=unet.eval(),
-        scheduler=scheduler,
+        scheduler=_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def build_tiny_sdxl_pipeline() -> StableDiffusionXLPipeline:
+    """A `StableDiffusionXLPipeline` in the same way: text states 16 + 32 wide, pooled ones 24."""
+    import torch
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        parts = {
+            "text_encoder": CLIPTextModel(_text_config(16)).eval(),
+            "text_encoder_2": CLIPTextModelWithProjection(_text_config(32, 24)).eval(),
+            "vae": _autoencoder().eval(),
+            "unet": UNet2DConditionModel(
+                sample_size=8,
+                down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+                up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+                block_out_channels=[32, 64],
+                layers_per_block=1,
+                norm_num_groups=8,
+                attention_head_dim=[4, 8],
+                use_linear_projection=True,
+                cross_attention_dim=48,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=6 * 8 + 24,
+            ).eval(),
+        }
+    tokenizers = {"tokenizer": _tokenizer(), "tokenizer_2": _tokenizer()}
+    pipe = StableDiffusionXLPipeline(**parts, **tokenizers, scheduler=_scheduler(), add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_dir(tmp_path_factory) -> Path:
+    """The tiny SDXL pipeline saved as safetensors. Shared by all tests: copy it before changing a file."""
+    folder = tmp_path_factory.mktemp("tiny_sdxl") / "pipeline"
+    build_tiny_sdxl_pipeline().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
