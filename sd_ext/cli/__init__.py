@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, SdExtError
-from . import generate, info, publish, samplers, train
+from . import convert, generate, info, publish, samplers, train
 
 app = typer.Typer(
     name="sd-ext",
@@ -27,6 +27,7 @@ app.command()(generate.generate)
 app.command()(samplers.samplers)
 app.command()(info.info)
 app.add_typer(train.app, name="train")
+app.add_typer(convert.app, name="convert")
 app.add_typer(publish.app, name="publish")
 
 

@@ -30,8 +30,10 @@ def tensors_of(lora: Lora) -> dict[str, Tensor]:
         _check(module, adapter)
         path = module.path if module.part == "unet" else to_text_model(module.path)
         for field, tensor in adapter.tensors.items():
+            # transformers 5 loads the text encoders' magnitudes only where they are called weights, as modules' are.
+            key = f"{FIELDS[field]}.weight" if field == "dora" and module.part != "unet" else FIELDS[field]
             tensor = tensor.detach().cpu()
-            tensors[f"{module.part}.{path}.{FIELDS[field]}"] = _magnitudes(tensor) if field == "dora" else tensor
+            tensors[f"{module.part}.{path}.{key}"] = _magnitudes(tensor) if field == "dora" else tensor
     for part in lora.parts:
         if len({"dora" in a.tensors for module, a in lora.adapters.items() if module.part == part}) > 1:
             raise InputError(f"{part} has DoRA on some modules only, which Diffusers cannot read; write kohya's format")

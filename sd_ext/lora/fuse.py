@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from .adapter import PARTS, ModuleName
-from .base import Base, FolderBase, ModelBase, check_fit, pairs, weight_files
 from .files import PICKLES
 from .lora import Lora
+from .weights import Base, FolderBase, ModelBase, check_fit, pairs, weight_files
 
 Loras = Sequence[tuple[Lora, float]]
 OnModule = Callable[[int, int, ModuleName], object]

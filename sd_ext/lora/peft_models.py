@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnknownNameError
 from .adapter import Adapter, ModuleName
-from .base import canonical, models_by_part
 from .formats import PRODUCTS, column
 from .lora import Lora
+from .weights import canonical, models_by_part
 
 
 def from_peft(models: Any, adapter: str = "default", base: str | None = None) -> Lora:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from .adapter import Adapter, ModuleName
-from .base import Base, check_fit, open_base, pairs
 from .fuse import Loras, OnModule, quiet
 from .lora import Lora
 from .low_rank import Factors, Keep, truncate, truncate_product
+from .weights import Base, check_fit, open_base, pairs
 
 
 def merge(

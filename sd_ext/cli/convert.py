@@ -1,0 +1,247 @@
+"""`sd-ext convert`: LoRA files from one format to another, merged, extracted, resized.
+
+Paths and numbers are checked before torch is imported; files are written whole, and over another only when asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..lora import Lora
+
+app = typer.Typer(help="Convert, merge, extract and resize LoRA files.", no_args_is_help=True)
+
+
+class Format(str, Enum):
+    """kohya is what A1111, ComfyUI and Diffusers read; diffusers is peft's names."""
+
+    kohya = "kohya"
+    diffusers = "diffusers"
+
+
+class BaseModel(str, Enum):
+    """The model a LoRA is for; it decides names in kohya's format."""
+
+    sd15 = "sd15"
+    sd21 = "sd21"
+    sdxl = "sdxl"
+
+
+class Dtype(str, Enum):
+    """The type of the weights in the file."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+To = Annotated[Format, typer.Option(help="What reads it: A1111, ComfyUI and Diffusers, or Diffusers and peft.")]
+Base = Annotated[BaseModel | None, typer.Option(help="The model it is for.", show_default="what the file tells")]
+Type = Annotated[Dtype | None, typer.Option(help="The weights' type.", show_default="as they are")]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="A .safetensors file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Rank = Annotated[int | None, typer.Option(metavar="N", help="Keep at most so many directions in each module.")]
+Energy = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Keep so much of the squared norm: 0.99, or 1 for all of it.")
+]
+BaseFolder = Annotated[
+    Path | None, typer.Option(metavar="MODEL_FOLDER", help="The base model; DoRA cannot do without.")
+]
+
+
+@app.command()
+def lora(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA file, or peft's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors file.")],
+    to: To = Format.kohya,
+    base: Base = None,
+    dtype: Type = None,
+    keep_alphas: Annotated[
+        bool, typer.Option("--keep-alphas", help="kohya: leave mixed alphas as they are; Diffusers misreads them.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a LoRA in another format, at the same strength."""
+    check_out(out, overwrite)
+    check_source(source)
+    from ..lora import read_lora
+
+    save(read_lora(source), out, to, base, dtype, keep_alphas)
+
+
+@app.command()
+def merge(
+    sources: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRAs; a strength is 1 if left.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A .safetensors file; with --into, a new folder.")],
+    rank: Rank = None,
+    energy: Energy = None,
+    into: Annotated[
+        Path | None, typer.Option(metavar="MODEL_FOLDER", help="Add them to this model and write that instead.")
+    ] = None,
+    base_model: BaseFolder = None,
+    to: To = Format.kohya,
+    base: Base = None,
+    dtype: Type = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Merge LoRAs into one, exactly unless a rank is given, or into a model."""
+    parsed = [parse_source(source) for source in sources]
+    if into is not None and (rank is not None or energy is not None or base_model is not None):
+        raise InputError("--into adds to the model's own weights; --rank, --energy and --base-model do not go with it")
+    check_keep(rank, energy, needed=False)
+    if into is None:
+        check_out(out, overwrite)
+    for path, _ in parsed:
+        check_source(path)
+    if into is not None:
+        check_folder(into)
+        if out.exists() and not overwrite:
+            raise InputError(f"{out} exists; give --overwrite or another name")
+    from ..lora import merge, merge_into, read_lora
+
+    loras = [(read_lora(path), strength) for path, strength in parsed]
+    if into is not None:
+        with progress("Merging") as on_module:
+            merge_into(into, loras, out, on_module, overwrite)
+        print(out)
+        return
+    with progress("Merging") as on_module:
+        merged = merge(loras, rank, energy, base_model, on_module)
+    save(merged, out, to, base, dtype)
+
+
+@app.command()
+def extract(
+    base_model: Annotated[Path, typer.Argument(metavar="BASE", help="Diffusers folder of the base.")],
+    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="Diffusers folder of the model tuned from it.")],
+    out: Out,
+    rank: Rank = None,
+    energy: Energy = None,
+    to: To = Format.kohya,
+    base: Base = None,
+    dtype: Type = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the LoRA that leads from one model to another."""
+    check_keep(rank, energy)
+    check_out(out, overwrite)
+    check_folder(base_model)
+    check_folder(tuned)
+    from ..lora import extract
+
+    with progress("Extracting") as on_module:
+        found = extract(base_model, tuned, rank, energy, on_module)
+    save(found, out, to, base, dtype)
+
+
+@app.command()
+def resize(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA, LoHa or LoKr file.")],
+    out: Out,
+    rank: Rank = None,
+    energy: Energy = None,
+    base_model: BaseFolder = None,
+    to: To = Format.kohya,
+    base: Base = None,
+    dtype: Type = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Reduce a LoRA's rank, or turn LoHa, LoKr and DoRA into plain LoRA."""
+    check_keep(rank, energy)
+    check_out(out, overwrite)
+    check_source(source)
+    from ..lora import read_lora, resize
+
+    with progress("Resizing") as on_module:
+        resized = resize(read_lora(source), rank, energy, base_model, on_module)
+    save(resized, out, to, base, dtype)
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise `InputError` unless a .safetensors file can be written there."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: LoRAs are written as .safetensors only")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists; give --overwrite or another name")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"cannot write to {folder}")
+
+
+def check_source(path: Path) -> None:
+    """Raise `InputError` unless there is something to read."""
+    if not path.exists():
+        raise InputError(f"no such LoRA: {path}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` unless it is a folder."""
+    if not folder.is_dir():
+        raise InputError(f"no such model folder: {folder}")
+
+
+def check_keep(rank: int | None, energy: float | None, needed: bool = True) -> None:
+    """Raise `InputError` unless rank and energy can work."""
+    if needed and rank is None and energy is None:
+        raise InputError("say how much to keep: --rank N, or --energy SHARE")
+    if rank is not None and rank < 1:
+        raise InputError(f"--rank {rank} cannot work; choose 1 or more")
+    if energy is not None and not 0 < energy <= 1:
+        raise InputError(f"--energy {energy:g} cannot work; choose a share above 0, at most 1")
+
+
+def parse_source(text: str) -> tuple[Path, float]:
+    """`style.safetensors:0.8` as a path and a strength. Raises `InputError` for a strength that is no number."""
+    path, colon, strength = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        return Path(text), 1.0  # a colon in the name, as in C:\loras
+    if value != value or abs(value) > 100:
+        raise InputError(f"{text}: a strength of {strength} cannot work; choose -100 to 100")
+    return Path(path), value
+
+
+def save(
+    lora: Lora, out: Path, to: Format, base: BaseModel | None, dtype: Dtype | None, keep_alphas: bool = False
+) -> None:
+    """Write the file, print its path, and say on stderr what was lost."""
+    import torch
+    from rich.console import Console
+
+    say = Console(stderr=True, highlight=False)
+    kind = getattr(torch, dtype.value) if dtype else None
+    note = lora.save(out, to.value, dtype=kind, base=base.value if base else None, keep_alphas=keep_alphas)
+    if lora.errors:
+        worst = max(lora.errors, key=lambda module: lora.errors[module])
+        say.print(f"Relative error of a module: at most {lora.errors[worst]:.2g}, in {worst}.", markup=False)
+    if note:
+        say.print(f"{note}.", style="yellow", markup=False)
+    print(out)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int, Any], None]]:
+    """A bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    say = Console(stderr=True)
+    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=say, transient=True, redirect_stdout=False, disable=not say.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total, module: bar.update(task, completed=done, total=total)

@@ -1,0 +1,142 @@
+"""Every kind of adapter: its delta is what peft adds, and it survives kohya's file."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+
+from sd_ext.errors import InputError
+from sd_ext.lora import Adapter, Lora, ModuleName, from_peft, merge, read_lora, resize
+from sd_ext.lora.weights import ModelBase
+
+from . import adapters, models
+
+TARGETS = ["to_q", "to_out.0", "conv1", "proj_in", "conv_shortcut"]
+CONFIGS = {
+    "lora": LoraConfig(r=3, lora_alpha=5, target_modules=TARGETS),
+    "dora": LoraConfig(r=3, lora_alpha=5, target_modules=TARGETS, use_dora=True),
+    "rslora": LoraConfig(r=3, lora_alpha=5, target_modules=TARGETS, use_rslora=True),
+    "loha": LoHaConfig(r=3, alpha=5, target_modules=TARGETS),
+    "loha, cores": LoHaConfig(r=3, alpha=5, target_modules=TARGETS, use_effective_conv2d=True),
+    "lokr": LoKrConfig(r=2, alpha=5, target_modules=TARGETS),
+    "lokr, cores": LoKrConfig(r=1, alpha=5, target_modules=TARGETS, use_effective_conv2d=True, decompose_both=True),
+    "lokr, whole": LoKrConfig(r=30, alpha=5, target_modules=TARGETS, decompose_factor=2),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def trained(request):
+    """The base's weights, a LoRA, and what peft's own merging makes of the weights."""
+    model = copy.deepcopy(models.tiny_models("sd15")["unet"])
+    base = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        inject_adapter_in_model(copy.deepcopy(CONFIGS[request.param]), model)
+        adapters.shake(model)
+    lora = from_peft({"unet": model}, base="sd15")
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    merged = ModelBase({"unet": model})
+    weights = {module: (base[f"{module.path}.weight"], merged.weight(module)) for module in lora.adapters}
+    return request.param, lora, weights
+
+
+def test_delta_is_what_peft_adds(trained):
+    _, lora, weights = trained
+    assert len(weights) > 60
+    for module, (before, after) in weights.items():
+        torch.testing.assert_close(before + lora.delta(module, before), after, rtol=1e-4, atol=1e-5)
+
+
+def test_kohyas_file_keeps_it(trained, tmp_path):
+    kind, lora, weights = trained
+    lora.save(tmp_path / "a.safetensors", "kohya")
+    again = read_lora(tmp_path / "a.safetensors")
+    for module, (before, _) in weights.items():
+        torch.testing.assert_close(again.delta(module, before), lora.delta(module, before), rtol=1e-5, atol=1e-6)
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        module = file.metadata()["ss_network_module"]
+    assert module == ("networks.lora" if kind in ("lora", "rslora") else "lycoris.kohya")
+
+
+def test_as_plain_lora_it_is_the_same_and_says_so(trained, tmp_path):
+    kind, lora, weights = trained
+    base = models.tiny_models("sd15")
+    plain = resize(lora, energy=1.0, base=base if kind == "dora" else None)
+    assert plain.plain
+    assert max(plain.errors.values()) < 1e-5
+    for module, (before, _) in weights.items():
+        torch.testing.assert_close(plain.delta(module, before), lora.delta(module, before), rtol=1e-3, atol=1e-5)
+    plain.save(tmp_path / "a.safetensors", "diffusers")
+
+
+def test_diffusers_format_refuses_what_diffusers_cannot_read(trained, tmp_path):
+    kind, lora, _ = trained
+    if (kind.startswith("lo") and "," in kind) or kind in ("loha", "lokr"):
+        with pytest.raises(InputError, match=r"unet\..* is a lo(ha|kr), .* plain LoRA"):
+            lora.save(tmp_path / "a.safetensors", "diffusers")
+        assert not list(tmp_path.iterdir())
+    else:
+        lora.save(tmp_path / "a.safetensors", "diffusers")
+        again = read_lora(tmp_path / "a.safetensors")
+        assert all(
+            again.adapters[module].scale == pytest.approx(adapter.scale) for module, adapter in lora.adapters.items()
+        )
+
+
+def test_dora_over_inputs_as_old_lycoris_wrote_it():
+    draw = torch.Generator().manual_seed(0)
+    weight, down, up = (torch.randn(s, generator=draw) for s in ((6, 4), (2, 4), (6, 2)))
+    magnitude = torch.rand(1, 4, generator=draw) + 0.5
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.dora_scale": magnitude}
+    lora = read_lora(tensors)
+    (module,) = lora.adapters
+    after = weight + lora.delta(module, weight)
+    torch.testing.assert_close(after.norm(dim=0), magnitude[0])
+    direction = torch.nn.functional.cosine_similarity(after, weight + up @ down, dim=0)
+    torch.testing.assert_close(direction, torch.ones(4))
+    with pytest.raises(InputError, match="over its inputs"):
+        lora.save("a.safetensors", "diffusers")
+
+
+def test_dora_needs_the_base():
+    tensors = {"down": torch.ones(1, 4), "up": torch.ones(6, 1), "dora": torch.ones(6, 1)}
+    lora = Lora({ModuleName("unet", "conv_in"): Adapter("lora", tensors, 1.0)})
+    for attempt in (lambda: lora.delta(("unet", "conv_in")), lambda: resize(lora, rank=1)):
+        with pytest.raises(InputError, match=r"unet.conv_in: DoRA .* give the weight"):
+            attempt()
+
+
+def test_dora_on_some_modules_only_goes_to_kohya():
+    tensors = {"down": torch.ones(1, 4), "up": torch.ones(6, 1)}
+    dora = Adapter("lora", {**tensors, "dora": torch.ones(6, 1)}, 1.0)
+    made = {ModuleName("unet", "conv_in"): dora, ModuleName("unet", "conv_out"): Adapter("lora", tensors, 1.0)}
+    with pytest.raises(InputError, match="on some modules only"):
+        Lora(made).save("a.safetensors", "diffusers")
+
+
+def test_pissa_is_taken_out_by_merging():
+    """A base altered by the initialisation: after minus before is what the original base needs."""
+    original = copy.deepcopy(models.tiny_models("sd15")["unet"])
+    model = copy.deepcopy(original)
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"], init_lora_weights="pissa"), model)
+    before = copy.deepcopy(from_peft({"unet": model}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter += 0.1
+    change = merge([(from_peft({"unet": model}), 1.0), (before, -1.0)])
+    change.apply({"unet": original})
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    trained, fused = ModelBase({"unet": model}), ModelBase({"unet": original})
+    for module in change.adapters:
+        torch.testing.assert_close(fused.weight(module), trained.weight(module), rtol=1e-4, atol=1e-5)
