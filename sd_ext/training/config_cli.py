@@ -30,15 +30,14 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     """
     try:
         if get_origin(kind) is tuple:
-            if isinstance(value, str):
-                value = [item.strip() for item in value.split(",") if item.strip()]
-            items = list(value) if isinstance(value, (list, tuple)) else [value]
+            several = [s.strip() for s in value.split(",") if s.strip()] if isinstance(value, str) else value
+            items = list(several) if isinstance(several, (list, tuple)) else [several]
             return tuple(convert(get_args(kind)[0], item, name) for item in items)
         if kind is bool:
             if isinstance(value, bool):
                 return value
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-        if kind is int and isinstance(value, (bool, float)):
+        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             raise ValueError
         if kind is str and not isinstance(value, str):
             raise ValueError

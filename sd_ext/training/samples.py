@@ -74,5 +74,5 @@ def wordings(config: DiffusionConfig, caption: str, taken: set[str]) -> list[str
     others = [p for p in rephrasings(caption) if p not in taken] if share else []  # else it is another's caption
     if not others:
         return made
-    part = Fraction(share).limit_denominator(20)
+    part = Fraction(share).limit_denominator(100)
     return made * ((part.denominator - part.numerator) * len(others)) + others * (part.numerator * len(made))

@@ -66,7 +66,7 @@ class RunConfig:
     gradient_checkpointing: bool = setting(False, "trade a second forward pass for memory")
     seed: int = setting(0, "every draw at step s depends on (seed, s) only")
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"), free=True)
-    workers: int = setting(0, "processes that read pictures ahead", "N", free=True)
+    workers: int = setting(0, "threads that read pictures ahead", "N", free=True)
     log_every: int = setting(20, "steps between two lines of the log", "STEPS", free=True)
     validate_every: int = setting(1000, "steps between two preview pictures; 0 for none", "STEPS", free=True)
     checkpoint_every: int = setting(500, "steps between two checkpoints", "STEPS", free=True)
@@ -84,7 +84,7 @@ class RunConfig:
             self._need(name, getattr(self, name) >= 1, "at least 1")
         sides = (self.resolution,) if isinstance(self.resolution, int) else self.resolution
         self._need("resolution", bool(sides) and min(sides) >= 1, "at least 1")
-        for name in ("warmup", "weight_decay", "clip", "validate_every", "workers"):
+        for name in ("warmup", "weight_decay", "clip", "validate_every", "workers", "seed"):
             self._need(name, getattr(self, name) >= 0, "0 or more")
         self._need("learning_rate", self.learning_rate > 0, "more than 0")
         self._need("lr_end", 0 <= self.lr_end <= 1, "from 0 to 1")
