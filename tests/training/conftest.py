@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import traceback
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,11 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220), 
 SHAPES = ("circle", "square", "bar")
 
 
-def write_pictures(folder: Path, size: int = 32) -> Path:
-    """Twelve pictures of a shape in a colour with captions; "black bar" is held out."""
+def write_pictures(folder: Path, size: int = 32, wide: tuple[str, ...] = ()) -> Path:
+    """Twelve pictures of a shape in a colour with captions; "black bar" is held out.
+
+    Those whose caption has a word of `wide` are stretched to 52 x 32.
+    """
     from PIL import Image, ImageDraw
 
     folder.mkdir(parents=True)
@@ -24,6 +31,8 @@ def write_pictures(folder: Path, size: int = 32) -> Path:
             box = (4, 4, size - 5, size - 5) if shape != "bar" else (2, size // 2 - 3, size - 3, size // 2 + 3)
             (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=rgb)
             name = f"{colour}_{shape}.png"
+            if {colour, shape} & set(wide):
+                picture = picture.resize((52, 32))
             picture.save(folder / name)
             split = "held_out" if (colour, shape) == ("black", "bar") else "train"
             lines.append(json.dumps({"file_name": name, "text": f"{colour} {shape}", "split": split}))
@@ -35,6 +44,12 @@ def write_pictures(folder: Path, size: int = 32) -> Path:
 def picture_folder(tmp_path_factory) -> Path:
     """Shared by all tests: copy it before changing a file."""
     return write_pictures(tmp_path_factory.mktemp("pictures") / "set")
+
+
+@pytest.fixture(scope="session")
+def two_sizes_folder(tmp_path_factory) -> Path:
+    """Six squares and five wide pictures to train on: in groups of four, one of each and a mixed group of three."""
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "two_sizes", wide=("bar", "black"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +84,64 @@ def tiny_parts(picture_folder, tmp_path_factory) -> tuple[str, str]:
     autoencoder = AutoencoderConfig(data=data, out=str(root / "vae"), steps=30, **TINY_AUTOENCODER)
     text = TextEncoderConfig(data=data, out=str(root / "text"), steps=30, **TINY_TEXT)
     return str(run_autoencoder(autoencoder)), str(run_text_encoder(text))
+
+
+def image_settings(folder: Path, parts: tuple[str, str], **settings) -> dict:
+    """Of a tiny text-to-image run."""
+    return {**TINY_IMAGE, "data": str(folder), "autoencoder": parts[0], "text_encoder": parts[1], **settings}
+
+
+TWO_SIZES = {"buckets": True, "bucket_step": 4}  # 16 x 16 and 12 x 20
+
+
+@pytest.fixture
+def metrics(monkeypatch) -> list[dict[str, float]]:
+    """Every metric the loop yields."""
+    from sd_ext.training import loop
+
+    seen, real = [], loop.train
+
+    def spy(run):
+        for values in real(run):
+            seen.append(values)
+            yield values
+
+    monkeypatch.setattr("sd_ext.training.run.train", spy)
+    return seen
+
+
+def start_processes(function, count: int = 2) -> list:
+    """`function(process)` in processes that accelerate joins (gloo); their exit codes are those of `main`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(process: int) -> None:
+        where = {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        os.environ.update({name: str(value) for name, value in where.items()})
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        code = 1
+        try:
+            function(process)
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    started = [get_context("fork").Process(target=work, args=(process,)) for process in range(count)]
+    for each in started:
+        each.start()
+    return started
+
+
+def exit_codes(processes: list) -> list[int]:
+    """Wait for processes; those that hang are killed."""
+    for each in processes:
+        each.join(120)
+        if each.is_alive():
+            each.kill()
+            each.join()
+    return [each.exitcode for each in processes]

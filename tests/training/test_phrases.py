@@ -1,13 +1,16 @@
 """Other ways to say a caption."""
 
-import torch
+from collections import Counter
+
+import pytest
 
 from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.data import Pass
 from sd_ext.training.phrases import rephrasings
-from sd_ext.training.train_text_encoder import tokenize
-from sd_ext.training.train_text_to_image import Encoders, TextToImageTask
+from sd_ext.training.samples import texts_of, wordings
+from sd_ext.training.train_text_to_image import TextToImageTask
 
-from .conftest import TINY_IMAGE
+from .conftest import TINY_IMAGE, image_settings
 
 
 def test_rephrasings():
@@ -22,24 +25,31 @@ def test_rephrasings():
 
 
 def test_a_share_of_captions_is_said_in_another_way(picture_folder, tiny_parts):
-    settings = {**TINY_IMAGE, "data": str(picture_folder), "autoencoder": tiny_parts[0], "text_encoder": tiny_parts[1]}
-    task = TextToImageTask(TextToImageConfig(**settings, rephrase=0.5))
-    encoders, captions = task.encoders, task.pictures.captions
-    indices = torch.arange(len(captions)).repeat(200)
-    said = encoders.rephrase(indices, 0.5, torch.Generator().manual_seed(0))
-    changed = said != indices
-    assert 0.45 < float(changed.float().mean()) < 0.55
-    rows = [tuple(row) for row in encoders.tokens.tolist()]
-    possible = [{tuple(row) for row in tokenize(encoders.tokenizer, rephrasings(c)).tolist()} for c in captions]
-    for own, other in zip(indices[changed].tolist(), said[changed].tolist(), strict=True):
-        assert rows[other] in possible[own]
-    assert {rows[i] for i in said[changed].tolist()} == set().union(*possible)
-    assert rows[-1] == tuple(tokenize(encoders.tokenizer, [""])[0].tolist())
+    settings = image_settings(picture_folder, tiny_parts, rephrase=0.5, text_dropout=0.25, cache=False)
+    task = TextToImageTask(TextToImageConfig(**settings))
+    captions, samples = task.pictures.captions, tuple(range(11))
+    seen = {caption: Counter() for caption in captions}
+    for step in range(200):
+        for caption, text in zip(captions, task.read(Pass(step, samples, samples, 11)).texts, strict=True):
+            seen[caption][task.texts[text] if text >= 0 else None] += 1
+    total = sum(sum(each.values()) for each in seen.values())
+    dropped = sum(each.pop(None) for each in seen.values())
+    assert dropped / total == pytest.approx(0.25, abs=0.04)
+    changed = sum(n for caption, each in seen.items() for text, n in each.items() if text != caption)
+    assert changed / (total - dropped) == pytest.approx(0.5, abs=0.05)
+    assert all(set(each) == {caption, *rephrasings(caption)} for caption, each in seen.items())
 
 
-def test_a_rephrasing_is_never_the_caption_of_another_picture(tiny_parts):
-    config = TextToImageConfig(**TINY_IMAGE, autoencoder=tiny_parts[0], text_encoder=tiny_parts[1], rephrase=0.5)
-    encoders = Encoders(config, ["dog", "dog face"])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.3, 0.5, 0.9, 1.0])
+def test_the_share_is_what_was_asked_for(share):
+    texts = wordings(TextToImageConfig(**TINY_IMAGE, rephrase=share), "red apple", {"red apple"})
+    assert sum(text != "red apple" for text in texts) / len(texts) == pytest.approx(share, rel=0.01)
+
+
+def test_a_rephrasing_is_never_the_caption_of_another_picture():
     assert "dog" in rephrasings("dog face")
-    counts = (encoders.first[1:] - encoders.first[:-1]).tolist()
-    assert counts == [len(rephrasings("dog")), len(rephrasings("dog face")) - 1]
+    choices, texts = texts_of(TextToImageConfig(**TINY_IMAGE, rephrase=0.5), ["dog", "dog face", "dog"])
+    assert choices[0] == choices[2]
+    said = [{texts[n] for n in numbers} for numbers in choices]
+    assert said[0] == {"dog", *rephrasings("dog")}
+    assert said[1] == {"dog face", *rephrasings("dog face")} - {"dog"}
