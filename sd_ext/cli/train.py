@@ -14,7 +14,7 @@ import typer
 from ..errors import TrainingError
 
 app = typer.Typer(
-    help="Train an autoencoder, a text encoder, a U-Net, or all of Stable Diffusion from scratch.",
+    help="Train a LoRA, an autoencoder, a text encoder, a U-Net, or all of Stable Diffusion from scratch.",
     no_args_is_help=True,
 )
 # Everything after the command's name, --help included, belongs to the script.
@@ -64,6 +64,12 @@ def text_encoder(ctx: typer.Context) -> None:
 def text_to_image(ctx: typer.Context) -> None:
     """Train the U-Net of a latent diffusion model on captioned pictures."""
     _script(ctx, "TextToImageConfig", "train_text_to_image", "Train a latent diffusion U-Net on captioned pictures.")
+
+
+@app.command(context_settings=FORWARD)
+def lora(ctx: typer.Context) -> None:
+    """Train a LoRA of Stable Diffusion 1.x, 2.x, SDXL or the embedded model: `sd-ext train lora CONFIG.toml`."""
+    _script(ctx, "LoraConfig", "train_lora", "Train a LoRA; give a file of settings or the name of a preset.")
 
 
 @app.command()

@@ -1,9 +1,10 @@
 """From a settings dataclass to a command line: one field, one flag, one line of help.
 
---config FILE.toml      settings from a file (its table named like the script, or FILE.toml#table, or all of it)
+CONFIG.toml             settings from a file (its table named like the script, or FILE.toml#table, or all of it), also
+                        --config; a preset's name where the script has presets, and `preset = "name"` in the file
 --learning-rate 1e-4    one flag per field
 --override key=value    the same for scripts; last word
---dry-run               print the settings and stop
+--dry-run               print the settings, and what a run would do, and stop
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sd_ext.errors import InputError, SdExtError, UnknownNameError
 from sd_ext.training.configs import RunConfig
 from sd_ext.training.toml_file import read_toml
 
+RECIPES = Path(__file__).parent / "recipes"
 C = TypeVar("C", bound=RunConfig)
 
 
@@ -53,20 +56,20 @@ def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
     Raises:
         InputError: an unknown name or an impossible value; says where it came from.
     """
-    hints = get_type_hints(cls)
-    known = {spec.name for spec in fields(cls)}
-    normal = {name.replace("-", "_"): value for name, value in values.items()}
-    if unknown := sorted(set(normal) - known):
-        raise UnknownNameError(f"setting in {where}:", unknown[0], known)
+    hints, normal = get_type_hints(cls), known_names(cls, values, where)
     return cls(**{name: convert(hints[name], value, f"{where}: {name}") for name, value in normal.items()})
 
 
 def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> argparse.ArgumentParser:
     """The argparse parser of a settings class."""
     made = argparse.ArgumentParser(prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--config", metavar="FILE.toml", help="settings from a file; flags win over it")
+    presets = f", or a preset: {', '.join(cls.presets)}" if cls.presets else ""
+    made.add_argument(
+        "file", nargs="?", metavar="CONFIG.toml", help=f"settings from a file{presets}; flags win over it"
+    )
+    made.add_argument("--config", metavar="FILE.toml", help="the same")
     made.add_argument("--override", metavar="key=value", action="append", default=[], help="one setting; last word")
-    made.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    made.add_argument("--dry-run", action="store_true", help="print settings and plan, and stop")
     for spec in fields(cls):
         meta, default = spec.metadata, spec.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
@@ -79,6 +82,43 @@ def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> argparse.
     return made
 
 
+def read_settings(cls: type[RunConfig], path: str) -> dict[str, Any]:
+    """Names and values of a file, over those of the preset it names; or of a preset.
+
+    Raises:
+        InputError: see `make_config`; also a file that cannot be read, or an unknown preset.
+    """
+    if path in cls.presets:
+        return read_settings(cls, str(RECIPES / cls.presets[path]))
+    if cls.presets and not Path(path.partition("#")[0]).exists() and not path.endswith(".toml"):
+        raise UnknownNameError("file or preset", path, cls.presets)
+    path, _, section = path.partition("#")
+    table = read_toml(path)
+    if section and section not in table:
+        raise InputError(f"{path} has no table [{section}]")
+    given = dict(table.get(section or cls.section, table))
+    base, preset = {}, given.pop("preset", None)
+    if preset is not None:
+        if preset not in cls.presets:
+            raise UnknownNameError("preset", preset, cls.presets)
+        base = read_settings(cls, preset)
+    hints, names = get_type_hints(cls), known_names(cls, given, path)
+    return base | {name: convert(hints[name], value, f"{path}: {name}") for name, value in names.items()}
+
+
+def known_names(cls: type[RunConfig], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same with _ for -.
+
+    Raises:
+        UnknownNameError: a name that is no setting; gives the closest.
+    """
+    known = {spec.name for spec in fields(cls)}
+    normal = {name.replace("-", "_"): value for name, value in values.items()}
+    if unknown := sorted(set(normal) - known):
+        raise UnknownNameError(f"setting in {where}:", unknown[0], known)
+    return normal
+
+
 def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | None = None) -> tuple[C, bool]:
     """(settings, whether it is a dry run) from a command line.
 
@@ -86,15 +126,11 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
         InputError: see `make_config`; also a settings file that cannot be read.
     """
     given = vars(parser(cls, doc, prog).parse_args(arguments))
-    dry, path, overrides = given.pop("dry_run"), given.pop("config"), given.pop("override")
+    dry, file, path, overrides = (given.pop(name) for name in ("dry_run", "file", "config", "override"))
+    if file and path:
+        raise InputError(f"two files of settings: {file} and {path}; give one")
     hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    if path:
-        path, _, section = path.partition("#")
-        table = read_toml(path)
-        if section and section not in table:
-            raise InputError(f"{path} has no table [{section}]")
-        values = make_config(cls, table.get(section or cls.section, table), path).__dict__.copy()
+    values = read_settings(cls, file or path) if file or path else {}
     flags = {name: value for name, value in given.items() if value is not None}
     values |= {name: convert(hints[name], value, f"--{name.replace('_', '-')}") for name, value in flags.items()}
     pairs = [pair.partition("=") for pair in overrides]
@@ -122,9 +158,16 @@ def run_command(
     config, dry = parse(cls, arguments, doc, prog)
     if dry:
         print(describe(config))
+        if cls.plan:
+            print(f"\n{resolve(cls.plan)(config)}")
         return
-    module, _, function = target.partition(":")
-    print(getattr(importlib.import_module(module), function)(config))
+    print(resolve(target)(config))
+
+
+def resolve(target: str) -> Any:
+    """What "module:name" means, imported now."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def main(cls: type[RunConfig], target: str, doc: str | None) -> int:

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from sd_ext.errors import InputError
 from sd_ext.schedulers import NoiseSchedule
 from sd_ext.training.conditioning import TextTowers, unet_arguments
 from sd_ext.training.configs import DiffusionConfig
-from sd_ext.training.data import Sample, random
-from sd_ext.training.data.order import Pass
+from sd_ext.training.data import Item, Sample, random
+from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.encoded import Encoded
 from sd_ext.training.model_files import ModelFiles
 from sd_ext.training.objective import (
@@ -105,7 +105,7 @@ class DiffusionTask(Task):
     def __init__(self, config: DiffusionConfig, files: ModelFiles):
         self.config, self.files = config, files
         scale = 2 ** (len(files.config("vae")["block_out_channels"]) - 1)
-        self.pictures, self.held_out = open_pictures(config, scale)
+        self.pictures, self.held_out = open_pictures(config, scale, self.more_items)
         self.sizes = self.pictures.sizes
         self.scale, self.channels = scale, files.config("vae").get("latent_channels", 4)
         self.noise = self.noise_settings()
@@ -119,16 +119,24 @@ class DiffusionTask(Task):
         self.told = [plain(config, caption) for caption in self.held_out.captions] if self.held_out else []
         self.parts = {"base": files.digest("vae", *files.text_parts), "samples": self.fingerprint()}
         self.unet: Any = None
+        if config.epochs:
+            self.config = replace(config, steps=config.epochs * self.steps_per_epoch(PartialState().num_processes))
+
+    def steps_per_epoch(self, processes: int = 1) -> int:
+        config = self.config
+        group = config.batch_size * config.accumulation * processes
+        return StepOrder(self.sizes, config.batch_size, group, config.seed).steps_per_epoch
+
+    def more_items(self, count: int) -> list[Item]:
+        """Samples beside the `count` pictures of the data."""
+        return []
 
     def noise_settings(self) -> dict[str, Any]:
         """The noise schedule of the model, as Diffusers' schedulers take it, with what the settings change."""
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-        given = self.files.config("scheduler")
-        config = self.config
-        settings = {name: given[name] for name in names if given.get(name) is not None}
-        told = given.get("prediction_type", "epsilon")
-        settings["prediction_type"] = told if config.prediction_type == "auto" else config.prediction_type
-        settings["rescale_betas_zero_snr"] = config.zero_snr or given.get("rescale_betas_zero_snr", False)
+        config, settings = self.config, self.files.noise()
+        if config.prediction_type != "auto":
+            settings["prediction_type"] = config.prediction_type
+        settings["rescale_betas_zero_snr"] = config.zero_snr or settings["rescale_betas_zero_snr"]
         return settings
 
     def fingerprint(self) -> str:
@@ -274,14 +282,16 @@ class DiffusionTask(Task):
     def loss(self) -> DiffusionLoss:
         return self.model  # type: ignore[return-value]
 
-    def draw_prompts(self, pipe: Any) -> list[np.ndarray]:
-        """A picture of each prompt, from seeds that follow one another."""
-        negative = self.preview_words(self.config.negative_prompt)
+    def draw_prompts(self, pipe: Any, towers: TextTowers | None = None) -> list[np.ndarray]:
+        """A picture of each prompt, from seeds that follow one another; words as `towers` have them, if given."""
+
+        def words(text: str) -> dict[str, Tensor]:
+            return towers(towers.tokenize([text]).to(self.device)) if towers else self.preview_words(text)
+
+        negative, seed = words(self.config.negative_prompt), self.config.preview_seed
+        told = [words(prompt) for prompt in self.prompts]
         with self.accelerator.autocast():
-            return [
-                draw(pipe, self.preview_words(prompt), negative, self.config.preview_seed + number, self.config)
-                for number, prompt in enumerate(self.prompts)
-            ]
+            return [draw(pipe, each, negative, seed + number, self.config) for number, each in enumerate(told)]
 
     def preview_words(self, text: str) -> dict[str, Tensor]:
         """What a text is to the U-Net, on the device."""

@@ -43,13 +43,20 @@ class Ema:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.values()), [p.float() for p in self.source.values()], 1 - decay)
 
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the weights are the averages; after it they are what they were, bit for bit."""
+        weights = {name: p.detach().clone() for name, p in self.source.items()}
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(weights)
+
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange weights and averages; twice is nothing."""
+    def _set(self, values: dict[str, Tensor]) -> None:
         for name, p in self.source.items():
-            weights = p.detach().clone()
-            p.copy_(self.average[name])
-            self.average[name].copy_(weights)
+            p.copy_(values[name])
 
 
 @dataclass
@@ -61,7 +68,8 @@ class Run:
         accelerator: devices and precision.
         model: computes the loss: `model(*batch)` returns a dictionary of means over the batch, of which "loss" is
             minimised.
-        optimizer: on the model's trained weights; each group's "ratio" multiplies the learning rate.
+        optimizer: on the model's trained weights; each group's "ratio" multiplies the learning rate, which is 0
+            from step "until" on.
         batches: `batches(first)` yields what this process does in steps `first`, `first + 1`, ...: (pass, arguments).
         names: of a pass's samples, for messages.
         step: optimizer steps done.
@@ -121,7 +129,7 @@ def train(run: Run) -> Iterator[dict[str, float]]:
         work = next(batches)
         rate = learning_rate(config, run.step)
         for group in inner(run.optimizer).param_groups:
-            group["lr"] = rate * group.get("ratio", 1.0)
+            group["lr"] = rate * group.get("ratio", 1.0) if run.step < group.get("until", math.inf) else 0.0
         sums = backward(run, work)
         names, passes = list(sums), [each for each, _ in work]
         reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")

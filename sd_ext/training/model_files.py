@@ -73,6 +73,14 @@ class ModelFiles:
         except ValueError as error:
             raise ModelError(f"{path} is damaged: {error}") from error
 
+    def noise(self) -> dict[str, Any]:
+        """The noise schedule, as Diffusers' schedulers take it."""
+        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+        given = self.config("scheduler")
+        settings = {name: given[name] for name in names if given.get(name) is not None}
+        told = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
+        return settings | {name: given.get(name, default) for name, default in told.items()}
+
     def load(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
         """A part, from safetensors only.
 

@@ -47,7 +47,6 @@ from sd_ext.training.optimizers import (
 from sd_ext.training.progress import TrainingProgress
 from sd_ext.training.task import Task
 
-
 SAME_REQUEST = 2.0  # seconds in which a terminal's signal and the launcher's, which passes it on, are one request
 
 
@@ -223,11 +222,10 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if accelerator.device.type == "cpu":
         quicken(task.model)
-    named = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
+    groups = groups_of(task, config.weight_decay)
     options = parse_options(config.optimizer_options)
     if config.optimizer == "adamw":
         options = {"betas": (0.9, config.beta2), **options}
-    groups = parameter_groups(named, config.weight_decay, task.ratios)
     optimizer = make_optimizer(config.optimizer, groups, config.learning_rate, options)
     model, prepared = accelerator.prepare(task.model, optimizer)
     to_training(prepared)
@@ -235,6 +233,20 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     return Run(
         config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names
     )
+
+
+def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
+    """The optimizer's groups; those of parameters that stop have the step in "until"."""
+    by_stop: dict[int, list[tuple[str, Any]]] = {}
+    for name, p in task.model.named_parameters():
+        stop = next((stop for part, stop in task.stops.items() if f".{part}." in f".{name}."), 0)
+        by_stop.setdefault(stop if p.requires_grad else 0, []).append((name, p))
+    groups = []
+    for stop, named in by_stop.items():
+        if any(p.requires_grad for _, p in named):
+            made = parameter_groups(named, weight_decay, task.ratios)
+            groups += [{**group, "until": stop} if stop else group for group in made]
+    return groups
 
 
 def agreed(accelerator: Accelerator, asked: bool) -> bool:
@@ -247,17 +259,12 @@ def agreed(accelerator: Accelerator, asked: bool) -> bool:
 @contextlib.contextmanager
 def evaluating(run: Run, task: Task) -> Iterator[None]:
     """Within the block the model is what would be saved: averaged weights, no dropout, no gradients."""
-    with averaged(run.optimizer):
-        if run.ema:
-            run.ema.swap()
+    with averaged(run.optimizer), run.ema.applied() if run.ema else contextlib.nullcontext(), torch.no_grad():
         task.model.eval()
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
             task.model.train()
-            if run.ema:
-                run.ema.swap()
 
 
 def observe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from sd_ext.errors import InputError
@@ -12,13 +12,15 @@ from sd_ext.training.phrases import rephrasings
 from sd_ext.training.share import report_broken
 
 
-def open_pictures(config: DiffusionConfig, scale: int, more: Sequence[Item] = ()) -> tuple[Pictures, Pictures | None]:
+def open_pictures(
+    config: DiffusionConfig, scale: int, more: Callable[[int], list[Item]] = lambda count: []
+) -> tuple[Pictures, Pictures | None]:
     """(samples, held-out samples or None); says which pictures were left out, and why.
 
     Args:
         config: the settings.
         scale: pixels per latent.
-        more: items beside those of `config.data`, such as class pictures.
+        more: from the number of items of `config.data` to items beside them, such as class pictures.
     """
     items, held_out = read_items(config.data, config.split), []
     if config.validation_share:
@@ -27,7 +29,7 @@ def open_pictures(config: DiffusionConfig, scale: int, more: Sequence[Item] = ()
         held_out = read_items(config.validation_data, "all")
     elif config.validation_split:
         held_out = read_items(config.data, config.validation_split)
-    pictures = _pictures([*items, *more], config, scale, config.crop, config.repeats)
+    pictures = _pictures([*items, *more(len(items))], config, scale, config.crop, config.repeats)
     return pictures, _pictures(held_out, config, scale, "center", 1) if held_out else None
 
 

@@ -23,6 +23,7 @@ class Task:
             which "loss" is minimised. There from `begin` on.
         sizes: of the samples: those of one size can share a pass.
         ratios: beginnings or parts of parameter names -> what their learning rate is multiplied by.
+        stops: parts of parameter names -> the step from which on they stay as they are.
         parts: what is trained on beside the settings, by name: a resumed run must have the same.
     """
 
@@ -30,6 +31,7 @@ class Task:
     model: nn.Module
     sizes: Sequence[Hashable]
     ratios: dict[str, float] = {}  # noqa: RUF012  # never changed in place
+    stops: dict[str, int] = {}  # noqa: RUF012
     parts: dict[str, str] = {}  # noqa: RUF012
 
     def begin(self, accelerator: Accelerator) -> None:

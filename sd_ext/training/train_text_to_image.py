@@ -103,7 +103,8 @@ class TextToImageTask(DiffusionTask):
 
 def run(config: TextToImageConfig) -> Path:
     """Train, or resume; returns the folder of the pipeline."""
-    return fit(TextToImageTask(config), config)
+    task = TextToImageTask(config)
+    return fit(task, task.config)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from sd_ext.errors import InputError
-
-SCHEDULES = ("cosine", "linear", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt")
+from sd_ext.training.optimizers import parse_options, preset
+from sd_ext.training.schedules import SCHEDULES
 
 
 def setting(default: Any, help: str, unit: str | None = None, choices: tuple[str, ...] = (), free: bool = False) -> Any:
@@ -33,6 +33,8 @@ class RunConfig:
     """What every training run has."""
 
     section: ClassVar[str] = ""  # the table of a recipe file that holds these settings
+    presets: ClassVar[dict[str, str]] = {}  # names of recipe files that can stand in place of a file of settings
+    plan: ClassVar[str] = ""  # "module:function" that says, from the settings, what a run would do
 
     data: str = setting(
         "",
@@ -89,6 +91,15 @@ class RunConfig:
         self._need("learning_rate", self.learning_rate > 0, "more than 0")
         self._need("lr_end", 0 <= self.lr_end <= 1, "from 0 to 1")
         self._need("lr_power", self.lr_power > 0, "more than 0")
+        parse_options(self.optimizer_options)
+        averages = preset(self.optimizer).constant
+        if averages and self.ema:
+            raise InputError(f"settings contradict each other: {self.optimizer} averages by itself; set ema = 0")
+        if averages and self.lr_schedule != "constant":
+            raise InputError(
+                f"settings contradict each other: {self.optimizer} averages in place of a falling learning rate; "
+                "set lr_schedule = constant"
+            )
         self._need("ema", 0 <= self.ema < 1, "from 0 up to, not including, 1")
         self._need("beta2", 0 < self.beta2 < 1, "between 0 and 1")
 

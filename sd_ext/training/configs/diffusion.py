@@ -27,6 +27,7 @@ class DiffusionConfig(RunConfig):
     upscale: bool = setting(False, "enlarge pictures that are smaller than their bucket (else they get a smaller one)")
     crop: str = setting("center", "which part of a picture a bucket shows", choices=("center", "random"))
     min_size: int = setting(16, "pictures whose shorter side is below this are left out", "PIXELS")
+    epochs: int = setting(0, "passes over the data, in place of steps; 0 for steps", "N")
     repeats: int = setting(1, "times an epoch holds each picture, beside what the data itself says", "N")
 
     captionless: str = setting("skip", "what to do with pictures without caption", choices=("skip", "use"))
@@ -91,6 +92,7 @@ class DiffusionConfig(RunConfig):
             self._need(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in (
             "gamma",
+            "epochs",
             "offset_noise",
             "pyramid_iterations",
             "input_perturbation",

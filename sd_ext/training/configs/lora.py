@@ -15,6 +15,8 @@ class LoraConfig(DiffusionConfig):
     """Settings of `train_lora`."""
 
     section: ClassVar[str] = "lora"
+    presets: ClassVar[dict[str, str]] = {name: f"lora_{name}.toml" for name in ("embedded", "sd15", "sd21", "sdxl")}
+    plan: ClassVar[str] = "sd_ext.training.plan:plan_lora"
 
     name: str = setting("lora", "of the files and the model card", "NAME", free=True)
     resolution: tuple[int, ...] = setting(  # type: ignore[assignment]
@@ -26,7 +28,6 @@ class LoraConfig(DiffusionConfig):
     warmup: int = setting(0, "steps over which the learning rate rises from 0", "STEPS")
     beta2: float = setting(0.999, "second decay rate of adamw")
     ema: float = setting(0.0, "decay of the averaged weights, which are what is saved; 0 for no averaging")
-    epochs: int = setting(0, "passes over the data, in place of steps; 0 for steps", "N")
 
     method: str = setting("lora", "kind of adapter", choices=("lora", "dora", "loha", "lokr"))
     rank: int = setting(16, "rank of the adapters", "N")
@@ -74,7 +75,7 @@ class LoraConfig(DiffusionConfig):
         super().__post_init__()
         for name in ("rank", "token_vectors", "class_images"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("alpha", "conv_rank", "conv_alpha", "text_encoder_rank", "text_encoder_learning_rate", "epochs",
+        for name in ("alpha", "conv_rank", "conv_alpha", "text_encoder_rank", "text_encoder_learning_rate",
                      "prior_weight", "token_steps"):  # fmt: skip
             self._need(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lora_plus", "token_learning_rate"):

@@ -1,0 +1,258 @@
+"""Train a LoRA of Stable Diffusion 1.x, 2.x or SDXL; the base model stays as it is.
+
+    accelerate launch training/train_lora.py CONFIG.toml        (or the name of a preset: embedded, sd15, sd21, sdxl)
+
+Adapters (LoRA, Hu et al. 2021, arXiv 2106.09685, and kin) go into modules of the U-Net and, if wanted, of the text
+encoders; new words are learned beside them. The adapters are in float32, the frozen base in the precision that passes
+compute in. The result is the same LoRA in Diffusers' and in kohya's format, pictures, and a validation curve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sd_ext.errors import InputError
+from sd_ext.lora import Lora, from_peft, merge
+from sd_ext.training.adapters import TEXT_TARGETS, add_adapters, peft_config, target_modules
+from sd_ext.training.assemble import make_pipeline
+from sd_ext.training.class_pictures import class_items, make_class_pictures
+from sd_ext.training.conditioning import TextTowers
+from sd_ext.training.config_cli import main
+from sd_ext.training.configs import LoraConfig
+from sd_ext.training.data import Item
+from sd_ext.training.diffusion import DiffusionLoss, DiffusionTask, prepare_unet
+from sd_ext.training.estimate import check_memory, estimate, free_memory
+from sd_ext.training.lora_result import write_result
+from sd_ext.training.model_files import ModelFiles, find_model, part_class
+from sd_ext.training.new_words import Words, add_words, spell_out
+from sd_ext.training.optimizers import LORA_UP
+from sd_ext.training.previews import labelled_sheet
+from sd_ext.training.run import fit
+
+DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LoraTask(DiffusionTask):
+    """Adapters are trained, and new words; all else is frozen."""
+
+    name = "lora"
+    config: LoraConfig
+
+    def __init__(self, config: LoraConfig, files: ModelFiles):
+        super().__init__(config, files)
+        self.trains_text = config.text_encoder or bool(config.tokens)
+        self.towers: TextTowers | None = None
+        self.new_words: list[Words] = []
+        self.at_start: Lora | None = None
+        text_ratio = (config.text_encoder_learning_rate or config.learning_rate) / config.learning_rate
+        self.ratios = {"towers": text_ratio}
+        if config.tokens:
+            self.ratios["vectors"] = config.token_learning_rate / config.learning_rate / text_ratio
+        if config.lora_plus != 1:
+            self.ratios |= dict.fromkeys(LORA_UP, config.lora_plus)
+        self.stops = {"vectors": config.token_steps} if config.token_steps else {}
+
+    def more_items(self, count: int) -> list[Item]:
+        return class_items(self.config, count)
+
+    def all_texts(self) -> list[str]:
+        return [] if self.trains_text else super().all_texts()
+
+    # The model.
+
+    def make_model(self) -> DiffusionLoss:
+        config = self.config
+        unet = self.files.load("unet", base_dtype(config)).eval()
+        self.base_pictures = self.draw_base(unet)
+        if config.base_precision == "int8":
+            quantize(unet)
+        self.adapt_unet(unet)
+        if self.trains_text:
+            self.towers = TextTowers.load(self.files, base_dtype(config))
+            self.adapt_towers(self.towers)
+        model = DiffusionLoss(unet, config.loss, self.towers)
+        if config.init in ("pissa", "olora"):
+            self.keep_start(unet)
+        return model
+
+    def adapt_unet(self, unet: Any) -> None:
+        config = self.config
+        names = target_modules(unet, config.targets, config.blocks)
+        add_adapters(unet, peft_config(config, unet, names, config.rank), config.seed)
+
+    def adapt_towers(self, towers: TextTowers) -> None:
+        config = self.config
+        for number, encoder in enumerate(towers.encoders.values() if config.text_encoder else []):
+            names = target_modules(encoder, TEXT_TARGETS)
+            settings = peft_config(config, encoder, names, config.text_encoder_rank or config.rank)
+            add_adapters(encoder, settings, config.seed + 1 + number)
+            if config.gradient_checkpointing:
+                encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        if config.tokens:
+            self.new_words = add_words(towers, config.tokens, config.token_vectors, config.token_init)
+
+    def build_on_meta(self) -> tuple[Any, TextTowers | None]:
+        """U-Net and trained text encoders as they will be, without weights."""
+        from diffusers import UNet2DConditionModel
+
+        config, dtype = self.config, base_dtype(self.config)
+        plain = replace(config, init="default")  # others look at weights
+        with torch.device("meta"):
+            made: Any = UNet2DConditionModel.from_config(self.files.config("unet"))
+            unet = made.to(dtype)
+            names = target_modules(unet, config.targets, config.blocks)
+            add_adapters(unet, peft_config(plain, unet, names, config.rank), config.seed)
+            towers = self.towers_on_meta().to(dtype) if self.trains_text else None
+        if towers is not None:
+            self.adapt_towers(towers)
+        prepare_unet(unet, replace(config, compile=False, attention_backend="sdpa"))
+        return unet, towers
+
+    def towers_on_meta(self) -> TextTowers:
+        kinds = [part_class(part) for part in self.files.text_parts]
+        encoders = [
+            kind(kind.config_class.from_pretrained(self.files.parts[part]))
+            for kind, part in zip(kinds, self.files.text_parts, strict=True)
+        ]
+        tokenizers = [self.files.load(part.replace("text_encoder", "tokenizer")) for part in self.files.text_parts]
+        for encoder in encoders:
+            encoder.requires_grad_(False)
+        return TextTowers(tokenizers, encoders, self.files.text_parts)
+
+    def keep_start(self, unet: Any) -> None:
+        """Remember the adapters of an initialisation that took their part out of the base.
+
+        The difference to them is the LoRA of the original base. A run that goes on elsewhere may find other singular
+        vectors: then the base is corrected, so that base and adapters at the start are as they were.
+        """
+        path = Path(self.config.out) / "start.safetensors"
+        now = {name: p.detach().clone() for name, p in unet.named_parameters() if p.requires_grad}
+        if self.accelerator.is_main_process and not path.exists():
+            partial = path.with_suffix(".tmp")
+            save_file({name: value.contiguous() for name, value in now.items()}, partial)
+            partial.rename(path)
+        self.accelerator.wait_for_everyone()
+        then = load_file(path)
+        own, parameters = from_peft({"unet": unet}), dict(unet.named_parameters())
+        drawn = {module: adapter.product() for module, adapter in own.adapters.items()}
+        with torch.no_grad():
+            for name, value in then.items():
+                parameters[name].copy_(value)
+            self.at_start = deepcopy(from_peft({"unet": unet}))
+            for module, adapter in self.at_start.adapters.items():
+                weight = unet.get_submodule(module.path).get_base_layer().weight
+                difference = drawn[module] - adapter.product()
+                if difference.any():
+                    weight.copy_(weight.float() + difference.reshape(weight.shape).to(weight.device))
+
+    # Words.
+
+    def words(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        if self.towers is None:
+            return super().words(texts)
+        return {"tokens": self.towers.tokenize([self.spelled(text) for text in texts])}
+
+    def spelled(self, text: str) -> str:
+        return spell_out(text, self.config.tokens, self.config.token_vectors)
+
+    def preview_words(self, text: str) -> dict[str, Tensor]:
+        if self.towers is None:
+            return super().preview_words(text)
+        return self.towers(self.towers.tokenize([self.spelled(text)]).to(self.device))
+
+    # Pictures.
+
+    def draw_base(self, unet: Any) -> list[np.ndarray]:
+        """Pictures of the previews' prompts by the base model, from the run's folder if they are there."""
+        config, made = self.config, []
+        if not self.accelerator.is_main_process or not config.validate_every:
+            return made
+        said = repr((self.prompts, config.negative_prompt, config.preview_guidance, config.preview_steps,
+                     config.preview_seed, config.resolution, self.noise))  # fmt: skip
+        folder = Path(config.out) / "previews" / f"base-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+        if not folder.is_dir():
+            towers = TextTowers.load(self.files).to(self.device) if self.trains_text else None
+            partial = folder.with_name(f".{folder.name}")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with torch.no_grad():
+                pictures = self.draw_prompts(self.drawer(unet.to(self.device)), towers)
+            for number, picture in enumerate(pictures):
+                Image.fromarray(picture).save(partial / f"{number:04d}.png")
+            partial.rename(folder)
+        return [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+
+    def drawer(self, unet: Any) -> Any:
+        return make_pipeline(self.encoded.vae(), unet, self.noise, None, self.files.family)
+
+    def preview(self) -> Image.Image:
+        """Each prompt by the base model and, from the same noise, by the LoRA as it is."""
+        pictures = self.draw_prompts(self.drawer(self.unet))
+        if self.config.cache:
+            self.encoded.release()
+        return labelled_sheet({"base": self.base_pictures, "LoRA": pictures}, self.prompts)
+
+    # The result.
+
+    def trained(self) -> Lora:
+        """The LoRA of the original base."""
+        towers = dict(self.towers.encoders) if self.towers is not None and self.config.text_encoder else {}
+        lora = from_peft({"unet": self.unet, **towers}, base=self.files.base)
+        return merge([(lora, 1.0), (self.at_start, -1.0)]) if self.at_start else lora
+
+    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
+        pictures = self.draw_prompts(self.drawer(self.unet)) if self.config.validate_every else []
+        write_result(self, folder, history, pictures)
+
+
+def base_dtype(config: LoraConfig) -> torch.dtype:
+    """What the frozen model is held in; for int8 what it is quantised from."""
+    return DTYPES[config.mixed_precision if config.base_precision in ("auto", "int8") else config.base_precision]
+
+
+def quantize(model: Any) -> None:
+    """Hold the weights of linear layers in 8 bits (torchao)."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise InputError("base_precision is int8, which needs torchao: pip install torchao") from error
+    quantize_(model, Int8WeightOnlyConfig())
+
+
+def run(config: LoraConfig) -> Path:
+    """Train, or resume; returns the folder of the LoRA.
+
+    Raises:
+        InputError: settings, data or model that cannot work.
+    """
+    files = find_model(config.model, config.variant)
+    state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
+    with state.main_process_first():
+        if state.is_main_process:
+            make_class_pictures(config, files, state.device)
+    task = LoraTask(config, files)
+    check_memory(estimate(task), free_memory(state.device), task.config)
+    folder = fit(task, task.config)
+    if config.push_to_hub and state.is_main_process:
+        from sd_ext.hub import publish
+
+        print(publish(folder, config.push_to_hub))
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main(LoraConfig, "sd_ext.training.train_lora:run", __doc__))
