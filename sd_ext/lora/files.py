@@ -47,7 +47,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     partial = path.with_name(f".{os.getpid()}.{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+        save_file(dict(tensors), partial, dict(metadata))
         _sort_header(partial)
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
@@ -71,14 +71,27 @@ def _sort_header(path: Path) -> None:
         file.write(text.ljust(length))
 
 
+def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each contiguous and in memory of its own, as safetensors insists; copied only where need be."""
+    seen: set[int] = set()
+    made = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        made[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+    return made
+
+
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
     """The tensors in another type (None: their own), and a sentence on values that became zero, or nothing.
 
     Raises:
         InputError: a value is too large for the type, or all of a tensor would become zero.
     """
+    tensors = own(tensors)
     if dtype is None:
-        return dict(tensors), ""
+        return tensors, ""
     made, lost, total, largest = {}, 0, 0, 0.0
     for name, tensor in tensors.items():
         made[name] = tensor if name.endswith(".alpha") else tensor.to(dtype)  # one number, and a scale: kept whole

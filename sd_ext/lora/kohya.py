@@ -49,13 +49,9 @@ def tensors_of(lora: Lora) -> dict[str, Tensor]:
     return tensors
 
 
-def header_of(
-    lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mapping[str, str], keep_alphas: bool = True
-) -> dict[str, str]:
+def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mapping[str, str]) -> dict[str, str]:
     """The header's entries: what the caller gave, then what the tensors tell, then what the LoRA came with."""
-    base = base_of(lora)
-    shown = lora if keep_alphas else lora.with_one_alpha()
-    header = {**_defaults(base, lora.metadata, name), **lora.metadata, **_layout(shown), **given}
+    header = {**_defaults(base_of(lora), lora.metadata, name), **lora.metadata, **_layout(lora), **given}
     trained = {key: value for key, value in header.items() if key.startswith("ss_")}
     model, legacy = hashes(tensors, trained)
     return {**header, "sshs_model_hash": model, "sshs_legacy_hash": legacy}

@@ -102,11 +102,11 @@ class Lora:
         Diffusers' reader of kohya files gives every module the alpha that most have (its alpha patterns keep the
         tensor's name and match no module).
         """
-        common = {
+        usual = {
             part: Counter(a.alpha for module, a in self.adapters.items() if module.part == part).most_common(1)[0][0]
             for part in self.parts
         }
-        adapters = {module: _with_alpha(adapter, common[module.part]) for module, adapter in self.adapters.items()}
+        adapters = {m: _with_alpha(m, adapter, usual[m.part]) for m, adapter in self.adapters.items()}
         return replace(self, adapters=adapters)
 
     def save(
@@ -142,9 +142,9 @@ class Lora:
             raise InputError(f"{path}: LoRAs are written as .safetensors only")
         lora = replace(self, metadata={**self.metadata, **(metadata or {})}, base=base or self.base)
         if format == "kohya":
-            tensors, name = kohya.tensors_of(lora if keep_alphas else lora.with_one_alpha()), path.stem
-            tensors, note = cast(tensors, dtype)
-            header = kohya.header_of(lora, tensors, name, metadata or {}, keep_alphas)
+            lora = lora if keep_alphas else lora.with_one_alpha()
+            tensors, note = cast(kohya.tensors_of(lora), dtype)
+            header = kohya.header_of(lora, tensors, path.stem, metadata or {})
         elif format == "diffusers":
             tensors, note = cast(diffusers_format.tensors_of(lora), dtype)
             header = diffusers_format.header_of(lora)
@@ -154,10 +154,12 @@ class Lora:
         return note
 
 
-def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:
+def _with_alpha(module: ModuleName, adapter: Adapter, alpha: float) -> Adapter:
     if adapter.kind != "lora" or adapter.alpha == alpha or not alpha:
         return adapter
-    up = (adapter.up.float() * (adapter.alpha / alpha)).to(adapter.up.dtype)
+    up = (adapter.up.detach().float() * (adapter.alpha / alpha)).to(adapter.up.dtype)
+    if not up.isfinite().all():
+        raise InputError(f"{module}: up does not fit {up.dtype} with alpha {alpha:g}; keep the alphas as they are")
     return Adapter(adapter.kind, {**adapter.tensors, "up": up}, alpha)
 
 

@@ -139,3 +139,23 @@ def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(InputError, match="no adapter"):
         Lora({})
     assert not list(tmp_path.iterdir())
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path):
+    whole = torch.arange(32.0).reshape(8, 4)
+    shared = Adapter("lora", {"down": whole[:2], "up": whole[:4, :2]}, 1.0)
+    made = Lora({ONE: shared, ModuleName("unet", "conv_out"): shared})
+    for format in ("kohya", "diffusers"):
+        made.save(tmp_path / "a.safetensors", format)
+        for module in made.adapters:
+            assert torch.equal(read_lora(tmp_path / "a.safetensors").delta(module), made.delta(module))
+
+
+def test_one_alpha_that_does_not_fit_the_type_is_said(tmp_path):
+    half = {"down": torch.ones(1, 4).half(), "up": torch.full((4, 1), 6e4).half()}
+    paths = ("down_blocks.0.attentions.0.proj_in", "conv_in", "conv_out")
+    mixed = {ModuleName("unet", path): Adapter("lora", half, 9.0 if path == "conv_out" else 1.0) for path in paths}
+    with pytest.raises(InputError, match=r"unet.conv_out: .* keep the alphas"):
+        Lora(mixed).save(tmp_path / "a.safetensors", "kohya")
+    Lora(mixed).save(tmp_path / "a.safetensors", "kohya", keep_alphas=True)
+    assert sorted(adapter.alpha for adapter in read_lora(tmp_path / "a.safetensors")) == [1, 1, 9]

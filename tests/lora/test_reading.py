@@ -119,6 +119,13 @@ def test_headers_and_bundled_embeddings_are_kept(tmp_path):
     assert all(torch.equal(written[name], tensor) for name, tensor in tensors.items())
 
 
+def test_pefts_settings_in_a_kohya_file_change_nothing_and_are_not_passed_on(tmp_path):
+    tensors = {f"{FLAT}_to_q.lora_down.weight": DOWN, f"{FLAT}_to_q.lora_up.weight": UP,
+               f"{FLAT}_to_q.alpha": torch.tensor(5.0)}  # fmt: skip
+    lora = read_lora(tensors, {"lora_adapter_metadata": '{"unet.lora_alpha": 99}'})
+    assert ([adapter.alpha for adapter in lora], lora.metadata) == ([5.0], {})
+
+
 def test_diffusers_own_conversion_to_kohya_is_read_for_what_it_says():
     """It writes alpha = rank and numbers SD 1.x's only text encoder; names are right, so that all of it is read."""
     made = {f"unet.{ATTN}.to_q.lora_A.weight": DOWN, f"unet.{ATTN}.to_q.lora_B.weight": UP,
@@ -150,6 +157,8 @@ GOOD = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         ({**GOOD, f"{KEY}.alpha": torch.tensor(float("inf"))}, "alpha is inf"),
         ({**GOOD, f"{KEY}.lora_magnitude_vector": torch.ones(5)}, "dora .* does not fit"),
         ({f"{KEY}.alpha": torch.ones(())}, "no factors"),
+        # What Diffusers' convert_all_state_dict_to_peft leaves of a U-Net's old names.
+        ({f"unet.{ATTN}.q_proj.lora_A.weight": DOWN}, "'q_proj'; did you mean"),
         ({"transformer.x_embedder.lora_A.weight": DOWN, "transformer.x_embedder.lora_B.weight": UP}, "transformer"),
         ({f"{FLAT}_to_q.lora_down.weight": DOWN, "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
           ".lora_up.weight": UP}, "is given twice: as lora_unet_down.* and as lora_unet_input"),

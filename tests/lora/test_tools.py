@@ -19,7 +19,7 @@ from . import models
 ONE = ModuleName("unet", "conv_in")
 sides, ranks, kernels = st.integers(1, 9), st.integers(1, 6), st.sampled_from([None, 1, 3])
 alphas = st.floats(0.1, 20)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=25, deadline=None)
 
 
 def random_lora(out, inside, rank, alpha, kernel=None, seed=0):
