@@ -136,7 +136,10 @@ def find_model(model: str, variant: str = "") -> ModelFiles:
         listed = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{index} is damaged: {error}") from error
-    present = {name: root / name for name, value in listed.items() if isinstance(value, list) and value[1]}
+    if not isinstance(listed, dict):
+        raise ModelError(f"{index} is damaged: it does not list parts by name")
+    named = {name: value for name, value in listed.items() if isinstance(value, list) and len(value) == 2}
+    present = {name: root / name for name, (_, kind) in named.items() if kind}
     refuse_other_kinds(model, listed, present)
     return ModelFiles({name: path for name, path in present.items() if path.is_dir()}, variant, model)
 
