@@ -1,37 +1,25 @@
 """Each script learns a tiny set, saves what Diffusers and Transformers load, and starts from an existing model."""
 
+import json
+
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_ext.errors import InputError, ModelError
-from sd_ext.training import loop
 from sd_ext.training.assemble import folder_size, save_pipeline
+from sd_ext.training.conditioning import tokenize
 from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
-from sd_ext.training.data import Pictures
+from sd_ext.training.data import Pass, Pictures
 from sd_ext.training.train_autoencoder import latent_std, reconstruct
 from sd_ext.training.train_autoencoder import run as run_autoencoder
 from sd_ext.training.train_text_encoder import run as run_text_encoder
-from sd_ext.training.train_text_encoder import tokenize
 from sd_ext.training.train_text_to_image import TextToImageTask
 from sd_ext.training.train_text_to_image import run as run_text_to_image
 
-from .conftest import TINY_AUTOENCODER, TINY_IMAGE, TINY_TEXT
-
-
-@pytest.fixture
-def metrics(monkeypatch):
-    """Every metric the loop yields."""
-    seen, real = [], loop.train
-
-    def spy(run):
-        for values in real(run):
-            seen.append(values)
-            yield values
-
-    monkeypatch.setattr("sd_ext.training.run.train", spy)
-    return seen
+from .conftest import TINY, TINY_AUTOENCODER, TINY_TEXT, TWO_SIZES, image_settings
 
 
 def mean(metrics, name, where):
@@ -39,9 +27,8 @@ def mean(metrics, name, where):
     return sum(values) / len(values)
 
 
-def image_settings(picture_folder, tiny_parts, **settings):
-    parts = {"autoencoder": tiny_parts[0], "text_encoder": tiny_parts[1]}
-    return {**TINY_IMAGE, "data": str(picture_folder), **parts, **settings}
+def same_unet(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_autoencoder_learns_and_saves(picture_folder, tmp_path, metrics):
@@ -96,6 +83,7 @@ def test_text_to_image_saves_a_pipeline_that_can_be_trained_on(picture_folder, t
         validate_every=2,
         prediction_type="v_prediction",
         gradient_checkpointing=True,
+        preview_steps=2,
     )
     folder = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run")))
     assert (tmp_path / "run" / "previews" / "step-00000002.png").exists()
@@ -114,44 +102,90 @@ def test_text_to_image_saves_a_pipeline_that_can_be_trained_on(picture_folder, t
     again("red circle", num_inference_steps=2, height=16, width=16)
     assert "_name_or_path" not in (half / "model_index.json").read_text()
 
-    on = {**settings, "autoencoder": "", "text_encoder": "", "model": str(folder), "validate_every": 0}
+    on = {**settings, "autoencoder": "", "text_encoder": "", "model": str(folder), "prediction_type": "auto"}
     task = TextToImageTask(TextToImageConfig(**on, out=str(tmp_path / "on")))
-    ours, theirs = task.unet.state_dict(), StableDiffusionPipeline.from_pretrained(folder).unet.state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    task.begin(Accelerator(cpu=True))
+    assert same_unet(
+        dict(task.unet.state_dict()), dict(StableDiffusionPipeline.from_pretrained(folder).unet.state_dict())
+    )
+    assert task.prediction == "v_prediction"  # as the model's scheduler says
 
 
-def test_dropped_captions_become_the_empty_one(picture_folder, tiny_parts):
-    task = TextToImageTask(TextToImageConfig(**image_settings(picture_folder, tiny_parts, text_dropout=1.0)))
-    task.encoders.fill(task.pictures, torch.device("cpu"))
-    device, indices = torch.device("cpu"), torch.tensor([0, 1])
-    states = task.encoders.states(indices, torch.tensor([True, False]), device)
-    empty = task.encoders.encode_tokens(tokenize(task.encoders.tokenizer, [""]))[0]
-    torch.testing.assert_close(states[0], empty)
-    assert (states[1] - empty).abs().max() > 0.1
+def test_sdxl_learns_and_saves_a_pipeline_that_loads(two_sizes_folder, tiny_sdxl_dir, tmp_path, metrics):
+    """All of SDXL's U-Net, on buckets of two sizes, with both text encoders' states and pooled ones."""
+    settings = {
+        **TINY, **TWO_SIZES, "bucket_step": 16, "resolution": 32, "bucket_ratio": 2.0, "batch_size": 6, "ema": 0.9,
+        "learning_rate": 2e-3, "model": str(tiny_sdxl_dir), "preview_steps": 2, "preview_guidance": 2.0,
+        "data": str(two_sizes_folder), "steps": 90, "validate_every": 90, "prompts": ("red bar",),
+    }  # fmt: skip
+    folder = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run")))
+    assert mean(metrics, "loss", slice(-30, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
+    pipe, base = (StableDiffusionXLPipeline.from_pretrained(p) for p in (folder, tiny_sdxl_dir))
+    assert not same_unet(dict(pipe.unet.state_dict()), dict(base.unet.state_dict()))
+    for part in ("text_encoder", "text_encoder_2", "vae"):  # these stay as they were
+        ours, theirs = (getattr(p, part).state_dict() for p in (pipe, base))
+        assert same_unet(dict(ours), dict(theirs)), part
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("red circle", num_inference_steps=2, height=32, width=32).images[0].size == (32, 32)
+    assert (tmp_path / "run" / "previews" / "step-00000090.png").exists()
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "StableDiffusionXLPipeline"
 
 
-def test_cached_and_fresh_states_and_latents_agree(picture_folder, tiny_parts):
-    task = TextToImageTask(TextToImageConfig(**image_settings(picture_folder, tiny_parts)))
-    device, indices, kept = torch.device("cpu"), torch.tensor([2, 5]), torch.tensor([False, False])
-    fresh_states = task.encoders.states(indices, kept, device)
-    fresh = task.encoders.moments(torch.stack([task.pictures.pixels(i) for i in (2, 5)]))
-    task.encoders.fill(task.pictures, device)
-    torch.testing.assert_close(task.encoders.states(indices, kept, device), fresh_states, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(task.encoders.cached_moments[indices], fresh, atol=1e-5, rtol=1e-4)
+def test_dropped_captions_become_the_empty_one(picture_folder, tiny_parts, tmp_path):
+    """All of them, none of them; the loss is told the states of what was drawn."""
+    for share in (0.0, 1.0):
+        settings = image_settings(picture_folder, tiny_parts, text_dropout=share, out=str(tmp_path / str(share)))
+        task = TextToImageTask(TextToImageConfig(**settings))
+        task.begin(Accelerator(cpu=True))
+        each = Pass(0, (0, 1), (0, 1), 2)
+        conditions = task.batch(each, task.read(each), torch.device("cpu"))[5]
+        wanted = ["", ""] if share else task.pictures.captions[:2]
+        assert torch.equal(conditions["states"], task.encoded.states(wanted)["states"])
+    assert (task.encoded.states([""])["states"] - task.encoded.states(["red circle"])["states"]).abs().max() > 0.1
 
 
-def test_what_cannot_work_is_refused(picture_folder, tiny_parts, tmp_path):
+def test_what_cannot_work_is_refused(picture_folder, tiny_parts, tiny_pipeline_dir, tmp_path):
     settings = image_settings(picture_folder, tiny_parts)
-    with pytest.raises(InputError, match="give --autoencoder and --text-encoder"):
-        TextToImageTask(TextToImageConfig(**{**settings, "autoencoder": ""}))
-    with pytest.raises(InputError, match="cache false"):
-        TextToImageTask(TextToImageConfig(**settings, flip=True))
-    with pytest.raises(ModelError, match="no model folder at"):
-        TextToImageTask(TextToImageConfig(**{**settings, "autoencoder": str(tmp_path / "nowhere")}))
-    with pytest.raises(ModelError, match="holds no vae"):
-        TextToImageTask(TextToImageConfig(**{**settings, "autoencoder": str(tmp_path)}))
+
+    def refused(kind, match, **values):
+        with pytest.raises(kind, match=match):
+            TextToImageTask(TextToImageConfig(**{**settings, "out": str(tmp_path / "run"), **values}))
+
+    refused(InputError, "give --autoencoder and --text-encoder", autoencoder="")
+    refused(ModelError, "no model folder at", autoencoder=str(tmp_path / "nowhere"))
+    refused(ModelError, "holds no vae", autoencoder=str(tmp_path))
+    refused(InputError, "bucket_step is 5; it must be a multiple of 2", buckets=True, bucket_step=5)
+    refused(InputError, "squares of 17 pixels are not a multiple of 2", resolution=17)
+    refused(InputError, "within 0..1000", timestep_max=2000, timestep_min=1500)
+    refused(InputError, "epsilon cannot be predicted there", zero_snr=True)
     captionless = tmp_path / "captionless"
     captionless.mkdir()
     (captionless / "a.png").write_bytes((picture_folder / "red_bar.png").read_bytes())
     with pytest.raises(InputError, match="has no captions"):
         run_text_encoder(TextEncoderConfig(data=str(captionless), out=str(tmp_path / "t"), **TINY_TEXT))
+    refused(InputError, "none of 1 pictures .*no caption", data=str(captionless))
+    whole = {**TINY, "model": str(tiny_pipeline_dir), "data": str(picture_folder), "out": str(tmp_path / "blocks")}
+    task = TextToImageTask(
+        TextToImageConfig(**whole, gradient_checkpointing=True, checkpoint_blocks=("no_such_block",))
+    )
+    with pytest.raises(InputError, match="no_such_block is no block of the U-Net; it has down_blocks.0"):
+        task.begin(Accelerator(cpu=True))
+
+
+def test_a_unet_and_encoders_that_do_not_fit_are_refused(picture_folder, tiny_parts, tiny_sdxl_dir, tmp_path):
+    """SDXL's U-Net wants wider states than the text encoder that is put in their place gives."""
+    settings = {**TINY, "model": str(tiny_sdxl_dir), "data": str(picture_folder), "out": str(tmp_path / "run")}
+    task = TextToImageTask(TextToImageConfig(**settings))
+    del task.files.parts["text_encoder_2"]
+    with pytest.raises(InputError, match="48 text features, the encoders give 4 and 16"):
+        task.begin(Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("blocks", [(), ("down_blocks",)])
+def test_gradient_checkpointing_changes_memory_only(picture_folder, tiny_pipeline_dir, tmp_path, blocks):
+    def losses(name, **values):
+        settings = {**TINY, "model": str(tiny_pipeline_dir), "data": str(picture_folder), "steps": 3, "log_every": 1}
+        run_text_to_image(TextToImageConfig(**settings, **values, ema=0.0, out=str(tmp_path / name)))
+        return [json.loads(line)["loss"] for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+
+    assert losses("on", gradient_checkpointing=True, checkpoint_blocks=blocks) == pytest.approx(losses("off"), rel=1e-4)
