@@ -24,6 +24,7 @@ from sd_ext.training.model_files import ModelFiles
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 TEXTS_AT_ONCE = 64
+PIXELS_AT_ONCE = 2**19  # not the run's batch size, which an encoder's last bits, and then a cached latent's, depend on
 
 
 class Encoded:
@@ -76,7 +77,8 @@ class Encoded:
         places = [(i, flip) for i in range(len(pictures)) for flip in flips]
         keys = {place: latent_key(*pictures.content(*place), self.vae_digest, self.dtype) for place in places}
         jobs = {key: (pictures.sizes[place[0]], (pictures, *place)) for place, key in keys.items()}
-        self.fill(jobs, self._encode_pictures, self.config.batch_size, "pictures", lambda job: job[0].pixels(*job[1:]))
+        at_once = max(1, PIXELS_AT_ONCE // max(self.config.resolution) ** 2)
+        self.fill(jobs, self._encode_pictures, at_once, "pictures", lambda job: job[0].pixels(*job[1:]))
         self._latents[id(pictures)] = Cached(self.cache, keys)
 
     def _encode_pictures(self, pixels: Sequence[Tensor]) -> list[Entry]:
