@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import traceback
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,17 +53,19 @@ def two_sizes_folder(tmp_path_factory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures") / "two_sizes", wide=("bar", "black"))
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate_state():
-    """Accelerate keeps precision and devices in module state; each test starts without."""
-    yield
-    import sys
-
+def forget_accelerate_state() -> None:
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState
 
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state():
+    """Accelerate keeps precision and devices in module state; each test starts without."""
+    yield
+    forget_accelerate_state()
 
 
 TINY = {"device": "cpu", "resolution": 16, "batch_size": 4, "warmup": 2, "tracker": "none", "validate_every": 0}
@@ -120,6 +123,7 @@ def start_processes(function, count: int = 2) -> list:
         where = {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         os.environ.update({name: str(value) for name, value in where.items()})
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        forget_accelerate_state()
         code = 1
         try:
             function(process)
