@@ -8,7 +8,6 @@ position in the step) only; timesteps are one from each stratum of a step.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +37,7 @@ from sd_ext.training.objective import (
 )  # fmt: skip
 from sd_ext.training.previews import draw
 from sd_ext.training.samples import open_pictures, plain, texts_of
+from sd_ext.training.share import fingerprint
 from sd_ext.training.task import Task
 
 
@@ -117,7 +117,11 @@ class DiffusionTask(Task):
         check_terminal_snr(self.prediction, self.alpha[config.timestep_min : self.last_t])
         self.choices, self.texts = texts_of(config, self.pictures.captions)
         self.told = [plain(config, caption) for caption in self.held_out.captions] if self.held_out else []
-        self.parts = {"base": files.digest("vae", *files.text_parts), "samples": self.fingerprint()}
+        said = [[self.texts[n] for n in numbers] for numbers in self.choices]
+        self.parts = {
+            "base": files.digest(*files.decisive),
+            "samples": fingerprint(self.pictures, said, config.masked_loss),
+        }
         self.unet: Any = None
         if config.epochs:
             self.config = replace(config, steps=config.epochs * self.steps_per_epoch(PartialState().num_processes))
@@ -138,14 +142,6 @@ class DiffusionTask(Task):
             settings["prediction_type"] = config.prediction_type
         settings["rescale_betas_zero_snr"] = config.zero_snr or settings["rescale_betas_zero_snr"]
         return settings
-
-    def fingerprint(self) -> str:
-        """What identifies the samples: pictures, sizes and captions."""
-        whole = hashlib.sha256()
-        for i, size in enumerate(self.sizes):
-            captions = [self.texts[n] for n in self.choices[i]]
-            whole.update(repr((self.pictures.digest(i), size, captions)).encode())
-        return whole.hexdigest()
 
     # What is encoded, and the model.
 

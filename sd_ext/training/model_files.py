@@ -62,6 +62,13 @@ class ModelFiles:
     def text_parts(self) -> tuple[str, ...]:
         return TEXT_PARTS[self.family]
 
+    @property
+    def decisive(self) -> list[str]:
+        """The parts on which a result depends."""
+        tokenizers = (part.replace("text_encoder", "tokenizer") for part in self.text_parts)
+        known = ("vae", "unet", "scheduler", *self.text_parts, *tokenizers)
+        return [part for part in known if part in self.parts]
+
     def config(self, part: str) -> dict[str, Any]:
         """The JSON that describes a part."""
         names = ("config.json", "scheduler_config.json", "tokenizer_config.json")

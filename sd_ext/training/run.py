@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available, is_wandb_available
+from accelerate.utils import GradientAccumulationPlugin, is_tensorboard_available, is_wandb_available
 from PIL import Image
 
 from sd_ext.errors import InputError
@@ -67,6 +67,8 @@ def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) 
     if record.is_file():
         try:
             before = json.loads(record.read_text())
+            if not isinstance(before, dict):
+                raise ValueError("no settings by name")
         except ValueError as error:
             raise InputError(f"{record} is damaged ({error}); choose another --out") from error
         differing = [key for key in settings if before.get(key) != settings.get(key)]
@@ -101,6 +103,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         mixed_precision=config.mixed_precision,
         log_with=config.tracker if there[config.tracker]() else None,
         project_dir=config.out,
+        # The loop accumulates; without this accelerate would divide by what its own configuration says, too.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +35,16 @@ def report_broken(pictures: Pictures) -> None:
         console = Console(stderr=True)
         lines = [f"{len(pictures.skipped)} pictures are left out:", *pictures.skipped]
         console.print("\n  ".join(lines), highlight=False, markup=False)
+
+
+def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) -> str:
+    """What identifies samples: pictures, sizes, weights, what is said about each, and masks where they count."""
+    whole = hashlib.sha256()
+    for sample, words in zip(pictures.samples, said, strict=True):
+        whole.update(repr((sample.digest, sample.size, sample.weight, words)).encode())
+        if masks and sample.item.mask:
+            whole.update(hashlib.sha256(sample.item.mask()).digest())
+    return whole.hexdigest()
 
 
 def read_pixels(pictures: Pictures, each: Pass, seed: int, flip: bool) -> Tensor:

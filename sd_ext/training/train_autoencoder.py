@@ -23,7 +23,7 @@ from sd_ext.training.configs import AutoencoderConfig
 from sd_ext.training.data import Pass, Pictures, random
 from sd_ext.training.progress import contact_sheet, to_uint8
 from sd_ext.training.run import fit
-from sd_ext.training.share import from_folder, read_pixels, report_broken
+from sd_ext.training.share import fingerprint, from_folder, read_pixels, report_broken
 from sd_ext.training.task import Task
 
 
@@ -69,6 +69,7 @@ class AutoencoderTask(Task):
         self.pictures = Pictures(config.data, config.resolution, config.split)
         report_broken(self.pictures)
         self.sizes = self.pictures.sizes
+        self.parts = {"samples": fingerprint(self.pictures, [""] * len(self.pictures))}
         self.vae = from_folder(AutoencoderKL, config.model, "vae") if config.model else build(config)
         if config.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()

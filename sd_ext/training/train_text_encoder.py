@@ -25,7 +25,7 @@ from sd_ext.training.config_cli import main
 from sd_ext.training.configs import TextEncoderConfig
 from sd_ext.training.data import Pass, Pictures
 from sd_ext.training.run import fit
-from sd_ext.training.share import from_folder, read_pixels, report_broken
+from sd_ext.training.share import fingerprint, from_folder, read_pixels, report_broken
 from sd_ext.training.task import Task
 from sd_ext.training.tokenizer import save_tokenizer, train_tokenizer
 
@@ -84,6 +84,7 @@ class TextEncoderTask(Task):
         self.pictures = Pictures(config.data, config.resolution, config.split)
         report_broken(self.pictures)
         self.sizes = self.pictures.sizes
+        self.parts = {"samples": fingerprint(self.pictures, self.pictures.captions)}
         if not any(self.pictures.captions):
             raise InputError(f"{config.data} has no captions: give metadata.jsonl a 'text' for each picture")
         if config.model:
