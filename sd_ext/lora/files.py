@@ -49,6 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(dict(tensors), partial, dict(metadata))
         _sort_header(partial)
+        partial.chmod(0o644)  # safetensors makes it its owner's alone; other programs read it too
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
