@@ -32,14 +32,19 @@ def target_modules(model: nn.Module, targets: Sequence[str], blocks: Sequence[st
         InputError: one of them means no module; says what there is.
     """
     able = [name for name, module in model.named_modules() if isinstance(module, ABLE)]
+    for block in blocks:
+        if not any(name.startswith(block) for name in able):
+            there = ", ".join(dict.fromkeys(re.match(r"[^.]+(\.\d+)?", name)[0] for name in able))  # type: ignore[index]
+            raise InputError(f"no module's name starts with {block}; there are {there}")
     inside = [name for name in able if not blocks or name.startswith(tuple(blocks))]
-    if not inside:
-        there = ", ".join(dict.fromkeys(re.match(r"[^.]+(\.\d+)?", name)[0] for name in able))  # type: ignore[index]
-        raise InputError(f"no module's name starts with {' or '.join(blocks)}; there are {there}")
     chosen: set[str] = set()
     for target in targets:
         pattern = KINDS.get(target) or rf"(.*\.)?{re.escape(target)}"
         found = {name for name in inside if re.fullmatch(pattern, name)}
+        if not found and any(re.fullmatch(pattern, name) for name in able):
+            raise InputError(
+                f"target {target} is in none of the blocks {', '.join(blocks)}; choose others, or no blocks"
+            )
         if not found:
             ends = {name.rpartition(".")[2] for name in inside if not name[-1].isdigit()}
             raise UnknownNameError("target", target, [*KINDS, *ends])
@@ -51,9 +56,14 @@ def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank
     """The configuration of adapters in the named modules; convolutions may have a rank and alpha of their own."""
     import peft
 
-    alpha = config.alpha or rank
+    alpha: Any = config.alpha or rank  # of LoHa and LoKr peft says int, and takes any number
     modules = dict(model.named_modules())
     convolutions = [re.escape(name) for name in names if isinstance(modules[name], nn.Conv2d)]
+    if convolutions and config.init in ("pissa", "olora"):
+        raise InputError(
+            f"init = {config.init} is for linear layers, and targets mean convolutions as well, such as "
+            f"{next(n for n in names if isinstance(modules[n], nn.Conv2d))}: choose other targets or init = default"
+        )
     conv_rank = config.conv_rank or rank
     conv_alpha = config.conv_alpha or alpha * conv_rank / rank
     common: dict[str, Any] = {
@@ -68,9 +78,11 @@ def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank
         return peft.LoKrConfig(
             **common, alpha=alpha, module_dropout=config.dropout, decompose_factor=config.lokr_factor
         )  # type: ignore[arg-type]
+    weightless = any(p.is_meta for p in model.parameters())  # then no initialisation can look at weights
+    init: Any = True if config.init == "default" or weightless else config.init
     return peft.LoraConfig(
         **common, lora_alpha=alpha, lora_dropout=config.dropout, use_rslora=config.rslora,  # type: ignore[arg-type]
-        use_dora=config.method == "dora", init_lora_weights=True if config.init == "default" else config.init,  # type: ignore[arg-type]
+        use_dora=config.method == "dora", init_lora_weights=init,
     )  # fmt: skip
 
 

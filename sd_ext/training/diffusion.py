@@ -105,7 +105,7 @@ class DiffusionTask(Task):
     def __init__(self, config: DiffusionConfig, files: ModelFiles):
         self.config, self.files = config, files
         scale = 2 ** (len(files.config("vae")["block_out_channels"]) - 1)
-        self.pictures, self.held_out = open_pictures(config, scale, self.more_items)
+        self.pictures, self.held_out = open_pictures(config, scale, self.complete)
         self.sizes = self.pictures.sizes
         self.scale, self.channels = scale, files.config("vae").get("latent_channels", 4)
         self.noise = self.noise_settings()
@@ -115,7 +115,9 @@ class DiffusionTask(Task):
         self.last_t = min(config.timestep_max, len(self.alpha))
         check_range(len(self.alpha), config.timestep_min, self.last_t)
         check_terminal_snr(self.prediction, self.alpha[config.timestep_min : self.last_t])
-        self.choices, self.texts = texts_of(config, self.pictures.captions)
+        self.choices, self.texts = texts_of(
+            config, self.pictures.captions, [s.item.prior for s in self.pictures.samples]
+        )
         self.told = [plain(config, caption) for caption in self.held_out.captions] if self.held_out else []
         said = [[self.texts[n] for n in numbers] for numbers in self.choices]
         self.parts = {
@@ -131,9 +133,14 @@ class DiffusionTask(Task):
         group = config.batch_size * config.accumulation * processes
         return StepOrder(self.sizes, config.batch_size, group, config.seed).steps_per_epoch
 
-    def more_items(self, count: int) -> list[Item]:
-        """Samples beside the `count` pictures of the data."""
-        return []
+    def complete(self, items: list[Item]) -> list[Item]:
+        """All that is trained on, from the pictures of the data."""
+        return items
+
+    @property
+    def learnt(self) -> list[Sample]:
+        """Samples of the data's own pictures."""
+        return [sample for sample in self.pictures.samples if not sample.item.prior]
 
     def noise_settings(self) -> dict[str, Any]:
         """The noise schedule of the model, as Diffusers' schedulers take it, with what the settings change."""
@@ -160,7 +167,10 @@ class DiffusionTask(Task):
     @property
     def prompts(self) -> list[str]:
         """The captions of the previews."""
-        return list(self.config.prompts) or [plain(self.config, c) for c in dict.fromkeys(self.pictures.captions)][:8]
+        if self.config.prompts:
+            return list(self.config.prompts)
+        learnt = [c for s, c in zip(self.pictures.samples, self.pictures.captions, strict=True) if not s.item.prior]
+        return [plain(self.config, caption) for caption in dict.fromkeys(learnt)][:8]
 
     def make_model(self) -> DiffusionLoss:
         raise AssertionError("every diffusion task makes its own model")

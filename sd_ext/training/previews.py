@@ -24,7 +24,7 @@ def draw(pipe: Any, prompt: dict[str, Tensor], negative: dict[str, Tensor], seed
             "pooled_prompt_embeds": prompt["pooled"].to(dtype),
             "negative_pooled_prompt_embeds": negative["pooled"].to(dtype),
         }
-    side = config.resolution[0]
+    side = max(1, config.resolution[0] // pipe.vae_scale_factor) * pipe.vae_scale_factor
     latents = pipe(
         **states, num_inference_steps=config.preview_steps, guidance_scale=config.preview_guidance,
         generator=torch.Generator().manual_seed(seed), height=side, width=side, output_type="latent",

@@ -13,14 +13,14 @@ from sd_ext.training.share import report_broken
 
 
 def open_pictures(
-    config: DiffusionConfig, scale: int, more: Callable[[int], list[Item]] = lambda count: []
+    config: DiffusionConfig, scale: int, complete: Callable[[list[Item]], list[Item]] = lambda items: items
 ) -> tuple[Pictures, Pictures | None]:
     """(samples, held-out samples or None); says which pictures were left out, and why.
 
     Args:
         config: the settings.
         scale: pixels per latent.
-        more: from the number of items of `config.data` to items beside them, such as class pictures.
+        complete: from the items of `config.data` to all that is trained on, such as with class pictures beside them.
     """
     items, held_out = read_items(config.data, config.split), []
     if config.validation_share:
@@ -29,7 +29,7 @@ def open_pictures(
         held_out = read_items(config.validation_data, "all")
     elif config.validation_split:
         held_out = read_items(config.data, config.validation_split)
-    pictures = _pictures([*items, *more(len(items))], config, scale, config.crop, config.repeats)
+    pictures = _pictures(complete(items), config, scale, config.crop, config.repeats)
     return pictures, _pictures(held_out, config, scale, "center", 1) if held_out else None
 
 
@@ -58,15 +58,19 @@ def plain(config: DiffusionConfig, caption: str) -> str:
     return CaptionTricks(prefix=config.prefix).variant(caption, 0, 0)
 
 
-def texts_of(config: DiffusionConfig, captions: Sequence[str]) -> tuple[list[list[int]], list[str]]:
+def texts_of(
+    config: DiffusionConfig, captions: Sequence[str], exact: Sequence[bool] | None = None
+) -> tuple[list[list[int]], list[str]]:
     """(for each sample the numbers of its texts, all texts): one text, or several where captions are varied.
 
-    Each text of a sample is as likely as it is listed often.
+    Each text of a sample is as likely as it is listed often. Captions that are `exact` are used as they are: no prefix,
+    no tricks.
     """
     numbers: dict[str, int] = {}
-    variants = {caption: wordings(config, caption, set(captions)) for caption in dict.fromkeys(captions)}
-    choices = {c: [numbers.setdefault(text, len(numbers)) for text in texts] for c, texts in variants.items()}
-    return [choices[caption] for caption in captions], list(numbers)
+    said = list(zip(captions, exact or [False] * len(captions), strict=True))
+    variants = {(c, as_is): [c] if as_is else wordings(config, c, set(captions)) for c, as_is in dict.fromkeys(said)}
+    choices = {pair: [numbers.setdefault(text, len(numbers)) for text in texts] for pair, texts in variants.items()}
+    return [choices[pair] for pair in said], list(numbers)
 
 
 def wordings(config: DiffusionConfig, caption: str, taken: set[str]) -> list[str]:

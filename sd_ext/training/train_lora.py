@@ -13,7 +13,6 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sd_ext.errors import InputError
-from sd_ext.lora import Lora, from_peft, merge
+from sd_ext.lora import Lora, from_peft
 from sd_ext.training.adapters import TEXT_TARGETS, add_adapters, peft_config, target_modules
 from sd_ext.training.assemble import make_pipeline
-from sd_ext.training.class_pictures import class_items, make_class_pictures
+from sd_ext.training.class_pictures import make_class_pictures, missing, with_class_pictures
 from sd_ext.training.conditioning import TextTowers
 from sd_ext.training.config_cli import main
 from sd_ext.training.configs import LoraConfig
@@ -37,6 +35,7 @@ from sd_ext.training.data import Item
 from sd_ext.training.diffusion import DiffusionLoss, DiffusionTask, prepare_unet
 from sd_ext.training.estimate import check_memory, estimate, free_memory
 from sd_ext.training.lora_result import write_result
+from sd_ext.training.lora_start import keep_start, without_start
 from sd_ext.training.model_files import ModelFiles, find_model, part_class
 from sd_ext.training.new_words import Words, add_words, spell_out
 from sd_ext.training.optimizers import LORA_UP
@@ -54,6 +53,7 @@ class LoraTask(DiffusionTask):
 
     def __init__(self, config: LoraConfig, files: ModelFiles):
         super().__init__(config, files)
+        self.check_words()
         self.trains_text = config.text_encoder or bool(config.tokens)
         self.towers: TextTowers | None = None
         self.new_words: list[Words] = []
@@ -66,8 +66,8 @@ class LoraTask(DiffusionTask):
             self.ratios |= dict.fromkeys(LORA_UP, config.lora_plus)
         self.stops = {"vectors": config.token_steps} if config.token_steps else {}
 
-    def more_items(self, count: int) -> list[Item]:
-        return class_items(self.config, count)
+    def complete(self, items: list[Item]) -> list[Item]:
+        return with_class_pictures(self.config, items)
 
     def all_texts(self) -> list[str]:
         return [] if self.trains_text else super().all_texts()
@@ -76,18 +76,23 @@ class LoraTask(DiffusionTask):
 
     def make_model(self) -> DiffusionLoss:
         config = self.config
-        unet = self.files.load("unet", base_dtype(config)).eval()
+        unet = self.files.load("unet", base_dtype(config)).eval().to(self.device)
         self.base_pictures = self.draw_base(unet)
         if config.base_precision == "int8":
             quantize(unet)
         self.adapt_unet(unet)
         if self.trains_text:
-            self.towers = TextTowers.load(self.files, base_dtype(config))
+            self.towers = TextTowers.load(self.files, base_dtype(config)).to(self.device)
             self.adapt_towers(self.towers)
-        model = DiffusionLoss(unet, config.loss, self.towers)
+        self.model = DiffusionLoss(unet, config.loss, self.towers)
         if config.init in ("pissa", "olora"):
-            self.keep_start(unet)
-        return model
+            self.at_start = keep_start(self.adapted(), Path(config.out) / "start.safetensors", self.accelerator)
+        return self.model
+
+    def adapted(self) -> dict[str, Any]:
+        """The models with adapters, by part."""
+        towers = dict(self.towers.encoders) if self.towers is not None and self.config.text_encoder else {}
+        return {"unet": self.loss.unet, **towers}
 
     def adapt_unet(self, unet: Any) -> None:
         config = self.config
@@ -96,10 +101,11 @@ class LoraTask(DiffusionTask):
 
     def adapt_towers(self, towers: TextTowers) -> None:
         config = self.config
-        for number, encoder in enumerate(towers.encoders.values() if config.text_encoder else []):
-            names = target_modules(encoder, TEXT_TARGETS)
-            settings = peft_config(config, encoder, names, config.text_encoder_rank or config.rank)
-            add_adapters(encoder, settings, config.seed + 1 + number)
+        for number, encoder in enumerate(towers.encoders.values()):
+            if config.text_encoder:
+                names = target_modules(encoder, TEXT_TARGETS)
+                settings = peft_config(config, encoder, names, config.text_encoder_rank or config.rank)
+                add_adapters(encoder, settings, config.seed + 1 + number)
             if config.gradient_checkpointing:
                 encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         if config.tokens:
@@ -110,12 +116,10 @@ class LoraTask(DiffusionTask):
         from diffusers import UNet2DConditionModel
 
         config, dtype = self.config, base_dtype(self.config)
-        plain = replace(config, init="default")  # others look at weights
         with torch.device("meta"):
             made: Any = UNet2DConditionModel.from_config(self.files.config("unet"))
-            unet = made.to(dtype)
-            names = target_modules(unet, config.targets, config.blocks)
-            add_adapters(unet, peft_config(plain, unet, names, config.rank), config.seed)
+            unet = nn.Module.to(made, dtype)  # Diffusers' own warns of modules kept in float32, of which there are none
+            self.adapt_unet(unet)
             towers = self.towers_on_meta().to(dtype) if self.trains_text else None
         if towers is not None:
             self.adapt_towers(towers)
@@ -133,38 +137,20 @@ class LoraTask(DiffusionTask):
             encoder.requires_grad_(False)
         return TextTowers(tokenizers, encoders, self.files.text_parts)
 
-    def keep_start(self, unet: Any) -> None:
-        """Remember the adapters of an initialisation that took their part out of the base.
-
-        The difference to them is the LoRA of the original base. A run that goes on elsewhere may find other singular
-        vectors: then the base is corrected, so that base and adapters at the start are as they were.
-        """
-        path = Path(self.config.out) / "start.safetensors"
-        now = {name: p.detach().clone() for name, p in unet.named_parameters() if p.requires_grad}
-        if self.accelerator.is_main_process and not path.exists():
-            partial = path.with_suffix(".tmp")
-            save_file({name: value.contiguous() for name, value in now.items()}, partial)
-            partial.rename(path)
-        self.accelerator.wait_for_everyone()
-        then = load_file(path)
-        own, parameters = from_peft({"unet": unet}), dict(unet.named_parameters())
-        drawn = {module: adapter.product() for module, adapter in own.adapters.items()}
-        with torch.no_grad():
-            for name, value in then.items():
-                parameters[name].copy_(value)
-            self.at_start = deepcopy(from_peft({"unet": unet}))
-            for module, adapter in self.at_start.adapters.items():
-                weight = unet.get_submodule(module.path).get_base_layer().weight
-                difference = drawn[module] - adapter.product()
-                if difference.any():
-                    weight.copy_(weight.float() + difference.reshape(weight.shape).to(weight.device))
-
     # Words.
 
     def words(self, texts: Sequence[str]) -> dict[str, Tensor]:
         if self.towers is None:
             return super().words(texts)
         return {"tokens": self.towers.tokenize([self.spelled(text) for text in texts])}
+
+    def check_words(self) -> None:
+        """Every new word must stand in a caption: else it would silently stay what it was."""
+        for token in self.config.tokens:
+            if not any(token in text for text in self.texts):
+                raise InputError(
+                    f"the new word {token} stands in no caption; write it into captions, instance_prompt or prefix"
+                )
 
     def spelled(self, text: str) -> str:
         return spell_out(text, self.config.tokens, self.config.token_vectors)
@@ -190,7 +176,7 @@ class LoraTask(DiffusionTask):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             with torch.no_grad():
-                pictures = self.draw_prompts(self.drawer(unet.to(self.device)), towers)
+                pictures = self.draw_prompts(self.drawer(unet), towers)
             for number, picture in enumerate(pictures):
                 Image.fromarray(picture).save(partial / f"{number:04d}.png")
             partial.rename(folder)
@@ -210,9 +196,8 @@ class LoraTask(DiffusionTask):
 
     def trained(self) -> Lora:
         """The LoRA of the original base."""
-        towers = dict(self.towers.encoders) if self.towers is not None and self.config.text_encoder else {}
-        lora = from_peft({"unet": self.unet, **towers}, base=self.files.base)
-        return merge([(lora, 1.0), (self.at_start, -1.0)]) if self.at_start else lora
+        lora = from_peft(self.adapted(), base=self.files.base)
+        return without_start(lora, self.at_start) if self.at_start else lora
 
     def export(self, folder: Path, history: list[dict[str, float]]) -> None:
         pictures = self.draw_prompts(self.drawer(self.unet)) if self.config.validate_every else []
@@ -241,10 +226,11 @@ def run(config: LoraConfig) -> Path:
     """
     files = find_model(config.model, config.variant)
     state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
-    with state.main_process_first():
-        if state.is_main_process:
-            make_class_pictures(config, files, state.device)
+    if missing(config):
+        LoraTask(config, files)  # what is wrong with settings or data is said before pictures are drawn
+        make_class_pictures(config, files, state, base_dtype(config))
     task = LoraTask(config, files)
+    task.parts["model"] = files.digest("unet", "scheduler")
     check_memory(estimate(task), free_memory(state.device), task.config)
     folder = fit(task, task.config)
     if config.push_to_hub and state.is_main_process:

@@ -23,6 +23,7 @@ class Item:
         mask: gives the bytes of a picture whose white is what to learn; None for all of it.
         repeats: how often an epoch holds it.
         weight: of its loss.
+        prior: it is a class picture of prior preservation: its caption is used as it is.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Item:
     mask: Callable[[], bytes] | None = None
     repeats: int = 1
     weight: float = 1.0
+    prior: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""Initialisations that take their part out of the base (PiSSA, Meng et al. 2024, arXiv 2404.02948; OLoRA, Büyükakyüz
+2024, arXiv 2406.01775): what the adapters were at the start is kept, since the difference to it is the LoRA of the
+original base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sd_ext.lora import Adapter, Lora, ModuleName, from_peft, merge
+
+
+def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Accelerator) -> Lora:
+    """The adapters at the start of the run, by then at the latest in the file at `path`.
+
+    A run that goes on elsewhere may find other singular vectors. Then models and adapters become what they were at the
+    start: the adapters are those of the file, and the base takes up the difference.
+    """
+    if accelerator.is_main_process and not path.exists():
+        partial = path.with_suffix(".tmp")
+        save_file({name: p.detach().cpu().contiguous() for name, p in adapters_of(models).items()}, partial)
+        partial.rename(path)
+    accelerator.wait_for_everyone()
+    then, now = load_file(path), adapters_of(models)
+    drawn = {module: adapter.product() for module, adapter in from_peft(dict(models)).adapters.items()}
+    with torch.no_grad():
+        for name, value in then.items():
+            now[name].copy_(value)
+        start = from_peft(dict(models))
+        for module, adapter in start.adapters.items():
+            difference = drawn[module] - adapter.product()
+            if difference.any():
+                weight = base_weight(models, module)
+                weight.copy_(weight.float() + difference.reshape(weight.shape))
+    return on_cpu(start)
+
+
+def adapters_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The trained factors by part and name."""
+    return {
+        f"{part}.{name}": p
+        for part, model in models.items()
+        for name, p in model.named_parameters()
+        if p.requires_grad and ".lora_" in name
+    }
+
+
+def base_weight(models: Mapping[str, nn.Module], module: ModuleName) -> Tensor:
+    """The frozen weight that a module's adapter is added to."""
+    model: Any = models[module.part]
+    found = dict(model.named_modules())
+    return (found.get(module.path) or found[f"text_model.{module.path}"]).get_base_layer().weight
+
+
+def on_cpu(lora: Lora) -> Lora:
+    """A copy in main memory."""
+    copies = {
+        module: Adapter(a.kind, {name: t.to("cpu", copy=True) for name, t in a.tensors.items()}, a.alpha)
+        for module, a in lora.adapters.items()
+    }
+    return replace(lora, adapters=copies)
+
+
+def without_start(lora: Lora, start: Lora) -> Lora:
+    """The LoRA of the original base: the difference, of twice the rank."""
+    return merge([(on_cpu(lora), 1.0), (start, -1.0)])
