@@ -38,6 +38,7 @@ def write_result(task: LoraTask, folder: Path, history: list[dict[str, float]], 
     for number, table in enumerate(task.new_words):
         name = f"learned_embeds{f'_{number + 1}' if number else ''}.safetensors"
         save_file(embeddings(table, config.tokens, config.token_vectors), folder / name)
+        (folder / name).chmod(0o644)
     if pictures:
         write_pictures(folder / "samples", task.prompts, task.base_pictures, pictures)
     plot_losses(folder / "validation.png", history)
@@ -58,7 +59,7 @@ def write_weights(task: LoraTask, folder: Path) -> None:
 
 def kohya_metadata(task: LoraTask) -> dict[str, str]:
     """The entries of kohya's header that only the run knows."""
-    config, side = task.config, task.config.resolution[0]
+    config, side, learnt = task.config, task.config.resolution[0], len(task.learnt)
     entries: dict[str, Any] = {
         "ss_output_name": config.name,
         "ss_steps": config.steps,
@@ -70,10 +71,21 @@ def kohya_metadata(task: LoraTask) -> dict[str, str]:
         "ss_optimizer": config.optimizer,
         "ss_batch_size_per_device": config.batch_size,
         "ss_gradient_accumulation_steps": config.accumulation,
-        "ss_num_train_images": len(task.pictures),
+        "ss_num_train_images": learnt,
+        "ss_num_reg_images": len(task.pictures) - learnt,
+        "ss_prior_loss_weight": config.prior_weight,
+        "ss_num_validation_images": len(task.held_out or ()),
+        "ss_num_batches_per_epoch": task.steps_per_epoch(task.accelerator.num_processes) * config.accumulation,
+        "ss_lr_warmup_steps": config.warmup,
+        "ss_gradient_checkpointing": config.gradient_checkpointing,
+        "ss_network_dropout": config.dropout or None,
+        "ss_max_grad_norm": config.clip,
         "ss_resolution": f"({side}, {side})",
         "ss_enable_bucket": config.buckets,
+        "ss_flip_aug": config.flip,
+        "ss_caption_dropout_rate": config.text_dropout,
         "ss_noise_offset": config.offset_noise or None,
+        "ss_zero_terminal_snr": task.noise["rescale_betas_zero_snr"],
         "ss_min_snr_gamma": (config.gamma or 5.0) if config.loss_weighting == "min_snr" else None,
         "ss_seed": config.seed,
         "ss_mixed_precision": config.mixed_precision,
@@ -97,7 +109,7 @@ def facts(task: LoraTask, history: list[dict[str, float]], pictures: int) -> dic
     config: LoraConfig = task.config
     return {
         "name": config.name,
-        "base_model": task.files.source,
+        "base_model": base_model(task.files.source),
         "family": task.files.base,
         "instance_prompt": config.instance_prompt or " ".join([config.prefix, *config.tokens]).strip(),
         "prompts": task.prompts[:pictures],
@@ -105,11 +117,16 @@ def facts(task: LoraTask, history: list[dict[str, float]], pictures: int) -> dic
         "guidance": config.preview_guidance,
         "settings": result_settings(config),
         "steps": config.steps,
-        "pictures": len({sample.digest for sample in task.pictures.samples}),
+        "pictures": len({sample.digest for sample in task.learnt}),
         "validation": [[e["step"], e["validation_loss"]] for e in history if "validation_loss" in e],
         "tokens": list(config.tokens),
         "sd_ext": __version__,
     }
+
+
+def base_model(source: str) -> str:
+    """A Hub id or "embedded" as it was given; a folder by its whole path, which stays true in another folder."""
+    return str(Path(source).resolve()) if source != "embedded" and Path(source).is_dir() else source
 
 
 def plot_losses(path: Path, history: list[dict[str, float]]) -> None:

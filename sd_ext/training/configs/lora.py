@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sd_ext.errors import InputError
+from sd_ext.hub.finished import FILE_NAME
 from sd_ext.training.configs.base import setting
 from sd_ext.training.configs.diffusion import DiffusionConfig
 
@@ -81,7 +82,10 @@ class LoraConfig(DiffusionConfig):
         for name in ("lora_plus", "token_learning_rate"):
             self._need(name, getattr(self, name) > 0, "more than 0")
         self._need("dropout", 0 <= self.dropout < 1, "from 0 up to, not including, 1")
-        self._need("name", self.name not in ("", ".", "..") and not set(self.name) & set("/\\:"), "a plain file name")
+        self._need("name", bool(FILE_NAME.fullmatch(self.name)), "a plain file name that starts with a letter or digit")
+        words = " ".join(self.tokens).split()
+        if words != list(self.tokens) or len(set(words)) < len(words):
+            raise InputError(f"tokens are {', '.join(map(repr, self.tokens))}; give different words without spaces")
         if not self.targets:
             raise InputError("targets is empty; name at least one kind of module")
 
