@@ -45,6 +45,7 @@ __all__ = [
     "Table",
     "TableScheduler",
     "UniPCMultistepScheduler",
+    "VariantUNet2DConditionModel",
     "__version__",
     "list_grids",
     "list_samplers",
@@ -54,6 +55,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "pretrained_path": "sd_ext.pretrained",
+    "VariantUNet2DConditionModel": "sd_ext.unets",
     # Diffusers looks these up on the module a saved pipeline names.
     "SchedulerMixin": "diffusers",
     "ModelMixin": "diffusers",
@@ -62,6 +64,7 @@ _ELSEWHERE = {
 if TYPE_CHECKING:
     from .pretrained import pretrained_path
     from .schedulers import *  # noqa: F403
+    from .unets import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:

@@ -44,6 +44,7 @@ def test_exported_names():
         "Table",
         "TableScheduler",
         "UniPCMultistepScheduler",
+        "VariantUNet2DConditionModel",
         "__version__",
         "list_grids",
         "list_samplers",

@@ -1,0 +1,32 @@
+"""Copies of a model's structure around the same tensors."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+
+
+def share(module: torch.nn.Module) -> dict[str, Any]:
+    """The attributes of a copy of the module whose parameters and buffers are the module's own, at every depth.
+
+    Raises:
+        InputError: the module is offloaded: hooks that move weights would move them for one of the two only.
+    """
+    refuse_offloaded(module)
+    memo: dict[int, Any] = {id(t): t for t in chain(module.parameters(), module.buffers())}
+    # What was compiled is bound to the modules it was compiled for.
+    compiled = {id(c): None for m in module.modules() if (c := m.__dict__.get("_compiled_call_impl")) is not None}
+    memo.update(compiled)
+    attributes = {k: v for k, v in module.__dict__.items() if k not in ("_compiled", "_compiled_call_impl")}
+    return copy.deepcopy(attributes, memo)
+
+
+def refuse_offloaded(module: torch.nn.Module) -> None:
+    for part in module.modules():
+        if hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook"):
+            raise InputError("this U-Net is offloaded; take it before enabling offloading, or remove the hooks first")
