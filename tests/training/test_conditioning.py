@@ -58,5 +58,5 @@ def test_encoders_come_frozen(tiny_sdxl_dir):
     assert not any(p.requires_grad for p in towers.parameters())
     assert {p.dtype for p in towers.parameters()} == {torch.bfloat16}
     assert not any(encoder.training for encoder in towers.encoders.values())
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         TextTowers(towers.tokenizers, list(towers.encoders.values()), ["text_encoder"])

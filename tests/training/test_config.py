@@ -60,10 +60,10 @@ def test_an_unknown_setting_names_the_closest(cls, tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text("[other]\nlearnin_rate = 1e-4\n")
     for arguments in (["--config", f"{file}#other"], ["--override", "learnin_rate=1e-4"]):
-        with pytest.raises(UnknownNameError, match="learnin_rate.*did you mean 'learning_rate'") as caught:
+        with pytest.raises(UnknownNameError, match=r"learnin_rate.*did you mean 'learning_rate'") as caught:
             parse(cls, arguments, "")
         assert caught.value.closest[0] == "learning_rate"
-    with pytest.raises(UnknownNameError, match="recipe.toml"):
+    with pytest.raises(UnknownNameError, match=r"recipe\.toml"):
         parse(cls, ["--config", f"{file}#other"], "")
 
 

@@ -99,7 +99,7 @@ def test_ema_formula():
 
 
 def test_clipping_acts_at_every_step():
-    """SGD, so that the step shows the gradient's size: AdamW would hide it. Far from the goal all of them are clipped."""
+    """SGD, so that the step shows the gradient's size: AdamW would hide it."""
     moved = {}
     for clip in (0.0, 0.5):
         batches = one_pass(lambda n: (torch.ones(4, 1), 100 * torch.ones(4, 1)))
@@ -123,9 +123,7 @@ def gradient_of_a_step(cuts: list[list[int]], pictures: list[torch.Tensor], idle
     def batches(first):
         yield [(each, (torch.stack([pictures[i] for i in each.samples]),)) for each in parts]
 
-    run = start(
-        batches, Picture(), None, torch.optim.SGD, steps=1, clip=0.0, learning_rate=1.0, lr_schedule="constant"
-    )
+    run = start(batches, Picture(), None, torch.optim.SGD, steps=1, clip=0.0, learning_rate=1.0, lr_schedule="constant")
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     [metrics] = train(run)
     moved = {name: before[name] - p.detach() for name, p in run.model.named_parameters()}

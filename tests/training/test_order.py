@@ -75,7 +75,8 @@ def test_sizes_are_mixed_only_among_what_is_left_over(sizes, group, seed):
     order = StepOrder(sizes, 2, group, seed)
     count = Counter(sizes)
     steps = [order.step(step) for step in range(order.steps_per_epoch)]
-    pure = Counter(sizes[samples[0]] for samples in steps if len({sizes[s] for s in samples}) == 1 == len(samples) / group)
+    full = [samples for samples in steps if len(samples) == group and len({sizes[s] for s in samples}) == 1]
+    pure = Counter(sizes[samples[0]] for samples in full)
     assert all(pure[size] >= count[size] // group for size in count)
     assert sum(len(samples) < group for samples in steps) <= 1
     mixed = [samples for samples in steps if len({sizes[s] for s in samples}) > 1]

@@ -168,7 +168,7 @@ def test_what_cannot_work_is_refused(picture_folder, tiny_parts, tiny_pipeline_d
     task = TextToImageTask(
         TextToImageConfig(**whole, gradient_checkpointing=True, checkpoint_blocks=("no_such_block",))
     )
-    with pytest.raises(InputError, match="no_such_block is no block of the U-Net; it has down_blocks.0"):
+    with pytest.raises(InputError, match=r"no_such_block is no block of the U-Net; it has down_blocks\.0"):
         task.begin(Accelerator(cpu=True))
 
 
