@@ -45,6 +45,7 @@ from sd_ext.training.optimizers import (
     to_training,
 )
 from sd_ext.training.progress import TrainingProgress
+from sd_ext.training.small_attention import quicken_attention
 from sd_ext.training.task import Task
 
 SAME_REQUEST = 2.0  # seconds in which a terminal's signal and the launcher's, which passes it on, are one request
@@ -226,6 +227,8 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if accelerator.device.type == "cpu":
         quicken(task.model)
+        if accelerator.mixed_precision == "bf16":
+            quicken_attention(task.model)
     groups = groups_of(task, config.weight_decay)
     options = parse_options(config.optimizer_options)
     if config.optimizer == "adamw":
