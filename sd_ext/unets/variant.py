@@ -14,11 +14,14 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 
 from ..errors import InputError, UnknownNameError
+from .attention import AttentionSwitch
 from .feature import Feature, Inner
+from .freeu import FreeU, FreeUSwitch
+from .perturbed import PerturbedGuidance
 from .sharing import share
 from .steps import Call, States
 
-FEATURES: tuple[Feature, ...] = ()
+FEATURES: tuple[Feature, ...] = (PerturbedGuidance(), FreeU())
 """Every feature, outermost first: guidance, then (`before_steps` ends) large pictures, gating, cache."""
 
 OPTIONS: dict[str, Any] = {name: value for feature in FEATURES for name, value in feature.options.items()}
@@ -29,7 +32,7 @@ ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
 
 
-class VariantUNet2DConditionModel(UNet2DConditionModel):
+class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionModel):
     """`UNet2DConditionModel` with this package's features. Takes every argument of it, and the features' options.
 
     Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class loads what
@@ -195,7 +198,10 @@ class VariantUNet2DConditionModel(UNet2DConditionModel):
         inner = functools.partial(self._counted, inner)
         for feature in reversed([feature for feature in wraps if feature.before_steps]):
             inner = functools.partial(feature.forward, self, inner)
-        prediction = inner(sample, timestep, encoder_hidden_states, **kwargs)
+        try:
+            prediction = inner(sample, timestep, encoder_hidden_states, **kwargs)
+        finally:
+            self._states.current().call = None
         return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
 
     def _counted(
@@ -203,10 +209,7 @@ class VariantUNet2DConditionModel(UNet2DConditionModel):
     ) -> Any:
         call = self._states.observe(timestep)
         call.model = self
-        try:
-            return inner(sample, timestep, *args, **kwargs)
-        finally:
-            self._states.current().call = None
+        return inner(sample, timestep, *args, **kwargs)
 
     def _run(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any) -> torch.Tensor:
         """The network itself, or the view of it that a feature has put in its place."""
@@ -330,13 +333,13 @@ def _forgetting(name: str) -> Callable[..., Any]:
 
 
 # A feature's processor wraps what is there; what sets or reads processors sees the ones below.
-for _name in ("set_attn_processor", "set_attention_slice", "set_use_memory_efficient_attention_xformers"):
+for _name in ("set_attn_processor", "set_attention_slice"):
     setattr(VariantUNet2DConditionModel, _name, _guarded(_name))
 # What changes weights or what is done with them.
 for _name in (
     *("load_lora_adapter", "add_adapter", "delete_adapters", "set_adapter", "set_adapters", "unload_lora"),
     *("enable_adapters", "disable_adapters", "enable_lora", "disable_lora", "fuse_lora", "unfuse_lora"),
-    *("fuse_qkv_projections", "unfuse_qkv_projections", "enable_freeu", "disable_freeu"),
+    *("fuse_qkv_projections", "unfuse_qkv_projections"),
     *("load_state_dict", "_load_ip_adapter_weights", "_apply"),
 ):
     setattr(VariantUNet2DConditionModel, _name, _forgetting(_name))

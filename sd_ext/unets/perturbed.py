@@ -1,0 +1,248 @@
+"""Perturbed-attention guidance (PAG, Ahn et al. 2024, arXiv 2403.17377) and smoothed-energy guidance (SEG, Hong 2024,
+arXiv 2408.00760), inside the network, so that every pipeline has them.
+
+Both push the prediction away from that of a network whose self-attention is spoiled in some layers: by the identity in
+place of the attention map (PAG, equation 15), or by queries blurred over the picture (SEG, equation 12):
+
+    guided + scale (conditional - perturbed)
+
+The network adds the difference to every branch of the batch. Then it passes classifier-free guidance of any weight w
+unchanged: (u + d) + w ((c + d) - (u + d)) = u + w (c - u) + d.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from diffusers.models.attention_processor import Attention
+
+from ..errors import InputError
+from . import backends
+from .attention import MemoryEfficientAttnProcessor
+from .branches import conditional_half, count_branches
+from .feature import Feature, Inner, Options
+
+if TYPE_CHECKING:
+    from .variant import VariantUNet2DConditionModel
+
+TRAINED_STEPS = 1000  # of every model of this architecture in use
+
+
+class PerturbedGuidance(Feature):
+    """One more call of the network, on the conditional samples, for each of the two guidances that is on.
+
+    Guidance may come batched, recognised by equal latents in both halves, or be off. A pipeline that calls the network
+    once per prompt gets each of its predictions guided away from its own perturbed one. While training nothing is
+    added. A pipeline with `guidance_rescale` takes the standard deviation after this guidance.
+
+    Options:
+        pag_scale, seg_scale: weights of the differences, 0 is off; the papers use 3.
+        pag_layers, seg_layers: whose self-attention is perturbed: names of layers or of blocks that hold them, such as
+            "mid", "up_blocks.0" or "down_blocks.2.attentions.1".
+        pag_interval, seg_interval: [start, stop) as shares of the run's steps, or where the number of steps is not
+            known, of the trained timesteps, from the noise to the picture.
+        seg_sigma: the blur's standard deviation in tokens; None is infinite, the mean of all queries.
+    """
+
+    name: ClassVar[str] = "perturbed guidance"
+    before_steps: ClassVar[bool] = True
+    options: ClassVar[dict[str, Any]] = {
+        "pag_scale": 0.0,
+        "pag_layers": ["mid"],
+        "pag_interval": [0.0, 1.0],
+        "seg_scale": 0.0,
+        "seg_layers": ["mid"],
+        "seg_interval": [0.0, 1.0],
+        "seg_sigma": 10.0,
+    }
+
+    def is_neutral(self, options: Options) -> bool:
+        """Layers and intervals alone change nothing."""
+        return options["pag_scale"] == options["seg_scale"] == 0
+
+    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+        """Finite scales, layers this model has, an interval within [0, 1], a blur of some width."""
+        for kind in ("pag", "seg"):
+            _check_number(f"{kind}_scale", options[f"{kind}_scale"])
+            _check_interval(f"{kind}_interval", options[f"{kind}_interval"])
+            if options[f"{kind}_scale"]:
+                find_self_attention(unet, f"{kind}_layers", options[f"{kind}_layers"])
+        sigma = options["seg_sigma"]
+        if sigma is not None:
+            _check_number("seg_sigma", sigma)
+            if sigma <= 0:
+                raise InputError(f"seg_sigma must be above 0, or None for the mean of all; got {sigma!r}")
+
+    def forward(
+        self,
+        unet: VariantUNet2DConditionModel,
+        inner: Inner,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The prediction with scale (conditional - perturbed) added to each branch."""
+        if unet.training:
+            return inner(sample, timestep, encoder_hidden_states, **kwargs)
+        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
+        output = inner(**_own_lists(inputs))
+        scales = {kind: scale for kind, scale in self._scales(unet).items() if scale}
+        branches = self._branches(unet, sample) if scales else None
+        if branches is None:
+            return output
+        if branches == 2:
+            inputs = conditional_half(inputs, len(sample))
+        conditional = output.chunk(branches)[-1]
+        push = torch.zeros_like(conditional)
+        for kind, scale in scales.items():
+            layers = find_self_attention(unet, f"{kind}_layers", unet.config[f"{kind}_layers"])
+            with perturbed(layers, self._perturbation(unet, kind, sample)):
+                push += scale * (conditional - inner(**_own_lists(inputs)))
+        return output + torch.cat([push] * branches)
+
+    def _scales(self, unet: VariantUNet2DConditionModel) -> dict[str, float]:
+        """What is on at this step."""
+        call = unet.call
+        if call is None:
+            return {}
+        share = call.step / call.total if call.total else 1 - (call.timestep + 1) / TRAINED_STEPS
+        on = {kind: unet.config[f"{kind}_interval"] for kind in ("pag", "seg")}
+        return {kind: unet.config[f"{kind}_scale"] * (a <= share < b) for kind, (a, b) in on.items()}
+
+    def _branches(self, unet: VariantUNet2DConditionModel, sample: torch.Tensor) -> int | None:
+        """2 for [unconditional, conditional], 1 without; None if it is something else again. Found once a run."""
+        key = f"{self.name}: branches of {len(sample)}"
+        if key not in unet.memory:
+            unet.memory[key] = count_branches(sample, unet.config["out_channels"])
+        if unet.memory[key] > 2:
+            backends.say(logging.WARNING, "perturbed guidance knows no pipelines of three branches, and adds nothing")
+            return None
+        return unet.memory[key]
+
+    def _perturbation(
+        self, unet: VariantUNet2DConditionModel, kind: str, sample: torch.Tensor
+    ) -> MemoryEfficientAttnProcessor:
+        if kind == "pag":
+            return IdentityAttention()
+        height, width = sample.shape[-2:]
+        return BlurredQueries(unet.config["seg_sigma"], height / width)
+
+
+class IdentityAttention(MemoryEfficientAttnProcessor):
+    """Self-attention in which every token sees itself only: the values are the result."""
+
+    def attend(self, attn: Any, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, tokens, channels)` before the output projection."""
+        return attn.to_v(context)
+
+
+class BlurredQueries(MemoryEfficientAttnProcessor):
+    """Self-attention with queries blurred over the picture, which blurs the attention map's rows (SEG, section 4.2).
+
+    Args:
+        sigma: of the Gaussian, in tokens; None is infinite.
+        aspect: height / width of the latents.
+    """
+
+    def __init__(self, sigma: float | None = None, aspect: float = 1.0):
+        self.sigma, self.aspect = sigma, aspect
+
+    def query(self, attn: Any, x: torch.Tensor) -> torch.Tensor:
+        """`(batch, tokens, channels)`."""
+        return blur(attn.to_q(x), self.sigma, self.aspect)
+
+
+def blur(tokens: torch.Tensor, sigma: float | None, aspect: float) -> torch.Tensor:
+    """`(batch, tokens, channels)` blurred over their grid, which continues beyond its borders as in a mirror."""
+    if sigma is None:
+        return tokens.mean(1, keepdim=True).expand_as(tokens)
+    height, width = grid_of(tokens.shape[1], aspect)
+    rows, columns = (_gaussian(n, sigma).to(tokens) for n in (height, width))
+    picture = tokens.unflatten(1, (height, width))
+    return torch.einsum("yv,xw,bvwc->byxc", rows, columns, picture).flatten(1, 2)
+
+
+def grid_of(tokens: int, aspect: float) -> tuple[int, int]:
+    """The height and width whose product is the number of tokens and whose ratio is nearest to the latents'."""
+    heights = [n for n in range(1, tokens + 1) if tokens % n == 0]
+    height = min(heights, key=lambda n: abs(math.log(n * n / tokens / aspect)))
+    return height, tokens // height
+
+
+@functools.lru_cache(maxsize=32)
+def _gaussian(size: int, sigma: float) -> torch.Tensor:
+    """Rows that weigh `size` places by a Gaussian around each, `(size, size)`; what lies outside is mirrored in."""
+    reach = min(math.ceil(4 * sigma), 64 * size)  # beyond, a mirrored Gaussian is flat
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-((offsets / sigma) ** 2) / 2)
+    places = (torch.arange(size)[:, None] + offsets.long()) % (2 * size)
+    places = torch.where(places < size, places, 2 * size - 1 - places)
+    matrix = torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, places, weights.expand(size, -1).contiguous())
+    return matrix / weights.sum()
+
+
+@contextlib.contextmanager
+def perturbed(layers: Sequence[Attention], processor: MemoryEfficientAttnProcessor) -> Iterator[None]:
+    """The layers computed by `processor`, which carries no weights, and by their own again afterwards."""
+    own = [layer.__dict__.get("processor") for layer in layers]
+    for layer in layers:
+        layer.__dict__["processor"] = processor  # before a processor that is a module, which stays registered
+    try:
+        yield
+    finally:
+        for layer, processor_before in zip(layers, own, strict=True):
+            if processor_before is None:
+                del layer.__dict__["processor"]
+            else:
+                layer.__dict__["processor"] = processor_before
+
+
+def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[Attention]:
+    """The self-attention layers in the parts of the model named.
+
+    Raises:
+        InputError: not a list of names, or a name under which this model has no self-attention.
+    """
+    layers = {n: m for n, m in unet.named_modules() if isinstance(m, Attention) and not m.is_cross_attention}
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{option} must be a list of names such as 'mid' or 'up_blocks.0', got {names!r}")
+    found: dict[str, Attention] = {}
+    for name in names:
+        prefix = SHORT.get(name, name)
+        under = {n: m for n, m in layers.items() if f"{n}.".startswith(f"{prefix}.")}
+        if not under:
+            blocks = sorted({n.split(".attentions")[0] for n in layers})
+            raise InputError(
+                f"{option}: this model has no self-attention in {name!r}; it has some in {', '.join(blocks)}"
+            )
+        found.update(under)
+    return list(found.values())
+
+
+SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
+
+
+def _own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments for one call: Diffusers takes residuals out of the list it is given."""
+    return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value!r}")
+
+
+def _check_interval(name: str, value: Any) -> None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise InputError(f"{name} must be [start, stop] as shares of the steps, got {value!r}")
+    for end in value:
+        _check_number(name, end)
+    if not 0 <= value[0] < value[1] <= 1:
+        raise InputError(f"{name} must be 0 <= start < stop <= 1, got {value!r}")
