@@ -28,7 +28,7 @@ class SmallAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         *args: Any,
-        **kwargs: Any,
+        **more: Any,
     ) -> Tensor:
         tokens = hidden_states.shape[1] if hidden_states.ndim == 3 else hidden_states[0, 0].numel()
         keys = tokens if encoder_hidden_states is None else encoder_hidden_states.shape[1]
