@@ -116,7 +116,7 @@ def test_sdxl_is_told_the_size_and_the_crop_that_is_seen(two_sizes_folder, tiny_
 
 
 def test_a_mask_is_that_of_the_sample(tiny_parts, tmp_path):
-    """The opacity of pictures as their masks: mirrored with them, at the resolution of latents, never below the floor."""
+    """The opacity of pictures as their masks: mirrored with them, as coarse as latents, never below the floor."""
     folder = tmp_path / "set"
     folder.mkdir()
     lines = []

@@ -1,4 +1,4 @@
-"""What frozen encoders made: made once, found again by content, the same as the pipeline's own, drawn anew each step."""
+"""What frozen encoders made: made once, found by content, the same as the pipeline's own, drawn anew each step."""
 
 import json
 import shutil
