@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AutoScheduler",
+    "CachedUNet2DConditionModel",
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
@@ -28,6 +29,7 @@ __all__ = [
     "GradientEstimationScheduler",
     "HeunDiscreteScheduler",
     "HeunPPDiscreteScheduler",
+    "HighResUNet2DConditionModel",
     "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
@@ -44,6 +46,7 @@ __all__ = [
     "TCDScheduler",
     "Table",
     "TableScheduler",
+    "TokenReducedUNet2DConditionModel",
     "UniPCMultistepScheduler",
     "VariantUNet2DConditionModel",
     "__version__",
@@ -55,6 +58,9 @@ __all__ = [
 
 _ELSEWHERE = {
     "pretrained_path": "sd_ext.pretrained",
+    "CachedUNet2DConditionModel": "sd_ext.unets",
+    "HighResUNet2DConditionModel": "sd_ext.unets",
+    "TokenReducedUNet2DConditionModel": "sd_ext.unets",
     "VariantUNet2DConditionModel": "sd_ext.unets",
     # Diffusers looks these up on the module a saved pipeline names.
     "SchedulerMixin": "diffusers",

@@ -12,6 +12,7 @@ import sd_ext
 def test_exported_names():
     assert sorted(sd_ext.__all__) == [
         "AutoScheduler",
+        "CachedUNet2DConditionModel",
         "DDIMScheduler",
         "DDPMScheduler",
         "DEISMultistepScheduler",
@@ -27,6 +28,7 @@ def test_exported_names():
         "GradientEstimationScheduler",
         "HeunDiscreteScheduler",
         "HeunPPDiscreteScheduler",
+        "HighResUNet2DConditionModel",
         "IPNDMScheduler",
         "KDPM2AncestralDiscreteScheduler",
         "KDPM2DiscreteScheduler",
@@ -43,6 +45,7 @@ def test_exported_names():
         "TCDScheduler",
         "Table",
         "TableScheduler",
+        "TokenReducedUNet2DConditionModel",
         "UniPCMultistepScheduler",
         "VariantUNet2DConditionModel",
         "__version__",

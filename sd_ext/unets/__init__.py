@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from .cached import CachedUNet2DConditionModel
+from .large_pictures import HighResUNet2DConditionModel
+from .token_reduced import TokenReducedUNet2DConditionModel
 from .variant import VariantUNet2DConditionModel
 
-__all__ = ["VariantUNet2DConditionModel"]
+__all__ = [
+    "CachedUNet2DConditionModel",
+    "HighResUNet2DConditionModel",
+    "TokenReducedUNet2DConditionModel",
+    "VariantUNet2DConditionModel",
+]

@@ -35,6 +35,7 @@ class Call:
         rises: whether the timestep is above the step before, as when a sampler restarts.
         model: what will be run: the U-Net itself, or a view of it (`views.py`).
         exact: set by a feature that needs every layer to run; nothing may be reused in this call.
+        eager: set by a feature that looks into the network while it runs; a compiled model runs uncompiled.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Call:
     rises: bool = False
     model: Any = None
     exact: bool = False
+    eager: bool = False
 
 
 @dataclass(frozen=True)

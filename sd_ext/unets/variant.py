@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -15,17 +16,30 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2
 
 from ..errors import InputError, UnknownNameError
 from .attention import AttentionSwitch
+from .cache import DeepFeatureCache
 from .feature import Feature, Inner
 from .freeu import FreeU, FreeUSwitch
+from .gate import CrossAttentionGate
+from .highres import HighRes
 from .perturbed import PerturbedGuidance
 from .sharing import share
 from .steps import Call, States
+from .tokens import TokenReduction
 
-FEATURES: tuple[Feature, ...] = (PerturbedGuidance(), FreeU())
+FEATURES: tuple[Feature, ...] = (
+    PerturbedGuidance(),
+    HighRes(),
+    TokenReduction(),
+    FreeU(),
+    CrossAttentionGate(),
+    DeepFeatureCache(),
+)
 """Every feature, outermost first: guidance, then (`before_steps` ends) large pictures, gating, cache."""
 
 OPTIONS: dict[str, Any] = {name: value for feature in FEATURES for name, value in feature.options.items()}
 PLAIN = UNet2DConditionModel
+EAGER = torch.compiler.disable(PLAIN.forward)
+log = logging.getLogger(__name__)
 ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 """The arguments of `forward` after `encoder_hidden_states`, in their order."""
 
@@ -92,6 +106,7 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         self._undo: list[Callable[[], None]] = []
         self._wraps: tuple[Feature, ...] | None = ()
         self._out = 0
+        self._said: set[str] = set()
         self._apply_options(options)
 
     # ---- options -----------------------------------------------------------------------------------------------------
@@ -215,12 +230,18 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         """The network itself, or the view of it that a feature has put in its place."""
         call = self.call
         model = self if call is None else call.model
-        plain = self._compiled or PLAIN.forward
+        plain = EAGER if call is not None and call.eager else self._compiled or PLAIN.forward
         return plain(model, sample, timestep, encoder_hidden_states, return_dict=False, **kwargs)[0]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network; takes the arguments of `torch.compile`. Features decide in eager code around it."""
         self._compiled = torch.compile(PLAIN.forward, *args, **kwargs)
+
+    def say_once(self, message: str) -> None:
+        """Log a warning, once for each model."""
+        if message not in self._said:
+            self._said.add(message)
+            log.warning("%s: %s", type(self).__name__, message)
 
     # ---- what changes the modules below the features -----------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+"""Cross-attention that is frozen after a step, after T-GATE (Zhang et al. 2024, arXiv 2404.02747)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import nn
+
+from ..errors import InputError
+from . import views
+from .cache import same_tensors
+from .feature import Feature, Inner, Options
+
+
+class Frozen(nn.Module):
+    """Stands for a cross-attention: gives its output of before, repeated over the batch."""
+
+    def __init__(self, output: torch.Tensor):
+        super().__init__()
+        self.output = output
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return self.output.repeat(hidden_states.shape[0] // self.output.shape[0], 1, 1)
+
+
+@dataclass
+class _Record:
+    """What the cross-attentions gave.
+
+    Args:
+        outputs: `(rows, tokens, channels)` by the module's name.
+        rows: of the batch; half of it where the two halves of guidance were averaged.
+        sample: shape without the batch, dtype and device.
+        text: the text states, to be compared by content.
+    """
+
+    outputs: dict[str, torch.Tensor]
+    rows: int
+    sample: tuple[Any, ...]
+    text: torch.Tensor
+
+
+class CrossAttentionGate(Feature):
+    """From a step on, every cross-attention gives what it gave at the step before.
+
+    The text sets the layout in the first steps; later cross-attention changes little (arXiv 2404.02747, section 3).
+    Where the batch is both halves of guidance, which is found by comparing them once a run, the mean of the halves is
+    frozen, as in the paper (section 4). Halves called apart keep their own.
+
+    Options:
+        attention_gate: number of steps with cross-attention; 0 or None, all of them, is neutral.
+    """
+
+    name = "gate"
+    options: ClassVar[dict[str, Any]] = {"attention_gate": 0}
+
+    def is_neutral(self, options: Options) -> bool:
+        return options["attention_gate"] in (0, None) and options["attention_gate"] is not False
+
+    def validate(self, unet: Any, options: Options) -> None:
+        gate = options["attention_gate"]
+        if type(gate) is not int or gate < 0:
+            raise InputError(f"attention_gate must be a whole number of steps, or 0 for none, got {gate!r}")
+        if not cross_attentions(unet):
+            raise InputError(f"attention_gate must be 0: this model has no cross-attention to freeze, got {gate!r}")
+
+    def forward(
+        self, unet: Any, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        call, gate = unet.call, unet.config["attention_gate"]
+        reason = views.obstacle(unet)
+        if reason is not None:
+            unet.say_once(f"cross-attention is not frozen and the exact network runs: {reason}")
+        if reason is not None or call.step < gate - 1:
+            return inner(sample, timestep, encoder_hidden_states, **kwargs)
+        records: dict[int, _Record] = unet.memory.setdefault(self.name, {})
+        record = records.get(call.branch)
+        model = call.model
+        if record is not None and call.step >= gate and _fits(record, sample, encoder_hidden_states):
+            call.model = views.substitute(model, {name: Frozen(output) for name, output in record.outputs.items()})
+            return inner(sample, timestep, encoder_hidden_states, **kwargs)
+        captures = {name: views.Capture(model.get_submodule(name)) for name in cross_attentions(model)}
+        call.model, call.exact = views.substitute(model, captures), True
+        prediction = inner(sample, timestep, encoder_hidden_states, **kwargs)
+        records[call.branch] = _recorded(captures, sample, encoder_hidden_states)
+        return prediction
+
+
+def cross_attentions(unet: nn.Module) -> list[str]:
+    """Names of the modules that attend to the text."""
+    return [
+        f"{name}.attn2"
+        for name, module in unet.named_modules()
+        if isinstance(module, BasicTransformerBlock) and getattr(module.attn2, "is_cross_attention", False)
+    ]
+
+
+def _recorded(captures: dict[str, views.Capture], sample: torch.Tensor, text: torch.Tensor) -> _Record:
+    outputs, rows = {name: capture.kept for name, capture in captures.items()}, len(sample)
+    if rows % 2 == 0 and not sample.is_meta and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
+        rows //= 2
+        outputs = {name: (output[:rows] + output[rows:]) / 2 for name, output in outputs.items()}
+    return _Record(outputs, rows, _kind(sample), text)
+
+
+def _kind(sample: torch.Tensor) -> tuple[Any, ...]:
+    return sample.shape[1:], sample.dtype, sample.device
+
+
+def _fits(record: _Record, sample: torch.Tensor, text: torch.Tensor) -> bool:
+    """Another number of rows is the same prompts with or without the unguided half; another text is another picture."""
+    if _kind(sample) != record.sample or len(sample) % record.rows:
+        return False
+    return text.shape != record.text.shape or same_tensors([text], [record.text])

@@ -1,0 +1,168 @@
+"""Views of a U-Net: other networks made of its own modules, run by Diffusers' own forward.
+
+A view shares every parameter and every hook with the model and is not registered in it. Only the modules on the way to
+what differs are copied, and of these only the attributes: a view takes microseconds, so it is made for each call and
+sees what the model is at that moment (adapters, processors, FreeU, offloading of layers).
+
+The cut (depth, layer) splits the network in two. The shallow part is what lies on the near side of a skip connection:
+the first `depth` down blocks and `layer` layers of the next, then the last `layer + 1` layers of up block
+`-1 - depth` and the up blocks after it. The deep part is everything between; its output is one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+
+DOWN_BLOCKS = {
+    *("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D"),
+    *("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+}
+UP_BLOCKS = {
+    *("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D"),
+    *("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+}
+"""Blocks with one skip connection for each layer, which is what a cut needs. The K blocks have one for each block."""
+
+
+class Cut(NamedTuple):
+    """Where the shallow part ends."""
+
+    depth: int
+    layer: int
+
+
+def cuts(unet: Any) -> list[Cut]:
+    """Every cut of this model, shallowest first; empty where its blocks cannot be cut."""
+    down, up = list(unet.down_blocks), list(unet.up_blocks)
+    known = {type(b).__name__ for b in down} <= DOWN_BLOCKS and {type(b).__name__ for b in up} <= UP_BLOCKS
+    if not known or unet.mid_block is None:
+        return []
+    return [Cut(depth, layer) for depth in range(len(up)) for layer in range(len(up[-1 - depth].resnets))]
+
+
+def replica(module: Any, children: Mapping[str, Any]) -> Any:
+    """A copy of the module alone, with other children; the rest is shared."""
+    cls = UNet2DConditionModel if isinstance(module, UNet2DConditionModel) else type(module)
+    other = cls.__new__(cls)
+    other.__dict__.update(module.__dict__)
+    # What was compiled is bound to the module it was compiled for.
+    other.__dict__["_compiled_call_impl"] = None
+    other.__dict__["_modules"] = {**module._modules, **children}
+    return other
+
+
+def substitute(module: Any, replacements: Mapping[str, nn.Module]) -> Any:
+    """A view of the module with others in the places named, such as `"up_blocks.1.attentions.0"`."""
+    inner: dict[str, dict[str, nn.Module]] = {}
+    children: dict[str, nn.Module] = {}
+    for path, replacement in replacements.items():
+        head, _, rest = path.partition(".")
+        if rest:
+            inner.setdefault(head, {})[rest] = replacement
+        else:
+            children[head] = replacement
+    for head, rest in inner.items():
+        children[head] = substitute(module._modules[head], rest)
+    return replica(module, children)
+
+
+class Capture(nn.Module):
+    """A module that keeps a copy of what it returns: FreeU edits hidden states in place."""
+
+    def __init__(self, inner: Any):
+        super().__init__()
+        self.inner = inner
+        self.has_cross_attention = getattr(inner, "has_cross_attention", False)
+        self.kept: torch.Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.inner(*args, **kwargs)
+        self.kept = (out[0] if isinstance(out, tuple) else out).clone()
+        return out
+
+
+class Replay(nn.Module):
+    """Stands for the deep part: gives what it gave before.
+
+    Args:
+        deep: its output, `(batch, channels, height, width)`.
+        see: called with what the shallow part hands to it.
+    """
+
+    has_cross_attention = False
+
+    def __init__(self, deep: torch.Tensor | None, see: Callable[[torch.Tensor], None] | None = None):
+        super().__init__()
+        self.deep, self.see = deep, see
+
+    def forward(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        if self.see is not None:
+            self.see(sample)
+        return sample if self.deep is None else self.deep.clone()
+
+
+def shallow(unet: Any, cut: Cut, replay: Replay) -> Any:
+    """The view that runs the shallow part, with `replay` in place of the deep one."""
+    down, up = list(unet.down_blocks), list(unet.up_blocks)
+    depth, layer = cut
+    near_down = _trimmed(down[depth], slice(0, layer), downsamplers=None)
+    near_up = _trimmed(up[-1 - depth], slice(-1 - layer, None))
+    children = {
+        "down_blocks": nn.ModuleList([*down[:depth], near_down]),
+        "mid_block": replay,
+        "up_blocks": nn.ModuleList([near_up, *up[len(up) - depth :]]),
+    }
+    return replica(unet, children)
+
+
+def capturing(unet: Any, cut: Cut) -> tuple[Any, Capture]:
+    """The view that runs everything and keeps what the deep part gives."""
+    path = _last_deep(unet, cut)
+    capture = Capture(unet.get_submodule(path))
+    return substitute(unet, {path: capture}), capture
+
+
+def ends_at_mid(unet: Any, cut: Cut) -> bool:
+    """Whether the deep part is the mid block alone, to whose output ControlNet adds."""
+    return _last_deep(unet, cut) == "mid_block"
+
+
+def _trimmed(block: Any, layers: slice, **children: Any) -> Any:
+    """A view of a block with some of its layers."""
+    lists = {name: block._modules[name] for name in ("resnets", "attentions") if name in block._modules}
+    return replica(block, {**{name: nn.ModuleList(list(m)[layers]) for name, m in lists.items()}, **children})
+
+
+def _last_deep(unet: Any, cut: Cut) -> str:
+    """The module whose output is the deep part's."""
+    place = len(unet.up_blocks) - 1 - cut.depth
+    layer = len(unet.up_blocks[place].resnets) - 1 - cut.layer
+    if layer == place == 0:
+        return "mid_block"
+    if layer == 0:  # the last layer of the block before
+        place -= 1
+        upsamplers = getattr(unet.up_blocks[place], "upsamplers", None)
+        if upsamplers:
+            return f"up_blocks.{place}.upsamplers.{len(upsamplers) - 1}"
+        layer = len(unet.up_blocks[place].resnets)
+    kind = "attentions" if "attentions" in unet.up_blocks[place]._modules else "resnets"
+    return f"up_blocks.{place}.{kind}.{layer - 1}"
+
+
+def obstacle(unet: Any) -> str | None:
+    """Why no view of this model may be used now, if so."""
+    if unet.training or torch.is_grad_enabled():
+        return "gradients are enabled (use torch.no_grad())" if not unet.training else "the model is in training mode"
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    for module in (unet.conv_in, *blocks):
+        hooks = getattr(module, "_diffusers_hook", None)
+        if hooks is not None and hooks.get_hook("group_offloading") is not None:
+            return "its layers are offloaded in groups, in the order of the whole network"
+    if any("forward" in block.__dict__ for block in blocks if block is not None):
+        return "a block's forward has been replaced"
+    return None
