@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from sd_ext.schedulers import DPMSolverMultistepScheduler
 from sd_ext.training.conditioning import TextTowers
@@ -44,6 +43,8 @@ def make_pipeline(vae: Any, unet: Any, settings: dict[str, Any], towers: TextTow
         towers: text encoders and tokenizers; None for a pipeline that takes states only.
         family: "sd" or "sdxl".
     """
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # much to import, for previews only
+
     names = ("", "_2")[: 2 if family == "sdxl" else 1]
     encoders = list(towers.encoders.values()) if towers else [None] * len(names)
     tokenizers = towers.tokenizers if towers else [None] * len(names)

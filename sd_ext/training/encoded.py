@@ -24,7 +24,9 @@ from sd_ext.training.model_files import ModelFiles
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 TEXTS_AT_ONCE = 64
-PIXELS_AT_ONCE = 2**19  # not the run's batch size, which an encoder's last bits, and then a cached latent's, depend on
+# Not the run's batch size, on which an encoder's last bits depend, and so would a cached latent's. A CPU is no quicker
+# with more at once, it only takes more memory.
+PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**19}
 
 
 class Encoded:
@@ -77,7 +79,7 @@ class Encoded:
         places = [(i, flip) for i in range(len(pictures)) for flip in flips]
         keys = {place: latent_key(*pictures.content(*place), self.vae_digest, self.dtype) for place in places}
         jobs = {key: (pictures.sizes[place[0]], (pictures, *place)) for place, key in keys.items()}
-        at_once = max(1, PIXELS_AT_ONCE // max(self.config.resolution) ** 2)
+        at_once = max(1, PIXELS_AT_ONCE.get(self.accelerator.device.type, 2**19) // max(self.config.resolution) ** 2)
         self.fill(jobs, self._encode_pictures, at_once, "pictures", lambda job: job[0].pixels(*job[1:]))
         self._latents[id(pictures)] = Cached(self.cache, keys)
 
