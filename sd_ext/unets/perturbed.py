@@ -179,7 +179,9 @@ def grid_of(tokens: int, aspect: float) -> tuple[int, int]:
 @functools.lru_cache(maxsize=32)
 def _gaussian(size: int, sigma: float) -> torch.Tensor:
     """Rows that weigh `size` places by a Gaussian around each, `(size, size)`; what lies outside is mirrored in."""
-    reach = min(math.ceil(4 * sigma), 64 * size)  # beyond, a mirrored Gaussian is flat
+    if sigma > 4 * size:  # a mirrored Gaussian is flat then, to 1e-34
+        return torch.full((size, size), 1 / size, dtype=torch.float64)
+    reach = math.ceil(4 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-((offsets / sigma) ** 2) / 2)
     places = (torch.arange(size)[:, None] + offsets.long()) % (2 * size)
