@@ -6,7 +6,7 @@ On a flow schedule those with `Grid.affine` are formulas in the flow's own sigma
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta as beta_distribution
+from scipy.special import betaincinv
 
 from ..schedule import Array
 
@@ -36,7 +36,7 @@ def lambda_uniform(low: float, high: float, n: int) -> Array:
 
 def beta_ratio(low: float, high: float, n: int, *, a: float = 0.6, b: float = 0.6) -> Array:
     """Quantiles of a Beta(a, b) distribution in sigma / alpha: what Diffusers' `use_beta_sigmas` does."""
-    return low + (high - low) * beta_distribution.ppf(np.linspace(1, 0, n), a, b)
+    return low + (high - low) * betaincinv(a, b, np.linspace(1, 0, n))
 
 
 def kl_optimal(low: float, high: float, n: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta as beta_distribution
+from scipy.special import betaincinv
 
 from ..schedule import Array
 
@@ -45,4 +45,4 @@ def ddim_uniform(t_max: float, n: int, *, t_min: float = 0.0) -> Array:
 
 def beta(t_max: float, n: int, *, a: float = 0.6, b: float = 0.6) -> Array:
     """Quantiles of a Beta(a, b) distribution in t: denser at both ends (Lee et al. 2024, arXiv 2407.12173)."""
-    return t_max * beta_distribution.ppf(1 - np.arange(n) / n, a, b)
+    return t_max * betaincinv(a, b, 1 - np.arange(n) / n)
