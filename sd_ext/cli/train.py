@@ -30,6 +30,9 @@ def _script(ctx: typer.Context, config: str, module: str, doc: str) -> None:
         run_command(getattr(configs, config), f"sd_ext.training.{module}:run", ctx.args, doc, prog)
     except TrainingError as error:
         _stop(error)
+    except KeyboardInterrupt as stop:  # the message says how to go on
+        print(f"sd-ext: {str(stop) or 'stopped'}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _stop(error: TrainingError) -> None:

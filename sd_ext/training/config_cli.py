@@ -10,12 +10,14 @@ CONFIG.toml             settings from a file (its table named like the script, o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from sd_ext.errors import InputError, SdExtError, UnknownNameError
 from sd_ext.training.configs import RunConfig
@@ -23,6 +25,16 @@ from sd_ext.training.toml_file import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 C = TypeVar("C", bound=RunConfig)
+
+
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Parser(argparse.ArgumentParser):
+    """One that raises `InputError` in place of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists the flags")
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:
@@ -39,7 +51,7 @@ def convert(kind: Any, value: Any, name: str) -> Any:
         if kind is bool:
             if isinstance(value, bool):
                 return value
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+            return TRUTH[str(value).lower()]
         if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             raise ValueError
         if kind is str and not isinstance(value, str):
@@ -60,9 +72,11 @@ def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
     return cls(**{name: convert(hints[name], value, f"{where}: {name}") for name, value in normal.items()})
 
 
-def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> argparse.ArgumentParser:
+def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> Parser:
     """The argparse parser of a settings class."""
-    made = argparse.ArgumentParser(prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(
+        prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )  # fmt: skip
     presets = f", or a preset: {', '.join(cls.presets)}" if cls.presets else ""
     made.add_argument(
         "file", nargs="?", metavar="CONFIG.toml", help=f"settings from a file{presets}; flags win over it"
@@ -93,17 +107,35 @@ def read_settings(cls: type[RunConfig], path: str) -> dict[str, Any]:
     if cls.presets and not Path(path.partition("#")[0]).exists() and not path.endswith(".toml"):
         raise UnknownNameError("file or preset", path, cls.presets)
     path, _, section = path.partition("#")
-    table = read_toml(path)
-    if section and section not in table:
-        raise InputError(f"{path} has no table [{section}]")
-    given = dict(table.get(section or cls.section, table))
+    given = read_table(cls, path, section)
     base, preset = {}, given.pop("preset", None)
     if preset is not None:
-        if preset not in cls.presets:
-            raise UnknownNameError("preset", preset, cls.presets)
+        if not cls.presets:
+            raise InputError(f"{path}: this script has no presets; leave out preset")
+        if preset not in list(cls.presets):
+            raise UnknownNameError(f"preset in {path}:", preset, cls.presets)
         base = read_settings(cls, preset)
     hints, names = get_type_hints(cls), known_names(cls, given, path)
     return base | {name: convert(hints[name], value, f"{path}: {name}") for name, value in names.items()}
+
+
+def read_table(cls: type[RunConfig], path: str, section: str) -> dict[str, Any]:
+    """The table of a file that holds the settings: the one asked for, the script's own, or all of the file.
+
+    Raises:
+        InputError: no such table, or settings beside it, which would be lost.
+    """
+    whole = read_toml(path)
+    if section and section not in whole:
+        raise InputError(f"{path} has no table [{section}]")
+    name = section or (cls.section if cls.section in whole else "")
+    if not name:
+        return whole
+    if not isinstance(whole[name], dict):
+        raise InputError(f"{path}: {name} is {whole[name]!r}; it must be a table [{name}]")
+    if lost := [key for key, value in whole.items() if not isinstance(value, dict)]:
+        raise InputError(f"{path}: {', '.join(lost)} above [{name}] would have no effect; write settings below it")
+    return dict(whole[name])
 
 
 def known_names(cls: type[RunConfig], values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -125,19 +157,42 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
     Raises:
         InputError: see `make_config`; also a settings file that cannot be read.
     """
-    given = vars(parser(cls, doc, prog).parse_args(arguments))
-    dry, file, path, overrides = (given.pop(name) for name in ("dry_run", "file", "config", "override"))
+    given, dry, file, path, overrides = read_flags(cls, arguments, doc, prog)
     if file and path:
         raise InputError(f"two files of settings: {file} and {path}; give one")
     hints = get_type_hints(cls)
-    values = read_settings(cls, file or path) if file or path else {}
-    flags = {name: value for name, value in given.items() if value is not None}
-    values |= {name: convert(hints[name], value, f"--{name.replace('_', '-')}") for name, value in flags.items()}
+    source = file or path
+    values = read_settings(cls, source) if source else {}
+    values |= {name: convert(hints[name], value, f"--{name.replace('_', '-')}") for name, value in given.items()}
     pairs = [pair.partition("=") for pair in overrides]
     if malformed := [p for p in pairs if not p[1]]:
         raise InputError(f"--override {malformed[0][0]}: write key=value")
     values |= {key.strip().replace("-", "_"): value for key, _, value in pairs}
     return make_config(cls, values, "command line"), dry
+
+
+def read_flags(
+    cls: type[RunConfig], arguments: Sequence[str] | None, doc: str, prog: str | None
+) -> tuple[dict[str, str], bool, str | None, str | None, list[str]]:
+    """(settings given as flags, dry run, CONFIG.toml, --config, --override) as they stand.
+
+    Raises:
+        InputError: a flag that does not exist (names the closest), or without its value.
+    """
+    made = parser(cls, doc, prog)
+    found, unknown = made.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in made._actions for flag in action.option_strings]
+        if unknown[0].startswith("-"):
+            raise UnknownNameError("flag", unknown[0].partition("=")[0], flags)
+        raise InputError(f"unexpected argument {unknown[0]!r}; give one CONFIG.toml, and settings as flags")
+    given = vars(found)
+    dry, file, path, overrides = (given.pop(name) for name in ("dry_run", "file", "config", "override"))
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():  # `--flip CONFIG.toml` is a switch and the file, not the switch's value
+        if isinstance(getattr(cls, name), bool) and not file and (value.endswith(".toml") or value in cls.presets):
+            file, given[name] = value, "true"
+    return given, dry, file, path, overrides
 
 
 def describe(config: RunConfig) -> str:
@@ -159,9 +214,26 @@ def run_command(
     if dry:
         print(describe(config))
         if cls.plan:
-            print(f"\n{resolve(cls.plan)(config)}")
+            print()
+            for line in resolve(cls.plan)(config):
+                print(line, flush=True)
         return
-    print(resolve(target)(config))
+    with terminated_like_ctrl_c():
+        print(resolve(target)(config))
+
+
+@contextlib.contextmanager
+def terminated_like_ctrl_c() -> Iterator[None]:
+    """Within the block SIGTERM is Ctrl-C, so that what a run prepares is left tidy too."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def resolve(target: str) -> Any:
@@ -181,6 +253,6 @@ def main(cls: type[RunConfig], target: str, doc: str | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(stop or "stopped", file=sys.stderr)
+        print(str(stop) or "stopped", file=sys.stderr)
         return 130
     return 0

@@ -1,156 +1,297 @@
 """How much memory a run will take, found without loading a weight.
 
-The U-Net (and trained text encoders) are built on the meta device, where tensors have shapes and no numbers; one
-forward pass counts what autograd keeps for the backward pass. To that come weights, gradients, optimizer and average.
+U-Net, trained text encoders and autoencoder are built of fake tensors, which have shapes and no numbers (PyTorch's
+`FakeTensorMode`). One forward and backward pass of the largest batch through them takes seconds and nothing else; what
+its operations would hold at once is counted. To that come weights, gradients, optimizer and averages.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sd_ext.errors import InputError
 from sd_ext.training.adapters import trained_parameters
-from sd_ext.training.conditioning import unet_arguments
+from sd_ext.training.configs import LoraConfig
+from sd_ext.training.diffusion import DiffusionLoss
+from sd_ext.training.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from sd_ext.training.train_lora import LoraTask
 
 # Bytes of optimizer state for each trained number.
 STATE = {"adamw": 8, "schedulefree-adamw": 8, "adamw8bit": 2, "adafactor": 1, "lion": 4, "sgd": 0, "prodigy": 16}
+COMPUTES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes.
+    """Bytes on each process.
 
     Args:
-        weights: of the frozen and trained models.
+        weights: of the models in memory while training.
         training: gradients, optimizer state and averages.
-        activations: what one pass of the largest size keeps.
+        activations: what a pass of the largest batch holds at most, forward and backward.
+        encoding: autoencoder and activations while pictures are encoded, before the U-Net is loaded.
+        drawing: autoencoder and activations while a preview is decoded, beside weights and training.
         trained: numbers that are trained.
     """
 
     weights: int
     training: int
     activations: int
+    encoding: int
+    drawing: int
     trained: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.training + self.activations
+        """At most at once."""
+        return max(self.encoding, self.weights + self.training + max(self.activations, self.drawing))
 
     def __str__(self) -> str:
-        parts = {"weights": self.weights, "training": self.training, "activations": self.activations}
-        return f"{gb(self.total)} ({', '.join(f'{name} {gb(size)}' for name, size in parts.items())})"
+        names = ("weights", "training", "activations", "encoding", "drawing")
+        return f"{gb(self.total)} ({', '.join(f'{name} {gb(getattr(self, name))}' for name in names)})"
 
 
 def gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def size_of(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def size_of(models: Iterable[nn.Module]) -> int:
+    return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
 
 
-def kept_bytes(call: Any) -> int:
-    """Bytes of the tensors autograd keeps during `call()`, each storage once, parameters apart."""
-    seen: dict[int, Tensor] = {}
-    kept = 0
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the storages that operations within the block make, and the most there are at once.
+
+    Args:
+        known: tensors that are there already.
+    """
+
+    def __init__(self, known: Iterable[Tensor]):
+        super().__init__()
+        self.alive = {tensor.untyped_storage()._cdata for tensor in known}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
+                self.alive.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return made
+
+    def _gone(self, storage: int, size: int) -> None:
+        self.alive.discard(storage)
+        self.now -= size
+
+
+def peak_bytes(models: Iterable[nn.Module], call: Callable[[], Any]) -> int:
+    """The most bytes that `call()` holds at once beside the models' weights."""
+    with PeakMemory(p for model in models for p in model.parameters()) as memory:
+        call()
+    return memory.peak
+
+
+def make_fake(model: nn.Module, frozen: torch.dtype) -> None:
+    """Turn a model on the meta device into one of fake tensors (call it under `FakeTensorMode` and `torch.device`).
+
+    Args:
+        model: changed in place.
+        frozen: number format of the weights that are not trained.
+    """
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                dtype = frozen if p.is_floating_point() and not p.requires_grad else p.dtype
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=dtype), p.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+
+
+def estimate(task: LoraTask, device: torch.device) -> Estimate:
+    """What a run of a task takes on each process, beside Python and the libraries (about 1 GB)."""
+    from sd_ext.training.train_lora import base_dtype  # which imports this module
+
+    config = task.config
+    unet, towers = task.build_on_meta()
+    vae = vae_on_meta(task.files)
+    models = [unet, *([towers] if towers else [])]
+    trained = sum(trained_parameters(model) for model in models)
+    with FakeTensorMode(), torch.device(device.type):
+        for model in models:
+            make_fake(model, base_dtype(config))
+        make_fake(vae, torch.float32)
+        weights = size_of([*models, *([] if config.cache else [vae])])
+        if config.base_precision == "int8":
+            weights -= sum(m.weight.numel() * (m.weight.element_size() - 1) for m in unet.modules() if _frozen(m))
+        loss = DiffusionLoss(unet, config.loss, towers).train()
+        activations = peak_bytes(models, lambda: train_once(task, loss, device.type))
+        encoding = size_of([vae]) + peak_bytes([vae], lambda: encode_once(task, vae))
+        drawing = size_of([vae]) + peak_bytes([vae], lambda: decode_once(task, vae)) if config.validate_every else 0
+    training = trained * (4 + STATE.get(config.optimizer, 8) + (4 if config.ema else 0))
+    return Estimate(weights, training, activations, encoding, drawing, trained)
+
+
+def at_most(task: LoraTask) -> int:
+    """More bytes than a run takes, found in a fraction of the time: what a pass in float32, with attention matrices and
+    without checkpointing, keeps for its backward pass, twice."""
+    unet, towers = task.build_on_meta()
+    vae, models = vae_on_meta(task.files), [unet, *([towers] if towers else [])]
+    unet.disable_gradient_checkpointing()
+    for encoder in towers.encoders.values() if towers else []:
+        encoder.gradient_checkpointing_disable()  # type: ignore[operator]
+    loss = DiffusionLoss(unet, task.config.loss, towers).float().train()
+    with torch.device("meta"):
+        kept = kept_bytes(lambda: loss_once(task, loss))
+        pictures = size_of([vae]) + sum(peak_bytes([vae], partial(do, task, vae)) for do in (encode_once, decode_once))
+    trained = sum(trained_parameters(model) for model in models)
+    return 2 * (size_of(models) + kept) + trained * (8 + STATE["prodigy"]) + pictures
+
+
+def kept_bytes(call: Callable[[], Any]) -> int:
+    """Bytes of the storages that autograd keeps for the backward pass of `call()`, weights among them."""
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets its number
 
     def pack(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        base = tensor if tensor._base is None else tensor._base
-        if id(base) not in seen and not isinstance(tensor, nn.Parameter) and tensor.requires_grad | (tensor.ndim > 1):
-            seen[id(base)] = base  # kept alive, so that no other tensor gets its id
-            kept += base.numel() * base.element_size()
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         call()
-    return kept
+    return sum(storage.nbytes() for storage in kept.values())
 
 
-def estimate(task: LoraTask) -> Estimate:
-    """What a run of a task takes on each process, beside Python and the libraries (about 1 GB)."""
-    unet, towers = task.build_on_meta()
-    models = [unet, *(towers.encoders.values() if towers else [])]
-    weights = sum(size_of(model) for model in models)
-    if task.config.base_precision == "int8":
-        weights -= sum(m.weight.numel() * (m.weight.element_size() - 1) for m in unet.modules() if _frozen_linear(m))
-    trained = sum(trained_parameters(model) for model in models)
-    state = STATE.get(task.config.optimizer, 8)
-    training = trained * (4 + state + (4 if task.config.ema else 0))
-    return Estimate(weights, training, activations(task, unet, towers), trained)
+def vae_on_meta(files: ModelFiles) -> Any:
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        vae: Any = AutoencoderKL.from_config(files.config("vae"))
+    return vae.eval()
 
 
-def _frozen_linear(module: nn.Module) -> bool:
+def _frozen(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and not module.weight.requires_grad
 
 
-def activations(task: LoraTask, unet: Any, towers: Any) -> int:
-    """What one pass of the largest size keeps for its backward pass."""
-    config, files = task.config, task.files
-    height, width = max(task.sizes, key=lambda size: size[0] * size[1])  # type: ignore[index]
-    batch = min(config.batch_size, len(task.sizes))
-    dtype = next(p.dtype for p in unet.parameters() if not p.requires_grad)
-    unet.train()
+def largest_batch(task: LoraTask) -> tuple[int, int, int]:
+    """Samples, height and width of the batch with the most pixels."""
+    counts: Counter[Any] = Counter(task.sizes)
+    batches = [(min(task.config.batch_size, count), *size) for size, count in counts.items()]
+    return max(batches, key=lambda batch: batch[0] * batch[1] * batch[2])
 
-    def meta(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
 
+def train_once(task: LoraTask, loss: DiffusionLoss, device: str) -> None:
+    """A forward and backward pass of the largest batch, as the loop does it."""
+    precision = task.config.mixed_precision
+    with torch.autocast(device, COMPUTES[precision], enabled=precision != "no"):
+        value = loss_once(task, loss)
+    value.backward()
+
+
+def loss_once(task: LoraTask, loss: DiffusionLoss) -> Tensor:
+    """The loss of the largest batch; of tensors without numbers."""
+    batch, height, width = largest_batch(task)
+    files, unet = task.files, loss.unet
     length = files.config("text_encoder").get("max_position_embeddings", 77)
-    conditions = {"states": meta(batch, length, unet.config.cross_attention_dim)}
+    conditions = {"states": torch.empty(batch, length, unet.config.cross_attention_dim)}
     if files.family == "sdxl":
-        conditions |= {
-            "pooled": meta(batch, files.config("text_encoder_2")["projection_dim"]),
-            "time_ids": meta(batch, 6),
-        }
-    x = meta(batch, task.channels, height // task.scale, width // task.scale)
-    t = torch.zeros(batch, dtype=torch.long, device="meta")
+        conditions["pooled"] = torch.empty(batch, files.config("text_encoder_2")["projection_dim"])
+        conditions["time_ids"] = torch.empty(batch, 6)
+    if loss.towers is not None:
+        conditions["tokens"] = torch.zeros(batch, len(loss.towers.encoders), length, dtype=torch.long)
+    x = torch.empty(batch, task.channels, height // task.scale, width // task.scale)
+    ones, t = torch.empty(batch), torch.zeros(batch, dtype=torch.long)
+    return loss(x, t, x.clone(), ones, ones, conditions)["loss"]
 
-    def call() -> None:
-        known = dict(conditions)
-        if towers is not None:
-            tokens = torch.zeros(batch, len(towers.encoders), length, dtype=torch.long, device="meta")
-            known |= towers(tokens)
-        unet(x, t, **unet_arguments(known))
 
-    return kept_bytes(call)
+@torch.no_grad()
+def encode_once(task: LoraTask, vae: Any) -> None:
+    batch, height, width = largest_batch(task)
+    vae.encode(torch.empty(batch, 3, height, width)).latent_dist.std.clone()
+
+
+@torch.no_grad()
+def decode_once(task: LoraTask, vae: Any) -> None:
+    side = task.config.resolution[0] // task.scale
+    vae.decode(torch.empty(1, task.channels, side, side)).sample.clone()
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on a device."""
+    """Bytes that each process of this machine can still take on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    found = [known for known in (system_memory(), container_memory()) if known is not None]
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(found) // processes if found else 2**62  # nothing is known: nothing is refused
+
+
+def system_memory() -> int | None:
+    """Free bytes of the machine, as Linux tells them."""
     try:
-        with open("/proc/meminfo") as file:
-            found = dict(line.split(":") for line in file)
-        return int(found["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux: nothing is known, nothing is refused
-        return 2**62
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
 
 
-def check_memory(needed: Estimate, free: int, config: Any) -> None:
+def container_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Free bytes within a container's limit (cgroup v2); None where there is no limit."""
+    try:
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # "max" is no limit
+        return None
+
+
+def check_fits(task: LoraTask, device: torch.device) -> None:
+    """Refuse a run that cannot fit; an exact estimate is made only where it may be close.
+
+    Raises:
+        InputError: see `check_memory`.
+    """
+    free = free_memory(device)
+    if task.config.memory_check and at_most(task) > free:
+        check_memory(estimate(task, device), free, task.config)
+
+
+def check_memory(needed: Estimate, free: int, config: LoraConfig) -> None:
     """Refuse a run that cannot fit.
 
     Raises:
         InputError: says how much is needed, how much there is, and what to change.
     """
-    if not config.memory_check or needed.total <= free:
-        return
-    advice = []
-    if not config.gradient_checkpointing:
-        advice.append("gradient_checkpointing = true")
-    if config.batch_size > 1:
-        advice.append("a smaller batch_size (with accumulation for the same step)")
-    if config.mixed_precision == "no":
-        advice.append("mixed_precision = bf16")
-    advice += [f"a resolution below {config.resolution[-1]}", "base_precision = int8"]
-    raise InputError(
-        f"the run needs about {needed}, {gb(free)} are free; set {', or '.join(advice)}; "
-        "or memory_check = false if you know better"
-    )
+    if config.memory_check and needed.total > free:
+        raise InputError(
+            f"the run needs about {needed}, {gb(free)} are free; set {', or '.join(advice(needed, config))}; "
+            "or memory_check = false if you know better"
+        )
+
+
+def advice(needed: Estimate, config: LoraConfig) -> list[str]:
+    """What would help, the most of it first."""
+    most = max(("activations", "encoding", "drawing"), key=lambda name: getattr(needed, name))
+    helps = {
+        "gradient_checkpointing = true": most == "activations" and not config.gradient_checkpointing,
+        "validate_every = 0 (no pictures)": most == "drawing",
+        "a smaller batch_size (with accumulation for the same step)": most != "drawing" and config.batch_size > 1,
+        "mixed_precision = bf16": config.mixed_precision == "no",
+        "base_precision = int8": config.base_precision != "int8" and config.init not in ("pissa", "olora"),
+        f"a resolution below {max(config.resolution)}": True,
+    }
+    return [text for text, able in helps.items() if able]

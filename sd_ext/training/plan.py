@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
+from accelerate import PartialState
 
 from sd_ext.training.class_pictures import missing
 from sd_ext.training.conditioning import cut_off
 from sd_ext.training.configs import LoraConfig
 from sd_ext.training.estimate import check_memory, estimate, free_memory, gb
+from sd_ext.training.machine import check_machine, uses_cpu
 from sd_ext.training.model_files import find_model
-from sd_ext.training.optimizers import find_class
+from sd_ext.training.run_folder import check_folder
 from sd_ext.training.train_lora import LoraTask
 
 
-def plan_lora(config: LoraConfig) -> str:
-    """The plan as text: pictures, buckets, steps, parameters, memory.
+def plan_lora(config: LoraConfig) -> Iterator[str]:
+    """The plan, line by line: model, pictures, buckets, steps, parameters, memory. Nothing is written.
 
     Raises:
         InputError: the run could not work; says why.
     """
-    find_class(config.optimizer)
+    check_machine(config)
+    state = PartialState(cpu=uses_cpu(config))
     task = LoraTask(config, find_model(config.model, config.variant))
-    config, device = (
-        task.config,
-        torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"),
-    )
-    needed = estimate(task)
-    steps, per_epoch = config.steps, task.steps_per_epoch()
-    pictures = len({sample.digest for sample in task.pictures.samples})
-    lines = {
-        "model": f"{config.model} ({task.files.base}), predicts {task.prediction}",
-        "pictures": f"{pictures}, {len(task.pictures)} samples an epoch, {len(task.pictures.skipped)} left out",
-        "buckets": buckets(task),
-        "held out": f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss",
-        "captions": captions(task),
-        "class pictures": f"{missing(config)} of {config.class_images} to be made" if config.class_data else "none",
-        "steps": f"{steps}, {per_epoch} an epoch: {steps / per_epoch:.1f} epochs",
-        "trained": f"{needed.trained:,} parameters ({config.method}, rank {config.rank})",
-        "memory": f"{needed}, beside about 1 GB for Python; {gb(free_memory(device))} free on {device.type}",
-        "result": str(Path(config.out or "OUT") / "model"),
-    }
-    check_memory(needed, free_memory(device), config)
-    return "\n".join(f"{name:<15} {text}" for name, text in lines.items())
+    for name, text in facts(task, state.num_processes):
+        yield f"{name:<15} {text}"
+    if config.out:
+        check_folder(task.config, task.name)
+    needed, free = estimate(task, state.device), free_memory(state.device)
+    yield f"{'trained':<15} {needed.trained:,} parameters ({config.method}, rank {config.rank})"
+    yield f"{'memory':<15} {needed}, beside about 1 GB for Python; {gb(free)} free on {state.device.type}"
+    check_memory(needed, free, task.config)
+
+
+def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
+    """(what, value) of all that needs no model."""
+    config = task.config
+    yield "model", f"{config.model} ({task.files.base}), predicts {task.prediction}"
+    yield "pictures", pictures(task)
+    yield "buckets", buckets(task)
+    yield "held out", f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss"
+    yield "captions", captions(task)
+    made = missing(config)
+    yield "class pictures", f"{made} of {config.class_images} to be made" if config.class_data else "none"
+    yield "steps", steps(task, processes)
+    yield "result", str(Path(config.out or "OUT") / "model")
+
+
+def pictures(task: LoraTask) -> str:
+    """How many are trained on, and which are not."""
+    count = len({sample.digest for sample in task.pictures.samples if not sample.item.prior})
+    left_out = f"{len(task.pictures.skipped)} left out" if task.pictures.skipped else "none left out"
+    return f"{count}, {len(task.pictures)} samples an epoch, {left_out}"
 
 
 def buckets(task: LoraTask) -> str:
@@ -56,7 +67,16 @@ def buckets(task: LoraTask) -> str:
 def captions(task: LoraTask) -> str:
     """How many texts there are, and which are too long."""
     tokenizer = task.files.load("tokenizer")
-    spelled = [task.spelled(text) for text in task.texts]
-    long = cut_off(tokenizer, spelled)
+    long = cut_off(tokenizer, [task.spelled(text) for text in task.texts])
     cut = f"; {len(long)} are cut off after {tokenizer.model_max_length} tokens, e.g. {long[0][:60]!r}" if long else ""
     return f"{len(task.texts)} texts{cut}"
+
+
+def steps(task: LoraTask, processes: int) -> str:
+    """How many, of how many samples, and what that is in epochs."""
+    config, per_epoch = task.config, task.steps_per_epoch(processes)
+    samples = config.batch_size * config.accumulation * processes
+    return (
+        f"{config.steps} of {samples} samples, {per_epoch} an epoch: {config.steps / per_epoch:.1f} epochs, "
+        f"a checkpoint every {config.checkpoint_every}"
+    )

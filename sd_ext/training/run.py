@@ -11,7 +11,6 @@ OUT/model/          the result; appears, whole, when the run is complete
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -26,15 +25,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, is_tensorboard_available, is_wandb_available
 from PIL import Image
+from safetensors import SafetensorError
 
-from sd_ext.errors import InputError
+from sd_ext.errors import TrainingError
 from sd_ext.training import checkpoint
-from sd_ext.training.configs import RunConfig, result_settings
+from sd_ext.training.configs import RunConfig
 from sd_ext.training.data import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.group_norm import quicken
 from sd_ext.training.history import History
 from sd_ext.training.loop import Ema, Run, train
+from sd_ext.training.machine import check_machine, uses_cpu
 from sd_ext.training.optimizers import (
     evaluating as averaged,
 )  # fmt: skip
@@ -45,6 +46,7 @@ from sd_ext.training.optimizers import (
     to_training,
 )
 from sd_ext.training.progress import TrainingProgress
+from sd_ext.training.run_folder import open_run
 from sd_ext.training.small_attention import quicken_attention
 from sd_ext.training.task import Task
 
@@ -55,52 +57,12 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the run is saved and can be resumed."""
 
 
-def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:
-    """The run's folder, new or to be resumed.
-
-    Raises:
-        InputError: the folder holds something else, or a run with other settings or data; names them.
-    """
-    if not config.out:
-        raise InputError("no folder for the run: give --out DIR")
-    folder, settings = Path(config.out), {"run": name, **result_settings(config), **(parts or {})}
-    record = folder / "run.json"
-    if record.is_file():
-        try:
-            before = json.loads(record.read_text())
-            if not isinstance(before, dict):
-                raise ValueError("no settings by name")
-        except ValueError as error:
-            raise InputError(f"{record} is damaged ({error}); choose another --out") from error
-        differing = [key for key in settings if before.get(key) != settings.get(key)]
-        if differing:
-            changes = ", ".join(f"{key} {before.get(key)!r} -> {settings.get(key)!r}" for key in differing)
-            raise InputError(f"{folder} holds a run with other settings ({changes}); choose another --out")
-        return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not a run of this script; choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial_record = folder / "run.json.tmp"
-        partial_record.write_text(json.dumps(settings, indent=1))
-        partial_record.rename(record)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
-    return folder
-
-
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Accelerate's devices, precision and trackers as the settings say."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but PyTorch sees no CUDA device; use --device cpu")
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if on_cpu and config.mixed_precision == "fp16":
-        raise InputError("fp16 needs a GPU; on a CPU use --mixed-precision bf16 or no")
+    check_machine(config)
     there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: False}
-    if config.tracker == "wandb" and not is_wandb_available():
-        raise InputError("tracker is wandb, which is not installed: pip install wandb")
     return Accelerator(
-        cpu=on_cpu,
+        cpu=uses_cpu(config),
         mixed_precision=config.mixed_precision,
         log_with=config.tracker if there[config.tracker]() else None,
         project_dir=config.out,
@@ -176,7 +138,7 @@ def fit(task: Task, config: RunConfig) -> Path:
 
     Raises:
         InputError: the folder belongs to another run.
-        TrainingError: a loss was not finite.
+        TrainingError: a loss was not finite, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint of the last whole step.
     """
     accelerator = make_accelerator(config)
@@ -206,6 +168,11 @@ def fit(task: Task, config: RunConfig) -> Path:
                     save(run, folder / "checkpoints")
                     raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
         export(run, task, history, result)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"the run stopped at step {run.step}: {error}; last whole checkpoint: {run.last_checkpoint}. "
+            f"Make room in {folder}, or mend what is named here, and the same command goes on from there"
+        ) from error
     finally:
         accelerator.end_training()  # processes cannot wait for one another any more
     return result

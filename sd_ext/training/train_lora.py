@@ -33,14 +33,16 @@ from sd_ext.training.config_cli import main
 from sd_ext.training.configs import LoraConfig
 from sd_ext.training.data import Item
 from sd_ext.training.diffusion import DiffusionLoss, DiffusionTask, prepare_unet
-from sd_ext.training.estimate import check_memory, estimate, free_memory
+from sd_ext.training.estimate import check_fits
 from sd_ext.training.lora_result import write_result
 from sd_ext.training.lora_start import keep_start, without_start
+from sd_ext.training.machine import check_machine, uses_cpu
 from sd_ext.training.model_files import ModelFiles, find_model, part_class
 from sd_ext.training.new_words import Words, add_words, spell_out
 from sd_ext.training.optimizers import LORA_UP
 from sd_ext.training.previews import labelled_sheet
 from sd_ext.training.run import fit
+from sd_ext.training.run_folder import check_folder
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -224,14 +226,17 @@ def run(config: LoraConfig) -> Path:
     Raises:
         InputError: settings, data or model that cannot work.
     """
+    check_machine(config)
     files = find_model(config.model, config.variant)
-    state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
+    state = PartialState(cpu=uses_cpu(config))
     if missing(config):
-        LoraTask(config, files)  # what is wrong with settings or data is said before pictures are drawn
+        planned = LoraTask(config, files)  # what is wrong with settings or data is said before pictures are drawn
+        check_folder(planned.config, planned.name)
+        check_fits(planned, state.device)
         make_class_pictures(config, files, state, base_dtype(config))
     task = LoraTask(config, files)
     task.parts["model"] = files.digest("unet", "scheduler")
-    check_memory(estimate(task), free_memory(state.device), task.config)
+    check_fits(task, state.device)
     folder = fit(task, task.config)
     if config.push_to_hub and state.is_main_process:
         from sd_ext.hub import publish

@@ -34,7 +34,7 @@ class RunConfig:
 
     section: ClassVar[str] = ""  # the table of a recipe file that holds these settings
     presets: ClassVar[dict[str, str]] = {}  # names of recipe files that can stand in place of a file of settings
-    plan: ClassVar[str] = ""  # "module:function" that says, from the settings, what a run would do
+    plan: ClassVar[str] = ""  # "module:function" from settings to the lines that say what a run would do
 
     data: str = setting(
         "",

@@ -96,7 +96,11 @@ class LoraConfig(DiffusionConfig):
             raise InputError(f"settings contradict each other: {message}")
 
         if self.init != "default" and self.method not in ("lora", "dora"):
-            refuse(f"init = {self.init} is for method = lora")
+            refuse(f"init = {self.init} is for method = lora or dora, not {self.method}")
+        if self.base_precision in ("bf16", "fp16") and self.base_precision != self.mixed_precision:
+            refuse(f"weights in {self.base_precision} need passes in it: set mixed_precision = {self.base_precision}")
+        if self.lokr_factor != -1 and self.method != "lokr":
+            refuse(f"lokr_factor is for method = lokr, not {self.method}")
         if self.init in ("pissa", "olora") and self.method == "dora":
             refuse(f"init = {self.init} moves the base that DoRA's magnitudes are measured on")
         if self.init in ("pissa", "olora") and self.base_precision == "int8":
@@ -109,5 +113,6 @@ class LoraConfig(DiffusionConfig):
             refuse("text_encoder_learning_rate without text_encoder = true")
         if (self.class_data or self.class_prompt) and not (self.class_data and self.class_prompt):
             refuse("prior preservation takes both class_data and class_prompt")
-        if self.token_init and not self.tokens:
-            refuse("token_init without tokens")
+        for name, normal in {"token_init": "", "token_vectors": 1, "token_steps": 0}.items():
+            if getattr(self, name) != normal and not self.tokens:
+                refuse(f"{name} without tokens")
