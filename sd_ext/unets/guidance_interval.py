@@ -1,0 +1,189 @@
+"""Classifier-free guidance in a part of the steps only (Kynkaanniemi et al. 2024, arXiv 2404.07724), for any pipeline.
+
+Outside the interval the network computes the conditional half of its batch alone. The pipeline goes on seeing two
+halves, both the conditional one, so that its guidance of any weight, u + w (c - u) with u = c, leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.callbacks import PipelineCallback
+
+from ..errors import InputError
+from .backends import say
+from .branches import conditional_half
+
+NETWORKS = ("unet", "controlnet")
+
+
+class GuidanceInterval(PipelineCallback):
+    """A `callback_on_step_end` that skips the unconditional half outside an interval.
+
+        interval = GuidanceInterval(0.2, 0.8, pipe)
+        pipe(prompt, callback_on_step_end=interval)
+
+    Works with guided pipelines of two branches that have a `unet`: text, image and inpainting, SD and SDXL, ControlNet
+    (whose unconditional half is skipped too), IP-Adapter, any number of pictures. It serves any number of calls, one
+    after another. Without guidance there is nothing to skip, and nothing is changed. With `guidance_rescale` the result
+    outside is the conditional prediction up to rounding.
+
+    Args:
+        start, stop: guidance is on where start <= i / n < stop in step i of n, counted from 0.
+        pipe: the pipeline it is for. A callback first hears of a run at the end of the first step; knowing the
+            pipeline, it can leave out the first step too, which it does in the next call of `pipe` that it is given to.
+            Without it the first step is always guided, which is said once.
+        sigma: (low, high); in place of start and stop, guidance is on where low < sigma <= high, sigma being the noise
+            level sigma / alpha of the step's timestep, as in the paper, of any scheduler with `alphas_cumprod`.
+        then: another callback, called at the end of each step.
+        then_inputs: names of the tensors it is given; the pipeline asks this callback for them, not its caller.
+
+    Raises:
+        InputError: an empty interval, or at the call a pipeline of another kind.
+    """
+
+    def __init__(
+        self,
+        start: float = 0.0,
+        stop: float = 1.0,
+        pipe: Any = None,
+        *,
+        sigma: tuple[float, float] | None = None,
+        then: Callable[..., dict[str, Any]] | None = None,
+        then_inputs: Sequence[str] = ("latents",),
+    ):
+        low, high = (start, stop) if sigma is None else sigma
+        if not 0 <= low < high <= (1 if sigma is None else math.inf):
+            name, most = ("start and stop", "stop <= 1") if sigma is None else ("sigma", "high")
+            raise InputError(f"GuidanceInterval: {name} must be 0 <= {low!r} < {high!r} (at most {most})")
+        self.start, self.stop, self.sigma = start, stop, sigma
+        self.then, self.then_inputs = then, list(getattr(then, "tensor_inputs", then_inputs))
+        self._skip: _Skip | None = None
+        self._pipe = pipe
+        if pipe is not None:
+            _check_pipeline(pipe)
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        """The tensors for `then`; none is needed here. Diffusers reads this when a call begins."""
+        self._arm(self._pipe, 0)
+        return self.then_inputs
+
+    def __repr__(self) -> str:
+        where = f"{self.start}, {self.stop}" if self.sigma is None else f"sigma={self.sigma}"
+        return f"GuidanceInterval({where})"
+
+    def callback_fn(
+        self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """At the end of a step, prepare for the next."""
+        _check_pipeline(pipeline)
+        if step_index == 0 and self._pipe is None and not self._is_guided(pipeline, 0) and _is_guided(pipeline):
+            say(
+                logging.WARNING,
+                "GuidanceInterval: the first step was guided; to leave it out too, pass it the pipeline",
+            )
+        self._arm(pipeline, step_index + 1)
+        return self.then(pipeline, step_index, timesteps, callback_kwargs) if self.then else callback_kwargs
+
+    def _arm(self, pipe: Any, step: int) -> None:
+        """Have the networks skip in this step, if it lies outside."""
+        if self._skip is not None:
+            self._skip.remove()
+            self._skip = None
+        if pipe is None or (step and (step >= pipe.num_timesteps or self._is_guided(pipe, step))):
+            return
+        run = pipe.scheduler.timesteps if step else None
+        self._skip = _Skip(pipe, lambda: self._applies(pipe, step, run))
+
+    def _applies(self, pipe: Any, step: int, run: torch.Tensor | None) -> bool:
+        """Whether the run is still the one this was prepared in, is guided, and not so in this step."""
+        same = run is None or _same(pipe.scheduler.timesteps, run)
+        return same and _is_guided(pipe) and not self._is_guided(pipe, step)
+
+    def _is_guided(self, pipe: Any, step: int) -> bool:
+        """Whether the step lies in the interval."""
+        if self.sigma is None:
+            return self.start <= step / pipe.num_timesteps < self.stop
+        low, high = self.sigma
+        return low < _sigma_of_step(pipe, step) <= high
+
+
+class _Skip:
+    """Hooks that make each network run the second half of its batch once, and double what it gives."""
+
+    def __init__(self, pipe: Any, applies: Callable[[], bool]):
+        self.applies, self.handles = applies, []
+        for name in NETWORKS:
+            network = getattr(pipe, name, None)
+            if isinstance(network, torch.nn.Module):
+                self._add(network)
+
+    def _add(self, network: torch.nn.Module) -> None:
+        batch = 0
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal batch
+            before_handle.remove()
+            sample = kwargs["sample"] if "sample" in kwargs else args[0]
+            batch = len(sample) if self.applies() and not kwargs.get("guess_mode") else 0
+            return conditional_half((args, kwargs), batch) if batch else None
+
+        def after(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            after_handle.remove()
+            return _doubled(output) if batch else None
+
+        before_handle = network.register_forward_pre_hook(before, with_kwargs=True)
+        after_handle = network.register_forward_hook(after, with_kwargs=True)
+        self.handles += [before_handle, after_handle]
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _doubled(output: Any) -> Any:
+    """Every tensor of a network's output, once for each half."""
+    if isinstance(output, torch.Tensor):
+        return torch.cat([output, output])
+    if isinstance(output, Mapping):
+        return type(output)(**{key: _doubled(each) for key, each in output.items()})
+    return type(output)([_doubled(each) for each in output])
+
+
+def _is_guided(pipe: Any) -> bool:
+    return bool(pipe.do_classifier_free_guidance)
+
+
+def _check_pipeline(pipe: Any) -> None:
+    """Raise `InputError` unless guidance is in two branches of one batch."""
+    name = type(pipe).__name__
+    if not hasattr(type(pipe), "do_classifier_free_guidance") or getattr(pipe, "unet", None) is None:
+        raise InputError(f"GuidanceInterval: {name} is not a guided pipeline with a U-Net")
+    if hasattr(type(pipe), "image_guidance_scale") or hasattr(type(pipe), "set_pag_applied_layers"):
+        raise InputError(f"GuidanceInterval: {name} has three branches; pipelines of two are possible")
+    for part in NETWORKS:  # what is compiled in place no longer looks at its hooks
+        if getattr(getattr(pipe, part, None), "_compiled_call_impl", None) is not None:
+            raise InputError(
+                f"GuidanceInterval: {part}.compile() hides the network; use pipe.{part} = torch.compile(...)"
+            )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape)
+
+
+def _sigma_of_step(pipe: Any, step: int) -> float:
+    """sigma / alpha at a step's timestep, between the trained ones by its logarithm."""
+    alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise InputError(f"GuidanceInterval: {type(pipe.scheduler).__name__} has no alphas_cumprod to tell sigma from")
+    timesteps = pipe.scheduler.timesteps
+    timestep = float(timesteps[len(timesteps) - pipe.num_timesteps + step])
+    alphas = np.clip(np.asarray(alphas.cpu(), dtype=np.float64), 1e-12, None)  # zero terminal SNR is a finite sigma
+    return float(np.exp(np.interp(timestep, np.arange(len(alphas)), 0.5 * np.log((1 - alphas) / alphas))))
