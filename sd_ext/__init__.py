@@ -27,6 +27,7 @@ __all__ = [
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "GradientEstimationScheduler",
+    "GuidanceInterval",
     "HeunDiscreteScheduler",
     "HeunPPDiscreteScheduler",
     "HighResUNet2DConditionModel",
@@ -50,18 +51,23 @@ __all__ = [
     "UniPCMultistepScheduler",
     "VariantUNet2DConditionModel",
     "__version__",
+    "attention_report",
     "list_grids",
     "list_samplers",
     "make_scheduler",
     "pretrained_path",
+    "set_attention",
 ]
 
 _ELSEWHERE = {
     "pretrained_path": "sd_ext.pretrained",
     "CachedUNet2DConditionModel": "sd_ext.unets",
+    "GuidanceInterval": "sd_ext.unets",
     "HighResUNet2DConditionModel": "sd_ext.unets",
     "TokenReducedUNet2DConditionModel": "sd_ext.unets",
     "VariantUNet2DConditionModel": "sd_ext.unets",
+    "attention_report": "sd_ext.unets",
+    "set_attention": "sd_ext.unets",
     # Diffusers looks these up on the module a saved pipeline names.
     "SchedulerMixin": "diffusers",
     "ModelMixin": "diffusers",

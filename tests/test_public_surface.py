@@ -26,6 +26,7 @@ def test_exported_names():
         "FlowMatchEulerDiscreteScheduler",
         "FlowMatchHeunDiscreteScheduler",
         "GradientEstimationScheduler",
+        "GuidanceInterval",
         "HeunDiscreteScheduler",
         "HeunPPDiscreteScheduler",
         "HighResUNet2DConditionModel",
@@ -49,10 +50,12 @@ def test_exported_names():
         "UniPCMultistepScheduler",
         "VariantUNet2DConditionModel",
         "__version__",
+        "attention_report",
         "list_grids",
         "list_samplers",
         "make_scheduler",
         "pretrained_path",
+        "set_attention",
     ]
     for name in sd_ext.__all__:
         assert getattr(sd_ext, name) is not None

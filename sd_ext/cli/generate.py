@@ -56,6 +56,14 @@ def generate(
     grid: Annotated[
         str | None, typer.Option(metavar="NAME", help="See sd-ext samplers.", show_default="the sampler's own")
     ] = None,
+    unet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="exact, balanced, fast; cached, tokens, highres: how much exactness to give for speed.",
+            show_default="the model's own",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Network evaluations.")] = STEPS,
     guidance: Annotated[
         float | None,
@@ -96,13 +104,14 @@ def generate(
     started = time.perf_counter()
     with say.status("Loading the model"):
         torch_device, torch_dtype = resolve_device(device, dtype)
-        check_names(sampler, grid)
+        check_names(sampler, grid, unet)
         pipe = load_pipeline(source, torch_device, torch_dtype, trust_remote_code)
         from .drawing import check_pipeline, default_guidance, default_size, is_cut
 
         width, height = wanted_size or default_size(pipe)
         check_pipeline(pipe, width, height, negative)
         set_sampler(pipe, sampler, grid)
+        set_unet(pipe, unet)
         if guidance is None:
             guidance = EMBEDDED_GUIDANCE if model in (None, EMBEDDED) else default_guidance(pipe)
     if negative and guidance <= 1:
@@ -126,6 +135,7 @@ def generate(
             height=height,
             device=torch_device.type,
             dtype=str(torch_dtype).removeprefix("torch."),
+            unet=unet or "",
         )
         for prompt in prompts
         for i in range(num)
@@ -148,8 +158,8 @@ def resolve_device(device: Device, dtype: Dtype) -> tuple[torch.device, torch.dt
     return torch.device("cuda" if on_cuda else "cpu"), getattr(torch, dtype.value)
 
 
-def check_names(sampler: str | None, grid: str | None) -> None:
-    """Raise `UnknownNameError`, which lists the closest names, for a sampler or grid there is not."""
+def check_names(sampler: str | None, grid: str | None, unet: str | None) -> None:
+    """Raise `UnknownNameError`, which lists the closest names, for a sampler, grid or U-Net preset there is not."""
     from ..schedulers.grids import get_grid
     from ..schedulers.registry import find_sampler
 
@@ -157,6 +167,10 @@ def check_names(sampler: str | None, grid: str | None) -> None:
         find_sampler(sampler)
     if grid is not None:
         get_grid(grid)
+    if unet is not None:
+        from ..unets.presets import check_preset
+
+        check_preset(unet)
 
 
 def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
@@ -171,6 +185,18 @@ def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) 
         if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
             raise InputError(f"--grid {grid} needs --sampler too: the model's own {name} is not one of ours")
         pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, grid=grid))
+
+
+def set_unet(pipe: DiffusionPipeline, name: str | None) -> None:
+    """Give the pipeline's U-Net a preset, where one is asked for. Raises `InputError` where it cannot have it."""
+    if name is None:
+        return
+    from ..unets.presets import with_preset
+
+    network: Any = getattr(pipe, "unet", None)
+    if network is None:
+        raise InputError(f"--unet {name}: {type(pipe).__name__} has no U-Net; leave --unet out")
+    pipe.register_modules(unet=with_preset(network, name))
 
 
 def _draw_and_write(

@@ -40,6 +40,7 @@ class Recipe:
     height: int
     device: str
     dtype: str
+    unet: str = ""  # a preset; empty: the model's own
 
     def command(self) -> str:
         """The shell command that makes this picture again."""
@@ -54,6 +55,7 @@ class Recipe:
             "size": f"{self.width}x{self.height}",
             "device": self.device,
             "dtype": self.dtype,
+            "unet": self.unet,
         }
         given = [f"--{name}={value}" for name, value in options.items() if value != ""]
         return shlex.join(["sd-ext", "generate", *given, "--", self.prompt])
@@ -86,6 +88,7 @@ def read_recipe(path: Path) -> tuple[Recipe, str]:
     try:
         # The annotations are text (postponed), and each names the type that parses its chunk.
         parse = {"str": str, "int": int, "float": float}
+        chunks.setdefault("unet", "")  # pictures of 0.1.0 do not name one
         recipe = Recipe(**{field.name: parse[str(field.type)](chunks[field.name]) for field in fields(Recipe)})
     except (KeyError, ValueError):
         raise InputError(f"{path} does not say how it was made; only PNGs of sd-ext generate do") from None

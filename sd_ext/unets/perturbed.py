@@ -23,7 +23,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from ..errors import InputError
-from . import backends
+from . import backends, levels, tokens
 from .attention import MemoryEfficientAttnProcessor
 from .branches import conditional_half, count_branches
 from .feature import Feature, Inner, Options
@@ -72,7 +72,9 @@ class PerturbedGuidance(Feature):
             _check_number(f"{kind}_scale", options[f"{kind}_scale"])
             _check_interval(f"{kind}_interval", options[f"{kind}_interval"])
             if options[f"{kind}_scale"]:
-                find_self_attention(unet, f"{kind}_layers", options[f"{kind}_layers"])
+                layers = find_self_attention(unet, f"{kind}_layers", options[f"{kind}_layers"])
+                if kind == "seg":
+                    _check_whole_grid(unet, options, layers)
         sigma = options["seg_sigma"]
         if sigma is not None:
             _check_number("seg_sigma", sigma)
@@ -139,8 +141,8 @@ class IdentityAttention(MemoryEfficientAttnProcessor):
     """Self-attention in which every token sees itself only: the values are the result."""
 
     def attend(self, attn: Any, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, tokens, channels)` before the output projection."""
-        return attn.to_v(context)
+        """`(batch, tokens, channels)` before the output projection; of all tokens, also where keys are thinned."""
+        return attn.to_v(x)
 
 
 class BlurredQueries(MemoryEfficientAttnProcessor):
@@ -234,6 +236,14 @@ SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 def _own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
     """The same arguments for one call: Diffusers takes residuals out of the list it is given."""
     return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}
+
+
+def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[Attention]) -> None:
+    """Raise `InputError` where tokens are merged or tiled in these layers: the blur needs the picture's own grid."""
+    reduced = {level for level, how in tokens.plan(unet, options).items() if how.ratio or how.tile}
+    for level, transformer in levels.transformers(unet):
+        if level in reduced and any(module in layers for module in transformer.modules()):
+            raise InputError(f"seg_layers holds layers at level {level}, where tokens are merged or tiled: choose one")
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -42,6 +42,7 @@ def test_the_same_command_never_overwrites(draw):
         ["--seed", 2**40, "--guidance", 3.3, "--negative", "-blue", "--size", "64x80"],
         ["--sampler", "euler a"],
         ["--sampler", "dpm++ 2m", "--grid", "karras", "--guidance", 1],
+        ["--unet", "fast"],
     ],
 )
 def test_a_picture_is_made_again_from_itself(draw, run, options):
@@ -74,6 +75,41 @@ def test_batches_do_not_show(draw, monkeypatch, sampler):
     apart = draw("red apple", "--num", 3, "--sampler", sampler, "--out", "apart").paths[:3]
     for one, other in zip(together, apart, strict=True):
         assert np.abs(pixels(one) - pixels(other)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["exact", "balanced", "fast", "cached", "tokens", "highres"])
+def test_presets_of_the_unet(draw, name):
+    plain, path = draw("red apple").paths[0], draw("red apple", "--unet", name, "--steps", 6).paths[0]
+    assert (read_recipe(plain)[0].unet, read_recipe(path)[0].unet) == ("", name)
+    six = draw("red apple", "--steps", 6).paths[0]
+    same = (pixels(path) == pixels(six)).all()
+    assert same == (name in ("exact", "highres"))  # at the training size there is nothing to shrink or tile
+
+
+def test_a_saved_variant_draws_as_saved_or_exactly(run, tiny_pipeline_dir, draw, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    import sd_ext
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    pipe.register_modules(unet=sd_ext.CachedUNet2DConditionModel.from_unet(pipe.unet))
+    pipe.save_pretrained(tmp_path / "cached")
+    exact, cached = draw("x", "--steps", 6).paths[0], draw("x", "--steps", 6, "--unet", "cached").paths[0]
+    for options, like in (([], cached), (["--unet", "exact"], exact)):
+        path = run("generate", "x", "--model", "cached", "--steps", 6, *options).paths[0]
+        assert (pixels(path) == pixels(like)).all()
+
+
+def test_a_picture_that_names_no_unet_is_read(draw, tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = Image.open(draw("red apple").paths[0])
+    chunks = PngInfo()
+    for key, value in picture.text.items():
+        if key != "unet":
+            chunks.add_itxt(key, value)
+    picture.save(tmp_path / "old.png", pnginfo=chunks)
+    assert read_recipe(tmp_path / "old.png")[0].unet == ""
 
 
 def test_a_drawn_seed_is_recorded(draw):
@@ -154,6 +190,7 @@ BAD = {
     "no pictures": (["x", "--num", "0"], "--num 0"),
     "seed": (["x", "--seed", "-7"], "--seed -7"),
     "unknown sampler": (["x", "--sampler", "dpmpp 2n"], "did you mean"),
+    "unknown U-Net": (["x", "--unet", "fats"], "did you mean 'fast'"),
     "unknown grid": (["x", "--grid", "karas"], "did you mean 'karras'"),
     "unknown grid of a sampler": (["x", "--sampler", "ddim", "--grid", "karas"], "did you mean 'karras'"),
     "grid of a stranger": (["x", "--grid", "karras", "--model", "{stranger}"], "--sampler"),

@@ -262,6 +262,14 @@ def test_a_wide_blur_is_the_mean_and_a_narrow_one_nothing():
     torch.testing.assert_close(blur(tokens, 1e-3, 4 / 6), tokens)
 
 
+def test_pag_with_thinned_keys(variant):
+    x, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 32)
+    variant.set_options(token_kv_stride=2)
+    thinned = variant(x, 5, states).sample
+    variant.set_options(pag_scale=1.0, pag_layers=["down"])
+    assert (variant(x, 5, states).sample - thinned).abs().max() > 1e-4
+
+
 def test_seg_with_no_blur_is_no_guidance(variant):
     x, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 32)
     expected = variant(x, 5, states).sample
@@ -294,6 +302,7 @@ def test_the_grid_of_a_level_is_found(height, width, level):
         ({"pag_scale": "much"}, "finite number"),
         ({"seg_scale": 1.0, "seg_sigma": 0}, "seg_sigma must be above 0"),
         ({"seg_scale": 1.0, "seg_interval": [0.5, 0.2]}, "start < stop"),
+        ({"seg_scale": 1.0, "seg_layers": ["down"], "token_merge_ratio": 0.5}, "level 0, where tokens are merged"),
         ({"seg_scale": 1.0, "seg_interval": 0.5}, r"\[start, stop\]"),
     ],
 )
