@@ -75,11 +75,11 @@ def logged(out: str) -> int:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_killed_runs_end_with_the_same_weights(settings, tmp_path, optimizer):
-    """Real SIGKILLs: before the first checkpoint, and at two places after it."""
+    """Real SIGKILLs: before the first checkpoint and at two places after it, with the other optimizers at one."""
     settings = {**settings, "optimizer": optimizer, **OPTIMIZERS[optimizer]}
     alone = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "alone")))
     config = TextToImageConfig(**settings, out=str(tmp_path / "killed"))
-    for step in (1, 4, 7):
+    for step in (1, 4, 7) if optimizer == "adamw" else (4,):
         assert kill_when(config, lambda step=step: logged(config.out) >= step), "it ended before it could be killed"
     assert not (tmp_path / "killed" / "model").exists()
     assert len(checkpoints(tmp_path / "killed" / "checkpoints")) >= 1
