@@ -43,12 +43,19 @@ def _stop(error: TrainingError) -> None:
 @app.command()
 def data(
     out: Annotated[str, typer.Option(help="Folder for the pictures and metadata.jsonl.", metavar="DIR")],
-    font: Annotated[str | None, typer.Option(help="NotoColorEmoji.ttf, if it is in no usual place.")] = None,
+    font: Annotated[str | None, typer.Option(help="The font's file, if it is in no usual place.")] = None,
+    lines: Annotated[int, typer.Option(help="So many line drawings of Symbola instead: a style for a LoRA.")] = 0,
 ) -> None:
     """Render the glyphs of Noto Color Emoji, with captions, as an imagefolder."""
-    from ..training.glyphs import write_imagefolder
+    if lines:
+        from ..training.line_drawings import write_line_drawings
 
-    print(f"{write_imagefolder(out, font)} pictures in {out}")
+        made = write_line_drawings(out, font, lines)
+    else:
+        from ..training.glyphs import write_imagefolder
+
+        made = write_imagefolder(out, font)
+    print(f"{made} pictures in {out}")
 
 
 @app.command(context_settings=FORWARD)
