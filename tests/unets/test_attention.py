@@ -15,12 +15,13 @@ from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
     CustomDiffusionAttnProcessor2_0,
+    IPAdapterAttnProcessor2_0,
     SlicedAttnProcessor,
 )
 
 import sd_ext.unets.attention as attention
 from sd_ext.errors import InputError
-from sd_ext.unets import backends
+from sd_ext.unets import VariantUNet2DConditionModel, backends
 from sd_ext.unets.attention import MemoryEfficientAttnProcessor, attention_report, set_attention
 
 ON_CPU = ["auto", "sdpa", "xformers", "sage", "sliced"]
@@ -384,3 +385,65 @@ def test_on_cuda(backend, heads, size, context, masked):
     got = attn(x.half(), states.half(), None if mask is None else mask.half())
     tolerance = 5e-2 if backend == "sage" else 1e-2
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+# ---- our U-Nets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def variant(tiny_pipeline):
+    return VariantUNet2DConditionModel.from_unet(tiny_pipeline.unet)
+
+
+def call(unet):
+    torch.manual_seed(0)
+    return unet(torch.randn(2, 4, 8, 8), 5, torch.randn(2, 3, 32)).sample
+
+
+@pytest.mark.parametrize("options", [{}, {"token_merge_ratio": 0.5}, {"tile_size": 4}, {"pag_scale": 2.0}])
+def test_diffusers_switch_works_everywhere_and_is_undone(variant, options):
+    variant.set_options(**options)
+    expected = call(variant)
+    variant.enable_xformers_memory_efficient_attention()
+    assert {type(x).__name__ for x in variant.attn_processors.values()} == {"XfAttnProcessor"}
+    torch.testing.assert_close(call(variant), expected, atol=1e-5, rtol=1e-5)
+    variant.disable_xformers_memory_efficient_attention()
+    assert {type(x) for x in variant.attn_processors.values()} == {AttnProcessor2_0}
+    assert torch.equal(call(variant), expected)
+    set_attention(variant, "sdpa")
+    variant.set_default_attn_processor()
+    assert {type(x) for x in variant.attn_processors.values()} == {AttnProcessor}
+    with pytest.raises(InputError, match="attention_op"):
+        variant.enable_xformers_memory_efficient_attention(attention_op=object())
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "xformers", "sage", "sliced"])
+@pytest.mark.parametrize("ours", [False, True])
+def test_ip_adapters_keep_the_choice(tiny_pipeline, backend, ours):
+    unet = VariantUNet2DConditionModel.from_unet(tiny_pipeline.unet)
+    unet = unet if ours else copy.deepcopy(tiny_pipeline.unet)
+    set_attention(unet, backend)
+    unet._load_ip_adapter_weights([ip_adapter(unet)], low_cpu_mem_usage=False)
+    kinds = {name: type(processor) for name, processor in unet.attn_processors.items()}
+    assert {kind for name, kind in kinds.items() if "attn1" in name} == {attention._PROCESSORS[backend]}
+    assert {kind for name, kind in kinds.items() if "attn2" in name} == {IPAdapterAttnProcessor2_0}
+    torch.manual_seed(0)
+    given = {"added_cond_kwargs": {"image_embeds": [torch.randn(2, 1, 16)]}}
+    inputs = torch.randn(2, 4, 8, 8), 5, torch.randn(2, 3, 32)
+    got = unet(*inputs, **given).sample
+    report = set_attention(unet, "default")
+    assert sum(row.why == attention._LEFT_ALONE for row in report) == len(kinds) // 2
+    torch.testing.assert_close(unet(*inputs, **given).sample, got, atol=1e-5, rtol=1e-5)
+
+
+def ip_adapter(unet) -> dict:
+    """Random weights of an IP-Adapter for this U-Net: pictures of 16 numbers, four tokens."""
+    torch.manual_seed(0)
+    weights = {}
+    cross = [module for _, module in attention._layers(unet) if module.is_cross_attention]
+    for i, module in enumerate(cross):
+        for which in ("k", "v"):
+            weights[f"{2 * i + 1}.to_{which}_ip.weight"] = torch.randn(module.inner_dim, 32)
+    norm = {"norm.weight": torch.ones(32), "norm.bias": torch.zeros(32)}
+    proj = {"proj.weight": torch.randn(4 * 32, 16), "proj.bias": torch.zeros(4 * 32)}
+    return {"image_proj": {**proj, **norm}, "ip_adapter": weights}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel, backends
+from sd_ext.unets.attention import _layers
 from sd_ext.unets.guidance_interval import GuidanceInterval
 
 STEPS = 5
@@ -220,6 +221,31 @@ def test_sdxl(tiny_sdxl_dir, kind):
     pipe.unet.conv_in.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     draw(pipe, GuidanceInterval(0.4, 0.8, pipe), **given)
     assert seen == [2, 2, 4, 4, 2]
+
+
+def test_ip_adapter(tiny_pipeline, batches):
+    """The network is called with the pictures of both halves in every step; the conditional ones are the second."""
+    seen = []
+    unet = tiny_pipeline.unet
+    layer = unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    torch.manual_seed(0)
+    own = VariantUNet2DConditionModel.from_unet(unet)  # its processors are its own
+    pipe = diffusers.StableDiffusionPipeline(**{**tiny_pipeline.components, "unet": own}, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    weights = {}
+    sizes = [module.inner_dim for name, module in _layers(own) if module.is_cross_attention]
+    for i, size in enumerate(sizes):
+        weights |= {f"{2 * i + 1}.to_{which}_ip.weight": torch.randn(size, layer.cross_attention_dim) for which in "kv"}
+    proj = {"proj.weight": torch.randn(128, 16), "proj.bias": torch.zeros(128)}
+    norm = {"norm.weight": torch.ones(32), "norm.bias": torch.zeros(32)}
+    state = {"image_proj": {**proj, **norm}, "ip_adapter": weights}
+    own._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    own.encoder_hid_proj.register_forward_hook(lambda module, args, output: seen.append(args[0][0][:, 0]))
+    # One picture for all prompts, repeated for each of them by the pipeline.
+    embeds = [torch.randn(2, 1, 16)]
+    draw(pipe, GuidanceInterval(0.4, 0.8, pipe), ip_adapter_image_embeds=embeds)
+    assert [len(x) for x in seen] == [2, 2, 4, 4, 2]
+    assert torch.equal(seen[0], seen[2][2:])
 
 
 def test_a_variant_with_perturbed_guidance(tiny_pipeline):

@@ -316,3 +316,15 @@ def test_names_of_layers(variant):
     count = {name: len(find_self_attention(variant, "x", [name])) for name in ("mid", "up", "down_blocks.0")}
     assert count == {"mid": 1, "up": 2, "down_blocks.0": 1}
     assert len(find_self_attention(variant, "x", ["up", "up_blocks.1.attentions.0"])) == 2
+
+
+def test_beside_a_cache(tiny_pipeline, variant):
+    """Each of the two calls of a step reuses its own features, and the second picture is the first again."""
+    deep: list[int] = []
+    variant.mid_block.register_forward_hook(lambda module, args, output: deep.append(len(output)))
+    seen = Counted(variant)
+    variant.set_options(pag_scale=1.0, cache_interval=2)
+    pictures = [picture(with_unet(tiny_pipeline, variant), num_inference_steps=4) for _ in range(2)]
+    assert torch.equal(*pictures)
+    assert seen.batches == 8 * [4, 2]
+    assert deep == 4 * [4, 2]
