@@ -70,7 +70,8 @@ class DeepFeatureCache(Feature):
         schedule = options["cache_schedule"]
         if schedule == "threshold":
             return options["cache_threshold"] == 0
-        return options["cache_interval"] == 1 and schedule in ("uniform", "front-loaded")
+        interval = options["cache_interval"]
+        return type(interval) is int and interval == 1 and schedule in ("uniform", "front-loaded")
 
     def validate(self, unet: Any, options: Options) -> None:
         interval = options["cache_interval"]
@@ -120,10 +121,11 @@ class _Step:
         """The prediction with the deep part's output of before, or None if the features have changed too much."""
 
         def check(near: torch.Tensor) -> None:
-            if relative_change(near, entry.near) > self.threshold:
+            if self.threshold is not None and relative_change(near, entry.near) > self.threshold:
                 raise _Changed
 
-        self.call.model = views.shallow(self.model, self.cut, Replay(entry.deep, self.threshold and check))
+        see = None if self.threshold is None else check
+        self.call.model = views.shallow(self.model, self.cut, Replay(entry.deep, see))
         self.call.eager = self.threshold is not None
         try:
             return self.inner(*self.inputs, **{**self.kwargs, **self._control()})

@@ -38,7 +38,7 @@ FEATURES: tuple[Feature, ...] = (
 
 OPTIONS: dict[str, Any] = {name: value for feature in FEATURES for name, value in feature.options.items()}
 PLAIN = UNet2DConditionModel
-EAGER = torch.compiler.disable(PLAIN.forward)
+EAGER: Callable[..., Any] = torch.compiler.disable(PLAIN.forward)
 log = logging.getLogger(__name__)
 ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 """The arguments of `forward` after `encoder_hidden_states`, in their order."""

@@ -48,7 +48,7 @@ def cuts(unet: Any) -> list[Cut]:
 def replica(module: Any, children: Mapping[str, Any]) -> Any:
     """A copy of the module alone, with other children; the rest is shared."""
     cls = UNet2DConditionModel if isinstance(module, UNet2DConditionModel) else type(module)
-    other = cls.__new__(cls)
+    other: Any = object.__new__(cls)
     other.__dict__.update(module.__dict__)
     # What was compiled is bound to the module it was compiled for.
     other.__dict__["_compiled_call_impl"] = None

@@ -1,0 +1,379 @@
+"""The variant as a `UNet2DConditionModel`: the same numbers, the same checkpoints, the same manners."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from peft import LoraConfig
+
+import sd_ext
+from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
+from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.unets.variant import FEATURES, OPTIONS
+
+from .tiny import CONFIGS, K_BLOCKS, build, control, draw, inputs
+
+
+def same(one: Any, other: Any, **arguments: Any) -> bool:
+    arguments = arguments or inputs(other)
+    with torch.no_grad():
+        return torch.equal(one(**arguments).sample, other(**arguments).sample)
+
+
+# ---- neutral ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_neutral_is_the_plain_unet_to_the_last_bit(name):
+    plain, variant = build(name), build(name, VariantUNet2DConditionModel)
+    assert variant.describe() == "plain"
+    assert variant.state_dict().keys() == plain.state_dict().keys()
+    assert same(variant, plain)
+    assert same(VariantUNet2DConditionModel.from_unet(plain), plain)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_neutral_with_every_optional_argument(name):
+    plain = build(name)
+    variant = VariantUNet2DConditionModel.from_unet(plain)
+    mask = torch.tensor([[1, 1, 1, 0, 0]] * 2)
+    extra = {"encoder_attention_mask": mask.bool(), **control(plain)}
+    assert same(variant, plain, **inputs(plain), **extra)
+    adapters = [[draw(*shape) for shape in adapter_shapes(plain)] for _ in range(2)]
+    outs = [
+        unet(**inputs(plain), down_intrablock_additional_residuals=adapter).sample
+        for unet, adapter in zip((plain, variant), adapters, strict=True)
+    ]
+    assert torch.equal(*outs)
+
+
+def adapter_shapes(unet: Any, batch: int = 2) -> list[tuple[int, ...]]:
+    """Of what a T2I-Adapter adds: the output of each down block, before its downsampler where it has attention."""
+    shapes, size = [], unet.config.sample_size
+    for block in unet.down_blocks:
+        halved = size // 2 if block.downsamplers else size
+        side = size if hasattr(block, "attentions") else halved
+        shapes.append((batch, block.resnets[-1].out_channels, side, side))
+        size = halved
+    return shapes
+
+
+def test_positional_arguments_tuples_and_odd_sizes():
+    plain = build("class table")
+    for options in ({}, {"cache_interval": 2}):
+        variant = VariantUNet2DConditionModel.from_unet(plain, **options)
+        args = (draw(2, 4, 9, 7), torch.tensor(7), draw(2, 5, 8), torch.tensor([1, 2]), None, None, {"scale": 1.0})
+        with torch.no_grad():
+            (tupled,) = variant(*args, return_dict=False)
+            assert torch.equal(tupled, plain(*args).sample)
+
+
+def test_the_gradient_is_the_plain_one_also_with_checkpointing():
+    plain = build().train()
+    variant = VariantUNet2DConditionModel.from_unet(copy.deepcopy(plain)).train()
+    variant.enable_gradient_checkpointing()
+    assert variant.is_gradient_checkpointing and not plain.is_gradient_checkpointing
+    for unet in (plain, variant):
+        unet(**inputs(unet)).sample.square().sum().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), variant.named_parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+# ---- construction ----------------------------------------------------------------------------------------------------
+
+
+def test_from_unet_shares_every_tensor_and_nothing_else():
+    plain = build()
+    variant = CachedUNet2DConditionModel.from_unet(plain)
+    ours, theirs = dict(variant.named_parameters()), dict(plain.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] is theirs[name] for name in theirs)
+    assert not {id(m) for m in variant.modules()} & {id(m) for m in plain.modules()}
+    assert variant.options["cache_interval"] == 3
+    assert "cache_interval" not in plain.config
+    before = plain.attn_processors
+    variant.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
+    assert plain.attn_processors == before
+
+
+def test_from_unet_takes_variants_their_options_and_compiled_models():
+    first = CachedUNet2DConditionModel.from_unet(build(), cache_interval=5, cache_depth=1)
+    second = VariantUNet2DConditionModel.from_unet(first, cache_depth=2)
+    assert type(second) is VariantUNet2DConditionModel
+    assert (second.options["cache_interval"], second.options["cache_depth"]) == (5, 2)
+    assert first.options["cache_depth"] == 1
+    assert same(VariantUNet2DConditionModel.from_unet(torch.compile(build(), backend="eager")), build())
+
+
+def test_from_unet_keeps_peft_adapters():
+    plain = build()
+    plain.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    variant = VariantUNet2DConditionModel.from_unet(plain)
+    for scale in (1.0, 0.3):
+        assert same(variant, plain, **inputs(plain), cross_attention_kwargs={"scale": scale})
+    adapted = inputs(plain)
+    variant.disable_adapters()
+    assert same(variant, build(), **adapted)
+    assert not same(plain, build(), **adapted)
+
+
+@pytest.mark.parametrize("cls", [VariantUNet2DConditionModel, CachedUNet2DConditionModel])
+def test_checkpoints_load_both_ways(cls, tmp_path, caplog):
+    plain = build("sdxl")
+    plain.save_pretrained(tmp_path / "plain")
+    variant = cls.from_pretrained(tmp_path / "plain", attention_gate=7)
+    assert variant.options["attention_gate"] == 7
+    assert variant.options["cache_interval"] == cls._defaults.get("cache_interval", 1)
+    variant.save_pretrained(tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["_class_name"] == cls.__name__
+    again = cls.from_pretrained(tmp_path / "ours")
+    assert again.options == variant.options
+    assert VariantUNet2DConditionModel.from_pretrained(tmp_path / "ours").options == variant.options
+    back = UNet2DConditionModel.from_pretrained(tmp_path / "ours")
+    assert same(back, plain)
+    again.set_options(**OPTIONS)
+    assert same(again, plain)
+
+
+def test_options_survive_from_config():
+    variant = CachedUNet2DConditionModel.from_unet(build(), cache_interval=1)
+    assert CachedUNet2DConditionModel.from_config(variant.config).options["cache_interval"] == 1
+    made = build("sd15", CachedUNet2DConditionModel)
+    assert VariantUNet2DConditionModel.from_config(made.config).options["cache_interval"] == 3
+
+
+def test_pipelines_record_the_class(tiny_pipeline, tmp_path):
+    plain, run = tiny_pipeline.unet, {"prompt": "a b", "num_inference_steps": 4, "output_type": "latent"}
+    tiny_pipeline.unet = CachedUNet2DConditionModel.from_unet(plain, cache_interval=2)
+    tiny_pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["unet"] == ["sd_ext", "CachedUNet2DConditionModel"]
+    loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(loaded.unet) is CachedUNet2DConditionModel
+    assert loaded.unet.options == tiny_pipeline.unet.options
+    loaded.set_progress_bar_config(disable=True)
+    pictures = [p(**run, generator=torch.Generator().manual_seed(0)).images for p in (tiny_pipeline, loaded)]
+    assert torch.equal(*pictures)
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_other_architectures_are_refused(tmp_path):
+    sizes = {"sample_size": 8, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    UNet2DModel(**sizes, **blocks, layers_per_block=1, attention_head_dim=4).save_pretrained(tmp_path / "unconditional")
+    flux = diffusers.FluxTransformer2DModel(
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=1,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4),
+        in_channels=4,
+    )
+    flux.save_pretrained(tmp_path / "flux")
+    for folder, name in (("unconditional", "UNet2DModel"), ("flux", "FluxTransformer2DModel")):
+        with pytest.raises(InputError, match=rf"loads checkpoints of UNet2DConditionModel; this one is of {name}"):
+            CachedUNet2DConditionModel.from_pretrained(tmp_path / folder)
+    with pytest.raises(InputError, match="takes a UNet2DConditionModel, got FluxTransformer2DModel"):
+        CachedUNet2DConditionModel.from_unet(flux)
+
+
+def test_unknown_options_are_named(tmp_path):
+    plain = build()
+    plain.save_pretrained(tmp_path)
+    with pytest.raises(UnknownNameError, match=r"cache_intervall.*'cache_interval'"):
+        CachedUNet2DConditionModel.from_pretrained(tmp_path, cache_intervall=3)
+    with pytest.raises(UnknownNameError, match="did you mean 'cache_interval'"):
+        CachedUNet2DConditionModel.from_unet(plain, cache_intrval=3)
+    with pytest.raises(UnknownNameError, match="did you mean 'cache_depth'"):
+        CachedUNet2DConditionModel.from_unet(plain).set_options(cache_deth=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_interval": 0},
+        {"cache_interval": 2.5},
+        {"cache_interval": True},
+        {"cache_interval": 2, "cache_depth": 4},
+        {"cache_interval": 2, "cache_depth": -1},
+        {"cache_interval": 2, "cache_depth": 0, "cache_layer": 3},
+        {"cache_interval": 2, "cache_schedule": "sometimes"},
+        {"cache_schedule": [0, 3, 2]},
+        {"cache_schedule": [0, 0.5]},
+        {"cache_schedule": "threshold", "cache_threshold": -1.0},
+        {"cache_schedule": "threshold", "cache_threshold": "much"},
+        {"attention_gate": -1},
+        {"attention_gate": 0.5},
+    ],
+)
+def test_options_that_cannot_be_are_refused_and_change_nothing(options):
+    variant = VariantUNet2DConditionModel.from_unet(build(), cache_interval=4)
+    before = variant.options
+    with pytest.raises(InputError, match=list(options)[-1]):
+        variant.set_options(**options)
+    assert variant.options == before
+    with pytest.raises(InputError):
+        VariantUNet2DConditionModel.from_unet(build(), **options)
+
+
+def test_models_that_cannot_be_cut_say_so():
+    with pytest.raises(InputError, match="KCrossAttnDownBlock2D"):
+        VariantUNet2DConditionModel.from_unet(build(None, **K_BLOCKS), cache_interval=2)
+    with pytest.raises(InputError, match="no cross-attention"):
+        VariantUNet2DConditionModel.from_unet(build("simple attention"), attention_gate=2)
+
+
+# ---- manners ---------------------------------------------------------------------------------------------------------
+
+
+def test_features_hold_no_state_and_every_option_belongs_to_one():
+    assert len(OPTIONS) == sum(len(feature.options) for feature in FEATURES)
+    assert all(feature.is_neutral(OPTIONS) for feature in FEATURES)
+    assert all(not vars(feature) for feature in FEATURES)
+    json.dumps(OPTIONS)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda unet: pickle.loads(pickle.dumps(unet))])
+def test_copies_are_whole_and_independent(how):
+    variant = CachedUNet2DConditionModel.from_unet(build(), cache_interval=2, attention_gate=3)
+    run(variant)
+    other = how(variant)
+    assert other.options == variant.options
+    assert other.conv_in.weight is not variant.conv_in.weight
+    assert torch.equal(run(other), run(variant))
+    other.set_options(**OPTIONS)
+    assert variant.options["cache_interval"] == 2
+    assert same(other, build())
+
+
+def run(unet: Any, steps: int = 5, **more: Any) -> torch.Tensor:
+    """All predictions of a run over one tensor of timesteps."""
+    arguments = {**inputs(unet), **more}
+    with torch.no_grad():
+        outs = [unet(**{**arguments, "timestep": t}).sample for t in torch.linspace(900, 100, steps)]
+    return torch.stack(outs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_casting(dtype):
+    variant = CachedUNet2DConditionModel.from_unet(build()).to(dtype)
+    arguments = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in inputs(variant).items()}
+    out = run(variant, **arguments)
+    assert out.dtype == variant.dtype == dtype
+    assert torch.isfinite(out).all()
+
+
+def test_loading_weights_and_casting_forget_the_run():
+    variant = CachedUNet2DConditionModel.from_unet(build(), cache_interval=50)
+    other = build("sd15", dropout=0.0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+        variant(**inputs(variant, timestep=500))
+        variant.load_state_dict(other.state_dict())
+        assert same(variant, other, **inputs(variant, timestep=400))
+
+
+@pytest.fixture
+def dynamo():
+    """Without anything compiled before; its counters."""
+    torch._dynamo.reset()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+def test_compiled_inside_full_and_shallow_passes_equal_eager_ones(dynamo):
+    variant = CachedUNet2DConditionModel.from_unet(build("no attention"), cache_interval=2)
+    eager = run(variant)
+    variant.compile(backend="eager", fullgraph=True)
+    assert torch.equal(run(variant), eager)
+    dynamo.clear()
+    assert torch.equal(run(variant), eager)
+    assert not dynamo["frames"], "a second run compiles nothing"
+    variant.set_options(**OPTIONS)
+    assert same(variant, build("no attention"))
+
+
+def test_torch_compile_around_it(dynamo):
+    variant = CachedUNet2DConditionModel.from_unet(build("no attention"), cache_interval=2)
+    eager = run(variant)
+    compiled = torch.compile(variant, backend="eager")
+    dynamo.clear()
+    assert torch.equal(run(compiled), eager)
+    assert dynamo["stats"]["unique_graphs"] >= 2, "a full and a shallow one"
+
+
+def test_neutral_compiles_in_one_graph(dynamo):
+    plain = build("no attention")
+    assert same(torch.compile(VariantUNet2DConditionModel.from_unet(plain), backend="eager", fullgraph=True), plain)
+
+
+@pytest.mark.slow
+def test_compiled_with_frozen_attention(dynamo):
+    variant = CachedUNet2DConditionModel.from_unet(build("inpainting"), cache_interval=2, attention_gate=3)
+    eager = run(variant)
+    variant.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(run(variant), eager, rtol=1e-5, atol=1e-5)
+
+
+def test_compile_repeated_blocks(dynamo):
+    variant = CachedUNet2DConditionModel.from_unet(build("inpainting"), cache_interval=2, attention_gate=3)
+    eager = run(variant)
+    variant.compile_repeated_blocks(backend="eager", fullgraph=True)
+    assert torch.equal(run(variant), eager)
+
+
+def test_lora_lifecycle():
+    variant = CachedUNet2DConditionModel.from_unet(build(), cache_interval=50)
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False)
+
+    def exact(timestep: float) -> bool:
+        """The next call of the run in progress is a full pass: nothing is reused after a change of the weights."""
+        reference = VariantUNet2DConditionModel.from_unet(variant, cache_interval=1)
+        return same(variant, reference, **inputs(variant, timestep=timestep))
+
+    with torch.no_grad():
+        variant(**inputs(variant, timestep=900))
+    assert not exact(800), "reuse changes the prediction, or this test tests nothing"
+    variant.add_adapter(config, "one")
+    assert exact(700)
+    variant.set_adapters(["one"], [0.5])
+    assert exact(600)
+    variant.disable_adapters()
+    assert exact(500)
+    variant.enable_adapters()
+    assert exact(400)
+    variant.fuse_lora()
+    assert exact(300)
+    variant.unfuse_lora()
+    assert exact(200)
+    variant.delete_adapters("one")
+    assert exact(100)
+
+
+def test_a_fallback_is_logged_once(caplog):
+    variant = CachedUNet2DConditionModel.from_unet(build("inpainting"))
+    with caplog.at_level(logging.WARNING, logger="sd_ext.unets"):
+        for timestep in (900, 800, 700):
+            variant(**inputs(variant, timestep=timestep))
+    assert [r.message for r in caplog.records] == [
+        "CachedUNet2DConditionModel: the cache is not used and the exact network runs: "
+        "gradients are enabled (use torch.no_grad())"
+    ]
+
+
+def test_names():
+    assert sd_ext.VariantUNet2DConditionModel.__module__ == sd_ext.CachedUNet2DConditionModel.__module__ == "sd_ext"
+    assert "cache (cache_interval=3)" in build("sd15", CachedUNet2DConditionModel).describe()
