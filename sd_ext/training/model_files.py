@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +130,8 @@ def find_model(model: str, variant: str = "") -> ModelFiles:
     Raises:
         ModelError: no such model, or one of a kind that cannot be trained here; says what can.
     """
+    if not model.strip():
+        raise ModelError("no model named; give a pipeline folder, a Hub id, or embedded as model")
     root = Path(pretrained_path()) if model == "embedded" else Path(model)
     if (root / "model" / "model_index.json").is_file():  # a finished run
         root = root / "model"
@@ -148,7 +151,34 @@ def find_model(model: str, variant: str = "") -> ModelFiles:
     named = {name: value for name, value in listed.items() if isinstance(value, list) and len(value) == 2}
     present = {name: root / name for name, (_, kind) in named.items() if kind}
     refuse_other_kinds(model, listed, present)
-    return ModelFiles({name: path for name, path in present.items() if path.is_dir()}, variant, model)
+    files = ModelFiles({name: path for name, path in present.items() if path.is_dir()}, variant, model)
+    check_parts(files)
+    return files
+
+
+def check_parts(files: ModelFiles) -> None:
+    """Refuse a model that lacks a part, or the weights of one as safetensors."""
+    tokenizers = [part.replace("text_encoder", "tokenizer") for part in files.text_parts]
+    for part in ("unet", "vae", *files.text_parts, *tokenizers, "scheduler"):
+        if part not in files.parts:
+            raise ModelError(f"{files.source} has no folder {part}; it is incomplete")
+    for part in ("unet", "vae", *files.text_parts):
+        check_weights(files.parts[part], files.variant)
+
+
+def check_weights(folder: Path, variant: str) -> None:
+    """Refuse a folder without weights of the variant as safetensors; says what is there instead."""
+    own = re.escape(f".{variant}") if variant else ""
+    shard = r"(-\d+-of-\d+)?"
+    name = re.compile(rf"(diffusion_pytorch_)?model({own}{shard}|{shard}{own})\.safetensors")
+    found = sorted(path.name for path in folder.iterdir())
+    if any(name.fullmatch(each) for each in found):
+        return
+    pickles = [each for each in found if each.endswith((".bin", ".ckpt", ".pt", ".pth"))]
+    others = [each for each in found if each.endswith(".safetensors")]
+    there = f"; {', '.join(pickles)} would be loaded as pickle, which can run anything: convert it" if pickles else ""
+    there += f"; there is {', '.join(others)}: give its variant" if others else ""
+    raise ModelError(f"{folder} holds no {f'{variant} ' if variant else ''}weights as safetensors{there}")
 
 
 def refuse_other_kinds(model: str, listed: dict[str, Any], present: dict[str, Path]) -> None:
