@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets import perturbed as p
+from sd_ext.unets.blur import blur, grid_of
 from sd_ext.unets.branches import conditional_half, count_branches
-from sd_ext.unets.perturbed import blur, find_self_attention, grid_of
+from sd_ext.unets.perturbed import find_self_attention
 
 SEED = {"num_inference_steps": 3, "output_type": "np"}
 
