@@ -39,6 +39,7 @@ from sd_ext.training.previews import draw
 from sd_ext.training.samples import open_pictures, plain, texts_of
 from sd_ext.training.share import fingerprint
 from sd_ext.training.task import Task
+from sd_ext.unets.attention import set_attention
 
 
 class DiffusionLoss(nn.Module):
@@ -318,7 +319,7 @@ def prepare_unet(unet: Any, config: DiffusionConfig) -> None:
                 )
             for name, module in able:
                 module.gradient_checkpointing = name in chosen
-    if config.attention_backend == "xformers":
-        unet.enable_xformers_memory_efficient_attention()
+    if config.attention_backend != "default":
+        set_attention(unet, config.attention_backend)
     if config.compile:
         unet.compile_repeated_blocks(fullgraph=False)

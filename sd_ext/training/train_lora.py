@@ -113,6 +113,13 @@ class LoraTask(DiffusionTask):
         if config.tokens:
             self.new_words = add_words(towers, config.tokens, config.token_vectors, config.token_init)
 
+    def arrange(self) -> None:
+        super().arrange()
+        if self.config.method == "dora":  # peft views the factors of convolutions as matrices
+            for p in self.model.parameters():
+                if p.requires_grad:
+                    p.data = p.data.contiguous()
+
     def build_on_meta(self) -> tuple[Any, TextTowers | None]:
         """U-Net and trained text encoders as they will be, without weights."""
         from diffusers import UNet2DConditionModel
@@ -125,7 +132,7 @@ class LoraTask(DiffusionTask):
             towers = self.towers_on_meta().to(dtype) if self.trains_text else None
         if towers is not None:
             self.adapt_towers(towers)
-        prepare_unet(unet, replace(config, compile=False, attention_backend="sdpa"))
+        prepare_unet(unet, replace(config, compile=False, attention_backend="default"))
         return unet, towers
 
     def towers_on_meta(self) -> TextTowers:

@@ -72,7 +72,9 @@ class DiffusionConfig(RunConfig):
         (), "gradient checkpointing only in modules whose names start so; none named: all", "NAME,...", free=True
     )
     compile: bool = setting(False, "torch.compile the U-Net's transformer blocks", free=True)
-    attention_backend: str = setting("sdpa", "attention of the U-Net", choices=("sdpa", "xformers"), free=True)
+    attention_backend: str = setting(
+        "default", "attention of the U-Net, see sd_ext.set_attention", choices=("default", "auto", "xformers"), free=True
+    )
 
     validation_data: str = setting("", "held-out pictures, as data", "DATA", free=True)
     validation_split: str = setting("", "or the pictures with this split", "NAME")
