@@ -36,15 +36,8 @@ from sd_ext.training.group_norm import quicken
 from sd_ext.training.history import History
 from sd_ext.training.loop import Ema, Run, train
 from sd_ext.training.machine import check_machine, uses_cpu
-from sd_ext.training.optimizers import (
-    evaluating as averaged,
-)  # fmt: skip
-from sd_ext.training.optimizers import (
-    make_optimizer,
-    parameter_groups,
-    parse_options,
-    to_training,
-)
+from sd_ext.training.optimizers import evaluating as averaged
+from sd_ext.training.optimizers import make_optimizer, parameter_groups, parse_options, to_training
 from sd_ext.training.progress import TrainingProgress
 from sd_ext.training.run_folder import open_run
 from sd_ext.training.small_attention import quicken_attention
@@ -191,7 +184,7 @@ def export(run: Run, task: Task, history: History, result: Path) -> None:
 
 def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     """The run at step 0."""
-    task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task.arrange()
     if accelerator.device.type == "cpu":
         quicken(task.model)
         if accelerator.mixed_precision == "bf16":

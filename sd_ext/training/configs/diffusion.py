@@ -73,7 +73,7 @@ class DiffusionConfig(RunConfig):
     )
     compile: bool = setting(False, "torch.compile the U-Net's transformer blocks", free=True)
     attention_backend: str = setting(
-        "default", "attention of the U-Net, see sd_ext.set_attention", choices=("default", "auto", "xformers"), free=True
+        "default", "attention of the U-Net (sd_ext.set_attention)", choices=("default", "auto", "xformers"), free=True
     )
 
     validation_data: str = setting("", "held-out pictures, as data", "DATA", free=True)
