@@ -53,7 +53,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         InputError: neither; names ours.
     """
-    ours = {p.stem: p for p in RECIPES.glob("*.toml")}
+    ours = {p.stem: p for p in RECIPES.glob("*.toml") if not p.stem.startswith("lora_")}
     if name in ours:
         return ours[name]
     if Path(name).is_file():
