@@ -37,6 +37,10 @@ class Task:
     def begin(self, accelerator: Accelerator) -> None:
         """Load, and encode what is kept encoded; called once, by every process."""
 
+    def arrange(self) -> None:
+        """Bring the model's weights into the order in memory that is fastest; called once, after `begin`."""
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def read(self, each: Pass) -> Any:
         """What a pass needs from the disk; called ahead of time, in threads."""
         return None
