@@ -361,6 +361,6 @@ for _name in (
     *("load_lora_adapter", "add_adapter", "delete_adapters", "set_adapter", "set_adapters", "unload_lora"),
     *("enable_adapters", "disable_adapters", "enable_lora", "disable_lora", "fuse_lora", "unfuse_lora"),
     *("fuse_qkv_projections", "unfuse_qkv_projections"),
-    *("load_state_dict", "_load_ip_adapter_weights", "_apply"),
+    *("load_state_dict", "_load_ip_adapter_weights"),
 ):
     setattr(VariantUNet2DConditionModel, _name, _forgetting(_name))

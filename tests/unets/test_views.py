@@ -67,17 +67,17 @@ def test_exact_with_freeu():
         assert_exact(unet, cut, inputs(unet))
 
 
-def ip_adapter(unet: Any, tokens: int = 4) -> dict[str, Any]:
+def ip_adapter(unet: Any, tokens: int = 4, width: int = 8) -> dict[str, Any]:
     """Give the U-Net an IP-Adapter with random weights, as the pipelines do; what its call takes then."""
     weights, name = {}, 1
     for key in unet.attn_processors:
         if key.endswith("attn2.processor"):
-            width = unet.get_submodule(key.removesuffix(".processor")).to_q.in_features
-            weights[f"{name}.to_k_ip.weight"] = draw(width, 8, seed=name)
-            weights[f"{name}.to_v_ip.weight"] = draw(width, 8, seed=name + 1)
+            inner = unet.get_submodule(key.removesuffix(".processor")).to_q.in_features
+            weights[f"{name}.to_k_ip.weight"] = draw(inner, width, seed=name)
+            weights[f"{name}.to_v_ip.weight"] = draw(inner, width, seed=name + 1)
             name += 2
-    projection = {"proj.weight": draw(tokens * 8, 6), "proj.bias": draw(tokens * 8)}
-    projection |= {"norm.weight": torch.ones(8), "norm.bias": torch.zeros(8)}
+    projection = {"proj.weight": draw(tokens * width, 6), "proj.bias": draw(tokens * width)}
+    projection |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
     unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": weights}], low_cpu_mem_usage=False)
     assert any(isinstance(p, IPAdapterAttnProcessor2_0) for p in unet.attn_processors.values())
     return {"added_cond_kwargs": {"image_embeds": [draw(2, 1, 6)]}}

@@ -1,0 +1,126 @@
+"""Cross-attention frozen after a step, beside hooks that do the same to the plain U-Net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
+from sd_ext.unets.gate import cross_attentions
+
+from .test_cache import call, draw, inputs, is_exact, plain, sampled, whole_passes
+from .tiny import build
+
+TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
+
+
+def gated(name: str = "sd15", gate: int = 2, **options: Any) -> Any:
+    return VariantUNet2DConditionModel.from_unet(build(name), attention_gate=gate, **options)
+
+
+def guided(unet: Any, seed: int = 0) -> dict[str, Any]:
+    """The same latent twice, with and without text."""
+    return {"sample": draw(1, *inputs(unet)["sample"].shape[1:], seed=seed).repeat(2, 1, 1, 1)}
+
+
+def by_hooks(name: str, gate: int, mean: bool, **changes: Any) -> list[torch.Tensor]:
+    """The plain network, with hooks that freeze what cross-attentions return."""
+    unet, kept, step = build(name), {}, 0
+
+    def hook(module: Any, _: Any, out: torch.Tensor) -> torch.Tensor | None:
+        if step < gate:
+            kept[module] = out.unflatten(0, (2, -1)).mean(0).repeat(2, 1, 1) if mean else out
+            return None
+        return kept[module]
+
+    for path in cross_attentions(unet):
+        unet.get_submodule(path).register_forward_hook(hook)
+    outs = []
+    for t in TIMESTEPS:
+        outs.append(plain(unet, **{**inputs(unet, timestep=t), **changes}))
+        step += 1
+    return outs
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "unequal"])
+@pytest.mark.parametrize("gate", [1, 2, 4])
+def test_beside_hooks(name, gate):
+    unet = gated(name, gate)
+    changes = guided(unet)
+    ours, theirs = sampled(unet, TIMESTEPS, **changes), by_hooks(name, gate, mean=True, **changes)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(ours[-1], plain(unet, **{**inputs(unet, timestep=TIMESTEPS[-1]), **changes}))
+
+
+def test_a_batch_of_different_pictures_is_not_averaged():
+    ours, theirs = sampled(gated(), TIMESTEPS), by_hooks("sd15", 2, mean=False)
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_gate_that_no_run_reaches_changes_nothing():
+    unet = gated(gate=5)
+    assert all(is_exact(unet, t) for t in TIMESTEPS)
+
+
+def test_frozen_cross_attention_is_not_computed():
+    unet, calls = gated(gate=2), []
+    for path in cross_attentions(unet):
+        unet.get_submodule(path).to_q.register_forward_hook(lambda *_: calls.append(1))
+    sampled(unet, TIMESTEPS)
+    assert len(calls) == 2 * len(cross_attentions(unet))
+
+
+def test_the_unguided_half_may_be_dropped():
+    """As a guidance interval does: what was averaged serves the half that is left."""
+    unet = gated()
+    changes = guided(unet)
+    both = sampled(unet, TIMESTEPS[:4], **changes)
+    half = {"sample": changes["sample"][1:], "encoder_hidden_states": inputs(unet)["encoder_hidden_states"][1:]}
+    one = call(unet, 300, **half)  # not of the tensor of timesteps: begins a run
+    assert torch.equal(one, plain(unet, **{**inputs(unet, timestep=300), **half}))
+    sampled(unet, TIMESTEPS[:3], **changes)
+    last = call(unet, TIMESTEPS[3], **half)
+    torch.testing.assert_close(last, both[3][1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both[3][0], both[3][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sample": draw(2, 4, 12, 8)}, {"encoder_hidden_states": draw(2, 5, 8, seed=7)}],
+    ids=["size", "text"],
+)
+def test_another_picture_or_text_is_attended_to_anew(change):
+    unet = gated(gate=1)
+    call(unet, 900)
+    assert not is_exact(unet, 800)
+    given = {**inputs(unet, timestep=700), **change}
+    assert torch.equal(call(unet, **given), plain(unet, **given))
+    assert not is_exact(unet, 600, **change)
+
+
+def test_apart_from_each_other_branches_keep_their_own():
+    unet = gated()
+    arguments, batched = inputs(unet), sampled(gated(), TIMESTEPS)
+    for t, both in zip(TIMESTEPS.clone(), batched, strict=True):
+        for i in range(2):
+            own = {k: v[i : i + 1] for k, v in arguments.items() if isinstance(v, torch.Tensor)}
+            torch.testing.assert_close(call(unet, t, **own), both[i : i + 1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", [1, 2, 3, 4])
+def test_with_a_cache_the_step_that_is_kept_runs_whole(gate):
+    unet = CachedUNet2DConditionModel.from_unet(build(), cache_interval=4, attention_gate=gate)
+    with whole_passes(unet) as passes:
+        sampled(unet, TIMESTEPS)
+    assert len(passes) == len({0, 4, gate - 1})
+
+
+def test_gradients_and_training_attend():
+    unet = gated(gate=1)
+    for timestep in (900, 800):
+        given = inputs(unet, timestep=timestep)
+        assert torch.equal(unet(**given).sample, plain(unet, **given))
+    unet.train()
+    assert all(is_exact(unet, t) for t in (700, 600))
