@@ -105,16 +105,17 @@ RESIDUALS = (
 def _sizes(
     unet: nn.Module, size: tuple[int, ...], block: int, factor: float
 ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """Levels of the blocks to the mid block, levels of the skip connections, and the features' size at each level."""
+    """Levels of an adapter's residuals and of the skip connections, and the size of the features at each level."""
     blocks, skips, sizes = [], [0], [(size[0], size[1])]
     for each in unet.get_submodule("down_blocks").children():
         level = len(sizes) - 1
-        blocks.append(level)
         skips += [level] * len(each.resnets)  # type: ignore[arg-type]
         for sampler in getattr(each, "downsamplers", None) or ():
             halved = (_halved(sizes[-1][0], sampler), _halved(sizes[-1][1], sampler))
             sizes.append(shrunk(halved, factor) if level == block else halved)
             skips.append(level + 1)
+        # An adapter's residual joins before the downsampler in a block with attention, after it in one without.
+        blocks.append(level if getattr(each, "has_cross_attention", False) else len(sizes) - 1)
     return [*blocks, len(sizes) - 1], skips, sizes
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 
@@ -15,8 +13,11 @@ def nearest_divisor(length: int, wanted: int) -> int:
     """
     if wanted >= length:
         return length
-    divisors = (d for d in range(1, length + 1) if length % d == 0)
-    return min(divisors, key=lambda d: (abs(math.log(d / wanted)), -d))
+    near = 1
+    for side in range(2, length + 1):
+        if length % side == 0 and max(side / wanted, wanted / side) <= max(near / wanted, wanted / near):
+            near = side
+    return near
 
 
 def cut(x: torch.Tensor, grid: tuple[int, int], tile: tuple[int, int], shift: bool = False) -> torch.Tensor:
