@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .lora_cases import bases, lora_run  # noqa: F401  # fixtures of the tests of LoRA runs
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220), "black": (10, 10, 10)}
 SHAPES = ("circle", "square", "bar")
 
