@@ -21,7 +21,7 @@ from sd_ext.unets import full_steps, views
 from sd_ext.unets.cache import family_cut, relative_change
 
 from .test_views import ip_adapter
-from .tiny import build, control, draw, inputs
+from .tiny import FULL_SIZE, build, control, draw, inputs
 
 TIMESTEPS = torch.tensor([900, 800, 700, 600, 500, 400, 300, 200, 100])
 
@@ -401,6 +401,28 @@ def test_a_model_that_served_a_context_forgets_all_when_its_weights_change():
 )
 def test_the_cut_of_each_family(name, cut):
     assert family_cut(build(name)) == cut
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("sd15", 0.079), ("sdxl", 0.129)],
+)
+def test_the_shallow_share_of_the_full_size_models(name, share):
+    """FLOPs of a shallow pass beside a whole one, of one forward at the training size."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        unet = CachedUNet2DConditionModel(**FULL_SIZE[name]).eval()
+        side, width = unet.config.sample_size, unet.config.cross_attention_dim
+        arguments = {"sample": torch.empty(1, 4, side, side), "encoder_hidden_states": torch.empty(1, 77, width)}
+        if name == "sdxl":
+            arguments["added_cond_kwargs"] = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
+    flops = []
+    for timestep in (900, 800):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(timestep=timestep, **arguments)
+        flops.append(counter.get_total_flops())
+    assert flops[1] / flops[0] == pytest.approx(share, abs=5e-4)
 
 
 def test_memory_of_a_run_is_one_tensor_a_branch():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
+from sd_ext.errors import InputError
 from sd_ext.unets.gate import cross_attentions
 
 from .test_cache import call, draw, inputs, is_exact, plain, sampled, whole_passes
@@ -45,17 +46,18 @@ def by_hooks(name: str, gate: int, mean: bool, **changes: Any) -> list[torch.Ten
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "unequal"])
-@pytest.mark.parametrize("gate", [1, 2, 4])
-def test_beside_hooks(name, gate):
-    unet = gated(name, gate)
+@pytest.mark.parametrize("gate", [1, 3])
+@pytest.mark.parametrize("mean", [True, False])
+def test_beside_hooks(name, gate, mean):
+    unet = gated(name, gate, attention_gate_mean=mean)
     changes = guided(unet)
-    ours, theirs = sampled(unet, TIMESTEPS, **changes), by_hooks(name, gate, mean=True, **changes)
+    ours, theirs = sampled(unet, TIMESTEPS, **changes), by_hooks(name, gate, mean=mean, **changes)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert not torch.equal(ours[-1], plain(unet, **{**inputs(unet, timestep=TIMESTEPS[-1]), **changes}))
 
 
 def test_a_batch_of_different_pictures_is_not_averaged():
-    ours, theirs = sampled(gated(), TIMESTEPS), by_hooks("sd15", 2, mean=False)
+    ours, theirs = sampled(gated(attention_gate_mean=True), TIMESTEPS), by_hooks("sd15", 2, mean=False)
     assert all(map(torch.equal, ours, theirs))
 
 
@@ -74,7 +76,7 @@ def test_frozen_cross_attention_is_not_computed():
 
 def test_the_unguided_half_may_be_dropped():
     """As a guidance interval does: what was averaged serves the half that is left."""
-    unet = gated()
+    unet = gated(attention_gate_mean=True)
     changes = guided(unet)
     both = sampled(unet, TIMESTEPS[:4], **changes)
     half = {"sample": changes["sample"][1:], "encoder_hidden_states": inputs(unet)["encoder_hidden_states"][1:]}
@@ -98,6 +100,14 @@ def test_another_picture_or_text_is_attended_to_anew(change):
     given = {**inputs(unet, timestep=700), **change}
     assert torch.equal(call(unet, **given), plain(unet, **given))
     assert not is_exact(unet, 600, **change)
+
+
+def test_another_number_of_pictures_is_attended_to_anew():
+    """Unless what is kept is a mean of halves, nothing says whose outputs they are."""
+    unet = gated(gate=1)
+    call(unet, 900)
+    three = {"sample": draw(4, 4, 16, 16), "encoder_hidden_states": draw(4, 5, 8)}
+    assert is_exact(unet, 800, **three)
 
 
 def test_apart_from_each_other_branches_keep_their_own():
@@ -124,3 +134,8 @@ def test_gradients_and_training_attend():
         assert torch.equal(unet(**given).sample, plain(unet, **given))
     unet.train()
     assert all(is_exact(unet, t) for t in (700, 600))
+
+
+def test_the_mean_is_on_or_off():
+    with pytest.raises(InputError, match="attention_gate_mean"):
+        gated(attention_gate_mean=1)
