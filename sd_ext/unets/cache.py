@@ -142,7 +142,8 @@ class _Step:
             prediction = self.inner(*self.inputs, **self.kwargs)
         finally:
             self.call.model = self.model
-        return prediction, _Entry(capture.kept, self.key, self.conditions, near)
+        # Compiled into a CUDA graph, what it kept lies where the next call writes.
+        return prediction, _Entry(capture.kept.clone(), self.key, self.conditions, near)
 
     def _near(self) -> torch.Tensor:
         """What the shallow part hands to the deep one."""

@@ -107,7 +107,8 @@ def cross_attentions(unet: nn.Module) -> list[str]:
 
 
 def _recorded(captures: dict[str, views.Capture], sample: torch.Tensor, text: torch.Tensor, mean: bool) -> _Record:
-    outputs, rows = {name: capture.kept for name, capture in captures.items()}, len(sample)
+    # Cloned: compiled into a CUDA graph, what they kept lies where the next call writes.
+    outputs, rows = {name: capture.kept.clone() for name, capture in captures.items()}, len(sample)
     if mean and rows % 2 == 0 and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
         rows //= 2
         outputs = {name: (output[:rows] + output[rows:]) / 2 for name, output in outputs.items()}

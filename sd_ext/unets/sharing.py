@@ -28,5 +28,11 @@ def share(module: torch.nn.Module) -> dict[str, Any]:
 
 def refuse_offloaded(module: torch.nn.Module) -> None:
     for part in module.modules():
-        if hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook"):
+        if hasattr(part, "_hf_hook") or is_offloaded_in_groups(part):
             raise InputError("this U-Net is offloaded; take it before enabling offloading, or remove the hooks first")
+
+
+def is_offloaded_in_groups(module: torch.nn.Module) -> bool:
+    """Whether Diffusers' group offloading hooks this very module."""
+    hooks = getattr(module, "_diffusers_hook", None)
+    return hooks is not None and hooks.get_hook("group_offloading") is not None

@@ -18,6 +18,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from .sharing import is_offloaded_in_groups
+
 DOWN_BLOCKS = {
     *("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D"),
     *("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
@@ -159,10 +161,8 @@ def obstacle(unet: Any) -> str | None:
     if unet.training or torch.is_grad_enabled():
         return "gradients are enabled (use torch.no_grad())" if not unet.training else "the model is in training mode"
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    for module in (unet.conv_in, *blocks):
-        hooks = getattr(module, "_diffusers_hook", None)
-        if hooks is not None and hooks.get_hook("group_offloading") is not None:
-            return "its layers are offloaded in groups, in the order of the whole network"
+    if any(is_offloaded_in_groups(module) for module in (unet.conv_in, *blocks) if module is not None):
+        return "its layers are offloaded in groups, in the order of the whole network"
     if any("forward" in block.__dict__ for block in blocks if block is not None):
         return "a block's forward has been replaced"
     return None

@@ -275,6 +275,19 @@ def test_casting(dtype):
     assert torch.isfinite(out).all()
 
 
+def test_from_unet_and_offloading():
+    from accelerate import cpu_offload_with_hook
+
+    cast, offloaded, grouped = (build("inpainting") for _ in range(3))
+    cast.enable_layerwise_casting(storage_dtype=torch.float16, compute_dtype=torch.float32)
+    assert same(VariantUNet2DConditionModel.from_unet(cast), cast)
+    cpu_offload_with_hook(offloaded, "cpu")
+    grouped.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
+    for unet in (offloaded, grouped):
+        with pytest.raises(InputError, match="take it before enabling offloading"):
+            VariantUNet2DConditionModel.from_unet(unet)
+
+
 def test_loading_weights_and_casting_forget_the_run():
     variant = CachedUNet2DConditionModel.from_unet(build(), cache_interval=50)
     other = build("sd15", dropout=0.0)
