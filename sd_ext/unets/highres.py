@@ -30,6 +30,9 @@ class HighRes(Feature):
     counterpart. Kohya's "Deep Shrink" (2023) and the resolution-aware U-Net of HiDiffusion, Zhang et al. 2023, arXiv
     2311.17528, section 4.1. Their windowed attention (section 4.2) is `tile_size="auto"`, `tile_shift=True`.
 
+    Both were published for models of three or four levels, where the levels below the block compose. In one of two
+    levels, such as the embedded model, the full-size level composes too, and later steps repeat the subject anyway.
+
     Options:
         highres_factor: how much to shrink; 1 is not at all. "auto" is the side of the picture beside the training
             size, by area, so that other aspect ratios of the training's area stay as they are; below 1.2 it is 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -417,3 +418,49 @@ def test_options_that_cannot_work_are_refused_and_change_nothing(options, messag
 def test_a_model_that_does_not_know_its_training_size_says_so():
     with pytest.raises(InputError, match="sample_size"):
         build("sd15", VariantUNet2DConditionModel, sample_size=None, tile_size="auto")
+
+
+def test_ip_adapter_keeps_its_processors_and_masks(plain):
+    torch.manual_seed(0)
+    own = copy.deepcopy(plain)
+    width = own.config.cross_attention_dim
+    names = [name for name in own.attn_processors if "attn2" in name]
+    keys = {
+        f"{2 * i + 1}.to_{which}_ip.weight": torch.randn(attention.to_q.in_features, width)
+        for i, name in enumerate(names)
+        for attention in [own.get_submodule(name.removesuffix(".processor"))]
+        for which in ("k", "v")
+    }
+    project = {"proj.weight": torch.randn(4 * width, 16), "proj.bias": torch.zeros(4 * width)}
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    model = variant(own, token_merge_ratio=0.5, token_merge_parts=["self", "cross", "ff"])
+    model._load_ip_adapter_weights([{"image_proj": project | norm, "ip_adapter": keys}], low_cpu_mem_usage=False)
+    picture = {"image_embeds": [torch.randn(2, 1, 16)]}
+    added = {"added_cond_kwargs": inputs(model).get("added_cond_kwargs", {}) | picture}
+    reduced = call(model, **added)
+    masks = {"cross_attention_kwargs": {"ip_adapter_masks": [torch.ones(1, 1, 64, 64)]}}
+    assert call(model, **added, **masks).isfinite().all()  # cross-attention keeps the grid that masks are of
+    model.set_options(token_merge_ratio=0)
+    exact = call(model, **added)
+    assert 0 < distance(reduced, exact) < 0.5
+    none = {"added_cond_kwargs": added["added_cond_kwargs"] | {"image_embeds": [torch.zeros(2, 1, 16)]}}
+    assert not torch.equal(exact, call(model, **none))
+
+
+def test_threads_do_not_meet(plain):
+    """Each with a picture of its own shape; the hooks of one leave nothing for the other."""
+    model = variant(plain, token_merge_ratio=0.5, tile_size=4, highres_factor=2)
+    shapes = [(16, 16), (12, 20), (24, 8), (10, 14)] * 2
+    samples = [draw(2, 4, *shape) for shape in shapes]
+    alone = [call(model, sample=sample, timestep=900) for sample in samples]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            together = list(pool.map(lambda sample: call_apart(model, sample), samples))
+            assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def call_apart(model: Any, sample: torch.Tensor) -> torch.Tensor:
+    """A call that begins a run, whichever thread makes it."""
+    with model.cache_context(str(id(sample))):
+        model._states.current().tracker.reset()
+        return call(model, sample=sample, timestep=900)
