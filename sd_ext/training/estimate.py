@@ -7,25 +7,20 @@ its operations would hold at once is counted. To that come weights, gradients, o
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sd_ext.errors import InputError
 from sd_ext.training.adapters import trained_parameters
 from sd_ext.training.configs import LoraConfig
 from sd_ext.training.diffusion import DiffusionLoss
+from sd_ext.training.memory import free_memory, gb, kept_bytes, make_fake, peak_bytes, size_of
 from sd_ext.training.model_files import ModelFiles
 
 if TYPE_CHECKING:
@@ -66,65 +61,6 @@ class Estimate:
         return f"{gb(self.total)} ({', '.join(f'{name} {gb(getattr(self, name))}' for name in names)})"
 
 
-def gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def size_of(models: Iterable[nn.Module]) -> int:
-    return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
-
-
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the storages that operations within the block make, and the most there are at once.
-
-    Args:
-        known: tensors that are there already.
-    """
-
-    def __init__(self, known: Iterable[Tensor]):
-        super().__init__()
-        self.alive = {tensor.untyped_storage()._cdata for tensor in known}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
-                self.alive.add(storage._cdata)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        return made
-
-    def _gone(self, storage: int, size: int) -> None:
-        self.alive.discard(storage)
-        self.now -= size
-
-
-def peak_bytes(models: Iterable[nn.Module], call: Callable[[], Any]) -> int:
-    """The most bytes that `call()` holds at once beside the models' weights."""
-    with PeakMemory(p for model in models for p in model.parameters()) as memory:
-        call()
-    return memory.peak
-
-
-def make_fake(model: nn.Module, frozen: torch.dtype) -> None:
-    """Turn a model on the meta device into one of fake tensors (call it under `FakeTensorMode` and `torch.device`).
-
-    Args:
-        model: changed in place.
-        frozen: number format of the weights that are not trained.
-    """
-    for module in model.modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                dtype = frozen if p.is_floating_point() and not p.requires_grad else p.dtype
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=dtype), p.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
-
-
 def estimate(task: LoraTask, device: torch.device) -> Estimate:
     """What a run of a task takes on each process, beside Python and the libraries (about 1 GB)."""
     from sd_ext.training.train_lora import base_dtype  # which imports this module
@@ -141,7 +77,7 @@ def estimate(task: LoraTask, device: torch.device) -> Estimate:
         weights = size_of([*models, *([] if config.cache else [vae])])
         if config.base_precision == "int8":
             weights -= sum(m.weight.numel() * (m.weight.element_size() - 1) for m in unet.modules() if _frozen(m))
-        loss = DiffusionLoss(unet, config.loss, towers).train()
+        loss = in_training(DiffusionLoss(unet, config.loss, towers))
         activations = peak_bytes(models, lambda: train_once(task, loss, device.type))
         encoding = size_of([vae]) + peak_bytes([vae], lambda: encode_once(task, vae))
         drawing = size_of([vae]) + peak_bytes([vae], lambda: decode_once(task, vae)) if config.validate_every else 0
@@ -157,25 +93,12 @@ def at_most(task: LoraTask) -> int:
     unet.disable_gradient_checkpointing()
     for encoder in towers.encoders.values() if towers else []:
         encoder.gradient_checkpointing_disable()  # type: ignore[operator]
-    loss = DiffusionLoss(unet, task.config.loss, towers).float().train()
+    loss = in_training(DiffusionLoss(unet, task.config.loss, towers).float())
     with torch.device("meta"):
         kept = kept_bytes(lambda: loss_once(task, loss))
         pictures = size_of([vae]) + sum(peak_bytes([vae], partial(do, task, vae)) for do in (encode_once, decode_once))
     trained = sum(trained_parameters(model) for model in models)
     return 2 * (size_of(models) + kept) + trained * (8 + STATE["prodigy"]) + pictures
-
-
-def kept_bytes(call: Callable[[], Any]) -> int:
-    """Bytes of the storages that autograd keeps for the backward pass of `call()`, weights among them."""
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets its number
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        call()
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 def vae_on_meta(files: ModelFiles) -> Any:
@@ -188,6 +111,17 @@ def vae_on_meta(files: ModelFiles) -> Any:
 
 def _frozen(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and not module.weight.requires_grad
+
+
+def in_training(loss: DiffusionLoss) -> DiffusionLoss:
+    """As in training, but for the adapters that draw a number, of which there are none here, whether to act."""
+    from peft.tuners.lycoris_utils import LycorisLayer
+
+    loss.train()
+    for module in loss.modules():
+        if isinstance(module, LycorisLayer):
+            module.training = False  # they act
+    return loss
 
 
 def largest_batch(task: LoraTask) -> tuple[int, int, int]:
@@ -231,32 +165,6 @@ def encode_once(task: LoraTask, vae: Any) -> None:
 def decode_once(task: LoraTask, vae: Any) -> None:
     side = task.config.resolution[0] // task.scale
     vae.decode(torch.empty(1, task.channels, side, side)).sample.clone()
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that each process of this machine can still take on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    found = [known for known in (system_memory(), container_memory()) if known is not None]
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(found) // processes if found else 2**62  # nothing is known: nothing is refused
-
-
-def system_memory() -> int | None:
-    """Free bytes of the machine, as Linux tells them."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-def container_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Free bytes within a container's limit (cgroup v2); None where there is no limit."""
-    try:
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # "max" is no limit
-        return None
 
 
 def check_fits(task: LoraTask, device: torch.device) -> None:

@@ -11,8 +11,9 @@ from accelerate import PartialState
 from sd_ext.training.class_pictures import missing
 from sd_ext.training.conditioning import cut_off
 from sd_ext.training.configs import LoraConfig
-from sd_ext.training.estimate import check_memory, estimate, free_memory, gb
+from sd_ext.training.estimate import check_memory, estimate
 from sd_ext.training.machine import check_machine, uses_cpu
+from sd_ext.training.memory import free_memory, gb
 from sd_ext.training.model_files import find_model
 from sd_ext.training.run_folder import check_folder
 from sd_ext.training.train_lora import LoraTask
