@@ -19,7 +19,7 @@ from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.unets.variant import FEATURES, OPTIONS
 
-from .tiny import CONFIGS, K_BLOCKS, build, control, draw, inputs
+from .tiny import CONFIGS, FULL_SIZE, K_BLOCKS, build, control, draw, inputs
 
 
 def same(one: Any, other: Any, **arguments: Any) -> bool:
@@ -38,6 +38,27 @@ def test_neutral_is_the_plain_unet_to_the_last_bit(name):
     assert variant.state_dict().keys() == plain.state_dict().keys()
     assert same(variant, plain)
     assert same(VariantUNet2DConditionModel.from_unet(plain), plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_neutral_at_full_size(name):
+    with torch.device("meta"):
+        plain = UNet2DConditionModel(**FULL_SIZE[name]).eval()
+    plain = plain.to(torch.bfloat16).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.uniform_(-0.03, 0.03, generator=generator)
+    given = {"sample": draw(1, 4, 16, 16), "encoder_hidden_states": draw(1, 77, plain.config.cross_attention_dim)}
+    given = {key: tensor.bfloat16() for key, tensor in given.items()}
+    if name == "sdxl":
+        given["added_cond_kwargs"] = {"text_embeds": draw(1, 1280).bfloat16(), "time_ids": torch.ones(1, 6)}
+    variant = VariantUNet2DConditionModel.from_unet(plain)
+    assert same(variant, plain, **given, timestep=500)
+    variant.set_options(cache_interval=2)
+    assert same(variant, plain, **given, timestep=500)
+    assert not same(variant, plain, **given, timestep=400)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
