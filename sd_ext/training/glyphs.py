@@ -138,7 +138,8 @@ def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> 
     captions, held_out = corrections()
     kept: list[Glyph] = []
     taken: set[str] = set()
-    seen = np.empty((0, 64 * 64 * 3), np.float32)
+    seen: list[np.ndarray] = []
+    coarse = np.empty((0, 8 * 8 * 3), np.float32)  # means of 8 x 8 blocks, which differ by no more than the pixels do
     for codepoint in codepoints():
         name = unicodedata.name(chr(codepoint), "")
         if not name or LEFT_OUT.search(name):
@@ -146,18 +147,25 @@ def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> 
         picture = draw(font, chr(codepoint), size)
         if picture is None:
             continue
-        pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX), np.float32).reshape(1, -1)
-        if len(seen) and np.sqrt(np.mean((seen - pixels) ** 2, axis=1)).min() < NEAR:
+        pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX), np.float32)
+        means = pixels.reshape(8, 8, 8, 8, 3).mean((1, 3)).reshape(1, -1)
+        if any(distance(seen[i], pixels) < NEAR for i in np.flatnonzero(distance(coarse, means) < NEAR)):
             continue
         caption = captions.get(codepoint) or clean(name)
         if caption in taken:
             raise InputError(f"two glyphs share the caption {caption!r}, one is U+{codepoint:X}: see captions.toml")
         taken.add(caption)
-        seen = np.concatenate([seen, pixels])
+        seen.append(pixels)
+        coarse = np.concatenate([coarse, means])
         kept.append(Glyph(codepoint, caption, "held_out" if caption in held_out else "train", picture))
     if missing := held_out - taken:
         raise InputError(f"this font lacks the held-out captions {sorted(missing)}")
     return kept
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Root mean square difference: of two pictures, or of each row of `a` to `b`."""
+    return np.sqrt(np.mean((a - b) ** 2, axis=1 if a.ndim == 2 else None))
 
 
 def write_imagefolder(folder: str | os.PathLike[str], font_path: str | os.PathLike[str] | None = None) -> int:

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sd_ext.errors import InputError
 from sd_ext.training.glyphs import Glyph, glyphs
 
+WIDEN = 64  # lines grow by this part of the font's size to each side
+PICTURES = 0x1F300  # code points from here on are things, plants, animals, people
 KNOWN_PATHS = (
     "/usr/share/fonts/truetype/ancient-scripts/Symbola_hint.ttf",
     "/usr/share/fonts/truetype/ancient-scripts/Symbola.ttf",
@@ -30,7 +32,7 @@ def find_symbola(path: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         InputError: no such font; names the package to install.
     """
-    candidates = [os.fspath(path)] if path is not None else list(KNOWN_PATHS)
+    candidates: list[str] = [os.fspath(path)] if path is not None else list(KNOWN_PATHS)
     if path is None and shutil.which("fc-match"):
         command = ["fc-match", "--format=%{file}", "Symbola"]
         candidates.insert(0, subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
@@ -41,30 +43,45 @@ def find_symbola(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def draw_line(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.Image | None:
-    """The glyph in black on white, filling a square picture of `size` pixels; None if the font lacks it."""
-    box = font.getbbox(character)
+    """The glyph in black on white, its lines widened, filling a square picture of `size` pixels; None if it is missing.
+
+    Lines as thin as the font's are less than two of 64 pixels wide, which the embedded autoencoder draws in colours.
+    """
     missing = np.asarray(font.getmask("\U000effff", mode="L"), np.uint8)  # the box for what is not there
     drawn = np.asarray(font.getmask(character, mode="L"), np.uint8)
     if drawn.size == 0 or np.array_equal(drawn, missing):
         return None
-    side = int(1.08 * max(box[2] - box[0], box[3] - box[1]))
+    stroke = round(font.size / WIDEN)
+    left, top, right, bottom = font.getbbox(character, stroke_width=stroke)
+    side = int(1.08 * max(right - left, bottom - top))
     canvas = Image.new("L", (side, side), 255)
-    corner = ((side - (box[2] - box[0])) / 2 - box[0], (side - (box[3] - box[1])) / 2 - box[1])
-    ImageDraw.Draw(canvas).text(corner, character, fill=0, font=font)
+    corner = ((side - (right - left)) / 2 - left, (side - (bottom - top)) / 2 - top)
+    ImageDraw.Draw(canvas).text(corner, character, fill=0, font=font, stroke_width=stroke)
     return canvas.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
 
 
+def fine(picture: Image.Image) -> float:
+    """How much line there is in a picture: the mean step from pixel to pixel."""
+    pixels = np.asarray(picture.convert("L"), np.float32)
+    return float(np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean())
+
+
 def drawable(size: int, font_path: str | os.PathLike[str] | None = None) -> list[tuple[Glyph, Image.Image]]:
-    """Glyphs of the embedded model's set with their line drawings."""
-    font = ImageFont.truetype(str(find_symbola(font_path)), 4 * size)
-    pairs = ((glyph, draw_line(font, chr(glyph.codepoint), size)) for glyph in glyphs(size=size))
-    return [(glyph, picture) for glyph, picture in pairs if picture is not None and glyph.split == "train"]
+    """Glyphs of the embedded model's set that the font has as well, the simpler half, with their drawings."""
+    path = str(find_symbola(font_path))
+    small, large = ImageFont.truetype(path, 128), ImageFont.truetype(path, 4 * size)
+    drawn = ((glyph, draw_line(small, chr(glyph.codepoint), 64)) for glyph in glyphs(size=64))
+    found = [(fine(p), g) for g, p in drawn if p and g.split == "train" and g.codepoint >= PICTURES]
+    found.sort(key=lambda pair: (pair[0], pair[1].codepoint))
+    simple = sorted((glyph for _, glyph in found[: (len(found) + 1) // 2]), key=lambda glyph: glyph.codepoint)
+    pictures = ((glyph, draw_line(large, chr(glyph.codepoint), size)) for glyph in simple)
+    return [(glyph, picture) for glyph, picture in pictures if picture]
 
 
 def write_line_drawings(
     folder: str | os.PathLike[str], font_path: str | os.PathLike[str] | None = None, count: int = 60, size: int = 128
 ) -> int:
-    """Write `count` line drawings, spread over all there are, as an imagefolder. Returns their number.
+    """Write `count` simple line drawings of things, spread over all there are, as an imagefolder. Returns their number.
 
     `metadata.jsonl` is written last, so a folder that has one is complete.
     """
