@@ -233,8 +233,12 @@ def _key(unet: Any, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]) -> tup
     sample = inputs[0]
     given = tuple(sorted(name for name, value in kwargs.items() if value is not None))
     scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
-    reuse = tuple(feature.reuse_key(unet, unet.config) for feature in unet.active_features)
-    return sample.shape, sample.dtype, sample.device, given, scale, reuse
+    return sample.shape, sample.dtype, sample.device, given, scale, reuse_keys(unet)
+
+
+def reuse_keys(unet: Any) -> tuple[Any, ...]:
+    """What the model's features say must be equal, such as the grid the blocks run on."""
+    return tuple(feature.reuse_key(unet, unet.config) for feature in unet.active_features)
 
 
 def _obstacle(unet: Any, kwargs: dict[str, Any]) -> str | None:

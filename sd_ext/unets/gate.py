@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import views
-from .cache import same_tensors
+from .cache import BRANCHES, reuse_keys, same_tensors
 from .feature import Feature, Inner, Options
 
 
@@ -33,13 +33,13 @@ class _Record:
     Args:
         outputs: `(rows, tokens, channels)` by the module's name.
         rows: of the batch; half of it where the two halves of guidance were averaged.
-        sample: shape without the batch, dtype and device.
+        kind: of the pass: the sample's shape without the batch, dtype and device, and what other features do.
         text: the text states, to be compared by content.
     """
 
     outputs: dict[str, torch.Tensor]
     rows: int
-    sample: tuple[Any, ...]
+    kind: tuple[Any, ...]
     text: torch.Tensor
 
 
@@ -85,15 +85,16 @@ class CrossAttentionGate(Feature):
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         records: dict[int, _Record] = unet.memory.setdefault(self.name, {})
         record = records.get(call.branch)
-        model = call.model
-        if record is not None and call.step >= gate and _fits(record, sample, encoder_hidden_states):
+        model, kind = call.model, _kind(unet, sample)
+        if record is not None and call.step >= gate and _fits(record, kind, encoder_hidden_states, len(sample)):
             call.model = views.substitute(model, {name: Frozen(output) for name, output in record.outputs.items()})
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         captures = {name: views.Capture(model.get_submodule(name)) for name in cross_attentions(model)}
         call.model, call.exact = views.substitute(model, captures), True
         prediction = inner(sample, timestep, encoder_hidden_states, **kwargs)
         mean = unet.config["attention_gate_mean"]
-        records[call.branch] = _recorded(captures, sample, encoder_hidden_states, mean)
+        if call.branch < BRANCHES:
+            records[call.branch] = _recorded(captures, sample, encoder_hidden_states, kind, mean)
         return prediction
 
 
@@ -106,22 +107,24 @@ def cross_attentions(unet: nn.Module) -> list[str]:
     ]
 
 
-def _recorded(captures: dict[str, views.Capture], sample: torch.Tensor, text: torch.Tensor, mean: bool) -> _Record:
+def _recorded(
+    captures: dict[str, views.Capture], sample: torch.Tensor, text: torch.Tensor, kind: tuple[Any, ...], mean: bool
+) -> _Record:
     # Cloned: compiled into a CUDA graph, what they kept lies where the next call writes.
     outputs, rows = {name: capture.kept.clone() for name, capture in captures.items()}, len(sample)
     if mean and rows % 2 == 0 and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
         rows //= 2
         outputs = {name: (output[:rows] + output[rows:]) / 2 for name, output in outputs.items()}
-    return _Record(outputs, rows, _kind(sample), text)
+    return _Record(outputs, rows, kind, text)
 
 
-def _kind(sample: torch.Tensor) -> tuple[Any, ...]:
-    return sample.shape[1:], sample.dtype, sample.device
+def _kind(unet: Any, sample: torch.Tensor) -> tuple[Any, ...]:
+    return sample.shape[1:], sample.dtype, sample.device, reuse_keys(unet)
 
 
-def _fits(record: _Record, sample: torch.Tensor, text: torch.Tensor) -> bool:
+def _fits(record: _Record, kind: tuple[Any, ...], text: torch.Tensor, batch: int) -> bool:
     """Whether it is the same picture and text. A mean of both halves fits each of them, and so a batch of any one."""
-    if _kind(sample) != record.sample or len(sample) % record.rows:
+    if kind != record.kind or batch % record.rows:
         return False
     averaged = record.rows < len(record.text)
     return same_tensors([text], [record.text]) or (averaged and len(text) != len(record.text))

@@ -10,6 +10,7 @@ import torch
 from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
 from sd_ext.errors import InputError
 from sd_ext.unets.gate import cross_attentions
+from sd_ext.unets.variant import OPTIONS
 
 from .test_cache import call, draw, inputs, is_exact, plain, sampled, whole_passes
 from .tiny import build
@@ -125,6 +126,20 @@ def test_with_a_cache_the_step_that_is_kept_runs_whole(gate):
     with whole_passes(unet) as passes:
         sampled(unet, TIMESTEPS)
     assert len(passes) == len({0, 4, gate - 1})
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_beside_every_other_feature(name):
+    """Together they run, repeat, and leave nothing behind: here the grid changes while cross-attention is frozen."""
+    freeu = {"freeu_s1": 0.9, "freeu_s2": 0.2, "freeu_b1": 1.2, "freeu_b2": 1.4}
+    others = {"token_merge_ratio": 0.5, "highres_factor": 2.0, "pag_scale": 2.0, **freeu}
+    unet = gated(name, 2, cache_interval=3, **others)
+    changes = guided(unet)
+    one, two = (sampled(unet, TIMESTEPS.clone(), **changes) for _ in range(2))
+    assert all(map(torch.equal, one, two))
+    assert all(torch.isfinite(out).all() for out in one)
+    unet.set_options(**OPTIONS)
+    assert all(is_exact(unet, t, **changes) for t in TIMESTEPS)
 
 
 def test_gradients_and_training_attend():
