@@ -312,11 +312,10 @@ def prepare_unet(unet: Any, config: DiffusionConfig) -> None:
         if config.checkpoint_blocks:
             able = [(name, m) for name, m in unet.named_modules() if hasattr(m, "gradient_checkpointing")]
             chosen = [name for name, _ in able if name.startswith(config.checkpoint_blocks)]
-            if not chosen:
-                raise InputError(
-                    f"checkpoint_blocks {', '.join(config.checkpoint_blocks)} is no block of the U-Net; "
-                    f"it has {', '.join(name for name, _ in able if name)}"
-                )
+            for block in config.checkpoint_blocks:
+                if not any(name.startswith(block) for name in chosen):
+                    there = ", ".join(name for name, _ in able if name)
+                    raise InputError(f"checkpoint_blocks: {block} is no block of the U-Net; it has {there}")
             for name, module in able:
                 module.gradient_checkpointing = name in chosen
     if config.attention_backend != "default":

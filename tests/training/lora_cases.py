@@ -130,6 +130,16 @@ def train(base: Path, out: Path, **settings: Any) -> Trained:
     return Trained(seen["task"], seen["run"], folder, base)
 
 
+def a_task(tmp_path: Path, base: Path, data: Path, **settings: Any) -> Any:
+    """A task before it begins."""
+    from sd_ext.training.configs import LoraConfig
+    from sd_ext.training.model_files import find_model
+    from sd_ext.training.train_lora import LoraTask
+
+    given = {**SETTINGS, "model": str(base), "data": str(data), "out": str(tmp_path / "out"), **settings}
+    return LoraTask(LoraConfig(**given), find_model(str(base)))
+
+
 def pipeline(folder: Path) -> Any:
     """Loaded anew, in float32."""
     pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)

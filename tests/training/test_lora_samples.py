@@ -15,11 +15,9 @@ from sd_ext.training.class_pictures import missing, to_make, with_class_pictures
 from sd_ext.training.configs import LoraConfig
 from sd_ext.training.data import Item
 from sd_ext.training.data.order import StepOrder
-from sd_ext.training.model_files import find_model
-from sd_ext.training.train_lora import LoraTask
 
 from .conftest import write_pictures
-from .lora_cases import SETTINGS, pipeline
+from .lora_cases import a_task, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +81,6 @@ def test_class_pictures_that_were_removed_are_made_again(tmp_path):
     for n in (0, 1, 3):
         Image.new("RGB", (8, 8)).save(tmp_path / "class" / f"{n:04d}-abc.png")
     assert (missing(config), to_make(config)) == (1, [2])
-
-
-def a_task(tmp_path, base, data, **settings):
-    config = LoraConfig(**{**SETTINGS, "model": str(base), "data": str(data), "out": str(tmp_path / "out"), **settings})
-    return LoraTask(config, find_model(str(base)))
 
 
 def test_a_plan_counts_class_pictures_that_are_still_to_be_made(tmp_path, bases, picture_folder):
