@@ -20,7 +20,8 @@ from .lora_cases import pipeline, train
 
 RUN = {
     "name": "shapes", "alpha": 1.0, "warmup": 1, "seed": 5, "flip": True, "loss_weighting": "min_snr",
-    "text_encoder": True, "text_encoder_learning_rate": 0.01, "accumulation": 2, "offset_noise": 0.1, "validate_every": 2, "steps": 3,
+    "text_encoder": True, "text_encoder_learning_rate": 0.01, "accumulation": 2, "offset_noise": 0.1,
+    "validate_every": 2, "steps": 3,
     "prompts": ("red bar", "a circle"), "preview_seed": 4, "preview_guidance": 1.5, "validation_share": 0.2,
 }  # fmt: skip
 
