@@ -59,7 +59,9 @@ class Encoded:
         return [*self.files.text_parts, *(part.replace("text_encoder", "tokenizer") for part in self.files.text_parts)]
 
     def release(self) -> None:
-        """Give the autoencoder's memory back."""
+        """Give the autoencoder's memory back, if it was loaded."""
+        if self._vae is None:
+            return
         self._vae = None
         gc.collect()
         if torch.cuda.is_available():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ from ..lora.models import tiny_unet
 SETTINGS = {
     "device": "cpu", "tracker": "none", "resolution": (64,), "buckets": False, "batch_size": 2, "steps": 3, "rank": 2,
     "learning_rate": 0.02, "validate_every": 0, "weight_decay": 0.0, "text_dropout": 0.0, "memory_check": False,
-    "preview_steps": 2, "blocks": ("down_blocks.1", "mid_block", "up_blocks.1"),
+    "preview_steps": 2, "blocks": ("down_blocks.1", "mid_block"),
 }  # fmt: skip
 WIDTHS = {"sd15": (32,), "sd21": (1024,), "sdxl": (16, 32)}  # of the text encoders
 TEXTS = ("red circle", "a blue bar", "")
@@ -96,14 +98,15 @@ class Trained:
         """Names of the parameters that are trained."""
         return {name for name, p in self.task.model.named_parameters() if p.requires_grad}
 
+    @cached_property
     def made(self) -> dict[str, torch.Tensor]:
         """What the trained models make of fixed inputs."""
+        return self.make()
+
+    def make(self) -> dict[str, torch.Tensor]:
         self.task.model.eval()
-        pipe = pipeline(self.base)
-        pipe.unet = self.task.unet
-        for part, encoder in (self.task.towers.encoders if self.task.towers else {}).items():
-            setattr(pipe, part, encoder)
-        return outputs(pipe)
+        trained = dict(self.task.towers.encoders) if self.task.towers else {}
+        return outputs(SimpleNamespace(**{**untouched(self.base).components, "unet": self.task.unet, **trained}))
 
 
 def train(base: Path, out: Path, **settings: Any) -> Trained:
@@ -140,11 +143,18 @@ def a_task(tmp_path: Path, base: Path, data: Path, **settings: Any) -> Any:
     return LoraTask(LoraConfig(**given), find_model(str(base)))
 
 
-def pipeline(folder: Path) -> Any:
-    """Loaded anew, in float32."""
-    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+def pipeline(folder: Path, vae: bool = False) -> Any:
+    """Loaded anew, in float32, with or without its autoencoder."""
+    without = {} if vae else {"vae": None}
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **without)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@cache
+def untouched(folder: Path) -> Any:
+    """Loaded once, and never to be changed."""
+    return pipeline(folder)
 
 
 @torch.no_grad()

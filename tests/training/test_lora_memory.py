@@ -99,9 +99,9 @@ def test_a_base_in_eight_bits(lora_run, method):
     linear = trained.task.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q").get_base_layer()
     assert "Int8" in type(linear.weight).__name__ or "int8" in str(linear.weight).lower()
     assert {p.dtype for p in trained.task.model.parameters() if p.requires_grad} == {torch.float32}
-    learnt = trained.made()["unet"]
+    learnt = trained.make()["unet"]
     trained.task.unet.disable_adapters()
-    rounded = trained.made()["unet"]
+    rounded = trained.make()["unet"]
     trained.task.unet.enable_adapters()
     pipe = pipeline(trained.base)
     before = outputs(pipe)["unet"]
@@ -114,4 +114,4 @@ def test_a_base_in_eight_bits(lora_run, method):
 
 @pytest.mark.slow
 def test_compiled_blocks_train_to_the_same(lora_run):
-    assert_same(lora_run("sd15", compile=True).made(), lora_run("sd15").made())
+    assert_same(lora_run("sd15", compile=True).made, lora_run("sd15").made)

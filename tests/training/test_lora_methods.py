@@ -13,7 +13,7 @@ from sd_ext.training.adapters import KINDS, target_modules
 from sd_ext.training.configs import LoraConfig
 from sd_ext.training.optimizers import inner
 
-from .lora_cases import pipeline, weights
+from .lora_cases import untouched, weights
 
 FACTORS = {
     "lora": {"lora_A", "lora_B"}, "dora": {"lora_A", "lora_B", "lora_magnitude_vector"},
@@ -42,7 +42,7 @@ def test_only_factors_in_attention_are_trained_and_the_base_keeps_every_bit(lora
     assert kinds <= FACTORS[method]
     assert kinds == FACTORS[method] or method == "lokr"
     assert all(ATTENTION.match(name) for name in names)
-    base = {name: w for name, w in weights(pipeline(trained.base)).items() if name.startswith("unet.")}
+    base = {name: w for name, w in weights(untouched(trained.base)).items() if name.startswith("unet.")}
     blocks = tuple(f"unet.{block}" for block in trained.config.blocks or [""])
     there = {name for name in base if ATTENTION.match(name) and name.startswith(blocks)}
     assert {ATTENTION.match(name)[0] for name in names} == {ATTENTION.match(name)[0] for name in there}
@@ -78,7 +78,7 @@ def test_text_encoders_change_both_of_sdxl_and_their_bases_do_not(lora_run):
         # SDXL reads the last hidden state but one: the last layer of the first encoder reaches nothing.
         assert all(moved[: len(moved) // 2])
         assert all(moved) == (part == "text_encoder_2")
-    before, left = weights(pipeline(trained.base)), frozen(trained)
+    before, left = weights(untouched(trained.base)), frozen(trained)
     assert left.keys() == before.keys()
     assert all(torch.equal(left[name], before[name]) for name in before)
 
@@ -99,7 +99,7 @@ def test_text_encoders_change_both_of_sdxl_and_their_bases_do_not(lora_run):
 )
 @pytest.mark.parametrize("shape", ["sd15", "sdxl"])
 def test_targets_mean_these_modules(bases, shape, targets, expected):
-    unet = pipeline(bases[shape]).unet
+    unet = untouched(bases[shape]).unet
     able = [n for n, m in unet.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
     assert target_modules(unet, targets) == [name for name in able if re.search(expected, name)]
     if "conv_in" not in targets:
@@ -108,7 +108,7 @@ def test_targets_mean_these_modules(bases, shape, targets, expected):
 
 
 def test_targets_that_mean_nothing_are_named_with_what_there_is(bases):
-    unet = pipeline(bases["sd15"]).unet
+    unet = untouched(bases["sd15"]).unet
     with pytest.raises(UnknownNameError, match=r"'atention'.*'attention'"):
         target_modules(unet, ["atention"])
     with pytest.raises(InputError, match=r"starts with mid_blok; there are .*mid_block"):
@@ -149,7 +149,7 @@ def test_pissa_and_olora_start_as_the_base_in_its_own_directions(lora_run, init)
     module = trained.task.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     up, down = module.lora_B["default"].weight, module.lora_A["default"].weight
     original = (
-        pipeline(trained.base).unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q").weight
+        untouched(trained.base).unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q").weight
     )
     torch.testing.assert_close(module.get_base_layer().weight + up @ down, original, atol=1e-6, rtol=1e-5)
     if init == "pissa":  # the two largest singular values, with their vectors

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sd_ext.errors import InputError
 from sd_ext.training.new_words import spell_out
 
-from .lora_cases import assert_same, outputs, pipeline, weights
+from .lora_cases import assert_same, outputs, pipeline, untouched, weights
 
 WORDS = {"tokens": ("<toy>", "<hat>"), "token_vectors": 3, "prefix": "<toy> on <hat>", "token_learning_rate": 0.05}
 TEXTS = ("a <toy>", "<hat> and <toy>, <toy>", "red bar", "")
@@ -31,7 +31,7 @@ def test_only_the_new_rows_of_the_text_encoders_move(lora_run, shape):
     parts = ["text_encoder", "text_encoder_2"][: 1 + (shape == "sdxl")]
     assert len(outside) == len(parts)
     assert all(name.endswith("token_embedding.vectors") for name in outside)
-    base = weights(pipeline(trained.base))
+    base = weights(untouched(trained.base))
     for part in parts:
         kept = {n.replace(".known.", "."): p for n, p in trained.task.towers.encoders[part].named_parameters()}
         vectors = [kept.pop(name) for name in list(kept) if name.endswith(".vectors")]
