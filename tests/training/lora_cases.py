@@ -59,9 +59,8 @@ def write_pipeline(shape: str, folder: Path) -> Path:
     if shape == "sdxl":
         pipe: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
-        pipe = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+        absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+        pipe = StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
     pipe.save_pretrained(folder)
     return folder
 
@@ -163,7 +162,8 @@ def outputs(pipe: Any, texts: tuple[str, ...] = TEXTS) -> dict[str, torch.Tensor
     sdxl = hasattr(pipe, "text_encoder_2")
     encoders = [pipe.text_encoder, *([pipe.text_encoder_2] if sdxl else [])]
     states, extra = [], {}
-    for encoder, tokenizer in zip(encoders, [pipe.tokenizer, getattr(pipe, "tokenizer_2", None)], strict=False):
+    tokenizers: list[Any] = [pipe.tokenizer, getattr(pipe, "tokenizer_2", None)]
+    for encoder, tokenizer in zip(encoders, tokenizers, strict=False):
         tokens = tokenizer(list(texts), padding="max_length", max_length=24, truncation=True, return_tensors="pt")
         said = encoder(tokens.input_ids, output_hidden_states=True)
         states.append(said.hidden_states[-2] if sdxl else said.last_hidden_state)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.adapters import KINDS, target_modules
 from sd_ext.training.configs import LoraConfig
+from sd_ext.training.lora_start import keep_start
 from sd_ext.training.optimizers import inner
 
 from .lora_cases import untouched, weights
@@ -157,6 +160,22 @@ def test_pissa_and_olora_start_as_the_base_in_its_own_directions(lora_run, init)
         torch.testing.assert_close(up @ down, u[:, :2] * s[:2] @ v[:2], atol=1e-5, rtol=1e-4)
     else:  # the first columns of an orthogonal basis of the weight's columns
         torch.testing.assert_close(up.T @ up, torch.eye(2), atol=1e-5, rtol=1e-5)
+
+
+def test_a_start_found_elsewhere_is_the_one_of_the_runs_first_machine(lora_run, tmp_path):
+    trained = lora_run(init="pissa", steps=1, learning_rate=1e-12)
+    accelerator, unet = Accelerator(cpu=True), copy.deepcopy(trained.task.unet)
+    first = keep_start({"unet": unet}, tmp_path / "start.safetensors", accelerator)
+    there = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    for module in unet.modules():  # another machine finds another part of the base
+        if hasattr(module, "lora_A"):
+            up, down = module.lora_B["default"].weight, module.lora_A["default"].weight
+            module.get_base_layer().weight.data += up.data @ (0.5 * down.data)
+            down.data *= 0.5
+    again = keep_start({"unet": unet}, tmp_path / "start.safetensors", accelerator)
+    for name, p in unet.named_parameters():
+        torch.testing.assert_close(p, there[name], atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(again.adapters[m].up, first.adapters[m].up) for m in first.adapters)
 
 
 def test_gaussian_start_is_noise_with_a_variance_of_one_over_the_rank_squared(lora_run):
