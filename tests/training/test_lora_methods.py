@@ -27,6 +27,12 @@ EVERYWHERE = {"lora": {"blocks": ()}, "dora": {}, "loha": {}, "lokr": {}}
 ATTENTION = re.compile(r"unet\..*attn[12]\.(to_q|to_k|to_v|to_out\.0)\.")
 
 
+def part(pattern: re.Pattern | str, name: str) -> re.Match:
+    found = re.search(pattern, name)
+    assert found, name
+    return found
+
+
 def frozen(trained) -> dict[str, torch.Tensor]:
     """The weights that are not trained, by the names they have in the base."""
     model = trained.task.model
@@ -41,14 +47,14 @@ def frozen(trained) -> dict[str, torch.Tensor]:
 def test_only_factors_in_attention_are_trained_and_the_base_keeps_every_bit(lora_run, method):
     trained = lora_run(method=method, **EVERYWHERE[method])
     names = trained.changed()
-    kinds = {re.search(r"(lora_[AB]|lora_magnitude_vector|hada_\w+|lokr_\w+)", name)[0] for name in names}
+    kinds = {part(r"(lora_[AB]|lora_magnitude_vector|hada_\w+|lokr_\w+)", name)[0] for name in names}
     assert kinds <= FACTORS[method]
     assert kinds == FACTORS[method] or method == "lokr"
     assert all(ATTENTION.match(name) for name in names)
     base = {name: w for name, w in weights(untouched(trained.base)).items() if name.startswith("unet.")}
     blocks = tuple(f"unet.{block}" for block in trained.config.blocks or [""])
     there = {name for name in base if ATTENTION.match(name) and name.startswith(blocks)}
-    assert {ATTENTION.match(name)[0] for name in names} == {ATTENTION.match(name)[0] for name in there}
+    assert {part(ATTENTION, name)[0] for name in names} == {part(ATTENTION, name)[0] for name in there}
     left = frozen(trained)
     assert left.keys() == base.keys()
     assert all(torch.equal(left[name], base[name]) for name in base)
@@ -66,9 +72,9 @@ def test_every_trained_parameter_moves(lora_run, method):
 
 def test_text_encoders_change_both_of_sdxl_and_their_bases_do_not(lora_run):
     trained = lora_run("sdxl", text_encoder=True)
-    for part in ("text_encoder", "text_encoder_2"):
-        names = {n for n in trained.changed() if n.startswith(f"towers.encoders.{part}.")}
-        assert {re.search(r"(\w+)\.lora_", n)[1] for n in names} == {
+    for tower in ("text_encoder", "text_encoder_2"):
+        names = {n for n in trained.changed() if n.startswith(f"towers.encoders.{tower}.")}
+        assert {part(r"(\w+)\.lora_", n)[1] for n in names} == {
             "q_proj",
             "k_proj",
             "v_proj",
@@ -76,11 +82,11 @@ def test_text_encoders_change_both_of_sdxl_and_their_bases_do_not(lora_run):
             "fc1",
             "fc2",
         }
-        encoder = trained.task.towers.encoders[part]
+        encoder = trained.task.towers.encoders[tower]
         moved = [p.abs().max() > 0 for n, p in encoder.named_parameters() if "lora_B" in n]
         # SDXL reads the last hidden state but one: the last layer of the first encoder reaches nothing.
         assert all(moved[: len(moved) // 2])
-        assert all(moved) == (part == "text_encoder_2")
+        assert all(moved) == (tower == "text_encoder_2")
     before, left = weights(untouched(trained.base)), frozen(trained)
     assert left.keys() == before.keys()
     assert all(torch.equal(left[name], before[name]) for name in before)
@@ -196,8 +202,8 @@ def rates(trained) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for group in inner(trained.run.optimizer).param_groups:
         for p in group["params"]:
-            part = "vectors" if ".vectors" in names[id(p)] else names[id(p)].partition(".")[0]
-            kind = f"{part}.B" if "lora_B" in names[id(p)] else part
+            where = "vectors" if ".vectors" in names[id(p)] else names[id(p)].partition(".")[0]
+            kind = f"{where}.B" if "lora_B" in names[id(p)] else where
             found.setdefault(kind, []).append(group["ratio"])
     assert all(min(ratios) == max(ratios) for ratios in found.values())
     return {kind: ratios[0] for kind, ratios in found.items()}

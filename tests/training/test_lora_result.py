@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_a_run_can_be_published(lora_run, tmp_path, settings):
 def test_a_relative_base_model_is_named_by_its_whole_path(bases, tmp_path, picture_folder, monkeypatch):
     shutil.copytree(bases["sd15"], tmp_path / "models" / "mine")  # which also reads as an id on the Hub
     monkeypatch.chdir(tmp_path)
-    trained = train("models/mine", tmp_path / "out", data=str(picture_folder), steps=1)
+    trained = train(Path("models/mine"), tmp_path / "out", data=str(picture_folder), steps=1)
     assert read_finished(trained.folder).base_model == str(tmp_path / "models" / "mine")
 
 

@@ -61,7 +61,7 @@ def drawn(style):
     """Pictures by the base model, with the LoRA at three strengths, fused, and by the base model again."""
     folder, _ = style
     pipe = pipeline(sd_ext.pretrained_path(), vae=True)
-    made = {"base": pictures(pipe)}
+    made: dict[Any, np.ndarray] = {"base": pictures(pipe)}
     lora = read_lora(folder / "pytorch_lora_weights.safetensors")
     for strength in (0.0, 0.5, 1.0):
         with lora.apply(pipe, strength):
