@@ -28,10 +28,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sd_ext.errors import InputError, TrainingError
-from sd_ext.training.cache_keys import key, latent_key, model_digest, text_key
+from sd_ext.training.cache_keys import key, latent_key, text_key
 from sd_ext.training.data.ahead import read_ahead
 
-__all__ = ["Cache", "Cached", "key", "latent_key", "model_digest", "text_key"]
+__all__ = ["Cache", "Cached", "key", "latent_key", "text_key"]
 
 Entry = dict[str, Tensor]
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -6,26 +6,14 @@ Each part is written with its kind and length before it is hashed, so that no tw
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 Part = Any  # str, bytes, bool, int, float, None, torch.dtype, or a tuple or list of them
 
 LATENT, TEXT = "latent 1", "text 1"  # raise the number when pictures or captions are prepared in another way
-VOLATILE = {
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "architectures",
-    "name_or_path",
-}  # say nothing of the result
-BLOCK = 2**24  # bytes hashed at a time
 
 
 def encode(part: Part) -> bytes:
@@ -73,7 +61,7 @@ def latent_key(
 
     Args:
         picture, size, crop, flipped: as `Pictures.content` gives them.
-        encoder: the autoencoder's `model_digest`.
+        encoder: the autoencoder's `ModelFiles.digest`.
         dtype: of the entry.
         more: whatever else it depends on, such as the precision that the autoencoder computes in.
     """
@@ -87,36 +75,8 @@ def text_key(
 
     Args:
         caption: its text, the tokenizer then being among `more`; better, its token ids.
-        encoders: the text encoders' `model_digest`.
+        encoders: the text encoders' `ModelFiles.digest`.
         dtype: of the entry.
         more: whatever else it depends on, such as the layers skipped.
     """
     return key(TEXT, caption, encoders, dtype, more)
-
-
-def tensor_digest(tensor: Tensor) -> bytes:
-    """sha256 of number format, shape and bytes."""
-    digest = hashlib.sha256(encode((tensor.dtype, tuple(tensor.shape))))
-    for block in tensor.detach().contiguous().reshape(-1).view(torch.uint8).split(BLOCK):
-        digest.update(block.cpu().numpy().data)
-    return digest.digest()
-
-
-def settings(module: nn.Module) -> str:
-    """A model's configuration as JSON, without where it came from; empty if it has none."""
-    config: Any = getattr(module, "config", {})
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    said = {name: value for name, value in config.items() if not name.startswith("_") and name not in VOLATILE}
-    return json.dumps(said, sort_keys=True, default=str)
-
-
-def model_digest(module: nn.Module) -> str:
-    """sha256 of a model's class, configuration and weights, 64 hexadecimal digits.
-
-    The same for the same weights in another folder or on another device; another for another number format.
-    """
-    weights = sorted(module.state_dict().items())
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
-        digests = list(pool.map(lambda item: tensor_digest(item[1]), weights))
-    names = [name for name, _ in weights]
-    return key(type(module).__name__, settings(module), names, digests)

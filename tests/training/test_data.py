@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import BatchOrder, Pictures, picture_batches, random
+from sd_ext.training.data import Pictures, random
 
 
 @pytest.fixture
@@ -75,37 +75,6 @@ def test_pictures_too_many_for_memory_are_read_again(picture_folder, monkeypatch
     read = Pictures(picture_folder, 16)
     assert not read._pixels
     assert torch.equal(kept.pixels(3), read.pixels(3))
-
-
-def test_each_epoch_sees_each_sample_once_in_its_own_order():
-    order = BatchOrder(size=10, batch_size=5, seed=0)
-    epochs = [order.batch(b) + order.batch(b + 1) for b in (0, 2)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
-    assert epochs[0] != epochs[1]
-
-
-def test_order_depends_on_position_only():
-    whole = iter(BatchOrder(7, 3, seed=5))
-    first = [next(whole) for _ in range(9)]
-    resumed = iter(BatchOrder(7, 3, seed=5, start=4))
-    assert [next(resumed) for _ in range(5)] == first[4:]
-    assert first != [BatchOrder(7, 3, seed=6).batch(b) for b in range(9)]
-
-
-def test_processes_share_an_epoch():
-    parts = [BatchOrder(12, 3, 0, process=r, processes=2).batch(b) for b in (0, 1) for r in (0, 1)]
-    assert sorted(sample for part in parts for sample in part) == list(range(12))
-
-
-def test_batches_with_flip_are_the_same_after_a_resume(picture_folder):
-    pictures = Pictures(picture_folder, 16)
-
-    def batch(start: int, number: int):
-        batches = picture_batches(pictures, BatchOrder(len(pictures), 4, 0, start), flip=True)
-        return [next(batches) for _ in range(number - start + 1)][-1]
-
-    for ours, theirs in zip(batch(0, 3), batch(3, 3), strict=True):
-        assert torch.equal(ours, theirs)
 
 
 def test_random_is_a_function_of_its_arguments():

@@ -1,7 +1,6 @@
 """Captioned pictures: where they come from, their sizes, their captions, and which of them a step sees."""
 
 from sd_ext.training.data.ahead import read_ahead
-from sd_ext.training.data.batches import BatchOrder, picture_batches
 from sd_ext.training.data.buckets import Buckets
 from sd_ext.training.data.captions import CaptionTricks
 from sd_ext.training.data.draws import random
@@ -11,7 +10,6 @@ from sd_ext.training.data.pictures import Pictures, Sample
 from sd_ext.training.data.sources import hold_out, read_items
 
 __all__ = [
-    "BatchOrder",
     "Buckets",
     "CaptionTricks",
     "Item",
@@ -20,7 +18,6 @@ __all__ = [
     "Sample",
     "StepOrder",
     "hold_out",
-    "picture_batches",
     "random",
     "read_ahead",
     "read_items",

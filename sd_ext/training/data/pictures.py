@@ -186,6 +186,3 @@ class Pictures:
             raise InputError("a latent cache cannot hold random crops, which differ each time: use one or the other")
         sample = self.samples[index]
         return sample.digest, sample.size, sample.crop, flipped
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.pixels(index), index
