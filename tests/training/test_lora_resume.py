@@ -236,6 +236,8 @@ def test_asked_while_it_prepares(file, tmp_path, number):
     out, real = tmp_path / "run", Encoded.fill_latents
 
     def install() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
+
         def fill(self: Encoded, pictures: Any) -> None:
             os.kill(os.getpid(), number)
             real(self, pictures)
