@@ -145,10 +145,12 @@ def colour_and_shape(pictures: np.ndarray, named: dict[str, np.ndarray]) -> list
     return found
 
 
-def sheet(rows: list[tuple[str, list[np.ndarray]]], captions: list[str], scale: int = 1) -> Image.Image:
-    """Rows of pictures with a name on the left and captions above."""
+def sheet(
+    rows: list[tuple[str, list[np.ndarray]]], captions: list[str], scale: int = 1, left: int = 110
+) -> Image.Image:
+    """Rows of pictures with a name on the left, which `left` pixels are for, and captions above."""
     size = rows[0][1][0].shape[0] * scale
-    left, top, gap = 110, 30, 4
+    top, gap = 30, 4
     canvas = Image.new("RGB", (left + len(captions) * (size + gap), top + len(rows) * (size + gap)), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
     for i, caption in enumerate(captions):
