@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, ModelError
+from ..errors import ModelError
 from .pictures import EMBEDDED
 
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ def load_pipeline(
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(model), **options)
         return pipe.to(device)
-    except InputError:
-        raise
     except Exception as error:  # anything at all can be wrong with a stranger's files
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason if len(reason) <= 300 else reason[:300] + "…"

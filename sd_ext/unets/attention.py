@@ -165,12 +165,7 @@ def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
     """
     if backend not in backends.BACKENDS:
         raise UnknownNameError("attention backend", backend, backends.BACKENDS)
-    layers = list(_layers(pipe_or_model))
-    if not layers:
-        raise InputError(
-            f"{type(pipe_or_model).__name__} has no attention layers to set; pass a pipeline or model of the Stable "
-            "Diffusion kind"
-        )
+    layers = _layers(pipe_or_model)
     with contextlib.ExitStack() as stack:
         for model in _models(pipe_or_model).values():
             below = getattr(model, "uninstalled", None)  # a variant's features wrap processors
@@ -196,7 +191,11 @@ def _default(attn: Attention) -> Any:
 
 
 def attention_report(pipe_or_model: Any) -> AttentionReport:
-    """What every attention layer uses, for calls as they come in sampling: on its weights' device, without a mask."""
+    """What every attention layer uses, for calls as they come in sampling: on its weights' device, without a mask.
+
+    Raises:
+        InputError: something without attention layers of Diffusers' kind.
+    """
     return AttentionReport(_describe(name, attn) for name, attn in _layers(pipe_or_model))
 
 
@@ -235,8 +234,18 @@ def _models(pipe_or_model: Any) -> dict[str, torch.nn.Module]:
     return {name: model for name, model in models.items() if isinstance(model, torch.nn.Module)}
 
 
-def _layers(pipe_or_model: Any) -> Iterator[tuple[str, Attention]]:
-    """Every attention layer of Diffusers' own class, with its dotted name."""
+def _layers(pipe_or_model: Any) -> list[tuple[str, Attention]]:
+    """Every attention layer of Diffusers' own class, with its dotted name; `InputError` if there is none."""
+    layers = list(_find_layers(pipe_or_model))
+    if not layers:
+        raise InputError(
+            f"{type(pipe_or_model).__name__} has no attention layers of Diffusers' class Attention; pass a pipeline or "
+            "model of the Stable Diffusion kind"
+        )
+    return layers
+
+
+def _find_layers(pipe_or_model: Any) -> Iterator[tuple[str, Attention]]:
     seen: set[int] = set()
     for part, model in _models(pipe_or_model).items():
         for name, module in model.named_modules():

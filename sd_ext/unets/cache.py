@@ -5,21 +5,42 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from ..errors import InputError
 from . import full_steps, views
 from .feature import Feature, Inner, Options
+from .steps import version
 from .views import Cut, Replay
 
+WHOLE = "cache: last step that ran whole"
 BRANCHES = 8
 """Calls of one step that are remembered. More are no branches of guidance, but runs that nothing tells apart."""
 
 
+CONDITIONS = (
+    *("added_cond_kwargs", "class_labels", "timestep_cond"),
+    *("attention_mask", "encoder_attention_mask", "cross_attention_kwargs"),
+)
+"""Arguments that hold conditions, beside the text."""
+
+
 class _Changed(Exception):
     """Ends a shallow pass whose features have moved too far; carries them."""
+
+
+class Noted(NamedTuple):
+    """A tensor and the version of its content."""
+
+    tensor: torch.Tensor
+    version: int | None
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Noted:
+        """With its content of now."""
+        return cls(tensor, version(tensor))
 
 
 @dataclass
@@ -35,7 +56,7 @@ class _Entry:
 
     deep: torch.Tensor
     key: Any
-    conditions: list[torch.Tensor]
+    conditions: list[Noted]
     near: torch.Tensor | None
 
 
@@ -43,7 +64,7 @@ class DeepFeatureCache(Feature):
     """The deep part of the network runs at some steps only; in between its last output is used again.
 
     The shallow part always runs, so the picture follows the latent at every step. A call that cannot reuse runs the
-    whole network: another shape, dtype, device, LoRA scale or set of conditions than before, changed conditions,
+    whole network: another shape, dtype, device, LoRA or IP-Adapter scale than before, changed conditions or masks,
     T2I-Adapter, GLIGEN, gradients, training, layers offloaded in groups. ControlNet, IP-Adapter, LoRA, guidance apart
     or batched, samplers with several calls a step and offloading of whole models reuse.
 
@@ -53,7 +74,8 @@ class DeepFeatureCache(Feature):
             the family's, see `family_cut`.
         cache_schedule: which passes are whole, see `full_steps.is_full`.
         cache_threshold: for the schedule "threshold", which does not use N: a pass is whole where the features at the
-            cut differ from those at the last whole pass by more than this share of their mean absolute value. This
+            cut differ from those at the last whole pass by more than this share of their mean absolute value; the
+            first call of a step decides for its others. This
             reads a number from the device at each step; the other schedules never wait for it. 0 is neutral.
     """
 
@@ -93,11 +115,14 @@ class DeepFeatureCache(Feature):
         step = _Step(unet, inner, (sample, timestep, encoder_hidden_states), kwargs)
         entry = entries.get(call.branch)
         planned = full_steps.is_full(unet.config["cache_schedule"], unet.config["cache_interval"], call.step)
-        if entry is not None and not (planned or call.exact or call.rises) and step.fits(entry):
+        # Guidance weighs differences of a step's calls: their features should be of one age.
+        whole = planned or call.exact or call.rises or unet.memory.get(WHOLE) == call.step
+        if entry is not None and not whole and step.fits(entry):
             prediction = step.shallow(entry)
             if prediction is not None:
                 return prediction
         prediction, entry = step.whole()
+        unet.memory[WHOLE] = call.step
         if call.branch < BRANCHES:
             entries[call.branch] = entry
         return prediction
@@ -112,7 +137,7 @@ class _Step:
         self.cut = chosen_cut(unet, unet.config)
         self.threshold = unet.config["cache_threshold"] if unet.config["cache_schedule"] == "threshold" else None
         self.key = _key(unet, inputs, kwargs)
-        self.conditions = list(_tensors([inputs[2], kwargs.get("added_cond_kwargs"), kwargs.get("class_labels")]))
+        self.conditions = conditions(inputs[2], kwargs)
 
     def fits(self, entry: _Entry) -> bool:
         return self.key == entry.key and same_tensors(self.conditions, entry.conditions)
@@ -124,9 +149,9 @@ class _Step:
             if self.threshold is not None and relative_change(near, entry.near) > self.threshold:
                 raise _Changed
 
-        see = None if self.threshold is None else check
+        see = None if self.threshold is None or self.call.branch else check
         self.call.model = views.shallow(self.model, self.cut, Replay(entry.deep, see))
-        self.call.eager = self.threshold is not None
+        self.call.eager = see is not None
         try:
             return self.inner(*self.inputs, **{**self.kwargs, **self._control()})
         except _Changed:
@@ -143,7 +168,7 @@ class _Step:
         finally:
             self.call.model = self.model
         # Compiled into a CUDA graph, what it kept lies where the next call writes.
-        return prediction, _Entry(capture.kept.clone(), self.key, self.conditions, near)
+        return prediction, _Entry(capture.kept.clone(), self.key, list(map(Noted.of, self.conditions)), near)
 
     def _near(self) -> torch.Tensor:
         """What the shallow part hands to the deep one."""
@@ -204,12 +229,15 @@ def relative_change(now: torch.Tensor, before: torch.Tensor | None) -> float:
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
 
 
-def same_tensors(now: list[torch.Tensor], before: list[torch.Tensor]) -> bool:
-    """Whether tensors have the same content. Those that are the same memory are not read."""
+def same_tensors(now: list[torch.Tensor], before: list[Noted]) -> bool:
+    """Whether tensors have the content of before. Those that are the same memory, not written to, are not read."""
     return len(now) == len(before) and all(map(_same, now, before))
 
 
-def _same(now: torch.Tensor, before: torch.Tensor) -> bool:
+def _same(now: torch.Tensor, noted: Noted) -> bool:
+    before = noted.tensor
+    if version(before) != noted.version:  # written to: its content of then is gone
+        return False
     if now.shape != before.shape or now.dtype != before.dtype or now.device != before.device:
         return False
     return now.is_meta or _memory(now) == _memory(before) or torch.equal(now, before)
@@ -231,14 +259,27 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _key(unet: Any, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     sample = inputs[0]
+    return sample.shape, sample.dtype, sample.device, call_key(unet, kwargs)
+
+
+def call_key(unet: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be equal in two calls beside the sample: arguments given, scales, and what features say."""
     given = tuple(sorted(name for name, value in kwargs.items() if value is not None))
     scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
-    return sample.shape, sample.dtype, sample.device, given, scale, reuse_keys(unet)
+    features = tuple(feature.reuse_key(unet, unet.config) for feature in unet.active_features)
+    return given, scale, _image_scales(unet), features
 
 
-def reuse_keys(unet: Any) -> tuple[Any, ...]:
-    """What the model's features say must be equal, such as the grid the blocks run on."""
-    return tuple(feature.reuse_key(unet, unet.config) for feature in unet.active_features)
+def _image_scales(unet: Any) -> tuple[str, ...]:
+    """Of IP-Adapters, which pipelines change without telling the model."""
+    if not hasattr(unet.encoder_hid_proj, "image_projection_layers"):
+        return ()
+    return tuple(str(module.scale) for module in unet.modules() if "to_k_ip" in module._modules)
+
+
+def conditions(text: torch.Tensor, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors a call is conditioned on."""
+    return list(_tensors([text, *map(kwargs.get, CONDITIONS)]))
 
 
 def _obstacle(unet: Any, kwargs: dict[str, Any]) -> str | None:

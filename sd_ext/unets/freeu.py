@@ -50,6 +50,12 @@ class FreeU(Feature):
         return lambda: UNet2DConditionModel.disable_freeu(unet)
 
 
+def adopted(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """The options that say what `enable_freeu` has done to a U-Net; none if it is off."""
+    found = {name: getattr(unet.up_blocks[0], name.removeprefix("freeu_"), None) for name in FreeU.options}
+    return {} if None in found.values() else found
+
+
 class FreeUSwitch:
     """Diffusers' own way to switch FreeU, on a model or its pipeline, sets the options too; for a variant U-Net."""
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..errors import InputError
 from . import views
-from .cache import BRANCHES, reuse_keys, same_tensors
+from .branches import conditional_half
+from .cache import BRANCHES, Noted, call_key, conditions, same_tensors
 from .feature import Feature, Inner, Options
 
 
@@ -33,14 +34,14 @@ class _Record:
     Args:
         outputs: `(rows, tokens, channels)` by the module's name.
         rows: of the batch; half of it where the two halves of guidance were averaged.
-        kind: of the pass: the sample's shape without the batch, dtype and device, and what other features do.
-        text: the text states, to be compared by content.
+        kind: of the pass: the sample's shape without the batch, dtype and device, and `cache.call_key`.
+        conditions: of the pass, the text first, to be compared by content.
     """
 
     outputs: dict[str, torch.Tensor]
     rows: int
     kind: tuple[Any, ...]
-    text: torch.Tensor
+    conditions: list[Noted]
 
 
 class CrossAttentionGate(Feature):
@@ -85,16 +86,20 @@ class CrossAttentionGate(Feature):
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         records: dict[int, _Record] = unet.memory.setdefault(self.name, {})
         record = records.get(call.branch)
-        model, kind = call.model, _kind(unet, sample)
-        if record is not None and call.step >= gate and _fits(record, kind, encoder_hidden_states, len(sample)):
+        model, kind = call.model, _kind(unet, sample, kwargs)
+        now = conditions(encoder_hidden_states, kwargs)
+        if record is not None and call.step >= gate and _fits(record, kind, now, len(sample)):
             call.model = views.substitute(model, {name: Frozen(output) for name, output in record.outputs.items()})
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         captures = {name: views.Capture(model.get_submodule(name)) for name in cross_attentions(model)}
         call.model, call.exact = views.substitute(model, captures), True
         prediction = inner(sample, timestep, encoder_hidden_states, **kwargs)
+        if not all(hasattr(capture, "kept") for capture in captures.values()):
+            unet.say_once("cross-attention is not frozen: a block's forward has been replaced")
+            return prediction
         mean = unet.config["attention_gate_mean"]
         if call.branch < BRANCHES:
-            records[call.branch] = _recorded(captures, sample, encoder_hidden_states, kind, mean)
+            records[call.branch] = _recorded(captures, sample, now, kind, mean)
         return prediction
 
 
@@ -108,23 +113,25 @@ def cross_attentions(unet: nn.Module) -> list[str]:
 
 
 def _recorded(
-    captures: dict[str, views.Capture], sample: torch.Tensor, text: torch.Tensor, kind: tuple[Any, ...], mean: bool
+    captures: dict[str, views.Capture], sample: torch.Tensor, now: list[torch.Tensor], kind: tuple[Any, ...], mean: bool
 ) -> _Record:
     # Cloned: compiled into a CUDA graph, what they kept lies where the next call writes.
     outputs, rows = {name: capture.kept.clone() for name, capture in captures.items()}, len(sample)
     if mean and rows % 2 == 0 and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
         rows //= 2
         outputs = {name: (output[:rows] + output[rows:]) / 2 for name, output in outputs.items()}
-    return _Record(outputs, rows, kind, text)
+    return _Record(outputs, rows, kind, list(map(Noted.of, now)))
 
 
-def _kind(unet: Any, sample: torch.Tensor) -> tuple[Any, ...]:
-    return sample.shape[1:], sample.dtype, sample.device, reuse_keys(unet)
+def _kind(unet: Any, sample: torch.Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    return sample.shape[1:], sample.dtype, sample.device, call_key(unet, kwargs)
 
 
-def _fits(record: _Record, kind: tuple[Any, ...], text: torch.Tensor, batch: int) -> bool:
-    """Whether it is the same picture and text. A mean of both halves fits each of them, and so a batch of any one."""
+def _fits(record: _Record, kind: tuple[Any, ...], now: list[torch.Tensor], batch: int) -> bool:
+    """Whether it is the same call again. A mean of both halves also fits the conditional one alone."""
     if kind != record.kind or batch % record.rows:
         return False
-    averaged = record.rows < len(record.text)
-    return same_tensors([text], [record.text]) or (averaged and len(text) != len(record.text))
+    kept, texts = record.conditions, len(record.conditions[0].tensor)
+    if batch == record.rows < texts:
+        kept = [Noted(conditional_half(tensor, texts), version) for tensor, version in kept]
+    return same_tensors(now, kept)

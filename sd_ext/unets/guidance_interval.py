@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from diffusers.callbacks import PipelineCallback
 from ..errors import InputError
 from .backends import say
 from .branches import conditional_half
+from .levels import is_number
 
 NETWORKS = ("unet", "controlnet")
 
@@ -37,7 +40,7 @@ class GuidanceInterval(PipelineCallback):
         start, stop: guidance is on where start <= i / n < stop in step i of n, counted from 0.
         pipe: the pipeline it is for. A callback first hears of a run at the end of the first step; knowing the
             pipeline, it can leave out the first step too, which it does in the next call of `pipe` that it is given to.
-            Without it the first step is always guided, which is said once.
+            Without it, or in a call of another, the first step is always guided, which is said once.
         sigma: (low, high); in place of start and stop, guidance is on where low < sigma <= high, sigma being the noise
             level sigma / alpha of the step's timestep, as in the paper, of any scheduler with `alphas_cumprod`.
         then: another callback, called at the end of each step.
@@ -57,10 +60,11 @@ class GuidanceInterval(PipelineCallback):
         then: Callable[..., dict[str, Any]] | None = None,
         then_inputs: Sequence[str] = ("latents",),
     ):
-        low, high = (start, stop) if sigma is None else sigma
-        if not 0 <= low < high <= (1 if sigma is None else math.inf):
-            name, most = ("start and stop", "stop <= 1") if sigma is None else ("sigma", "high")
-            raise InputError(f"GuidanceInterval: {name} must be 0 <= {low!r} < {high!r} (at most {most})")
+        if sigma is None and not _is_interval((start, stop), most=1):
+            allowed = "shares of the steps, 0 <= start < stop <= 1"
+            raise InputError(f"GuidanceInterval: start and stop must be {allowed}; got {start!r} and {stop!r}")
+        if sigma is not None and not _is_interval(sigma, most=math.inf):
+            raise InputError(f"GuidanceInterval: sigma must be (low, high) with 0 <= low < high; got {sigma!r}")
         self.start, self.stop, self.sigma = start, stop, sigma
         self.then, self.then_inputs = then, list(getattr(then, "tensor_inputs", then_inputs))
         self._skip: _Skip | None = None
@@ -83,13 +87,14 @@ class GuidanceInterval(PipelineCallback):
     ) -> dict[str, Any]:
         """At the end of a step, prepare for the next."""
         _check_pipeline(pipeline)
-        if step_index == 0 and self._pipe is None and not self._is_guided(pipeline, 0) and _is_guided(pipeline):
+        if step_index == 0 and self._pipe is not pipeline and not self._is_guided(pipeline, 0) and _is_guided(pipeline):
             say(
                 logging.WARNING,
-                "GuidanceInterval: the first step was guided; to leave it out too, pass it the pipeline",
+                "GuidanceInterval: the first step was guided; to leave it out too, pass it the pipeline that calls it",
             )
+        tensors = self.then(pipeline, step_index, timesteps, callback_kwargs) if self.then else callback_kwargs
         self._arm(pipeline, step_index + 1)
-        return self.then(pipeline, step_index, timesteps, callback_kwargs) if self.then else callback_kwargs
+        return tensors
 
     def _arm(self, pipe: Any, step: int) -> None:
         """Have the networks skip in this step, if it lies outside."""
@@ -103,6 +108,8 @@ class GuidanceInterval(PipelineCallback):
 
     def _applies(self, pipe: Any, step: int, run: torch.Tensor | None) -> bool:
         """Whether the run is still the one this was prepared in, is guided, and not so in this step."""
+        if _caller().get("callback_on_step_end") is None:  # the call this was prepared for failed before its first step
+            return False
         same = run is None or _same(pipe.scheduler.timesteps, run)
         return same and _is_guided(pipe) and not self._is_guided(pipe, step)
 
@@ -122,19 +129,23 @@ class _Skip:
         for name in NETWORKS:
             network = getattr(pipe, name, None)
             if isinstance(network, torch.nn.Module):
-                self._add(network)
+                self._add(pipe, network)
 
-    def _add(self, network: torch.nn.Module) -> None:
+    def _add(self, pipe: Any, network: torch.nn.Module) -> None:
         batch = 0
 
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal batch
+            if _caller().get("self") is not pipe:
+                return None
             before_handle.remove()
             sample = kwargs["sample"] if "sample" in kwargs else args[0]
             batch = len(sample) if self.applies() and not kwargs.get("guess_mode") else 0
             return conditional_half((args, kwargs), batch) if batch else None
 
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            if _caller().get("self") is not pipe:
+                return None
             after_handle.remove()
             return _doubled(output) if batch else None
 
@@ -154,6 +165,19 @@ def _doubled(output: Any) -> Any:
     if isinstance(output, Mapping):
         return type(output)(**{key: _doubled(each) for key, each in output.items()})
     return type(output)([_doubled(each) for each in output])
+
+
+def _caller() -> Mapping[str, Any]:
+    """The variables of the innermost pipeline call in this thread: a network may be shared with other pipelines."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and "callback_on_step_end" not in frame.f_code.co_varnames:
+        frame = frame.f_back
+    return {} if frame is None else frame.f_locals
+
+
+def _is_interval(ends: Any, most: float) -> bool:
+    pair = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
+    return pair and 0 <= ends[0] < ends[1] <= most
 
 
 def _is_guided(pipe: Any) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .variant import VariantUNet2DConditionModel
 
 TRAINING_TIMESTEPS = 1000
+COMPOSITION = 0.4  # share of the noise schedule in which a picture is composed
 NEAR_TRAINING_SIZE = 1.2  # in a picture less than this much larger a subject is not repeated
 
 
@@ -31,19 +32,20 @@ class HighRes(Feature):
     2311.17528, section 4.1. Their windowed attention (section 4.2) is `tile_size="auto"`, `tile_shift=True`.
 
     Both were published for models of three or four levels, where the levels below the block compose. In one of two
-    levels, such as the embedded model, the full-size level composes too, and later steps repeat the subject anyway.
+    levels, such as the embedded model, the full-size level composes too and would repeat the subject in the last steps;
+    there every step is shrunk, at the price of detail.
 
     Options:
         highres_factor: how much to shrink; 1 is not at all. "auto" is the side of the picture beside the training
             size, by area, so that other aspect ratios of the training's area stay as they are; below 1.2 it is 1.
         highres_until: share of the noise schedule, from pure noise on, that is shrunk; timesteps of at least
             1000 (1 - highres_until). In text-to-image with an even grid it is the share of steps; image-to-image
-            begins later and shrinks fewer.
+            begins later and shrinks fewer. None is 0.4, and 1 in a model of two levels.
         highres_block: the down block whose downsampler is followed by shrinking. 0 keeps the least at full size.
     """
 
     name = "high resolution"
-    options: ClassVar[dict[str, Any]] = {"highres_factor": 1.0, "highres_until": 0.4, "highres_block": 0}
+    options: ClassVar[dict[str, Any]] = {"highres_factor": 1.0, "highres_until": None, "highres_block": 0}
 
     def is_neutral(self, options: Options) -> bool:
         return options["highres_factor"] == 1 or options["highres_until"] == 0
@@ -54,8 +56,8 @@ class HighRes(Feature):
             levels.training_size(unet, 'highres_factor="auto"')
         elif not levels.is_number(factor) or not 1 <= factor <= 8:
             raise InputError(f'highres_factor must be "auto" or a number from 1 to 8, got {factor!r}')
-        if not levels.is_number(until) or not 0 <= until <= 1:
-            raise InputError(f"highres_until must be a share of the noise schedule from 0 to 1, got {until!r}")
+        if until is not None and not (levels.is_number(until) and 0 <= until <= 1):
+            raise InputError(f"highres_until must be a share of the noise schedule from 0 to 1, or None; got {until!r}")
         known = sorted(pairs(unet))
         if type(block) is not int or block not in known:
             allowed = f"one of {', '.join(map(str, known))}" if known else "nothing: no down block has a downsampler"
@@ -68,7 +70,12 @@ class HighRes(Feature):
         for level, shrink in shrinks.items():
             shrink.install(*pairs(unet)[level], hooks)
         unet.__dict__["_highres_shrinks"] = shrinks
-        return hooks.remove
+
+        def undo() -> None:
+            hooks.remove()
+            del unet.__dict__["_highres_shrinks"]  # of one model: they stay out of copies
+
+        return undo
 
     def forward(
         self,
@@ -100,7 +107,10 @@ class HighRes(Feature):
 
     def is_early(self, unet: VariantUNet2DConditionModel, options: Options) -> bool:
         """Whether the step in progress belongs to the first `highres_until` of the noise schedule."""
-        return unet.call is not None and unet.call.timestep >= TRAINING_TIMESTEPS * (1 - options["highres_until"])
+        until = options["highres_until"]
+        if until is None:
+            until = 1.0 if len(pairs(unet)) == 1 else COMPOSITION
+        return unet.call is not None and unet.call.timestep >= TRAINING_TIMESTEPS * (1 - until)
 
     def factor(self, unet: VariantUNet2DConditionModel, options: Options, size: tuple[int, ...]) -> float:
         """How much a latent of this height and width is shrunk; 1 is not at all."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -94,6 +94,12 @@ class PerturbedGuidance(Feature):
         if unet.training:
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
+        with unet._states.lock:  # layers are perturbed for every thread that calls this model
+            return self._guided(unet, inner, sample, inputs)
+
+    def _guided(
+        self, unet: VariantUNet2DConditionModel, inner: Inner, sample: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
         output = inner(**_own_lists(inputs))
         scales = {kind: scale for kind, scale in self._scales(unet).items() if scale}
         branches = self._branches(unet, sample) if scales else None
@@ -105,9 +111,24 @@ class PerturbedGuidance(Feature):
         push = torch.zeros_like(conditional)
         for kind, scale in scales.items():
             layers = find_self_attention(unet, f"{kind}_layers", unet.config[f"{kind}_layers"])
-            with perturbed(layers, self._perturbation(unet, kind, sample)):
-                push += scale * (conditional - inner(**_own_lists(inputs)))
+            unet.memory[self._key] = kind
+            try:
+                with perturbed(layers, self._perturbation(unet, kind, sample)):
+                    push += scale * (conditional - inner(**_own_lists(inputs)))
+            finally:
+                unet.memory.pop(self._key, None)
         return output + torch.cat([push] * branches)
+
+    def reuse_key(self, unet: VariantUNet2DConditionModel, options: Options) -> Hashable:
+        """Features of a perturbed network serve no other, though either may be a step's second call.
+
+        Where a guidance begins or ends all of a step's calls run whole: a difference is between features of one age.
+        """
+        return tuple(kind for kind, scale in self._scales(unet).items() if scale), unet.memory.get(self._key)
+
+    @property
+    def _key(self) -> str:
+        return f"{self.name}: in progress"
 
     def _scales(self, unet: VariantUNet2DConditionModel) -> dict[str, float]:
         """What is on at this step."""
@@ -119,9 +140,12 @@ class PerturbedGuidance(Feature):
         return {kind: unet.config[f"{kind}_scale"] * (a <= share < b) for kind, (a, b) in on.items()}
 
     def _branches(self, unet: VariantUNet2DConditionModel, sample: torch.Tensor) -> int | None:
-        """2 for [unconditional, conditional], 1 without; None if it is something else again. Found once a run."""
+        """2 for [unconditional, conditional], 1 without; None if it is something else again.
+
+        Found in the first two steps: pictures without guidance may begin from the same noise, but do not go on so.
+        """
         key = f"{self.name}: branches of {len(sample)}"
-        if key not in unet.memory:
+        if key not in unet.memory or unet.call is None or unet.call.step < 2:
             unet.memory[key] = count_branches(sample, unet.config["out_channels"])
         if unet.memory[key] > 2:
             backends.say(logging.WARNING, "perturbed guidance knows no pipelines of three branches, and adds nothing")

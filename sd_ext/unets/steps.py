@@ -73,8 +73,15 @@ def _length(timestep: torch.Tensor) -> int:
 
 
 def _identity(timestep: torch.Tensor) -> tuple[Any, ...]:
-    version = None if timestep.is_inference() else timestep._version  # changes when written to
-    return timestep.untyped_storage().data_ptr(), _length(timestep), timestep.dtype, timestep.device, version
+    return (
+        *(timestep.untyped_storage().data_ptr(), _length(timestep)),
+        *(timestep.dtype, timestep.device, version(timestep)),
+    )
+
+
+def version(tensor: torch.Tensor) -> int | None:
+    """A number that changes when the tensor is written to; None in inference mode, where none is kept."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _is_element(timestep: torch.Tensor) -> bool:
@@ -114,7 +121,8 @@ class StepTracker:
             return _Place((float(timestep),))
         if not _is_element(timestep):
             values = timestep.detach().flatten()
-            return _Place((0.0,) if values.is_meta else tuple(values.tolist()))
+            listed = (0.0,) if values.is_meta else tuple(values.tolist())
+            return _Place(listed[:1] if len(set(listed)) == 1 else listed)  # of a batch of any size
         if self._schedule is None or self._schedule.identity != _identity(timestep):
             self._schedule = _Schedule(timestep)
         position = int(timestep.storage_offset())
@@ -143,30 +151,37 @@ class State:
     call: Call | None = None
     generation: int = 0
 
+    def forget(self) -> None:
+        """The next call begins a run."""
+        self.tracker.reset()
+        self.memory.clear()
+
 
 class States:
     """The states of all callers of one model: each thread has its own, and within it each named context.
 
-    Copies and pickles begin without any.
+    The lock is for calls that change what other threads would run. Copies and pickles begin without any.
     """
 
     def __init__(self) -> None:
         self._local = threading.local()
         self._generation = 0
+        self.lock = threading.RLock()
 
     def current(self) -> State:
         """The state of this thread in the context it is in."""
         by_name: dict[str | None, State] = self._local.__dict__.setdefault("by_name", {})
         state = by_name.setdefault(self._local.__dict__.get("name"), State(generation=self._generation))
         if state.generation != self._generation:
-            state.tracker.reset()
-            state.memory.clear()
+            state.forget()
             state.generation = self._generation
         return state
 
     def reset(self) -> None:
         """Forget every run of every caller, as after a change of the weights."""
         self._generation += 1
+        for state in self._local.__dict__.get("by_name", {}).values():
+            state.forget()  # what this thread keeps goes at once, other threads' with their next call
 
     def observe(self, timestep: torch.Tensor | float) -> Call:
         """The call that is made now, with the memory of earlier runs cleared."""

@@ -41,10 +41,23 @@ class Clock(OfThread):
         self.salt = None if self.seed is None else torch.tensor((self.seed * 0x9E3779B1 + step) & 0xFFFFFFFF)
 
 
-class Grid(OfThread):
-    """The height and width of a transformer's input, seen where it enters: right for every picture and level."""
+class Grid:
+    """The height and width of a transformer's input, seen where it enters: right for every picture and level.
 
-    size: tuple[int, int] = (0, 0)
+    A thread that has seen none takes what was seen last: autograd's threads run checkpointed blocks again.
+    """
+
+    def __init__(self) -> None:
+        self._own, self._last = OfThread(), (0, 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in tokens."""
+        return getattr(self._own, "size", self._last)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._own.size = self._last = size
 
     def see(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A forward pre-hook."""

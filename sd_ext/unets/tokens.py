@@ -35,7 +35,8 @@ class TokenReduction(Feature):
         token_merge_parts: which layers run on merged tokens: "self" (attention), "cross" (attention), "ff".
         token_merge_cell: side of the cells of tokens that keep one each.
         token_merge_seed: which token of a cell is kept is drawn anew each step from this seed, the same for a whole
-            batch and for guidance apart or batched; None keeps the upper left one always.
+            batch and for guidance apart or batched; None keeps the upper left one always. With gradient
+            checkpointing it is the same each step, for blocks are run again.
         token_merge_weighted: whether a merged token weighs in attention as much as its members (proportional
             attention, arXiv 2210.09461). Then equal tokens merge exactly whatever the groups; it costs the kernels
             that take no mask.
@@ -81,7 +82,12 @@ class TokenReduction(Feature):
             for index, block in enumerate(levels.transformer_blocks(transformer)):
                 BlockTokens(reductions[level], grid, clock, bool(index % 2)).install(block, hooks)
         unet.__dict__["_token_clock"] = clock
-        return hooks.remove
+
+        def undo() -> None:
+            hooks.remove()
+            del unet.__dict__["_token_clock"]  # of one model: it stays out of copies
+
+        return undo
 
     def forward(
         self,
@@ -93,7 +99,9 @@ class TokenReduction(Feature):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Set the clock by the step, then run."""
-        unet.__dict__["_token_clock"].set(unet.call.step if unet.call else 0)
+        # Checkpointed blocks run again in the backward pass, at whatever step the clock then stands.
+        recomputed = torch.is_grad_enabled() and unet.is_gradient_checkpointing
+        unet.__dict__["_token_clock"].set(unet.call.step if unet.call and not recomputed else 0)
         return inner(sample, timestep, encoder_hidden_states, **kwargs)
 
 

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING as EXPANSIONS
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 
 from ..errors import InputError, UnknownNameError
 from .attention import AttentionSwitch
 from .cache import DeepFeatureCache
 from .feature import Feature, Inner
-from .freeu import FreeU, FreeUSwitch
+from .freeu import FreeU, FreeUSwitch, adopted
 from .gate import CrossAttentionGate
 from .highres import HighRes
 from .perturbed import PerturbedGuidance
@@ -87,7 +88,7 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         Args:
             unet: a `UNet2DConditionModel`, also with peft adapters or compiled. Offloading hooks are refused: enable
                 offloading afterwards.
-            options: of features; a variant's own are kept where not given.
+            options: of features. Where not given, a variant's own are kept, and what this class switches on is on.
         """
         unet = getattr(unet, "_orig_mod", unet)
         if not isinstance(unet, UNet2DConditionModel):
@@ -95,8 +96,12 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         _check_known(options)
         model = cls.__new__(cls)
         model.__dict__.update(unet._bare_copy() if isinstance(unet, VariantUNet2DConditionModel) else share(unet))
-        own = {name: unet.config[name] for name in OPTIONS if name in unet.config}
-        model._begin({**OPTIONS, **cls._defaults, **own, **options})
+        PLAIN.disable_freeu(model)
+        # A plain one loaded from a variant's folder has the options in its config, and does nothing by them.
+        own = unet.options if isinstance(unet, VariantUNet2DConditionModel) else adopted(unet)
+        off = {name for name, neutral in OPTIONS.items() if own.get(name, neutral) == neutral}
+        new = {} if isinstance(unet, cls) else {name: on for name, on in cls._defaults.items() if name in off}
+        model._begin({**OPTIONS, **own, **new, **options})
         return model
 
     def _begin(self, options: dict[str, Any]) -> None:
@@ -131,6 +136,7 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         return tuple(feature for feature in FEATURES if not feature.is_neutral(self.config))
 
     def _apply_options(self, options: dict[str, Any]) -> None:
+        options = copy.deepcopy(options)  # lists in it are the caller's, or the defaults of all models
         for feature in FEATURES:
             if not feature.is_neutral(options):
                 feature.validate(self, options)
@@ -200,6 +206,10 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
             return plain(self, sample, timestep, encoder_hidden_states, *args, **kwargs)
         kwargs.update(zip(ARGUMENTS, args, strict=False))
         return self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
+
+    # Without `__wrapped__`: accelerate follows that to take its wrappers off, and would take this one too.
+    forward.__signature__ = inspect.signature(PLAIN.forward)  # type: ignore[attr-defined]
+    del forward.__wrapped__
 
     @torch.compiler.disable(recursive=False)
     def _with_features(
@@ -289,6 +299,7 @@ def _settle(cls: type[VariantUNet2DConditionModel]) -> None:
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     cls.__init__ = register_to_config(__init__)
+    EXPANSIONS[cls.__name__] = EXPANSIONS[PLAIN.__name__]  # by its name Diffusers expands LoRA weights by block
     if cls.__module__.startswith("sd_ext."):
         cls.__module__ = "sd_ext"
 

@@ -77,6 +77,17 @@ def test_spoiled_weights_are_one_sentence(copy):
     assert len(str(caught.value)) < 500
 
 
+def test_options_that_cannot_be_say_where(copy):
+    config = json.loads((copy / "unet" / "config.json").read_text())
+    config |= {"_class_name": "CachedUNet2DConditionModel", "cache_interval": 0}
+    (copy / "unet" / "config.json").write_text(json.dumps(config))
+    index = json.loads((copy / "model_index.json").read_text())
+    index["unet"] = ["sd_ext", "CachedUNet2DConditionModel"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=rf"cannot load .*{copy.name}: cache_interval must be"):
+        load(copy)
+
+
 def test_a_strangers_code_does_not_run(copy):
     (copy / "unet" / "strange.py").write_text("raise SystemExit('code of the model ran')")
     index = json.loads((copy / "model_index.json").read_text())

@@ -366,6 +366,8 @@ def test_bad_input(tiny_pipeline):
         set_attention(torch.nn.Linear(1, 1))
     with pytest.raises(InputError, match="no attention layers"):
         set_attention(None)
+    with pytest.raises(InputError, match="no attention layers"):
+        attention_report(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

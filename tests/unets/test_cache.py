@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,10 @@ def whole_passes(unet: Any) -> Iterator[list[int]]:
         yield passes
     finally:
         handle.remove()
+
+
+BOTH = pytest.mark.parametrize("options", [{"cache_interval": 100}, {"cache_interval": 1, "attention_gate": 1}])
+"""The cache, and frozen cross-attention without it."""
 
 
 def cached(name: str = "no attention", **options: Any) -> Any:
@@ -132,6 +137,23 @@ def test_threshold_decides_by_how_far_the_features_moved():
     assert counts[-1] == 1
     assert counts == sorted(counts, reverse=True)
     assert 1 < counts[2] <= counts[1] < 9
+
+
+def test_the_calls_of_a_step_run_whole_together():
+    """Guidance multiplies their difference, and with it that of features of different steps."""
+    unet = cached(cache_schedule="threshold", cache_threshold=0.5)
+    moved = draw(2, 4, 8, 8, seed=5)
+    with whole_passes(unet) as passes:
+        counts = []
+        for t, first, second in ((900, {}, {}), (800, {}, {"sample": moved}), (700, {"sample": moved}, {})):
+            call(unet, t, **first)
+            call(unet, t, **second)
+            counts.append(len(passes))
+        one = {key: value[:1] for key, value in inputs(unet).items() if isinstance(value, torch.Tensor)}
+        call(unet, 600, **one)
+        call(unet, 600)
+        counts.append(len(passes))
+    assert counts == [2, 2, 4, 6]
 
 
 def test_threshold_looks_at_the_skip_connection_where_the_cut_is():
@@ -239,6 +261,25 @@ def test_text_that_is_equal_elsewhere_in_memory_is_the_same_text():
     assert not is_exact(unet, 800, encoder_hidden_states=inputs(unet)["encoder_hidden_states"].clone())
 
 
+@BOTH
+def test_text_that_was_written_to_is_another(options):
+    unet = cached("sd15", **options)
+    text = inputs(unet)["encoder_hidden_states"]
+    call(unet, 900, encoder_hidden_states=text)
+    assert not is_exact(unet, 800, encoder_hidden_states=text)
+    text.neg_()
+    assert is_exact(unet, 700, encoder_hidden_states=text)
+    assert not is_exact(unet, 600, encoder_hidden_states=text)
+
+
+def test_reset_gives_back_the_memory():
+    unet = cached("sd15")
+    call(unet, 900)
+    kept = weakref.ref(unet.memory["cache"][0].deep)
+    unet.reset()
+    assert kept() is None
+
+
 def test_a_sampler_that_restarts_runs_the_whole_network_there():
     unet = cached("no attention")
     with whole_passes(unet) as passes:
@@ -286,6 +327,35 @@ def test_ip_adapter_reuses():
     assert not is_exact(unet, 800, **extra)
     other = {"added_cond_kwargs": {"image_embeds": [draw(2, 1, 6, seed=5)]}}
     assert is_exact(unet, 700, **other), "another picture is another condition"
+
+
+@BOTH
+def test_an_ip_adapter_whose_picture_or_scale_changes(options):
+    unet = cached("sd15", **options)
+    extra = ip_adapter(unet)
+    call(unet, 900, **extra)
+    assert not is_exact(unet, 800, **extra)
+    for processor in unet.attn_processors.values():
+        if hasattr(processor, "to_k_ip"):
+            processor.scale = [0.3]  # as `set_ip_adapter_scale` does
+    assert is_exact(unet, 700, **extra)
+    assert not is_exact(unet, 600, **extra)
+    assert is_exact(unet, 500, added_cond_kwargs={"image_embeds": [draw(2, 1, 6, seed=5)]})
+
+
+@BOTH
+def test_masks_and_scales_that_change(options):
+    unet = cached("sd15", **options)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    call(unet, 900)
+    masks = [torch.tensor([[True] * 4 + [False]] * 2), torch.tensor([[True] * 3 + [False] * 2] * 2)]
+    changes = [{"encoder_attention_mask": mask} for mask in masks] + [{"cross_attention_kwargs": {"scale": 0.3}}]
+    for i, change in enumerate(changes):
+        given_ = {**inputs(unet, timestep=800 - i), **change}
+        assert torch.equal(call(unet, **given_), plain(unet, **given_))
+    guided = cached("guidance embedding", **options)
+    call(guided, 900)
+    assert is_exact(guided, 800, timestep_cond=draw(2, 6, seed=9))
 
 
 def test_t2i_adapter_gligen_training_and_gradients_run_the_whole_network():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -52,6 +54,19 @@ def test_a_pipelines_switch_is_recorded(tiny_pipeline, variant, expected):
     tiny_pipeline.disable_freeu()
     assert variant.describe() == "plain"
     assert torch.equal(output(variant), plain)
+
+
+def test_what_a_plain_unet_was_given_is_recorded(tiny_pipeline, expected):
+    unet = copy.deepcopy(tiny_pipeline.unet)
+    plain = output(unet)
+    unet.enable_freeu(**PAPER)
+    variant = VariantUNet2DConditionModel.from_unet(unet)
+    assert {name: variant.config[name] for name in OPTIONS} == OPTIONS
+    assert torch.equal(output(variant), expected)
+    variant.disable_freeu()
+    assert torch.equal(output(variant), plain)
+    assert torch.equal(output(unet), expected)
+    assert torch.equal(output(VariantUNet2DConditionModel.from_unet(unet, **dict.fromkeys(OPTIONS))), plain)
 
 
 def test_saved_and_loaded(tmp_path, tiny_pipeline, variant, expected):

@@ -103,12 +103,14 @@ def test_another_picture_or_text_is_attended_to_anew(change):
     assert not is_exact(unet, 600, **change)
 
 
-def test_another_number_of_pictures_is_attended_to_anew():
-    """Unless what is kept is a mean of halves, nothing says whose outputs they are."""
-    unet = gated(gate=1)
-    call(unet, 900)
-    three = {"sample": draw(4, 4, 16, 16), "encoder_hidden_states": draw(4, 5, 8)}
-    assert is_exact(unet, 800, **three)
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("count", [1, 4])
+def test_another_number_of_pictures_is_attended_to_anew(mean, count):
+    """Unless they are the conditional half of what was averaged, nothing says whose outputs are kept."""
+    unet = gated(gate=1, attention_gate_mean=mean)
+    call(unet, 900, **guided(unet))
+    others = {"sample": draw(count, 4, 16, 16), "encoder_hidden_states": draw(count, 5, 8, seed=7)}
+    assert is_exact(unet, 800, **others)
 
 
 def test_apart_from_each_other_branches_keep_their_own():
@@ -140,6 +142,14 @@ def test_beside_every_other_feature(name):
     assert all(torch.isfinite(out).all() for out in one)
     unet.set_options(**OPTIONS)
     assert all(is_exact(unet, t, **changes) for t in TIMESTEPS)
+
+
+def test_a_block_with_another_forward_attends(caplog):
+    unet = gated(gate=1)
+    block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    block.forward = block.forward
+    assert all(is_exact(unet, t) for t in (900, 800))
+    assert [r.message.split(": ")[-1] for r in caplog.records] == ["a block's forward has been replaced"]
 
 
 def test_gradients_and_training_attend():

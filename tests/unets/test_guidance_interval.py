@@ -104,9 +104,11 @@ def test_one_object_serves_many_calls(tiny_pipeline, batches):
     assert batches == [4] * STEPS
 
 
-def test_without_the_pipeline_the_first_step_is_guided_and_that_is_said(tiny_pipeline, batches, caplog):
+@pytest.mark.parametrize("kind", [None, diffusers.StableDiffusionImg2ImgPipeline])
+def test_without_the_pipeline_the_first_step_is_guided_and_that_is_said(tiny_pipeline, batches, caplog, kind):
+    """Or with another than calls it."""
     backends._said.clear()
-    interval = GuidanceInterval(0.4, 0.8)
+    interval = GuidanceInterval(0.4, 0.8, kind and kind(**tiny_pipeline.components, requires_safety_checker=False))
     for _ in range(2):
         draw(tiny_pipeline, interval)
     assert batches == 2 * [4, 2, 4, 4, 2]
@@ -125,6 +127,55 @@ def test_a_run_that_breaks_off_leaves_no_trace(tiny_pipeline, batches):
     batches.clear()
     draw(tiny_pipeline)
     assert batches == [4] * STEPS
+
+
+def test_a_call_that_fails_before_its_first_step_leaves_no_trace(tiny_pipeline, batches):
+    draw(tiny_pipeline)
+    batches.clear()
+    with pytest.raises(ValueError, match="negative_prompt"):
+        draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline), negative_prompt=["a"] * 3)
+    draw(tiny_pipeline)
+    assert batches == [4] * STEPS
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_other_pipelines_with_the_same_network(tiny_pipeline, batches, last):
+    """They may run between two steps, from a callback before or after this one."""
+    scheduler = type(tiny_pipeline.scheduler).from_config(tiny_pipeline.scheduler.config)
+    parts = {**tiny_pipeline.components, "scheduler": scheduler}
+    other = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    expected = draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline))
+    alone, seen = draw(other), []
+
+    class Interrupt(diffusers.callbacks.PipelineCallback):
+        tensor_inputs = ("latents",)
+
+        def callback_fn(self, pipe, step, timestep, tensors):
+            seen.append(draw(other))
+            return tensors
+
+    callbacks = [GuidanceInterval(0.4, 0.8, tiny_pipeline), Interrupt()]
+    batches.clear()
+    got = draw(tiny_pipeline, MultiPipelineCallbacks(callbacks if last else callbacks[::-1]))
+    assert (got == expected).all()
+    assert all((picture == alone).all() for picture in seen)
+    assert batches[:: STEPS + 1] == [2, 2, 4, 4, 2]
+    with_then = GuidanceInterval(0.4, 0.8, tiny_pipeline, then=Interrupt())
+    assert (draw(tiny_pipeline, with_then) == expected).all()
+    assert all((picture == alone).all() for picture in seen)
+
+
+def test_a_compiled_network(tiny_pipeline, batches):
+    expected = draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline))
+    batches.clear()
+    unet = tiny_pipeline.unet
+    tiny_pipeline.unet = torch.compile(unet, backend="eager")
+    try:
+        got = draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline))
+    finally:
+        tiny_pipeline.unet = unet
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_without_guidance_nothing_changes(tiny_pipeline, batches):
@@ -264,11 +315,12 @@ def test_a_variant_with_perturbed_guidance(tiny_pipeline):
 
 
 def test_bad_intervals(tiny_pipeline):
-    for ends in ((0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (float("nan"), 1)):
+    for ends in ((0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (float("nan"), 1), ("0", 1)):
         with pytest.raises(InputError, match="start and stop must be"):
             GuidanceInterval(*ends)
-    with pytest.raises(InputError, match="sigma must be"):
-        GuidanceInterval(sigma=(3, 1))
+    for sigma in ((3, 1), (1,), 5, ("1", 3)):
+        with pytest.raises(InputError, match="sigma must be"):
+            GuidanceInterval(sigma=sigma)
     with pytest.raises(InputError, match="not a guided pipeline"):
         GuidanceInterval(0.2, 0.8, torch.nn.Linear(1, 1))
     pag = diffusers.StableDiffusionPAGPipeline(**tiny_pipeline.components, requires_safety_checker=False)

@@ -127,6 +127,17 @@ def test_the_first_share_of_the_schedule_is_downscaled(steps, until):
     assert abs(expected - until * steps) <= 1.5
 
 
+@pytest.mark.parametrize(("name", "share"), [("sd15", 0.4), ("inpainting", 1.0)], ids=["four levels", "two"])
+def test_by_default_it_is_the_composition_and_all_of_the_schedule_where_the_full_size_level_composes(name, share):
+    model = build(name, VariantUNet2DConditionModel)
+    model.set_options(highres_factor=2.0)
+    early = []
+    for t in torch.arange(999, -1, -1):
+        model._states.observe(t)
+        early.append(model.active_features[0].is_early(model, model.config))
+    assert sum(early) == 1000 * share
+
+
 def test_a_run_downscales_the_steps_it_should_and_features_are_not_reused_across_the_change(tiny_pipeline):
     """With deep features cached: a step that is not downscaled computes its own."""
     unet = VariantUNet2DConditionModel.from_unet(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from diffusers import (
@@ -317,6 +319,67 @@ def test_names_of_layers(variant):
     count = {name: len(find_self_attention(variant, "x", [name])) for name in ("mid", "up", "down_blocks.0")}
     assert count == {"mid": 1, "up": 2, "down_blocks.0": 1}
     assert len(find_self_attention(variant, "x", ["up", "up_blocks.1.attentions.0"])) == 2
+
+
+def test_threads_do_not_meet(variant):
+    """While one is in its perturbed call another calls the model, in a step without guidance."""
+    x, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 32)
+    expected = variant(x, 900, states).sample
+    variant.set_options(pag_scale=2.0, pag_interval=[0.5, 1.0])
+    inside, done, main, calls = threading.Event(), threading.Event(), threading.get_ident(), []
+
+    def wait(*_):
+        if threading.get_ident() != main:
+            calls.append(1)
+            if len(calls) == 2:
+                inside.set()
+                done.wait(0.5)
+
+    variant.mid_block.register_forward_pre_hook(wait)
+    thread = threading.Thread(target=lambda: variant(x, 100, states))
+    thread.start()
+    assert inside.wait(10)
+    got = variant(x, 900, states).sample
+    done.set()
+    thread.join()
+    assert torch.equal(got, expected)
+
+
+def test_prompts_from_the_same_noise_are_no_guidance(variant):
+    """They look like it in the first step only."""
+    states, apart = torch.randn(2, 3, 32), torch.randn(2, 4, 8, 8)
+    variant.set_options(pag_scale=2.0)
+    variant(apart[:1].repeat(2, 1, 1, 1), 900, states)
+    batched = variant(apart, 800, states).sample
+    variant.reset()
+    alone = torch.cat([variant(apart[i : i + 1], 800, states[i : i + 1]).sample for i in range(2)])
+    torch.testing.assert_close(batched, alone)
+
+
+@torch.no_grad()
+def test_where_one_of_two_guidances_ends_nothing_is_reused(variant):
+    """The second becomes the step's second call, and both calls' features have to be of one step."""
+    x, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 32)
+    variant.set_options(cache_schedule=[0], pag_scale=1.0, pag_interval=[0.0, 0.5], seg_scale=1.0)
+    deep = []
+    variant.mid_block.register_forward_hook(lambda *_: deep.append(1))
+    counts = []
+    for t in torch.tensor([900, 700, 500, 300]):
+        variant(x, t, states)
+        counts.append(len(deep))
+    assert counts == [3, 3, 5, 5]
+
+
+@torch.no_grad()
+def test_where_guidance_begins_the_difference_is_between_features_of_one_step(variant):
+    x, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 32)
+    timesteps = torch.tensor([900, 700, 500, 300])
+    variant.set_options(pag_scale=5.0, pag_interval=[0.5, 1.0])
+    exact = [variant(x, t, states).sample for t in timesteps]
+    variant.set_options(cache_schedule=[0])
+    cached = [variant(x, t, states).sample for t in timesteps.clone()]
+    assert not torch.equal(cached[1], exact[1])
+    assert torch.equal(cached[2], exact[2])
 
 
 def test_beside_a_cache(tiny_pipeline, variant):

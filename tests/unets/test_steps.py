@@ -64,6 +64,13 @@ def test_a_value_that_repeats_at_another_place_is_another_step():
     assert seen(StepTracker(), [900, 700, 700, 400, 400]) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
 
 
+def test_batches_of_any_size_are_at_the_same_step():
+    calls = [torch.full((size,), t) for t in (900, 500) for size in (4, 2)]
+    assert seen(StepTracker(), calls) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    each = [torch.tensor([900, 800]), torch.tensor([900, 700])]
+    assert seen(StepTracker(), each) == [(0, 0), (1, 0)]
+
+
 def test_a_restart_within_a_run_is_no_new_run():
     tracker = StepTracker()
     calls = list(map(tracker.observe, as_views([900, 500, 100, 500, 100])))

@@ -261,16 +261,25 @@ def test_what_it_cannot_reduce_is_exact(plain):
 
 
 def test_gradients_and_checkpointing(plain):
-    def gradients(checkpointing: bool) -> dict[str, torch.Tensor | None]:
+    """Blocks are run again in the backward pass: on a GPU in a thread of its own, and after further forward passes."""
+
+    def gradients(checkpointing: bool, timesteps: tuple[int, ...] = (500,)) -> dict[str, torch.Tensor | None]:
         model = variant(copy.deepcopy(plain), token_merge_ratio=0.5, tile_size=8, tile_shift=True).train()
         if checkpointing:
             model.enable_gradient_checkpointing()
-        model(**inputs(model)).sample.square().sum().backward()
+        losses = []
+        for timestep in timesteps:
+            if not checkpointing:
+                model.reset()
+            losses.append(model(**inputs(model, timestep=timestep)).sample.square().sum())
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(sum(losses).backward).result()
         return {name: p.grad for name, p in model.named_parameters()}
 
     kept = gradients(False)
     assert all(grad is not None for grad in kept.values())
     torch.testing.assert_close(gradients(True), kept)
+    torch.testing.assert_close(gradients(True, (500, 400)), gradients(False, (500, 400)))
 
 
 def test_compiled_is_eager_with_one_graph_for_all_steps_and_heeds_changed_options():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import pickle
+import types
 from typing import Any
 
 import diffusers
@@ -15,7 +17,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from peft import LoraConfig
 
 import sd_ext
-from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
+from sd_ext import CachedUNet2DConditionModel, TokenReducedUNet2DConditionModel, VariantUNet2DConditionModel
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.unets.variant import FEATURES, OPTIONS
 
@@ -50,7 +52,8 @@ def test_neutral_at_full_size(name):
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.uniform_(-0.03, 0.03, generator=generator)
-    given = {"sample": draw(1, 4, 16, 16), "encoder_hidden_states": draw(1, 77, plain.config.cross_attention_dim)}
+    sample, text = draw(1, plain.config.in_channels, 16, 16), draw(1, 77, plain.config.cross_attention_dim)
+    given = {"sample": sample, "encoder_hidden_states": text}
     given = {key: tensor.bfloat16() for key, tensor in given.items()}
     if name == "sdxl":
         given["added_cond_kwargs"] = {"text_embeds": draw(1, 1280).bfloat16(), "time_ids": torch.ones(1, 6)}
@@ -134,6 +137,15 @@ def test_from_unet_takes_variants_their_options_and_compiled_models():
     assert same(VariantUNet2DConditionModel.from_unet(torch.compile(build(), backend="eager")), build())
 
 
+def test_from_unet_adds_what_its_class_switches_on():
+    cached = CachedUNet2DConditionModel.from_unet(build(), cache_interval=5)
+    both = TokenReducedUNet2DConditionModel.from_unet(cached)
+    assert (both.options["cache_interval"], both.options["token_merge_ratio"]) == (5, 0.5)
+    assert CachedUNet2DConditionModel.from_unet(both).options == both.options
+    off = TokenReducedUNet2DConditionModel.from_unet(both, token_merge_ratio=0.0)
+    assert TokenReducedUNet2DConditionModel.from_unet(off).options["token_merge_ratio"] == 0
+
+
 def test_from_unet_keeps_peft_adapters():
     plain = build()
     plain.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
@@ -162,6 +174,14 @@ def test_checkpoints_load_both_ways(cls, tmp_path, caplog):
     assert same(back, plain)
     again.set_options(**OPTIONS)
     assert same(again, plain)
+
+
+def test_from_unet_of_a_plain_model_loaded_from_our_folder_is_as_of_any_plain_one(tmp_path):
+    VariantUNet2DConditionModel.from_unet(build(), highres_factor=2.0).save_pretrained(tmp_path)
+    plain = UNet2DConditionModel.from_pretrained(tmp_path)
+    plain.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    options = CachedUNet2DConditionModel.from_unet(plain).options
+    assert (options["cache_interval"], options["highres_factor"], options["freeu_b2"]) == (3, 1.0, 1.4)
 
 
 def test_options_survive_from_config():
@@ -266,10 +286,21 @@ def test_features_hold_no_state_and_every_option_belongs_to_one():
     json.dumps(OPTIONS)
 
 
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda unet: pickle.loads(pickle.dumps(unet))])
-def test_copies_are_whole_and_independent(how):
-    variant = CachedUNet2DConditionModel.from_unet(build(), cache_interval=2, attention_gate=3)
+EVERY: list[dict[str, Any]] = [
+    {"cache_interval": 2, "attention_gate": 3},
+    {"token_merge_ratio": 0.5, "tile_size": 4},
+    {"highres_factor": 2.0},
+    {"pag_scale": 2.0},
+    {"freeu_s1": 0.9, "freeu_s2": 0.2, "freeu_b1": 1.2, "freeu_b2": 1.4},
+]
+
+
+@pytest.mark.parametrize("options", EVERY, ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda unet: pickle.loads(pickle.dumps(unet))], ids=["copy", "pickle"])
+def test_copies_are_whole_and_independent(how, options):
+    variant = CachedUNet2DConditionModel.from_unet(build(), **{"cache_interval": 2, **options})
     run(variant)
+    assert torch.equal(run(CachedUNet2DConditionModel.from_unet(variant)), run(variant))
     other = how(variant)
     assert other.options == variant.options
     assert other.conv_in.weight is not variant.conv_in.weight
@@ -277,6 +308,47 @@ def test_copies_are_whole_and_independent(how):
     other.set_options(**OPTIONS)
     assert variant.options["cache_interval"] == 2
     assert same(other, build())
+
+
+def test_a_forward_that_was_replaced_is_not_taken_along():
+    plain = build()
+    plain.forward = plain.forward  # as accelerate leaves it when its hooks are removed
+    variant = VariantUNet2DConditionModel.from_unet(plain, token_merge_ratio=0.5)
+    assert not same(variant, plain)
+    variant.forward = variant.forward
+    assert same(copy.deepcopy(variant), variant)
+    plain.forward = lambda *args, **kwargs: None
+    with pytest.raises(InputError, match="forward has been replaced"):
+        VariantUNet2DConditionModel.from_unet(plain)
+
+
+@pytest.mark.parametrize("cls", [UNet2DConditionModel, VariantUNet2DConditionModel])
+def test_unwrapped_by_accelerate_it_keeps_its_features(cls):
+    from accelerate.utils import convert_outputs_to_fp32, extract_model_from_parallel
+
+    unet = build("sd15", cls)
+    unet._original_forward = unet.forward  # as `Accelerator.prepare` does
+    unet.forward = types.MethodType(convert_outputs_to_fp32(unet.forward.__func__), unet)
+    with pytest.raises(InputError, match="unwrap_model"):
+        VariantUNet2DConditionModel.from_unet(unet)
+    unet = extract_model_from_parallel(unet, keep_fp32_wrapper=False)
+    variants = [VariantUNet2DConditionModel.from_unet(unet, token_merge_ratio=0.5)]
+    if cls is VariantUNet2DConditionModel:
+        unet.set_options(token_merge_ratio=0.5)
+        variants += [unet, copy.deepcopy(unet)]
+    assert not any(same(variant, build()) for variant in variants)
+    parameters = [inspect.signature(each.forward).parameters for each in (variants[-1], build())]
+    assert list(parameters[0]) == list(parameters[1])
+
+
+def test_lists_among_options_are_each_models_own():
+    names = ["mid"]
+    variant = VariantUNet2DConditionModel.from_unet(build(), pag_layers=names)
+    names.append("nowhere")
+    for unet in (variant, VariantUNet2DConditionModel.from_unet(build()), build("sd15", VariantUNet2DConditionModel)):
+        unet.options["pag_layers"].append("up_blocks.1")
+    assert variant.options["pag_layers"] == ["mid", "up_blocks.1"]
+    assert VariantUNet2DConditionModel.from_unet(build()).options["pag_layers"] == OPTIONS["pag_layers"] == ["mid"]
 
 
 def run(unet: Any, steps: int = 5, **more: Any) -> torch.Tensor:
@@ -395,6 +467,18 @@ def test_lora_lifecycle():
     assert exact(200)
     variant.delete_adapters("one")
     assert exact(100)
+
+
+@pytest.mark.parametrize("weights", [0.5, {"down": 0.25}, {"up": {"block_1": [0.1, 0.2, 0.3]}, "mid": 0.0}])
+def test_lora_weights_by_block(weights):
+    plain = build()
+    plain.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "one")
+    variant = CachedUNet2DConditionModel.from_unet(plain)
+    scales = []
+    for unet in (plain, variant):
+        unet.set_adapters(["one"], [weights])
+        scales.append([vars(module)["scaling"]["one"] for module in unet.modules() if "scaling" in vars(module)])
+    assert scales[0] == scales[1]
 
 
 def test_a_fallback_is_logged_once(caplog):

@@ -126,6 +126,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 FULL_SIZE: dict[str, dict[str, Any]] = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768},
+    "sd21": {
+        "sample_size": 96,
+        "attention_head_dim": (5, 10, 20, 20),
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    },
+    "inpainting": {"sample_size": 64, "in_channels": 9, "cross_attention_dim": 768},
     "sdxl": {
         "sample_size": 128,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
