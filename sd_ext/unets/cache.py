@@ -75,8 +75,8 @@ class DeepFeatureCache(Feature):
         cache_schedule: which passes are whole, see `full_steps.is_full`.
         cache_threshold: for the schedule "threshold", which does not use N: a pass is whole where the features at the
             cut differ from those at the last whole pass by more than this share of their mean absolute value; the
-            first call of a step decides for its others. This
-            reads a number from the device at each step; the other schedules never wait for it. 0 is neutral.
+            first call of a step decides for its others. This reads a number from the device at each step; the other
+            schedules never wait for it. 0 is neutral.
     """
 
     name = "cache"
