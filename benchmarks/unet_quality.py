@@ -60,7 +60,7 @@ BATCH = 32
 
 def variant(plain: Any, options: dict[str, Any] | str) -> Any:
     if isinstance(options, str):
-        options = preset_options(options, plain)
+        options = preset_options(options)
     return sd_ext.VariantUNet2DConditionModel.from_unet(plain, **options)
 
 

@@ -1,4 +1,4 @@
-"""Names for sets of options, by model family: how much exactness to give for how much speed.
+"""Names for sets of options: how much exactness to give for how much speed. Where the cache cuts is the family's.
 
 | name | what it is |
 |---|---|
@@ -20,35 +20,24 @@ from .large_pictures import HighResUNet2DConditionModel
 from .token_reduced import TokenReducedUNet2DConditionModel
 from .variant import OPTIONS, VariantUNet2DConditionModel
 
-BY_FAMILY: dict[str, dict[str, dict[str, Any]]] = {
-    "balanced": {"sd": {"cache_interval": 2}, "sdxl": {"cache_interval": 2}, "other": {"cache_interval": 2}},
-    "fast": {"sd": {"cache_interval": 3}, "sdxl": {"cache_interval": 3}, "other": {"cache_interval": 3}},
-}
-FOR_ALL: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "exact": {},
+    "balanced": {"cache_interval": 2},
+    "fast": {"cache_interval": 3},
     "cached": CachedUNet2DConditionModel._defaults,
     "tokens": TokenReducedUNet2DConditionModel._defaults,
     "highres": HighResUNet2DConditionModel._defaults,
 }
-PRESETS = (*BY_FAMILY, *FOR_ALL)
 
 
-def family(unet: UNet2DConditionModel) -> str:
-    """One of "sdxl", "sd" (1.x and 2.x, and what is fine-tuned or inpaints) or "other"."""
-    config = unet.config
-    if config["addition_embed_type"] == "text_time":
-        return "sdxl"
-    return "sd" if tuple(config["block_out_channels"]) == (320, 640, 1280, 1280) else "other"
-
-
-def preset_options(name: str, unet: UNet2DConditionModel) -> dict[str, Any]:
+def preset_options(name: str) -> dict[str, Any]:
     """Every option of a variant under this preset.
 
     Raises:
         UnknownNameError: no preset of that name.
     """
     check_preset(name)
-    return {**OPTIONS, **(FOR_ALL[name] if name in FOR_ALL else BY_FAMILY[name][family(unet)])}
+    return {**OPTIONS, **PRESETS[name]}
 
 
 def check_preset(name: str) -> None:
@@ -68,4 +57,4 @@ def with_preset(unet: UNet2DConditionModel, name: str) -> UNet2DConditionModel:
         raise InputError(f"the preset {name!r} is for a UNet2DConditionModel, not {type(unet).__name__}")
     if name == "exact" and not isinstance(unet, VariantUNet2DConditionModel):
         return unet
-    return VariantUNet2DConditionModel.from_unet(unet, **preset_options(name, unet))
+    return VariantUNet2DConditionModel.from_unet(unet, **preset_options(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -92,6 +94,28 @@ def test_with_diffusers_samplers_of_several_calls(name, tiny_pipeline):
 
 def picture(pipe: Any, **options: Any) -> torch.Tensor:
     return pipe("a b", generator=torch.Generator().manual_seed(0), output_type="latent", **options).images
+
+
+DRAW = """
+import sys, torch, sd_ext
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sd_ext.pretrained_path())
+pipe.unet = sd_ext.CachedUNet2DConditionModel.from_unet(pipe.unet, attention_gate=4, token_merge_ratio=0.25)
+for out in sys.argv[1:]:
+    seeded = torch.Generator().manual_seed(int(out[-1]))
+    torch.save(pipe("red apple", num_inference_steps=7, generator=seeded, output_type="pt").images, out)
+"""
+
+
+@pytest.mark.slow
+def test_two_pictures_in_a_row_are_those_of_fresh_processes(tmp_path):
+    runs = [["row1", "row2"], ["fresh1"], ["fresh2"]]
+    for names in runs:
+        subprocess.run([sys.executable, "-c", DRAW, *(str(tmp_path / name) for name in names)], check=True)
+    drawn = {name: torch.load(tmp_path / name, weights_only=True) for names in runs for name in names}
+    assert torch.equal(drawn["row1"], drawn["fresh1"])
+    assert torch.equal(drawn["row2"], drawn["fresh2"])
+    assert not torch.equal(drawn["row1"], drawn["row2"])
 
 
 def test_two_pipelines_around_one_unet(tiny_pipeline):
