@@ -185,7 +185,7 @@ def validation_loss(case: Case, lora: Path | None, times: int = 8) -> float:
 
 def pictures(folder: Path, side: int, count: int, held_out: int) -> tuple[Path, Path]:
     """(line drawings to train on, others) as imagefolders."""
-    from sd_ext.training.line_drawings import drawable
+    from sd_ext.training.sets.line_drawings import drawable
 
     pairs = drawable(side)
     every = len(pairs) // (count + held_out)

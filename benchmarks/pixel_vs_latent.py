@@ -21,7 +21,7 @@ import torch
 from _report import write
 
 import sd_ext
-from sd_ext.training.group_norm import quicken
+from sd_ext.training.quick.group_norm import quicken
 
 SIZES = {"latent": 32, "pixel": 4}  # pictures at a time: enough to fill the cores, few enough to fit
 

@@ -31,8 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sd_ext
 from sd_ext.training.data import Pictures, read_items
-from sd_ext.training.glyphs import write_imagefolder
-from sd_ext.training.progress import to_uint8
+from sd_ext.training.run.progress import to_uint8
+from sd_ext.training.sets.glyphs import write_imagefolder
 from sd_ext.unets.presets import preset_options
 
 VARIANTS: dict[str, dict[str, Any] | str] = {

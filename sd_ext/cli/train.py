@@ -1,6 +1,6 @@
 """`sd-ext train`: one command for each training script, and one for the whole recipe.
 
-Arguments go to the scripts' own parsers (`sd_ext.training.config_cli`), where one field is one flag; nothing here
+Arguments go to the scripts' own parsers (`sd_ext.training.settings.command`), where one field is one flag; nothing here
 imports torch before a run begins.
 """
 
@@ -22,12 +22,12 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def _script(ctx: typer.Context, config: str, module: str, doc: str) -> None:
-    from ..training import configs
-    from ..training.config_cli import run_command
+    from ..training import settings
+    from ..training.settings.command import run_command
 
     prog = f"sd-ext train {ctx.info_name}"
     try:
-        run_command(getattr(configs, config), f"sd_ext.training.{module}:run", ctx.args, doc, prog)
+        run_command(getattr(settings, config), f"sd_ext.training.{module}:run", ctx.args, doc, prog)
     except TrainingError as error:
         _stop(error)
     except KeyboardInterrupt as stop:  # the message says how to go on
@@ -48,11 +48,11 @@ def data(
 ) -> None:
     """Render the glyphs of Noto Color Emoji, with captions, as an imagefolder."""
     if lines:
-        from ..training.line_drawings import write_line_drawings
+        from ..training.sets.line_drawings import write_line_drawings
 
         made = write_line_drawings(out, font, lines)
     else:
-        from ..training.glyphs import write_imagefolder
+        from ..training.sets.glyphs import write_imagefolder
 
         made = write_imagefolder(out, font)
     print(f"{made} pictures in {out}")

@@ -1,10 +1,10 @@
 """LoRA files: reading and writing every format, applying, merging, extracting and resizing."""
 
 from .adapter import Adapter, ModuleName
+from .formats.reading import read_lora
+from .from_peft import from_peft
 from .fuse import Applied, apply, merge_into
 from .lora import Lora
-from .peft_models import from_peft
-from .reading import read_lora
 from .tools import extract, merge, resize
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .adapter import PARTS, ModuleName
-from .files import PICKLES
+from .formats.files import PICKLES
 from .lora import Lora
 from .weights import Base, FolderBase, ModelBase, check_fit, pairs, weight_files
 

@@ -134,8 +134,9 @@ class Lora:
             InputError: the format cannot hold it, a value does not fit `dtype`, the base cannot be told, or the file
                 cannot be written.
         """
-        from . import diffusers_format, kohya
-        from .files import cast, write_tensors
+        from .formats import diffusers as diffusers_format
+        from .formats import kohya
+        from .formats.files import cast, write_tensors
 
         path = Path(path)
         if path.suffix != ".safetensors":

@@ -15,64 +15,30 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
-from sd_ext.errors import InputError
 from sd_ext.schedulers import NoiseSchedule
-from sd_ext.training.conditioning import TextTowers, unet_arguments
-from sd_ext.training.configs import DiffusionConfig
 from sd_ext.training.data import Item, Sample, random
+from sd_ext.training.data.chosen import open_pictures, plain, texts_of
 from sd_ext.training.data.order import Pass, StepOrder
-from sd_ext.training.encoded import Encoded
-from sd_ext.training.model_files import ModelFiles
+from sd_ext.training.data.pictures import fingerprint
+from sd_ext.training.encoding.encoded import Encoded
+from sd_ext.training.model.files import ModelFiles
+from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective import (
     check_range,
     check_terminal_snr,
     draw_noise,
-    error,
     huber_delta,
     loss_weight,
     stratified_timesteps,
     target,
 )  # fmt: skip
-from sd_ext.training.previews import draw
-from sd_ext.training.samples import open_pictures, plain, texts_of
-from sd_ext.training.share import fingerprint
-from sd_ext.training.task import Task
-from sd_ext.unets.attention import set_attention
-
-
-class DiffusionLoss(nn.Module):
-    """The weighted error of a batch: see `forward`.
-
-    Args:
-        unet: predicts.
-        kind: of error, as the setting `loss`.
-        towers: text encoders, where they are trained; else conditions come encoded.
-    """
-
-    def __init__(self, unet: Any, kind: str = "l2", towers: TextTowers | None = None):
-        super().__init__()
-        self.unet, self.kind, self.towers = unet, kind, towers
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        wanted: Tensor,
-        weight: Tensor,
-        delta: Tensor,
-        conditions: dict[str, Tensor],
-        mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """`x`, `wanted` (b, c, h, w); `t`, `weight`, `delta` (b,); `mask` (b, 1, h, w) -> loss, a scalar.
-
-        `conditions`: states (b, n, d) or tokens (b, towers, n), and for SDXL pooled (b, p) and time_ids (b, 6).
-        """
-        if self.towers is not None:
-            conditions = {**conditions, **self.towers(conditions["tokens"])}
-        prediction = self.unet(x, t, **unet_arguments(conditions)).sample
-        return {"loss": (weight * error(self.kind, prediction, wanted, delta, mask)).mean()}
+from sd_ext.training.objective.loss import DiffusionLoss
+from sd_ext.training.run.previews import draw
+from sd_ext.training.run.task import Task
+from sd_ext.training.settings import DiffusionConfig
 
 
 @dataclass
@@ -303,22 +269,3 @@ class DiffusionTask(Task):
     def preview_words(self, text: str) -> dict[str, Tensor]:
         """What a text is to the U-Net, on the device."""
         return {name: value.to(self.device) for name, value in self.encoded.states([text]).items()}
-
-
-def prepare_unet(unet: Any, config: DiffusionConfig) -> None:
-    """Checkpointing, compilation and attention as the settings say."""
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-        if config.checkpoint_blocks:
-            able = [(name, m) for name, m in unet.named_modules() if hasattr(m, "gradient_checkpointing")]
-            chosen = [name for name, _ in able if name.startswith(config.checkpoint_blocks)]
-            for block in config.checkpoint_blocks:
-                if not any(name.startswith(block) for name in chosen):
-                    there = ", ".join(name for name, _ in able if name)
-                    raise InputError(f"checkpoint_blocks: {block} is no block of the U-Net; it has {there}")
-            for name, module in able:
-                module.gradient_checkpointing = name in chosen
-    if config.attention_backend != "default":
-        set_attention(unet, config.attention_backend)
-    if config.compile:
-        unet.compile_repeated_blocks(fullgraph=False)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_ext.errors import InputError, TrainingError
-from sd_ext.training.config_cli import describe, parse
-from sd_ext.training.configs import AutoencoderConfig, RunConfig, TextEncoderConfig, TextToImageConfig
-from sd_ext.training.toml_file import read_toml
+from sd_ext.training.settings import AutoencoderConfig, RunConfig, TextEncoderConfig, TextToImageConfig
+from sd_ext.training.settings.command import describe, parse
+from sd_ext.training.settings.toml_file import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 GUIDANCE = 1.5  # the scale at which the embedded model measures best, see benchmarks/bars.py
@@ -133,7 +133,7 @@ def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: b
     if pipeline.exists():
         return pipeline
     if "folder" not in read_toml(path).get("data", {}) and not (folder / "data" / "metadata.jsonl").exists():
-        from sd_ext.training.glyphs import write_imagefolder
+        from sd_ext.training.sets.glyphs import write_imagefolder
 
         print(f"data: {write_imagefolder(folder / 'data')} pictures")
     parts = stages(folder, path, overrides)
@@ -149,8 +149,8 @@ def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    from sd_ext.training.assemble import folder_size, save_pipeline
-    from sd_ext.training.card import write_card
+    from sd_ext.training.model.pipeline import folder_size, save_pipeline
+    from sd_ext.training.sets.card import write_card
 
     def add_card(folder: Path) -> None:
         if (out / "data").exists():  # the glyphs, which the card describes; a set of one's own has its own card

@@ -18,13 +18,14 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from sd_ext.training.config_cli import main
-from sd_ext.training.configs import AutoencoderConfig
 from sd_ext.training.data import Pass, Pictures, random
-from sd_ext.training.progress import contact_sheet, to_uint8
-from sd_ext.training.run import fit
-from sd_ext.training.share import fingerprint, from_folder, read_pixels, report_broken
-from sd_ext.training.task import Task
+from sd_ext.training.data.pictures import fingerprint, read_pixels, report_broken
+from sd_ext.training.model.files import from_folder
+from sd_ext.training.run.fit import fit
+from sd_ext.training.run.progress import contact_sheet, to_uint8
+from sd_ext.training.run.task import Task
+from sd_ext.training.settings import AutoencoderConfig
+from sd_ext.training.settings.command import main
 
 
 def build(config: AutoencoderConfig) -> Any:
@@ -60,7 +61,7 @@ class AutoencoderLoss(nn.Module):
 
 
 class AutoencoderTask(Task):
-    """The autoencoder's side of `sd_ext.training.run.fit`."""
+    """The autoencoder's side of `sd_ext.training.run.fit.fit`."""
 
     name = "autoencoder"
 

@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from sd_ext.errors import InputError
-from sd_ext.training.conditioning import tokenize
-from sd_ext.training.config_cli import main
-from sd_ext.training.configs import TextEncoderConfig
 from sd_ext.training.data import Pass, Pictures
-from sd_ext.training.run import fit
-from sd_ext.training.share import fingerprint, from_folder, read_pixels, report_broken
-from sd_ext.training.task import Task
-from sd_ext.training.tokenizer import save_tokenizer, train_tokenizer
+from sd_ext.training.data.pictures import fingerprint, read_pixels, report_broken
+from sd_ext.training.model.files import from_folder
+from sd_ext.training.model.text_encoder import save_text_encoder
+from sd_ext.training.model.text_encoders import tokenize
+from sd_ext.training.model.tokenizer import save_tokenizer, train_tokenizer
+from sd_ext.training.run.fit import fit
+from sd_ext.training.run.task import Task
+from sd_ext.training.settings import TextEncoderConfig
+from sd_ext.training.settings.command import main
 
 
 def build(config: TextEncoderConfig, tokenizer: Any) -> Any:
@@ -75,7 +76,7 @@ class ContrastiveLoss(nn.Module):
 
 
 class TextEncoderTask(Task):
-    """The text encoder's side of `sd_ext.training.run.fit`."""
+    """The text encoder's side of `sd_ext.training.run.fit.fit`."""
 
     name = "text encoder"
 
@@ -110,15 +111,6 @@ class TextEncoderTask(Task):
         self.clip.eval().save_pretrained(folder / "clip")
         save_text_encoder(self.clip.text_model, folder / "text_encoder")
         save_tokenizer(self.tokenizer, folder / "tokenizer")
-
-
-def save_text_encoder(text_model: Any, folder: Path) -> None:
-    """Save with the weight names every version of Transformers reads: version 5 alone omits `text_model.`."""
-    text_model.save_pretrained(folder)
-    weights = load_file(folder / "model.safetensors")
-    own = ("text_model.", "text_projection.")  # the second is SDXL's, and stands outside
-    named = {key if key.startswith(own) else f"text_model.{key}": value for key, value in weights.items()}
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def run(config: TextEncoderConfig) -> Path:

@@ -17,14 +17,15 @@ import torch
 from PIL import Image
 
 from sd_ext.errors import InputError
-from sd_ext.training.assemble import make_pipeline, noise_settings, save_pipeline
-from sd_ext.training.conditioning import TextTowers
-from sd_ext.training.config_cli import main
-from sd_ext.training.configs import TextToImageConfig
-from sd_ext.training.diffusion import DiffusionLoss, DiffusionTask
-from sd_ext.training.model_files import ModelFiles, find_model, find_part
-from sd_ext.training.previews import labelled_sheet
-from sd_ext.training.run import fit
+from sd_ext.training.diffusion import DiffusionTask
+from sd_ext.training.model.files import ModelFiles, find_model, find_part
+from sd_ext.training.model.pipeline import make_pipeline, noise_settings, save_pipeline
+from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.objective.loss import DiffusionLoss
+from sd_ext.training.run.fit import fit
+from sd_ext.training.run.previews import labelled_sheet
+from sd_ext.training.settings import TextToImageConfig
+from sd_ext.training.settings.command import main
 
 
 def build(config: TextToImageConfig, latent_channels: int, latent_size: int, text_width: int) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from .attention import attention_report, set_attention
-from .cached import CachedUNet2DConditionModel
+from .attention.processors import attention_report, set_attention
+from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
 from .guidance_interval import GuidanceInterval
-from .large_pictures import HighResUNet2DConditionModel
-from .token_reduced import TokenReducedUNet2DConditionModel
 from .variant import VariantUNet2DConditionModel
 
 __all__ = [

@@ -18,9 +18,9 @@ import torch
 from diffusers.callbacks import PipelineCallback
 
 from ..errors import InputError
-from .backends import say
-from .branches import conditional_half
-from .levels import is_number
+from .attention.kernels import say
+from .inside.branches import conditional_half
+from .inside.levels import is_number
 
 NETWORKS = ("unet", "controlnet")
 

@@ -15,9 +15,7 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from ..errors import InputError, UnknownNameError
-from .cached import CachedUNet2DConditionModel
-from .large_pictures import HighResUNet2DConditionModel
-from .token_reduced import TokenReducedUNet2DConditionModel
+from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
 from .variant import OPTIONS, VariantUNet2DConditionModel
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -16,16 +16,16 @@ from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING as EXPANSIONS
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 
 from ..errors import InputError, UnknownNameError
-from .attention import AttentionSwitch
-from .cache import DeepFeatureCache
-from .feature import Feature, Inner
-from .freeu import FreeU, FreeUSwitch, adopted
-from .gate import CrossAttentionGate
-from .highres import HighRes
-from .perturbed import PerturbedGuidance
-from .sharing import share
+from .attention.processors import AttentionSwitch
+from .features.cache import DeepFeatureCache
+from .features.feature import Feature, Inner
+from .features.freeu import FreeU, FreeUSwitch, adopted
+from .features.gate import CrossAttentionGate
+from .features.highres import HighRes
+from .features.perturbed import PerturbedGuidance
+from .features.tokens import TokenReduction
+from .inside.sharing import share
 from .steps import Call, States
-from .tokens import TokenReduction
 
 FEATURES: tuple[Feature, ...] = (
     PerturbedGuidance(),

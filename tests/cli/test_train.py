@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sd_ext.errors import HubError, TrainingError
-from sd_ext.training.config_cli import parse
-from sd_ext.training.configs import LoraConfig
+from sd_ext.training.settings import LoraConfig
+from sd_ext.training.settings.command import parse
 
 from .test_startup import SLOW, modules_after
 

@@ -80,7 +80,7 @@ TINY_IMAGE = {**TINY, "channels": (32, 32), "norm_groups": 8, "head_dim": 16, "l
 @pytest.fixture(scope="session")
 def tiny_parts(picture_folder, tmp_path_factory) -> tuple[str, str]:
     """Folders of a trained tiny autoencoder and text encoder."""
-    from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig
+    from sd_ext.training.settings import AutoencoderConfig, TextEncoderConfig
     from sd_ext.training.train_autoencoder import run as run_autoencoder
     from sd_ext.training.train_text_encoder import run as run_text_encoder
 
@@ -102,7 +102,7 @@ TWO_SIZES = {"buckets": True, "bucket_step": 4}  # 16 x 16 and 12 x 20
 @pytest.fixture
 def metrics(monkeypatch) -> list[dict[str, float]]:
     """Every metric the loop yields."""
-    from sd_ext.training import loop
+    from sd_ext.training.run import loop
 
     seen, real = [], loop.train
 
@@ -111,7 +111,7 @@ def metrics(monkeypatch) -> list[dict[str, float]]:
             seen.append(values)
             yield values
 
-    monkeypatch.setattr("sd_ext.training.run.train", spy)
+    monkeypatch.setattr("sd_ext.training.run.fit.train", spy)
     return seen
 
 

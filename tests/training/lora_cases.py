@@ -110,9 +110,9 @@ class Trained:
 
 def train(base: Path, out: Path, **settings: Any) -> Trained:
     """Run with `SETTINGS` but for those given."""
-    from sd_ext.training import run as runner
     from sd_ext.training import train_lora
-    from sd_ext.training.configs import LoraConfig
+    from sd_ext.training.run import fit as runner
+    from sd_ext.training.settings import LoraConfig
 
     from .conftest import forget_accelerate_state
 
@@ -134,9 +134,9 @@ def train(base: Path, out: Path, **settings: Any) -> Trained:
 
 def a_task(tmp_path: Path, base: Path, data: Path, **settings: Any) -> Any:
     """A task before it begins."""
-    from sd_ext.training.configs import LoraConfig
-    from sd_ext.training.model_files import find_model
-    from sd_ext.training.train_lora import LoraTask
+    from sd_ext.training.lora.task import LoraTask
+    from sd_ext.training.model.files import find_model
+    from sd_ext.training.settings import LoraConfig
 
     given = {**SETTINGS, "model": str(base), "data": str(data), "out": str(tmp_path / "out"), **settings}
     return LoraTask(LoraConfig(**given), find_model(str(base)))

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.data import Pass
 from sd_ext.training.data.images import covering
+from sd_ext.training.settings import TextToImageConfig
 from sd_ext.training.train_text_to_image import TextToImageTask
 from sd_ext.training.train_text_to_image import run as run_text_to_image
 

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_ext.errors import InputError, ModelError
-from sd_ext.training.assemble import folder_size, save_pipeline
-from sd_ext.training.conditioning import tokenize
-from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.data import Pass, Pictures
+from sd_ext.training.model.pipeline import folder_size, save_pipeline
+from sd_ext.training.model.text_encoders import tokenize
+from sd_ext.training.settings import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.train_autoencoder import latent_std, reconstruct
 from sd_ext.training.train_autoencoder import run as run_autoencoder
 from sd_ext.training.train_text_encoder import run as run_text_encoder

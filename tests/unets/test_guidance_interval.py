@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import sd_ext
 from sd_ext.errors import InputError
-from sd_ext.unets import VariantUNet2DConditionModel, backends
-from sd_ext.unets.attention import _layers
+from sd_ext.unets import VariantUNet2DConditionModel
+from sd_ext.unets.attention import kernels as backends
+from sd_ext.unets.attention.processors import _layers
 from sd_ext.unets.guidance_interval import GuidanceInterval
 
 STEPS = 5

@@ -15,7 +15,7 @@ from sd_ext.unets.variant import OPTIONS
 from ..zoo import controlnet, pag, sdxl, stable_diffusion
 from ..zoo.cell import quiet, result
 from ..zoo.entry import Entry
-from .test_cache import whole_passes
+from .features.test_cache import whole_passes
 from .test_views import ip_adapter
 
 STEPS = 5

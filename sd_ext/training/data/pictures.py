@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,9 +18,11 @@ from torch.nn.functional import avg_pool2d
 from sd_ext.errors import InputError, TrainingError, UnknownNameError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.buckets import Buckets, Size
+from sd_ext.training.data.draws import random
 from sd_ext.training.data.images import UNREADABLE, covering, covering_mask, crop_to, on_white, open_picture
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.look import Look, Sample, Wanted, look_at, read_mask
+from sd_ext.training.data.order import Pass
 from sd_ext.training.data.sources import read_items
 
 IN_MEMORY = 4 * 2**30  # sets up to this many bytes of pixels are decoded once
@@ -186,3 +190,27 @@ class Pictures:
             raise InputError("a latent cache cannot hold random crops, which differ each time: use one or the other")
         sample = self.samples[index]
         return sample.digest, sample.size, sample.crop, flipped
+
+
+def report_broken(pictures: Pictures) -> None:
+    """Say which pictures were left out, and why."""
+    if pictures.skipped:
+        console = Console(stderr=True)
+        lines = [f"{len(pictures.skipped)} pictures are left out:", *pictures.skipped]
+        console.print("\n  ".join(lines), highlight=False, markup=False)
+
+
+def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) -> str:
+    """What identifies samples: pictures, sizes, weights, what is said about each, and masks where they count."""
+    whole = hashlib.sha256()
+    for sample, words in zip(pictures.samples, said, strict=True):
+        whole.update(repr((sample.digest, sample.size, sample.weight, words)).encode())
+        if masks and sample.item.mask:
+            whole.update(hashlib.sha256(sample.item.mask()).digest())
+    return whole.hexdigest()
+
+
+def read_pixels(pictures: Pictures, each: Pass, seed: int, flip: bool) -> Tensor:
+    """The pictures of a pass (b, 3, height, width), half of them mirrored where `flip` says so."""
+    mirrored = [flip and float(torch.rand((), generator=random(seed, 4, each.step, p))) < 0.5 for p in each.positions]
+    return torch.stack([pictures.pixels(s, m) for s, m in zip(each.samples, mirrored, strict=True)])

@@ -1,0 +1,52 @@
+"""Which Stable Diffusion a LoRA is for: told by its header, by the names it came with, or by its shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..adapter import Adapter, ModuleName
+
+ARCHITECTURES = {"stable-diffusion-v1": "sd15", "stable-diffusion-v2": "sd21", "stable-diffusion-xl": "sdxl"}
+CROSS_ATTENTION = {768: "sd15", 1024: "sd21", 2048: "sdxl"}  # width of the text states
+
+
+def base_from_header(metadata: Mapping[str, str]) -> str | None:
+    """The base that modelspec's or kohya's entries name."""
+    architecture = metadata.get("modelspec.architecture", "")
+    for beginning, base in ARCHITECTURES.items():
+        if architecture.startswith(beginning):
+            return base
+    version = metadata.get("ss_base_model_version", "").lower()
+    if version.startswith("sdxl"):
+        return "sdxl"
+    if metadata.get("ss_v2") == "True" or version.startswith(("sd_v2", "sd_2")):
+        return "sd21"
+    return "sd15" if version.startswith(("sd_v1", "sd_1")) else None
+
+
+def guess_base(adapters: Mapping[ModuleName, Adapter]) -> str | None:
+    """The base that modules and shapes tell; None where they fit SDXL and the others alike."""
+    unet = {module.path: adapter for module, adapter in adapters.items() if module.part == "unet"}
+    # Without these, SD 2.x cannot be told from SD 1.x; but their files differ in nothing but a line of the header.
+    widths = {
+        CROSS_ATTENTION.get(adapter.down.shape[1])
+        for path, adapter in unet.items()
+        if adapter.kind == "lora" and path.endswith(("attn2.to_k", "attn2.to_v"))
+    } - {None}
+    if len(widths) == 1:
+        return str(widths.pop())
+    if any(module.part == "text_encoder_2" for module in adapters) or any(_only_sdxl(path) for path in unet):
+        return "sdxl"
+    return "sd15" if any(_never_sdxl(path) for path in unet) else None
+
+
+def _only_sdxl(path: str) -> bool:
+    later = ".transformer_blocks." in path and ".transformer_blocks.0." not in path
+    return later or path.startswith(("add_embedding.", "up_blocks.0.attentions."))
+
+
+def _never_sdxl(path: str) -> bool:
+    return path.startswith(
+        ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.3.", "down_blocks.2.downsamplers.",
+         "up_blocks.2.attentions.", "up_blocks.2.upsamplers.")
+    )  # fmt: skip

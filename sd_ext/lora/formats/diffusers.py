@@ -1,0 +1,125 @@
+"""Diffusers' format: peft's names under each part's prefix, strengths in the header as peft's settings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import InputError
+from ..adapter import Adapter, ModuleName
+from ..lora import Lora
+from .keys import Alphas
+from .names import to_text_model
+
+SETTINGS = "lora_adapter_metadata"
+FIELDS = {"down": "lora_A.weight", "up": "lora_B.weight", "dora": "lora_magnitude_vector"}
+
+
+def tensors_of(lora: Lora) -> dict[str, Tensor]:
+    """The file's tensors.
+
+    Raises:
+        InputError: what Diffusers' loader cannot read: LoHa, LoKr, DoRA over inputs, or DoRA on some modules only.
+    """
+    tensors = {}
+    for module, adapter in lora.adapters.items():
+        _check(module, adapter)
+        path = module.path if module.part == "unet" else to_text_model(module.path)
+        for field, tensor in adapter.tensors.items():
+            # transformers 5 loads the text encoders' magnitudes only where they are called weights, as modules' are.
+            key = f"{FIELDS[field]}.weight" if field == "dora" and module.part != "unet" else FIELDS[field]
+            tensor = tensor.detach().cpu()
+            tensors[f"{module.part}.{path}.{key}"] = _magnitudes(tensor) if field == "dora" else tensor
+    for part in lora.parts:
+        if len({"dora" in a.tensors for module, a in lora.adapters.items() if module.part == part}) > 1:
+            raise InputError(f"{part} has DoRA on some modules only, which Diffusers cannot read; write kohya's format")
+    return tensors
+
+
+def _check(module: ModuleName, adapter: Adapter) -> None:
+    if adapter.kind != "lora":
+        raise InputError(
+            f"{module} is a {adapter.kind}, which Diffusers' loader cannot read; write kohya's format, or turn it into "
+            "plain LoRA (sd_ext.lora.resize, sd-ext convert resize), which says what that costs"
+        )
+    if "dora" in adapter.tensors and adapter.tensors["dora"].shape[0] == 1 != adapter.up.shape[0]:
+        raise InputError(f"{module} has DoRA over its inputs, which Diffusers cannot read; write kohya's format")
+
+
+def _magnitudes(dora: Tensor) -> Tensor:
+    """As peft keeps them: (out,), and (1, out, 1, 1) for a convolution."""
+    return dora.reshape(1, -1, 1, 1) if dora.ndim == 4 else dora.flatten()
+
+
+def header_of(lora: Lora) -> dict[str, str]:
+    """The header's entries, with peft's settings of every part."""
+    settings = {
+        f"{part}.{key}": value
+        for part in lora.parts
+        for key, value in _settings({m.path: a for m, a in lora.adapters.items() if m.part == part}).items()
+    }
+    return {**lora.metadata, "format": "pt", SETTINGS: json.dumps(settings, sort_keys=True)}
+
+
+def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+    """Arguments of peft's LoraConfig. Only such as every version of peft knows: an unknown one fails the load.
+
+    The paths of text encoders go without `text_model.`: peft matches from the right, so that they fit the models of
+    transformers 4 and 5.
+    """
+    rank = Counter(adapter.rank for adapter in adapters.values()).most_common(1)[0][0]
+    alpha = Counter(adapter.alpha for adapter in adapters.values()).most_common(1)[0][0]
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {path: adapter.rank for path, adapter in adapters.items() if adapter.rank != rank},
+        "alpha_pattern": {path: adapter.alpha for path, adapter in adapters.items() if adapter.alpha != alpha},
+        "target_modules": sorted(adapters),
+        "use_rslora": False,
+        "use_dora": any("dora" in adapter.tensors for adapter in adapters.values()),
+        "bias": "none",
+    }
+
+
+def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
+    """The alpha of a module by its part's peft settings; rsLoRA's alpha / sqrt(rank) as alpha / rank.
+
+    Raises:
+        InputError: settings that are not peft's.
+    """
+    from peft.utils.other import get_pattern_key
+
+    def alpha(module: ModuleName, rank: int) -> float | None:
+        known = settings.get(module.part)
+        if not known:
+            return None
+        try:
+            patterns = dict(known.get("alpha_pattern") or {})
+            path = module.path if module.part == "unet" else to_text_model(module.path)
+            # A pattern matches from the right; one that begins with ^, the whole path, with or without text_model.
+            key = next((k for p in (path, module.path) if (k := get_pattern_key(list(patterns), p)) in patterns), None)
+            strength = float(patterns[key] if key else known.get("lora_alpha", known.get("alpha", rank)))
+            return strength * rank**0.5 if known.get("use_rslora") else strength
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the settings of {module.part} in the header cannot be read: {error}") from error
+
+    return alpha
+
+
+def settings_in(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """peft's settings by part, from a Diffusers file's header. Raises `InputError` where they are damaged."""
+    if not header.get(SETTINGS):
+        return {}
+    try:
+        settings = json.loads(header[SETTINGS])
+        parts: dict[str, dict[str, Any]] = {}
+        for key, value in settings.items():
+            part, _, name = key.partition(".")
+            parts.setdefault(part, {})[name] = value
+        return parts
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{SETTINGS} in the header cannot be read: {error}") from error

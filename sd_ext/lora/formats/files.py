@@ -1,0 +1,110 @@
+"""Safetensors files: read with their header, written whole or not at all, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...errors import InputError
+
+PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header's text entries of a safetensors file, nothing executed.
+
+    Raises:
+        InputError: no such file, a pickle, or not a whole safetensors file.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise InputError(
+            f"{path} is a pickle, which can run any code when it is read, and is not opened; "
+            "ask its maker for a .safetensors file"
+        )
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it has no __iter__
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file that appears whole, with its header's entries sorted.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written to; what was there is left as it was.
+    """
+    partial = path.with_name(f".{os.getpid()}.{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(tensors), partial, dict(metadata))
+        _sort_header(partial)
+        partial.chmod(0o644)  # safetensors makes it its owner's alone; other programs read it too
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the header's text entries: the library writes them in an order that differs from process to process."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > length:  # cannot be: the same entries in the same notation
+            raise InputError(f"the header of {path} cannot be sorted")
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
+def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each contiguous and in memory of its own, as safetensors insists; copied only where need be."""
+    seen: set[int] = set()
+    made = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        made[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+    return made
+
+
+def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
+    """The tensors in another type (None: their own), and a sentence on values that became zero, or nothing.
+
+    Raises:
+        InputError: a value is too large for the type, or all of a tensor would become zero.
+    """
+    tensors = own(tensors)
+    if dtype is None:
+        return tensors, ""
+    made, lost, total, largest = {}, 0, 0, 0.0
+    for name, tensor in tensors.items():
+        made[name] = tensor if name.endswith(".alpha") else tensor.to(dtype)  # one number, and a scale: kept whole
+        if not made[name].isfinite().all():
+            worst = tensor.abs().max().item()
+            raise InputError(f"{name} holds {worst:.3g}, too large for {dtype}; choose bfloat16 or float32")
+        gone = (made[name] == 0) & (tensor != 0)
+        count = int(gone.sum())
+        if count and count == int((tensor != 0).sum()):
+            raise InputError(f"all of {name} is too small for {dtype} and would become 0; choose bfloat16 or float32")
+        if count:
+            lost, largest = lost + count, max(largest, tensor[gone].abs().max().item())
+        total += tensor.numel()
+    name = str(dtype).removeprefix("torch.")
+    return made, f"{lost} of {total} values, up to {largest:.2g}, are too small for {name} and became 0" if lost else ""

@@ -1,0 +1,106 @@
+"""Reading a LoRA from any of its formats. Nothing is guessed away: a key that means nothing is an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ...errors import InputError
+from ..adapter import PARTS
+from ..lora import Lora
+from .bases import base_from_header, guess_base
+from .diffusers import SETTINGS, alphas_of, settings_in
+from .files import PICKLES, read_tensors
+from .keys import assemble, collect, split_dotted, split_kohya
+from .names import from_dotted, from_kohya
+from .sdxl import BEGINNINGS
+
+FILE, PEFT_FILE, PEFT_SETTINGS = "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json"
+# Header entries about the file's layout rather than the LoRA: written anew.
+LAYOUT = {"format", SETTINGS, "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
+BUNDLED = "bundle_emb."
+
+
+def read_lora(source: str | Path | Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Lora:
+    """A LoRA, LoHa or LoKr, with or without DoRA.
+
+    Args:
+        source: a .safetensors file in kohya's format (A1111, ComfyUI; SDXL's U-Net in either naming), Diffusers' new
+            or old format, or peft's; a folder with such a file, or with peft's adapter_config.json and
+            adapter_model.safetensors, also one such folder for each part; or the tensors of a file.
+        metadata: the header, where `source` is tensors.
+
+    A Diffusers file without strengths in its header has strength 1, alpha = rank, as Diffusers loads it.
+
+    Raises:
+        InputError: no such file; a pickle, which is never opened; keys that are unknown or given twice; tensors that
+            do not fit together or are not finite. Says which.
+    """
+    if isinstance(source, Mapping):
+        return _from_tensors(source, metadata or {})
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _from_folder(path)
+        return _from_tensors(*read_tensors(path))
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+
+
+def _from_folder(folder: Path) -> Lora:
+    if (folder / PEFT_SETTINGS).is_file():
+        return _from_peft_folder(folder, None)
+    parts = [part for part in PARTS if (folder / part / PEFT_SETTINGS).is_file()]
+    if parts:
+        loras = [_from_peft_folder(folder / part, part) for part in parts]
+        return Lora({module: adapter for lora in loras for module, adapter in lora.adapters.items()})
+    files = sorted(folder.glob("*.safetensors"))
+    if (folder / FILE).is_file():
+        files = [folder / FILE]
+    if len(files) == 1:
+        return _from_tensors(*read_tensors(files[0]))
+    if not files and any(file.suffix in PICKLES for file in folder.iterdir()):
+        raise InputError(f"{folder} holds pickles only, which can run any code when read; .safetensors is needed")
+    found = f"{len(files)} .safetensors files; name one" if files else f"neither {FILE} nor {PEFT_SETTINGS}"
+    raise InputError(f"{folder} holds {found}")
+
+
+def _from_peft_folder(folder: Path, part: str | None) -> Lora:
+    try:
+        settings = json.loads((folder / PEFT_SETTINGS).read_text("utf-8"))
+        kind = settings.get("peft_type", "LORA")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / PEFT_SETTINGS} cannot be read: {error}") from error
+    if kind not in ("LORA", "LOHA", "LOKR"):
+        raise InputError(f"{folder} holds a {kind}; LORA, LOHA and LOKR can be read")
+    pickled = folder / "adapter_model.bin"
+    path = pickled if pickled.exists() and not (folder / PEFT_FILE).exists() else folder / PEFT_FILE
+    tensors, _ = read_tensors(path)
+    found = collect(tensors, split_dotted, lambda name: from_dotted(name, part))
+    return Lora(assemble(found, alphas_of(dict.fromkeys(PARTS, settings))))
+
+
+def _from_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Lora:
+    bundled = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLED)}
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in bundled}
+    if not tensors:
+        raise InputError("there is no LoRA in it")
+    metadata = {key: value for key, value in header.items() if key not in LAYOUT}
+    base = base_from_header(header)
+    names = {key.partition(".")[0] for key in tensors}
+    if any(name.startswith("lora_") for name in names):
+        adapters = assemble(collect(tensors, split_kohya, from_kohya), lambda module, rank: None)
+        return Lora(adapters, metadata, base or guess_base(adapters) or _base_from_names(names), bundled)
+    adapters = assemble(collect(tensors, split_dotted, from_dotted), alphas_of(settings_in(header)))
+    return Lora(adapters, metadata, base or guess_base(adapters), bundled)
+
+
+def _base_from_names(names: set[str]) -> str | None:
+    """SDXL numbers its text encoders and keeps the original U-Net's names; asked last, as others do so too."""
+    numbered = ("lora_te1_", "lora_te2_", *(f"lora_unet_{beginning}" for beginning in BEGINNINGS))
+    return "sdxl" if any(name.startswith(numbered) for name in names) else None

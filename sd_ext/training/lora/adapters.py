@@ -1,0 +1,102 @@
+"""Which modules get an adapter, and peft's configuration of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.training.settings import LoraConfig
+
+KINDS = {
+    "attention": r".*attn\d\.(to_q|to_k|to_v|to_out\.0)",
+    "cross_attention": r".*attn2\.(to_q|to_k|to_v|to_out\.0)",
+    "feed_forward": r".*\.ff\.net\.(0\.proj|2)",
+    "projection": r".*\.proj_(in|out)",
+    "resnet": r".*resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)",
+    "sampler": r".*(down|up)samplers\.\d+\.conv",
+    "all": r".*(down_blocks|mid_block|up_blocks)\..*",
+}
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+ABLE = (nn.Linear, nn.Conv2d)
+
+
+def target_modules(model: nn.Module, targets: Sequence[str], blocks: Sequence[str] = ()) -> list[str]:
+    """Names of the linear and convolution modules that the settings `targets` and `blocks` mean.
+
+    Raises:
+        InputError: one of them means no module; says what there is.
+    """
+    able = [name for name, module in model.named_modules() if isinstance(module, ABLE)]
+    for block in blocks:
+        if not any(name.startswith(block) for name in able):
+            there = ", ".join(dict.fromkeys(re.match(r"[^.]+(\.\d+)?", name)[0] for name in able))  # type: ignore[index]
+            raise InputError(f"no module's name starts with {block}; there are {there}")
+    inside = [name for name in able if not blocks or name.startswith(tuple(blocks))]
+    chosen: set[str] = set()
+    for target in targets:
+        pattern = KINDS.get(target) or rf"(.*\.)?{re.escape(target)}"
+        found = {name for name in inside if re.fullmatch(pattern, name)}
+        if not found and any(re.fullmatch(pattern, name) for name in able):
+            raise InputError(
+                f"target {target} is in none of the blocks {', '.join(blocks)}; choose others, or no blocks"
+            )
+        if not found:
+            ends = {name.rpartition(".")[2] for name in inside if not name[-1].isdigit()}
+            raise UnknownNameError("target", target, [*KINDS, *ends])
+        chosen |= found
+    return [name for name in inside if name in chosen]
+
+
+def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank: int) -> Any:
+    """The configuration of adapters in the named modules; convolutions may have a rank and alpha of their own."""
+    import peft
+
+    alpha: Any = config.alpha or rank  # of LoHa and LoKr peft says int, and takes any number
+    modules = dict(model.named_modules())
+    convolutions = [re.escape(name) for name in names if isinstance(modules[name], nn.Conv2d)]
+    if convolutions and config.init in ("pissa", "olora"):
+        raise InputError(
+            f"init = {config.init} is for linear layers, and targets mean convolutions as well, such as "
+            f"{next(n for n in names if isinstance(modules[n], nn.Conv2d))}: choose other targets or init = default"
+        )
+    conv_rank = config.conv_rank or rank
+    conv_alpha = config.conv_alpha or alpha * conv_rank / rank
+    common: dict[str, Any] = {
+        "r": rank,
+        "target_modules": list(names),
+        "rank_pattern": dict.fromkeys(convolutions, conv_rank) if conv_rank != rank else {},
+        "alpha_pattern": dict.fromkeys(convolutions, conv_alpha) if conv_alpha != alpha else {},
+    }
+    if config.method == "loha":
+        return peft.LoHaConfig(**common, alpha=alpha, module_dropout=config.dropout)  # type: ignore[arg-type]
+    if config.method == "lokr":
+        return peft.LoKrConfig(
+            **common, alpha=alpha, module_dropout=config.dropout, decompose_factor=config.lokr_factor
+        )  # type: ignore[arg-type]
+    weightless = any(p.is_meta for p in model.parameters())  # then no initialisation can look at weights
+    init: Any = True if config.init == "default" or weightless else config.init
+    return peft.LoraConfig(
+        **common, lora_alpha=alpha, lora_dropout=config.dropout, use_rslora=config.rslora,  # type: ignore[arg-type]
+        use_dora=config.method == "dora", init_lora_weights=init,
+    )  # fmt: skip
+
+
+def add_adapters(model: Any, settings: Any, seed: int) -> None:
+    """Put adapters into a frozen model, in float32 and a function of the seed; only they are trained."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.requires_grad_(False)
+        model.add_adapter(settings)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,83 @@
+"""What a LoRA run would do, from its settings; everything is checked and no weight is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import PartialState
+
+from sd_ext.training.lora.class_pictures import missing
+from sd_ext.training.lora.estimate import check_memory, estimate
+from sd_ext.training.lora.task import LoraTask
+from sd_ext.training.model.files import find_model
+from sd_ext.training.model.text_encoders import cut_off
+from sd_ext.training.run.folder import check_folder
+from sd_ext.training.run.machine import check_machine, uses_cpu
+from sd_ext.training.run.memory import free_memory, gb
+from sd_ext.training.settings import LoraConfig
+
+
+def plan_lora(config: LoraConfig) -> Iterator[str]:
+    """The plan, line by line: model, pictures, buckets, steps, parameters, memory. Nothing is written.
+
+    Raises:
+        InputError: the run could not work; says why.
+    """
+    check_machine(config)
+    state = PartialState(cpu=uses_cpu(config))
+    task = LoraTask(config, find_model(config.model, config.variant))
+    for name, text in facts(task, state.num_processes):
+        yield f"{name:<15} {text}"
+    if config.out:
+        check_folder(task.config, task.name)
+    needed, free = estimate(task, state.device), free_memory(state.device)
+    yield f"{'trained':<15} {needed.trained:,} parameters ({config.method}, rank {config.rank})"
+    yield f"{'memory':<15} {needed}, beside about 1 GB for Python; {gb(free)} free on {state.device.type}"
+    check_memory(needed, free, task.config)
+
+
+def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
+    """(what, value) of all that needs no model."""
+    config = task.config
+    yield "model", f"{config.model} ({task.files.base}), predicts {task.prediction}"
+    yield "pictures", pictures(task)
+    yield "buckets", buckets(task)
+    yield "held out", f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss"
+    yield "captions", captions(task)
+    made = missing(config)
+    yield "class pictures", f"{made} of {config.class_images} to be made" if config.class_data else "none"
+    yield "steps", steps(task, processes)
+    yield "result", str(Path(config.out or "OUT") / "model")
+
+
+def pictures(task: LoraTask) -> str:
+    """How many are trained on, and which are not."""
+    count = len({sample.digest for sample in task.pictures.samples if not sample.item.prior})
+    left_out = f"{len(task.pictures.skipped)} left out" if task.pictures.skipped else "none left out"
+    return f"{count}, {len(task.pictures)} samples an epoch, {left_out}"
+
+
+def buckets(task: LoraTask) -> str:
+    """How many samples each size has."""
+    counts = Counter(f"{width}x{height}" for height, width in task.pictures.sizes)
+    return ", ".join(f"{size}: {count}" for size, count in counts.most_common())
+
+
+def captions(task: LoraTask) -> str:
+    """How many texts there are, and which are too long."""
+    tokenizer = task.files.load("tokenizer")
+    long = cut_off(tokenizer, [task.spelled(text) for text in task.texts])
+    cut = f"; {len(long)} are cut off after {tokenizer.model_max_length} tokens, e.g. {long[0][:60]!r}" if long else ""
+    return f"{len(task.texts)} texts{cut}"
+
+
+def steps(task: LoraTask, processes: int) -> str:
+    """How many, of how many samples, and what that is in epochs."""
+    config, per_epoch = task.config, task.steps_per_epoch(processes)
+    samples = config.batch_size * config.accumulation * processes
+    return (
+        f"{config.steps} of {samples} samples, {per_epoch} an epoch: {config.steps / per_epoch:.1f} epochs, "
+        f"a checkpoint every {config.checkpoint_every}"
+    )

@@ -1,0 +1,239 @@
+"""A model as files: which parts it has, of what kind it is, what identifies their weights; parts load one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sd_ext.errors import ModelError
+from sd_ext.pretrained import pretrained_path
+
+TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
+
+
+def part_class(part: str) -> Any:
+    """The class that loads a part."""
+    import diffusers
+    import transformers
+
+    return {
+        "vae": diffusers.AutoencoderKL,
+        "unet": diffusers.UNet2DConditionModel,
+        "text_encoder": transformers.CLIPTextModel,
+        "text_encoder_2": transformers.CLIPTextModelWithProjection,
+        "tokenizer": transformers.CLIPTokenizer,
+        "tokenizer_2": transformers.CLIPTokenizer,
+    }[part]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The folders of a model's parts.
+
+    Args:
+        parts: "vae", "unet", "text_encoder", "tokenizer", "scheduler", ... -> folder.
+        variant: of the weight files, e.g. "fp16"; empty for the plain ones.
+        source: what the user called the model.
+    """
+
+    parts: dict[str, Path]
+    variant: str = ""
+    source: str = ""
+
+    @property
+    def family(self) -> str:
+        """ "sd" (one text encoder) or "sdxl" (two)."""
+        return "sdxl" if "text_encoder_2" in self.parts else "sd"
+
+    @cached_property
+    def base(self) -> str:
+        """ "sd15", "sd21" or "sdxl": how LoRA files call their base."""
+        if self.family == "sdxl":
+            return "sdxl"
+        return "sd21" if self.config("text_encoder").get("hidden_size") == 1024 else "sd15"
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        return TEXT_PARTS[self.family]
+
+    @property
+    def decisive(self) -> list[str]:
+        """The parts on which a result depends."""
+        tokenizers = (part.replace("text_encoder", "tokenizer") for part in self.text_parts)
+        known = ("vae", "unet", "scheduler", *self.text_parts, *tokenizers)
+        return [part for part in known if part in self.parts]
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The JSON that describes a part."""
+        names = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+        path = next((self.parts[part] / n for n in names if (self.parts[part] / n).is_file()), None)
+        if path is None:
+            raise ModelError(f"{self.parts[part]} holds no {part} (no config.json there)")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path} is damaged: {error}") from error
+
+    def noise(self) -> dict[str, Any]:
+        """The noise schedule, as Diffusers' schedulers take it."""
+        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+        given = self.config("scheduler")
+        settings = {name: given[name] for name in names if given.get(name) is not None}
+        told = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
+        return settings | {name: given.get(name, default) for name, default in told.items()}
+
+    def load(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
+        """A part, from safetensors only.
+
+        Raises:
+            ModelError: it does not load; says which.
+        """
+        kind, folder = part_class(part), self.parts[part]
+        options: dict[str, Any] = {"local_files_only": True}
+        if not part.startswith("tokenizer"):
+            options |= {"use_safetensors": True, **({"variant": self.variant} if self.variant else {})}
+            options["torch_dtype" if part in ("vae", "unet") else "dtype"] = dtype
+        try:
+            return kind.from_pretrained(folder, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{folder} does not load as {kind.__name__}: {error}") from error
+
+    def digest(self, *parts: str) -> str:
+        """What identifies these parts: a sha256 over their files' contents, wherever they lie."""
+        whole = hashlib.sha256()
+        for part in parts:
+            for path in sorted(self.parts[part].glob("*")):
+                if path.is_file() and path.suffix in (".safetensors", ".json", ".txt"):
+                    whole.update(f"{part}/{path.name}\0".encode() + file_digest(path))
+        return whole.hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """The sha256 of a file's bytes."""
+    running = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            running.update(block)
+    return running.digest()
+
+
+def find_model(model: str, variant: str = "") -> ModelFiles:
+    """The files of a pipeline: a folder, a Hub id (downloaded, safetensors only), or "embedded".
+
+    Raises:
+        ModelError: no such model, or one of a kind that cannot be trained here; says what can.
+    """
+    if not model.strip():
+        raise ModelError("no model named; give a pipeline folder, a Hub id, or embedded as model")
+    root = Path(pretrained_path()) if model == "embedded" else Path(model)
+    if (root / "model" / "model_index.json").is_file():  # a finished run
+        root = root / "model"
+    if not root.is_dir():
+        if model.endswith((".safetensors", ".ckpt", ".pt", ".bin")) or model.startswith((".", "/", "~")):
+            raise ModelError(f"no pipeline folder at {model}; single files must be converted to a folder first")
+        root = download(model, variant)
+    index = root / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"{root} is no pipeline folder (no model_index.json)")
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{index} is damaged: {error}") from error
+    if not isinstance(listed, dict):
+        raise ModelError(f"{index} is damaged: it does not list parts by name")
+    named = {name: value for name, value in listed.items() if isinstance(value, list) and len(value) == 2}
+    present = {name: root / name for name, (_, kind) in named.items() if kind}
+    refuse_other_kinds(model, listed, present)
+    files = ModelFiles({name: path for name, path in present.items() if path.is_dir()}, variant, model)
+    check_parts(files)
+    return files
+
+
+def check_parts(files: ModelFiles) -> None:
+    """Refuse a model that lacks a part, or the weights of one as safetensors."""
+    tokenizers = [part.replace("text_encoder", "tokenizer") for part in files.text_parts]
+    for part in ("unet", "vae", *files.text_parts, *tokenizers, "scheduler"):
+        if part not in files.parts:
+            raise ModelError(f"{files.source} has no folder {part}; it is incomplete")
+    for part in ("unet", "vae", *files.text_parts):
+        check_weights(files.parts[part], files.variant)
+
+
+def check_weights(folder: Path, variant: str) -> None:
+    """Refuse a folder without weights of the variant as safetensors; says what is there instead."""
+    own = re.escape(f".{variant}") if variant else ""
+    shard = r"(-\d+-of-\d+)?"
+    name = re.compile(rf"(diffusion_pytorch_)?model({own}{shard}|{shard}{own})\.safetensors")
+    found = sorted(path.name for path in folder.iterdir())
+    if any(name.fullmatch(each) for each in found):
+        return
+    pickles = [each for each in found if each.endswith((".bin", ".ckpt", ".pt", ".pth"))]
+    others = [each for each in found if each.endswith(".safetensors")]
+    there = f"; {', '.join(pickles)} would be loaded as pickle, which can run anything: convert it" if pickles else ""
+    there += f"; there is {', '.join(others)}: give its variant" if others else ""
+    raise ModelError(f"{folder} holds no {f'{variant} ' if variant else ''}weights as safetensors{there}")
+
+
+def refuse_other_kinds(model: str, listed: dict[str, Any], present: dict[str, Path]) -> None:
+    """Only Stable Diffusion 1.x, 2.x and XL base models, for text to image."""
+    kind = listed.get("_class_name", "an unknown pipeline")
+    able = "Stable Diffusion 1.x, 2.x and SDXL (text to image) can be trained"
+    if "unet" not in present or "text_encoder" not in present or "vae" not in present:
+        raise ModelError(f"{model} is a {kind} without unet, vae and text_encoder; {able}")
+    files = ModelFiles(present)
+    unet = files.config("unet")
+    if unet.get("_class_name", "UNet2DConditionModel") not in ("UNet2DConditionModel",):
+        raise ModelError(f"the U-Net of {model} is a {unet['_class_name']}; {able}")
+    latent = files.config("vae").get("latent_channels", 4)
+    if unet.get("in_channels", 4) != latent:
+        raise ModelError(
+            f"the U-Net of {model} takes {unet['in_channels']} channels, not the latent's {latent}; {able}"
+        )
+
+
+def download(model: str, variant: str) -> Path:
+    """The local copy of a Hub model."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        folder = DiffusionPipeline.download(model, variant=variant or None, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{model} is neither a folder here nor a model on the Hub that loads: {reason}") from error
+    return Path(folder)
+
+
+def find_part(root: str, part: str) -> Path:
+    """The folder of a part: `root` itself, or inside a pipeline folder or a finished run.
+
+    Raises:
+        ModelError: there is none.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise ModelError(f"no model folder at {root}")
+    for candidate in (folder / part, folder / "model" / part, folder / "model", folder):
+        if (candidate / "config.json").is_file() or (candidate / "tokenizer_config.json").is_file():
+            return candidate
+    raise ModelError(f"{root} holds no {part} (no config.json there)")
+
+
+def from_folder(cls: Any, folder: str, part: str) -> Any:
+    """`cls.from_pretrained` on a model folder, or on the `part` of a pipeline folder or finished run.
+
+    Raises:
+        ModelError: nothing there that loads.
+    """
+    found = find_part(folder, part)
+    options: dict[str, Any] = {} if "okenizer" in cls.__name__ else {"use_safetensors": True}
+    try:
+        return cls.from_pretrained(found, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{found} does not load as {cls.__name__}: {error}") from error

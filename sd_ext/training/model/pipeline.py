@@ -1,0 +1,105 @@
+"""From trained parts to an ordinary StableDiffusionPipeline folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sd_ext.schedulers import DPMSolverMultistepScheduler
+from sd_ext.training.model.text_encoder import save_text_encoder
+from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.model.tokenizer import save_tokenizer
+from sd_ext.training.settings import TextToImageConfig
+
+
+def noise_settings(config: TextToImageConfig) -> dict[str, Any]:
+    """The noise schedule of a new model as Diffusers' schedulers take it."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "prediction_type": "epsilon" if config.prediction_type == "auto" else config.prediction_type,
+        "rescale_betas_zero_snr": config.zero_snr,
+    }
+
+
+def make_scheduler(settings: dict[str, Any]) -> Any:
+    """The sampler a new pipeline comes with: DPM-Solver++ 2M, from full noise."""
+    # steps_offset has no effect on trailing timesteps; pipelines warn of any other value.
+    return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing", steps_offset=1)
+
+
+def make_pipeline(vae: Any, unet: Any, settings: dict[str, Any], towers: TextTowers | None, family: str = "sd") -> Any:
+    """A StableDiffusionPipeline without safety checker, or a StableDiffusionXLPipeline.
+
+    Args:
+        settings: the noise schedule, see `noise_settings`.
+        towers: text encoders and tokenizers; None for a pipeline that takes states only.
+        family: "sd" or "sdxl".
+    """
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # much to import, for previews only
+
+    names = ("", "_2")[: 2 if family == "sdxl" else 1]
+    encoders = list(towers.encoders.values()) if towers else [None] * len(names)
+    tokenizers = towers.tokenizers if towers else [None] * len(names)
+    parts: dict[str, Any] = {"vae": vae, "unet": unet, "scheduler": make_scheduler(settings)}
+    for name, encoder, tokenizer in zip(names, encoders, tokenizers, strict=True):
+        parts |= {f"text_encoder{name}": encoder, f"tokenizer{name}": tokenizer}
+    if family == "sdxl":
+        pipe: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        parts |= {"safety_checker": None, "feature_extractor": None}
+        pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def save_pipeline(
+    pipe: Any, folder: Path, dtype: torch.dtype | None = None, add: Callable[[Path], None] = lambda folder: None
+) -> Path:
+    """Save a pipeline as a folder that appears all at once. Returns the folder.
+
+    Args:
+        pipe: a StableDiffusionPipeline.
+        folder: where; what is there is replaced.
+        dtype: float16 halves it.
+        add: called with the folder, complete but for what this adds, such as a card.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    if dtype:
+        pipe = pipe.to(dtype)
+    pipe.save_pretrained(partial, safe_serialization=True)
+    for part in [name for name in ("text_encoder", "text_encoder_2") if name in pipe.components]:
+        save_text_encoder(pipe.components[part], partial / part)
+        edit_json(partial / part / "config.json", dtype="float32")  # Transformers 5 would load it as stored
+    for part in [name for name in ("tokenizer", "tokenizer_2") if name in pipe.components]:
+        save_tokenizer(pipe.components[part], partial / part)
+    for name in [partial / "model_index.json", *partial.glob("*/*config.json")]:
+        edit_json(name, _name_or_path=None)  # a path of this machine
+    for weights in partial.rglob("*.safetensors"):
+        weights.chmod(0o644)
+    add(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    """Set top-level values of a JSON file; None removes one."""
+    kept = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    text = json.dumps(
+        {name: value for name, value in kept.items() if name not in values or value is not None}, indent=2
+    )
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes in all files of a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

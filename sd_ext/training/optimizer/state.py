@@ -1,0 +1,149 @@
+"""An optimizer's state as named tensors and JSON, and back, bit for bit.
+
+Tensors are named `<parameter>|<state>`, deeper ones `<parameter>|<state>|<place>`. Everything else (step counts, the
+numbers some optimizers keep in their groups: Prodigy's d and k, schedule-free's weight_sum and train_mode) is JSON:
+finite floats as they are, since Python writes them so that they read back the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_ext.errors import InputError, TrainingError
+from sd_ext.training.optimizer.averaged import inner
+
+Names = dict[Any, str]  # parameter -> its name in the model
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Names) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything an optimizer knows beside the weights: tensors by name, and what JSON can hold.
+
+    Args:
+        optimizer: or accelerate's wrapper of one.
+        names: of all its parameters.
+
+    Raises:
+        TrainingError: it keeps something that is neither a plain tensor nor a number, text, list or dictionary.
+    """
+    optimizer, tensors, states = inner(optimizer), {}, {}
+    for parameter, state in optimizer.state.items():
+        if parameter not in names:
+            raise TrainingError(f"{_kind(optimizer)} keeps state of what is not among the trained parameters")
+        packed = {key: _pack(value, f"{names[parameter]}|{key}", tensors) for key, value in state.items()}
+        states[names[parameter]] = {k: v for k, v in packed.items() if not isinstance(state[k], Tensor)}
+    groups = []
+    for number, group in enumerate(optimizer.param_groups):
+        rest = {k: _pack(v, f"|group {number}|{k}", tensors) for k, v in group.items() if k != "params"}
+        groups.append({"params": [names[p] for p in group["params"]], **rest})
+    return tensors, {"class": _kind(optimizer), "state": {n: s for n, s in states.items() if s}, "groups": groups}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Names, tensors: dict[str, Tensor], scalars: dict[str, Any]
+) -> None:
+    """Undo `optimizer_state`. Nothing is changed unless all fits.
+
+    State of a parameter's shape is laid out in memory as the parameter is: fused AdamW walks both as flat arrays, so
+    that moments in another layout would silently belong to other weights. Unlike `Optimizer.load_state_dict` this
+    keeps every dtype: float32 state of bfloat16 weights stays float32.
+
+    Raises:
+        InputError: the state is another optimizer's, or of other parameters; says what differs.
+    """
+    optimizer = inner(optimizer)
+    _check_same(optimizer, names, scalars)
+    parameters = {name: p for p, name in names.items()}
+    states: dict[str, dict[str, Any]] = {
+        name: {key: _unpack(value, tensors) for key, value in state.items()} for name, state in scalars["state"].items()
+    }
+    for key, value in tensors.items():
+        name, _, kind = key.rpartition("|")
+        if name in parameters:  # else it lies deeper, or in a group
+            states.setdefault(name, {})[kind] = value
+    placed = {}
+    for group in optimizer.param_groups:
+        on_device = bool(group.get("fused") or group.get("capturable"))
+        for p in group["params"]:
+            found = states.get(names[p], {})
+            placed[p] = {key: _place(value, key, p, on_device) for key, value in found.items()}
+    optimizer.state.clear()
+    optimizer.state.update({p: state for p, state in placed.items() if state})
+    for group, kept in zip(optimizer.param_groups, scalars["groups"], strict=True):
+        group.update({key: _unpack(value, tensors) for key, value in kept.items() if key != "params"})
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def _check_same(optimizer: torch.optim.Optimizer, names: Names, scalars: dict[str, Any]) -> None:
+    if scalars["class"] != _kind(optimizer):
+        raise InputError(f"the checkpoint is of optimizer {scalars['class']}, this run's is {_kind(optimizer)}")
+    kept = [group["params"] for group in scalars["groups"]]
+    here = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    if kept == here:
+        return
+    lost, new = (sorted({n for g in a for n in g} - {n for g in b for n in g}) for a, b in ((kept, here), (here, kept)))
+    if lost or new:
+        raise InputError(f"the checkpoint's optimizer trains other parameters ({differences(lost, new)})")
+    raise InputError(
+        f"the checkpoint's optimizer has the same parameters in other groups ({[len(g) for g in kept]} of them, "
+        f"here {[len(g) for g in here]}): resume with the same weight_decay and learning-rate ratios"
+    )
+
+
+def differences(lost: list[str], new: list[str]) -> str:
+    """Names only a checkpoint has, and names it lacks, in words; the first few of each."""
+
+    def some(names: list[str]) -> str:
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    return "; ".join(
+        f"{what} {some(found)}" for what, found in (("only the checkpoint has", lost), ("it lacks", new)) if found
+    )
+
+
+def _place(value: Any, key: str, p: nn.Parameter, on_device: bool) -> Any:
+    """State as `p`'s optimizer would have made it: PyTorch counts steps on the CPU unless its kernels do."""
+    if not isinstance(value, Tensor):
+        return value
+    if key == "step" and not on_device:
+        return value.clone()
+    if value.shape == p.shape:
+        return torch.empty_like(p, dtype=value.dtype).copy_(value)
+    return value.to(p.device, copy=True)
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON for a value; tensors go to `tensors`, named by their place."""
+    if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter):
+        tensors[place] = value
+        return {"tensor": place}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+    if isinstance(value, tuple | list):
+        return {type(value).__name__: [_pack(v, f"{place}|{i}", tensors) for i, v in enumerate(value)]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _pack(v, f"{place}|{key}", tensors) for key, v in value.items()}}
+    raise TrainingError(f"the optimizer keeps a {type(value).__name__} ({place}), which no checkpoint can hold")
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Undo `_pack`."""
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    if kind == "dict":
+        return {key: _unpack(v, tensors) for key, v in content.items()}
+    items = [_unpack(v, tensors) for v in content]
+    return tuple(items) if kind == "tuple" else items

@@ -1,0 +1,296 @@
+"""One run from settings to a saved model: folder, resume, logging, previews, checkpoints, Ctrl-C.
+
+OUT/run.json        the settings; a folder that holds another run is refused
+OUT/checkpoints/    step-00000500, ...
+OUT/history.jsonl   what was logged
+OUT/previews/       contact sheets
+OUT/logs/           TensorBoard
+OUT/model/          the result; appears, whole, when the run is complete
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin, is_tensorboard_available, is_wandb_available
+from PIL import Image
+from safetensors import SafetensorError
+
+from sd_ext.errors import TrainingError
+from sd_ext.training.data import read_ahead
+from sd_ext.training.data.order import Pass, StepOrder
+from sd_ext.training.optimizer.averaged import evaluating as averaged
+from sd_ext.training.optimizer.averaged import to_training
+from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
+from sd_ext.training.optimizer.names import parse_options
+from sd_ext.training.quick.attention import quicken_attention
+from sd_ext.training.quick.group_norm import quicken
+from sd_ext.training.run import checkpoint
+from sd_ext.training.run.folder import open_run
+from sd_ext.training.run.history import History
+from sd_ext.training.run.loop import Ema, Run, train
+from sd_ext.training.run.machine import check_machine, uses_cpu
+from sd_ext.training.run.progress import TrainingProgress
+from sd_ext.training.run.task import Task
+from sd_ext.training.settings import RunConfig
+
+SAME_REQUEST = 2.0  # seconds in which a terminal's signal and the launcher's, which passes it on, are one request
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: the run is saved and can be resumed."""
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Accelerate's devices, precision and trackers as the settings say."""
+    check_machine(config)
+    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: False}
+    return Accelerator(
+        cpu=uses_cpu(config),
+        mixed_precision=config.mixed_precision,
+        log_with=config.tracker if there[config.tracker]() else None,
+        project_dir=config.out,
+        # The loop accumulates; without this accelerate would divide by what its own configuration says, too.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+
+
+def trained(run: Run) -> dict[Any, str]:
+    """Trained parameters and their names."""
+    model = run.accelerator.unwrap_model(run.model)
+    return {p: name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write a checkpoint of this step, then drop the oldest beyond `keep`."""
+    target = folder / f"{checkpoint.PREFIX}{run.step:08d}"
+    if run.accelerator.is_main_process:
+        names = trained(run)
+        moments, scalars = checkpoint.optimizer_state(run.optimizer, names)
+        tensors = {"model.safetensors": {name: p for p, name in names.items()}, "optimizer.safetensors": moments}
+        if run.ema:
+            tensors["ema.safetensors"] = run.ema.average
+        scaler = run.accelerator.scaler
+        state = {
+            "step": run.step,
+            "optimizer": scalars,
+            "loss_scale": scaler.state_dict() if scaler else None,
+            "torch": torch.__version__,
+        }
+        checkpoint.write_folder(target, tensors, state)
+        checkpoint.prune(folder, run.config.keep)
+    run.accelerator.wait_for_everyone()
+    run.last_checkpoint = str(target)
+
+
+def resume(run: Run, folder: Path) -> None:
+    """Go to the newest complete checkpoint, if there is one."""
+    found = checkpoint.checkpoints(folder)
+    if not found:
+        return
+    tensors, state = checkpoint.load(found[-1])
+    names = trained(run)
+    checkpoint.restore(found[-1], tensors["model.safetensors"], {name: p for p, name in names.items()})
+    if run.ema:
+        checkpoint.restore(found[-1], tensors["ema.safetensors"], run.ema.average)
+    checkpoint.restore_optimizer(run.optimizer, names, tensors["optimizer.safetensors"], state["optimizer"])
+    if state["loss_scale"] and run.accelerator.scaler:
+        run.accelerator.scaler.load_state_dict(state["loss_scale"])
+    run.step, run.last_checkpoint = state["step"], str(found[-1])
+
+
+def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int) -> Iterator[list[tuple[Pass, tuple]]]:
+    """What this process does in steps `first`, `first + 1`, ..., read ahead by `workers` threads."""
+    processes = accelerator.num_processes
+    group = config.batch_size * config.accumulation * processes
+    order = StepOrder(task.sizes, config.batch_size, group, config.seed)
+
+    def calls() -> Iterator[Any]:
+        step = first
+        while True:
+            work = order.passes(step, accelerator.process_index, processes)
+            yield partial(lambda passes: [(each, task.read(each)) for each in passes], work)
+            step += 1
+
+    for step, work in enumerate(read_ahead(calls(), config.workers, 2 * config.workers), first):
+        task.after(step)
+        yield [(each, task.batch(each, read, accelerator.device)) for each, read in work]
+
+
+def fit(task: Task, config: RunConfig) -> Path:
+    """Train a task to its end, resuming what is there. Returns the folder of the finished model.
+
+    Raises:
+        InputError: the folder belongs to another run.
+        TrainingError: a loss was not finite, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint of the last whole step.
+    """
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():
+        folder = open_run(config, task.name, task.parts)
+    result = folder / "model"
+    if result.exists():
+        return result
+    task.begin(accelerator)
+    run = start(task, config, accelerator)
+    resume(run, folder / "checkpoints")
+    task.after(run.step)
+    history = History(folder / "history.jsonl", run.step, accelerator.is_main_process)
+    accelerator.init_trackers("logs")
+    try:
+        with (
+            handle_signals() as asked,
+            TrainingProgress(
+                task.name, config.steps, run.step, config.log_every, accelerator.is_main_process
+            ) as progress,
+        ):
+            millions = sum(p.numel() for p in task.model.parameters() if p.requires_grad) / 1e6
+            progress.say(f"{task.name}: {millions:.2f} M parameters on {accelerator.device}, from step {run.step}")
+            for metrics in train(run):
+                observe(run, task, folder, metrics, progress, history)
+                if agreed(accelerator, bool(asked)) and run.step < config.steps:
+                    save(run, folder / "checkpoints")
+                    raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
+        export(run, task, history, result)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"the run stopped at step {run.step}: {error}; last whole checkpoint: {run.last_checkpoint}. "
+            f"Make room in {folder}, or mend what is named here, and the same command goes on from there"
+        ) from error
+    finally:
+        accelerator.end_training()  # processes cannot wait for one another any more
+    return result
+
+
+def export(run: Run, task: Task, history: History, result: Path) -> None:
+    """Save the result, as a folder that appears all at once; the first process does, the others wait."""
+    with evaluating(run, task):
+        if run.accelerator.is_main_process:
+            unfinished = result.with_name(f".partial-{result.name}")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            task.export(unfinished, history.entries)
+            unfinished.rename(result)
+    run.accelerator.wait_for_everyone()
+
+
+def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
+    """The run at step 0."""
+    task.arrange()
+    if accelerator.device.type == "cpu":
+        quicken(task.model)
+        if accelerator.mixed_precision == "bf16":
+            quicken_attention(task.model)
+    groups = groups_of(task, config.weight_decay)
+    options = parse_options(config.optimizer_options)
+    if config.optimizer == "adamw":
+        options = {"betas": (0.9, config.beta2), **options}
+    optimizer = make_optimizer(config.optimizer, groups, config.learning_rate, options)
+    model, prepared = accelerator.prepare(task.model, optimizer)
+    to_training(prepared)
+    ema = Ema(accelerator.unwrap_model(model), config.ema) if config.ema else None
+    return Run(
+        config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names
+    )
+
+
+def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
+    """The optimizer's groups; those of parameters that stop have the step in "until"."""
+    by_stop: dict[int, list[tuple[str, Any]]] = {}
+    for name, p in task.model.named_parameters():
+        stop = next((stop for part, stop in task.stops.items() if f".{part}." in f".{name}."), 0)
+        by_stop.setdefault(stop if p.requires_grad else 0, []).append((name, p))
+    groups = []
+    for stop, named in by_stop.items():
+        if any(p.requires_grad for _, p in named):
+            made = parameter_groups(named, weight_decay, task.ratios)
+            groups += [{**group, "until": stop} if stop else group for group in made]
+    return groups
+
+
+def agreed(accelerator: Accelerator, asked: bool) -> bool:
+    """Whether any process was asked to stop: they stop at the same step or wait for one another for ever."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
+
+
+@contextlib.contextmanager
+def evaluating(run: Run, task: Task) -> Iterator[None]:
+    """Within the block the model is what would be saved: averaged weights, no dropout, no gradients."""
+    with averaged(run.optimizer), run.ema.applied() if run.ema else contextlib.nullcontext(), torch.no_grad():
+        task.model.eval()
+        try:
+            yield
+        finally:
+            task.model.train()
+
+
+def observe(
+    run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress, history: History
+) -> None:
+    """What happens after a step: the bar, validation, the log, a preview, a checkpoint."""
+    config, step, last = run.config, run.step, run.step == run.config.steps
+    progress.update(step, metrics)
+    if config.validate_every and (step % config.validate_every == 0 or last):
+        metrics = {**metrics, **look(run, task, folder / "previews" / f"step-{step:08d}.png")}
+        run.accelerator.wait_for_everyone()
+    if step % config.log_every == 0 or last or "validation_loss" in metrics:
+        run.accelerator.log(metrics, step=step)
+        history.add(step, metrics)
+    if step % config.checkpoint_every == 0 or last:
+        save(run, folder / "checkpoints")
+
+
+def look(run: Run, task: Task, path: Path) -> dict[str, float]:
+    """Validate, and save a contact sheet; the first process does, the others wait."""
+    if not run.accelerator.is_main_process:
+        return {}
+    with evaluating(run, task):
+        measured, sheet = task.validate(), task.preview()
+    if sheet:
+        path.parent.mkdir(exist_ok=True)
+        sheet.save(path)
+        for tracker in run.accelerator.trackers:
+            if (name := tracker.name) in ("tensorboard", "wandb"):
+                options = {"dataformats": "NHWC"} if name == "tensorboard" else {}
+                tracker.log_images({"preview": _image_for(name, sheet)}, step=run.step, **options)  # type: ignore[attr-defined]
+    return measured
+
+
+def _image_for(tracker: str, sheet: Image.Image) -> Any:
+    """A picture as the tracker takes it: TensorBoard a batch of pixels, W&B a list of pictures."""
+    return np.asarray(sheet)[None] if tracker == "tensorboard" else [sheet]
+
+
+class handle_signals:
+    """Within the block, Ctrl-C and SIGTERM set a flag (the value of the block) instead of killing half a step."""
+
+    def __enter__(self) -> list[int]:
+        self.asked: list[int] = []
+        self.before, self.since = {}, 0.0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
+                self.before[number] = signal.signal(number, self._ask)
+        return self.asked
+
+    def _ask(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self.asked and now - self.since > SAME_REQUEST:  # asked twice: now
+            os._exit(128 + number)
+        self.since = self.since if self.asked else now
+        self.asked.append(number)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,70 @@
+"""The folder of a run: whether it is new, or holds this very run, and its record of the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sd_ext.errors import InputError
+from sd_ext.training.settings import RunConfig, result_settings
+
+RECORD, PARTIAL = "run.json", "run.json.tmp"
+
+
+def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder and what its record says or will say; nothing is written.
+
+    Raises:
+        InputError: it holds something else, or a run with other settings or data (names them), or cannot be written.
+    """
+    if not config.out:
+        raise InputError("no folder for the run: give --out DIR")
+    folder, settings = Path(config.out), {"run": name, **result_settings(config), **(parts or {})}
+    if (folder / RECORD).is_file():
+        compare(folder, settings)
+        return folder, settings
+    if folder.exists() and not is_fresh(folder):
+        raise InputError(f"{folder} exists and is not a run of this script; choose another --out")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {folder}: {there} is no folder that can be written; choose another --out")
+    return folder, settings
+
+
+def is_fresh(folder: Path) -> bool:
+    """Whether it is empty, but for what a run leaves that was killed while it opened the folder."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {PARTIAL}
+
+
+def compare(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a record of other settings."""
+    try:
+        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("no settings by name")
+    except ValueError as error:
+        raise InputError(f"{folder / RECORD} is damaged ({error}); choose another --out") from error
+    differing = [key for key in settings if before.get(key) != settings.get(key)]
+    if differing:
+        changes = ", ".join(f"{key} {before.get(key)!r} -> {settings.get(key)!r}" for key in differing)
+        raise InputError(f"{folder} holds a run with other settings ({changes}); choose another --out")
+
+
+def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:
+    """The run's folder, new or to be resumed.
+
+    Raises:
+        InputError: see `check_folder`.
+    """
+    folder, settings = check_folder(config, name, parts)
+    if (folder / RECORD).is_file():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PARTIAL).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        (folder / PARTIAL).rename(folder / RECORD)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder

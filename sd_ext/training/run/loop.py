@@ -1,0 +1,147 @@
+"""The training loop: it trains and yields metrics; the caller logs, previews and saves.
+
+One optimizer step is a few forward and backward passes, a clipped gradient, the optimizer's step, and an update of the
+averaged weights. A step's loss is the mean over its samples, however they are cut into passes and dealt to processes.
+Everything random comes from (seed, step), so a run is a function of its settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sd_ext.errors import TrainingError
+from sd_ext.training.data import random
+from sd_ext.training.data.order import Pass
+from sd_ext.training.optimizer.averaged import inner
+from sd_ext.training.optimizer.schedules import learning_rate
+from sd_ext.training.settings import RunConfig
+
+Batches = Callable[[int], Iterator[list[tuple[Pass, tuple]]]]
+
+
+class Ema:
+    """An exponential moving average of a model's trained weights, in float32.
+
+    average <- d average + (1 - d) weights, with d = min(decay, (1 + step) / (10 + step)) so that early steps, far from
+    the result, are forgotten quickly.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.source = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().float().clone() for name, p in self.source.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.values()), [p.float() for p in self.source.values()], 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the weights are the averages; after it they are what they were, bit for bit."""
+        weights = {name: p.detach().clone() for name, p in self.source.items()}
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(weights)
+
+    @torch.no_grad()
+    def _set(self, values: dict[str, Tensor]) -> None:
+        for name, p in self.source.items():
+            p.copy_(values[name])
+
+
+@dataclass
+class Run:
+    """The state of a run: what a checkpoint holds, beside the settings.
+
+    Args:
+        config: its settings.
+        accelerator: devices and precision.
+        model: computes the loss: `model(*batch)` returns a dictionary of means over the batch, of which "loss" is
+            minimised.
+        optimizer: on the model's trained weights; each group's "ratio" multiplies the learning rate, which is 0
+            from step "until" on.
+        batches: `batches(first)` yields what this process does in steps `first`, `first + 1`, ...: (pass, arguments).
+        names: of a pass's samples, for messages.
+        step: optimizer steps done.
+    """
+
+    config: RunConfig
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    ema: Ema | None = None
+    names: Callable[[Pass], str] = str
+    step: int = 0
+    last_checkpoint: str = field(default="none")
+
+
+def check_finite(run: Run, values: dict[str, float], passes: list[Pass]) -> None:
+    """Stop the run when a loss or the gradient is not finite."""
+    for what, value in values.items():
+        if not math.isfinite(value):
+            samples = "; ".join(run.names(each) for each in passes)
+            raise TrainingError(
+                f"the {what} is {value} at step {run.step + 1} (samples: {samples}); "
+                f"last good checkpoint: {run.last_checkpoint}. "
+                "Lower the learning rate, or use bf16 in place of fp16, and resume from there"
+            )
+
+
+def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
+    """Gradients of the step's mean loss; returns this process's part of the metrics, sums of shares of means."""
+    accelerator, sums = run.accelerator, {}
+    for number, (each, batch) in enumerate(work):
+        torch.random.manual_seed(random(run.config.seed, 5, each.step, each.positions[0]).initial_seed())  # dropout
+        last = number == len(work) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
+            losses = run.model(*batch)
+            # Processes' gradients are averaged, shares are of all processes' samples.
+            accelerator.backward(losses["loss"] * (each.share * accelerator.num_processes))
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach().float() * each.share
+    return sums
+
+
+def train(run: Run) -> Iterator[dict[str, float]]:
+    """Train from `run.step` to `config.steps`, yielding the metrics of each optimizer step after it is done.
+
+    Metrics are means over the step's samples, with "gradient_norm" before clipping and "lr".
+
+    Raises:
+        TrainingError: a loss or gradient is not finite; the weights are still those of the step before.
+    """
+    config, accelerator = run.config, run.accelerator
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    run.model.train()
+    batches = run.batches(run.step)
+    while run.step < config.steps:
+        work = next(batches)
+        rate = learning_rate(config, run.step)
+        for group in inner(run.optimizer).param_groups:
+            group["lr"] = rate * group.get("ratio", 1.0) if run.step < group.get("until", math.inf) else 0.0
+        sums = backward(run, work)
+        names, passes = list(sums), [each for each, _ in work]
+        reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")
+        norm = accelerator.clip_grad_norm_(trained, config.clip or math.inf)
+        *values, norm = torch.cat([reduced, torch.as_tensor(norm).reshape(1).to(reduced)]).tolist()  # one wait a step
+        metrics: dict[str, float] = {"lr": rate, **dict(zip(names, values, strict=True)), "gradient_norm": norm}
+        check_finite(run, {"loss": metrics["loss"]}, passes)
+        if accelerator.scaler is None:  # there the loss scale answers to overflow
+            check_finite(run, {"gradient's norm": norm}, passes)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        run.step += 1
+        if run.ema:
+            run.ema.update(run.step)
+        yield metrics

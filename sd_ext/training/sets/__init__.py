@@ -1,0 +1,6 @@
+"""Sets of captioned pictures that can be made here, and the card of a model trained on one.
+
+glyphs          pictures of Noto Color Emoji
+line_drawings   line drawings of Symbola
+card            the model card of a pipeline trained from scratch
+"""

@@ -1,0 +1,68 @@
+"""The model card of a pipeline trained from scratch: `card.md` with the run's own numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sd_ext.training.data import read_items
+from sd_ext.training.model.pipeline import folder_size
+
+TEMPLATE = Path(__file__).parent / "card.md"
+ROWS = {"steps": "steps", "batch_size": "pictures a step", "learning_rate": "learning rate", "channels": "channels"}
+
+
+def millions(model: Any) -> float:
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def recipe_table(runs: dict[str, dict[str, Any]]) -> str:
+    """One row for each setting of `ROWS`, one column for each run."""
+
+    def text(value: Any) -> str:
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    rows = [("", [stage.replace("_", " ") for stage in runs]), ("---", ["---"] * len(runs))]
+    rows += [(shown, [text(run.get(name, "")) for run in runs.values()]) for name, shown in ROWS.items()]
+    return "\n".join(f"| {shown} | {' | '.join(values)} |" for shown, values in rows)
+
+
+def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guidance: float) -> None:
+    """Write `folder/README.md` for a pipeline trained in `out`.
+
+    Args:
+        folder: the saved pipeline.
+        pipe: the same, loaded.
+        out: the output of `sd-ext train from-scratch`.
+        recipe: its recipe's name.
+        where: what a reader passes to `from_pretrained`, as Python.
+        guidance: the guidance scale to recommend.
+    """
+    stages = ("autoencoder", "text_encoder", "text_to_image")
+    runs = {stage: json.loads((out / stage / "run.json").read_text()) for stage in stages}
+    held_out = [item.caption for item in read_items(out / "data", "all") if item.caption]
+    glyphs = len(held_out)
+    try:
+        held_out = [item.caption for item in read_items(out / "data", "held_out")]
+    except ValueError:  # a set of one's own may hold out nothing
+        held_out = []
+    latent = (pipe.vae.config.latent_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+    parts = {name: millions(getattr(pipe, name)) for name in ("vae", "text_encoder", "unet")}
+    card = TEMPLATE.read_text(encoding="utf-8").format(
+        **parts,
+        millions=sum(parts.values()),
+        megabytes=folder_size(folder) / 1e6,
+        pixels=pipe.vae.config.sample_size,
+        latent=" x ".join(map(str, latent)),
+        glyphs=glyphs,
+        count=len(held_out),
+        held_out=", ".join(held_out),
+        recipe=recipe,
+        recipe_table=recipe_table(runs),
+        prediction=pipe.scheduler.config.prediction_type,
+        schedule=pipe.scheduler.config.beta_schedule,
+        where=where,
+        guidance=guidance,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,187 @@
+"""A captioned picture set from the glyphs of Noto Color Emoji (Google, SIL Open Font License 1.1).
+
+Every single code point that the font draws in colour becomes one picture and one caption, except those that a
+64 x 64 picture cannot tell apart or that are only pieces of something else (`LEFT_OUT`, and near-equal pictures).
+Captions are the Unicode names, cleaned into what people would type; `captions.toml` holds the corrections and the
+captions held out of text-to-image training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sd_ext.errors import InputError
+from sd_ext.training.settings.toml_file import read_toml
+
+STRIKE = 109  # the one pixel size at which the font holds its bitmaps
+CELL = 136  # a bitmap is at most this wide and 128 high
+PACKAGE = "fonts-noto-color-emoji"
+KNOWN_PATHS = (
+    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
+    "/usr/share/fonts/noto/NotoColorEmoji.ttf",
+    "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
+)
+
+# Pieces (regional indicators, skin tones, hair), clock faces (24 of them differ by two thin hands), pictures of small
+# print, squares that differ in size only.
+LEFT_OUT = re.compile(
+    r"REGIONAL INDICATOR|EMOJI MODIFIER|EMOJI COMPONENT|CLOCK FACE|IDEOGRAPH|KATAKANA|COPYRIGHT|REGISTERED|TRADE MARK|"
+    r"^(BLACK|WHITE) (SMALL|MEDIUM|MEDIUM SMALL) SQUARE|INPUT SYMBOL|COMPRESSION|SQUARED LATIN|"
+    r"^SQUARED|SQUARED AB$|ARROW ABOVE"
+)
+NEAR = 12.0  # two pictures closer than this (root mean square difference, of 255) count as one
+
+# Words of a Unicode name that nobody types. Applied in turn to the lower-case name.
+CLEAN = (
+    (r"^(heavy |large |medium |negative squared |squared )+", ""),
+    (r"\b(black|white) (?!heart|circle|square|flag|flower|cane)", ""),
+    (r" (ornament|symbol|sign)$", ""),
+    (r"\bmens\b", "men's"),
+    (r"\bwomans\b", "woman's"),
+    (r"\bwomens\b", "women's"),
+    (r"\bmans\b", "man's"),
+    (r"-shaped\b", " shaped"),
+    (r"\s+", " "),
+)
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """One picture of the set: its code point, caption, split ("train" or "held_out") and picture (RGB, square)."""
+
+    codepoint: int
+    caption: str
+    split: str
+    picture: Image.Image
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.codepoint:x}.png"
+
+
+def find_font(path: str | os.PathLike[str] | None = None) -> Path:
+    """The path of NotoColorEmoji.ttf: the one given, or where fontconfig or the usual places have it.
+
+    Raises:
+        InputError: no such font; names the package to install.
+    """
+    if path is not None:
+        if not Path(path).is_file():
+            raise InputError(f"no font file at {path}")
+        return Path(path)
+    candidates: list[str] = list(KNOWN_PATHS)
+    if shutil.which("fc-match"):
+        found = subprocess.run(
+            ["fc-match", "--format=%{file}", "Noto Color Emoji"], capture_output=True, text=True, check=False
+        )
+        candidates.insert(0, found.stdout.strip())
+    for candidate in map(Path, candidates):
+        if candidate.name.startswith("NotoColorEmoji") and candidate.is_file():
+            return candidate
+    raise InputError(f"Noto Color Emoji is not installed: apt install {PACKAGE}, or name NotoColorEmoji.ttf")
+
+
+def corrections() -> tuple[dict[int, str], frozenset[str]]:
+    """(captions by code point, held-out captions) from `captions.toml`."""
+    table = read_toml(Path(__file__).parent / "captions.toml")
+    return {int(key, 16): text for key, text in table["captions"].items()}, frozenset(table["held_out"]["captions"])
+
+
+def clean(name: str) -> str:
+    """A caption from a Unicode name: `clean("GRINNING FACE") == "grinning face"`."""
+    text = name.lower()
+    for pattern, replacement in CLEAN:
+        text = re.sub(pattern, replacement, text)
+    return text.strip()
+
+
+def draw(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.Image | None:
+    """The glyph on white, filling a square RGB picture of `size` pixels; None if the font draws no colour for it."""
+    left, top, right, bottom = font.getbbox(character)
+    if right <= left or bottom <= top:
+        return None
+    canvas = Image.new("RGBA", (CELL, CELL), (255, 255, 255, 0))
+    corner = ((CELL - (right - left)) / 2 - left, (CELL - (bottom - top)) / 2 - top)
+    ImageDraw.Draw(canvas).text(corner, character, font=font, embedded_color=True)
+    if canvas.getchannel("A").getextrema()[1] == 0:
+        return None
+    white = Image.new("RGBA", canvas.size, (255, 255, 255, 255))
+    white.alpha_composite(canvas)
+    return white.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+
+
+def codepoints() -> Iterator[int]:
+    """Symbols of Unicode (categories So and Sm) in the blocks where emoji live."""
+    for start, stop in ((0x2000, 0x3000), (0x3200, 0x3300), (0x1F000, 0x1FB00)):
+        yield from (c for c in range(start, stop) if unicodedata.category(chr(c)) in ("So", "Sm"))
+
+
+def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> list[Glyph]:
+    """All glyphs of the set, in code point order; captions are unique, and so, at 64 x 64, are pictures.
+
+    Args:
+        font_path: NotoColorEmoji.ttf; looked up when None.
+        size: height and width of the pictures in pixels.
+    """
+    font = ImageFont.truetype(str(find_font(font_path)), STRIKE, layout_engine=ImageFont.Layout.BASIC)
+    captions, held_out = corrections()
+    kept: list[Glyph] = []
+    taken: set[str] = set()
+    seen: list[np.ndarray] = []
+    coarse = np.empty((0, 8 * 8 * 3), np.float32)  # means of 8 x 8 blocks, which differ by no more than the pixels do
+    for codepoint in codepoints():
+        name = unicodedata.name(chr(codepoint), "")
+        if not name or LEFT_OUT.search(name):
+            continue
+        picture = draw(font, chr(codepoint), size)
+        if picture is None:
+            continue
+        pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX), np.float32)
+        means = pixels.reshape(8, 8, 8, 8, 3).mean((1, 3)).reshape(1, -1)
+        if any(distance(seen[i], pixels) < NEAR for i in np.flatnonzero(distance(coarse, means) < NEAR)):
+            continue
+        caption = captions.get(codepoint) or clean(name)
+        if caption in taken:
+            raise InputError(f"two glyphs share the caption {caption!r}, one is U+{codepoint:X}: see captions.toml")
+        taken.add(caption)
+        seen.append(pixels)
+        coarse = np.concatenate([coarse, means])
+        kept.append(Glyph(codepoint, caption, "held_out" if caption in held_out else "train", picture))
+    if missing := held_out - taken:
+        raise InputError(f"this font lacks the held-out captions {sorted(missing)}")
+    return kept
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Root mean square difference: of two pictures, or of each row of `a` to `b`."""
+    return np.sqrt(np.mean((a - b) ** 2, axis=1 if a.ndim == 2 else None))
+
+
+def write_imagefolder(folder: str | os.PathLike[str], font_path: str | os.PathLike[str] | None = None) -> int:
+    """Write the set as an imagefolder: PNG files and `metadata.jsonl` (file_name, text, split). Returns its size.
+
+    `metadata.jsonl` is written last, so a folder that has one is complete.
+    """
+    folder = Path(folder)
+    if (folder / "metadata.jsonl").exists():
+        raise InputError(f"{folder} already holds a picture set; remove it or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = glyphs(font_path)
+    for glyph in drawn:
+        glyph.picture.save(folder / glyph.file_name)
+    lines = [json.dumps({"file_name": g.file_name, "text": g.caption, "split": g.split}) for g in drawn]
+    partial = folder / "metadata.jsonl.tmp"
+    partial.write_text("\n".join(lines) + "\n")
+    partial.rename(folder / "metadata.jsonl")
+    return len(drawn)

@@ -1,0 +1,70 @@
+"""FreeU (Si et al. 2023, arXiv 2309.11497): stronger backbone features and weaker skip features in the decoder.
+
+Diffusers computes it (`enable_freeu`) but does not save it with the model; here its factors are options of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from diffusers import UNet2DConditionModel
+
+from ...errors import InputError
+from .feature import Feature, Options
+
+if TYPE_CHECKING:
+    from ..variant import VariantUNet2DConditionModel
+
+
+class FreeU(Feature):
+    """Scales the features of the two lowest decoder stages; all four factors together, or none.
+
+    Options:
+        freeu_s1, freeu_s2: factors of the skip features' low frequencies in the lowest stage and the one above,
+            below 1 (the paper: 0.9, 0.2 for SD 1.x and 2.x; 0.6, 0.4 for SDXL).
+        freeu_b1, freeu_b2: factors of half of the backbone's channels there, above 1 (the paper: 1.2, 1.4 for SD 1.x;
+            1.1, 1.2 for SD 2.x and SDXL).
+
+    None is off, and then nothing is computed: factors of 1 are the same up to the rounding of a Fourier transform.
+    """
+
+    name: ClassVar[str] = "FreeU"
+    options: ClassVar[dict[str, Any]] = {"freeu_s1": None, "freeu_s2": None, "freeu_b1": None, "freeu_b2": None}
+
+    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+        """Four positive numbers."""
+        missing = [name for name in self.options if options[name] is None]
+        if missing:
+            raise InputError(f"FreeU needs all of {', '.join(self.options)}; {', '.join(missing)} missing")
+        for name in self.options:
+            value = options[name]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise InputError(f"{name} must be a number above 0, or None for off; got {value!r}")
+
+    def install(self, unet: VariantUNet2DConditionModel, options: Options) -> Callable[[], None]:
+        """Diffusers' switch, past any override of it that records the factors."""
+        factors = {name.removeprefix("freeu_"): float(options[name]) for name in self.options}
+        UNet2DConditionModel.enable_freeu(unet, **factors)
+        return lambda: UNet2DConditionModel.disable_freeu(unet)
+
+
+def adopted(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """The options that say what `enable_freeu` has done to a U-Net; none if it is off."""
+    found = {name: getattr(unet.up_blocks[0], name.removeprefix("freeu_"), None) for name in FreeU.options}
+    return {} if None in found.values() else found
+
+
+class FreeUSwitch:
+    """Diffusers' own way to switch FreeU, on a model or its pipeline, sets the options too; for a variant U-Net."""
+
+    set_options: Callable[..., Any]
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """As in Diffusers, and kept in the config."""
+        self.set_options(freeu_s1=s1, freeu_s2=s2, freeu_b1=b1, freeu_b2=b2)
+
+    def disable_freeu(self) -> None:
+        """As in Diffusers, and kept in the config."""
+        self.set_options(**FreeU.options)

@@ -1,0 +1,121 @@
+"""Pictures larger than the training size: the first steps see them from further away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from ...errors import InputError
+from ..inside import levels
+from ..inside.hooks import Hooks
+from ..inside.shrinking import Shrink, pairs, resized_residuals
+from .feature import Feature, Inner, Options
+
+if TYPE_CHECKING:
+    from ..variant import VariantUNet2DConditionModel
+
+TRAINING_TIMESTEPS = 1000
+COMPOSITION = 0.4  # share of the noise schedule in which a picture is composed
+NEAR_TRAINING_SIZE = 1.2  # in a picture less than this much larger a subject is not repeated
+
+
+class HighRes(Feature):
+    """Early-block downscaling for pictures 1.5 to 4 times the training size.
+
+    A U-Net composes a picture within the reach it was trained with; in a larger one each region becomes a picture of
+    its own, and subjects repeat. While the composition is decided, everything below one of the first downsamplers
+    runs on a grid of the training size: features are shrunk after that downsampler and brought back by its
+    counterpart. Kohya's "Deep Shrink" (2023) and the resolution-aware U-Net of HiDiffusion, Zhang et al. 2023, arXiv
+    2311.17528, section 4.1. Their windowed attention (section 4.2) is `tile_size="auto"`, `tile_shift=True`.
+
+    Both were published for models of three or four levels, where the levels below the block compose. In one of two
+    levels, such as the embedded model, the full-size level composes too and would repeat the subject in the last steps;
+    there every step is shrunk, at the price of detail.
+
+    Options:
+        highres_factor: how much to shrink; 1 is not at all. "auto" is the side of the picture beside the training
+            size, by area, so that other aspect ratios of the training's area stay as they are; below 1.2 it is 1.
+        highres_until: share of the noise schedule, from pure noise on, that is shrunk; timesteps of at least
+            1000 (1 - highres_until). In text-to-image with an even grid it is the share of steps; image-to-image
+            begins later and shrinks fewer. None is 0.4, and 1 in a model of two levels.
+        highres_block: the down block whose downsampler is followed by shrinking. 0 keeps the least at full size.
+    """
+
+    name = "high resolution"
+    options: ClassVar[dict[str, Any]] = {"highres_factor": 1.0, "highres_until": None, "highres_block": 0}
+
+    def is_neutral(self, options: Options) -> bool:
+        return options["highres_factor"] == 1 or options["highres_until"] == 0
+
+    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+        factor, until, block = (options[name] for name in self.options)
+        if factor == "auto":
+            levels.training_size(unet, 'highres_factor="auto"')
+        elif not levels.is_number(factor) or not 1 <= factor <= 8:
+            raise InputError(f'highres_factor must be "auto" or a number from 1 to 8, got {factor!r}')
+        if until is not None and not (levels.is_number(until) and 0 <= until <= 1):
+            raise InputError(f"highres_until must be a share of the noise schedule from 0 to 1, or None; got {until!r}")
+        known = sorted(pairs(unet))
+        if type(block) is not int or block not in known:
+            allowed = f"one of {', '.join(map(str, known))}" if known else "nothing: no down block has a downsampler"
+            raise InputError(f"highres_block must be {allowed} in this model, got {block!r}")
+
+    def install(self, unet: VariantUNet2DConditionModel, options: Options) -> Callable[[], None]:
+        """Put hooks on the samplers from `highres_block` on; they do nothing until `forward` says how much."""
+        hooks = Hooks()
+        shrinks = {level: Shrink() for level in pairs(unet) if level >= options["highres_block"]}
+        for level, shrink in shrinks.items():
+            shrink.install(*pairs(unet)[level], hooks)
+        unet.__dict__["_highres_shrinks"] = shrinks
+
+        def undo() -> None:
+            hooks.remove()
+            del unet.__dict__["_highres_shrinks"]  # of one model: they stay out of copies
+
+        return undo
+
+    def forward(
+        self,
+        unet: VariantUNet2DConditionModel,
+        inner: Inner,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Run with the blocks below `highres_block` on a smaller grid, if the step is an early one."""
+        options, shrinks = unet.config, unet.__dict__["_highres_shrinks"]
+        factor = self.factor(unet, options, sample.shape[-2:]) if self.is_early(unet, options) else 1.0
+        if factor == 1:
+            return inner(sample, timestep, encoder_hidden_states, **kwargs)
+        for level, shrink in shrinks.items():
+            shrink.factor = factor if level == options["highres_block"] else 1.0
+            shrink.active = True
+        try:
+            kwargs = resized_residuals(unet, sample.shape[-2:], kwargs, options["highres_block"], factor)
+            return inner(sample, timestep, encoder_hidden_states, **kwargs)
+        finally:
+            for shrink in shrinks.values():
+                shrink.active = False
+
+    def reuse_key(self, unet: VariantUNet2DConditionModel, options: Options) -> Hashable:
+        """Features of a shrunk step do not fit one that is not."""
+        return self.is_early(unet, options)
+
+    def is_early(self, unet: VariantUNet2DConditionModel, options: Options) -> bool:
+        """Whether the step in progress belongs to the first `highres_until` of the noise schedule."""
+        until = options["highres_until"]
+        if until is None:
+            until = 1.0 if len(pairs(unet)) == 1 else COMPOSITION
+        return unet.call is not None and unet.call.timestep >= TRAINING_TIMESTEPS * (1 - until)
+
+    def factor(self, unet: VariantUNet2DConditionModel, options: Options, size: tuple[int, ...]) -> float:
+        """How much a latent of this height and width is shrunk; 1 is not at all."""
+        if options["highres_factor"] != "auto":
+            return float(options["highres_factor"])
+        trained = math.prod(levels.training_size(unet, 'highres_factor="auto"'))
+        factor = math.sqrt(math.prod(size) / trained)
+        return factor if factor >= NEAR_TRAINING_SIZE else 1.0

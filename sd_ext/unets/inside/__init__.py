@@ -1,0 +1,9 @@
+"""What features reach into a U-Net with.
+
+views       a U-Net's blocks by depth, and shallow copies of it     levels      its resolutions
+hooks       PyTorch hooks that belong to one model and thread       sharing     copies that share weights
+same_call   whether a call's conditions are those of another call   branches    halves of a batch with guidance
+shrinking   blocks at a lower resolution                            token_hooks   tokens around attention layers
+merging     merging of tokens                                       tiling      windows of tokens
+blur        Gaussian blur
+"""

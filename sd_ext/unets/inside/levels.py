@@ -1,0 +1,92 @@
+"""Where a U-Net's attention stands: levels of the picture's grid, counted by how often it has been halved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
+
+from ...errors import InputError
+
+
+def block_levels(unet: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """Every down, mid and up block with its level: 0 at the latent's own size, 1 at half of it, ..."""
+    level = 0
+    for block in unet.get_submodule("down_blocks").children():
+        yield level, block
+        level += getattr(block, "downsamplers", None) is not None
+    if getattr(unet, "mid_block", None) is not None:
+        yield level, unet.get_submodule("mid_block")
+    for block in unet.get_submodule("up_blocks").children():
+        yield level, block
+        level -= getattr(block, "upsamplers", None) is not None
+
+
+def transformers(unet: nn.Module) -> list[tuple[int, Transformer2DModel]]:
+    """The transformers that attend over the grid, with their levels. SD has them at 0 to 3, SDXL at 1 and 2."""
+    return [
+        (level, module)
+        for level, block in block_levels(unet)
+        for module in block.modules()
+        if isinstance(module, Transformer2DModel) and module.is_input_continuous and transformer_blocks(module)
+    ]
+
+
+def transformer_blocks(transformer: Transformer2DModel) -> list[BasicTransformerBlock]:
+    """Its blocks, one after the other."""
+    return [block for block in transformer.transformer_blocks if isinstance(block, BasicTransformerBlock)]
+
+
+def by_level(unet: nn.Module, name: str, value: Any, neutral: float, kinds: tuple[type, ...]) -> dict[int, Any]:
+    """What an option asks for at each level; levels where it is neutral are left out.
+
+    Args:
+        unet: whose levels count.
+        name: the option, for messages.
+        value: a number, which holds at the finest level that has attention; or a list, one number for each level from
+            the latent's own size on, in which missing ones are neutral.
+        neutral: the number that changes nothing.
+        kinds: types a number may have.
+
+    Raises:
+        InputError: neither of the two, or a number for a level that does not exist or has no attention.
+    """
+    levels = sorted({level for level, _ in transformers(unet)})
+    if is_number(value, *kinds):
+        if value == neutral:
+            return {}
+        if not levels:
+            raise InputError(f"{name}={value!r}: this model has no attention over the picture")
+        return {levels[0]: value}
+    if not isinstance(value, list | tuple) or not all(is_number(each, *kinds) for each in value):
+        kind = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{name} must be a number ({kind}) or a list of one for each level, got {value!r}")
+    asked = {level: each for level, each in enumerate(value) if each != neutral}
+    for level, each in asked.items():
+        if level not in levels:
+            raise InputError(
+                f"{name}={list(value)!r} asks for {each!r} at level {level}; "
+                f"this model has attention at {', '.join(map(str, levels)) or 'no level'}: put {neutral} elsewhere"
+            )
+    return asked
+
+
+def training_size(unet: nn.Module, option: str) -> tuple[int, int]:
+    """Height and width of the latents this model was trained on, from its config.
+
+    Raises:
+        InputError: the config does not say; `option` names what needs it.
+    """
+    size = unet.config.get("sample_size")  # type: ignore[union-attr]
+    if size is None:
+        raise InputError(f"{option} needs the training size, which this model's config lacks (sample_size)")
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height, width
+
+
+def is_number(value: Any, *kinds: type) -> bool:
+    """Whether it is a number, of these types if any are given, and neither a truth value nor nan."""
+    return isinstance(value, kinds or (int, float)) and not isinstance(value, bool) and value == value

@@ -1,0 +1,81 @@
+"""Whether two calls of a U-Net have the same conditions, so that one may reuse what the other computed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from ..steps import version
+
+BRANCHES = 8
+"""Calls of one step that are remembered. More are no branches of guidance, but runs that nothing tells apart."""
+
+
+CONDITIONS = (
+    *("added_cond_kwargs", "class_labels", "timestep_cond"),
+    *("attention_mask", "encoder_attention_mask", "cross_attention_kwargs"),
+)
+"""Arguments that hold conditions, beside the text."""
+
+
+class Noted(NamedTuple):
+    """A tensor and the version of its content."""
+
+    tensor: torch.Tensor
+    version: int | None
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Noted:
+        """With its content of now."""
+        return cls(tensor, version(tensor))
+
+
+def same_tensors(now: list[torch.Tensor], before: list[Noted]) -> bool:
+    """Whether tensors have the content of before. Those that are the same memory, not written to, are not read."""
+    return len(now) == len(before) and all(map(_same, now, before))
+
+
+def _same(now: torch.Tensor, noted: Noted) -> bool:
+    before = noted.tensor
+    if version(before) != noted.version:  # written to: its content of then is gone
+        return False
+    if now.shape != before.shape or now.dtype != before.dtype or now.device != before.device:
+        return False
+    return now.is_meta or _memory(now) == _memory(before) or torch.equal(now, before)
+
+
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.stride()
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists and dicts, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from itertools.chain.from_iterable(map(_tensors, value.values()))
+    elif isinstance(value, (list, tuple)):
+        yield from itertools.chain.from_iterable(map(_tensors, value))
+
+
+def call_key(unet: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be equal in two calls beside the sample: arguments given, scales, and what features say."""
+    given = tuple(sorted(name for name, value in kwargs.items() if value is not None))
+    scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
+    features = tuple(feature.reuse_key(unet, unet.config) for feature in unet.active_features)
+    return given, scale, _image_scales(unet), features
+
+
+def _image_scales(unet: Any) -> tuple[str, ...]:
+    """Of IP-Adapters, which pipelines change without telling the model."""
+    if not hasattr(unet.encoder_hid_proj, "image_projection_layers"):
+        return ()
+    return tuple(str(module.scale) for module in unet.modules() if "to_k_ip" in module._modules)
+
+
+def conditions(text: torch.Tensor, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors a call is conditioned on."""
+    return list(_tensors([text, *map(kwargs.get, CONDITIONS)]))

@@ -1,0 +1,44 @@
+"""Line drawings of Symbola: black on white, captioned with words the embedded model knows."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sd_ext.errors import InputError
+from sd_ext.training.sets.line_drawings import find_symbola, write_line_drawings
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory):
+    try:
+        find_symbola()
+    except InputError as missing:
+        pytest.skip(str(missing))
+    folder = tmp_path_factory.mktemp("lines") / "set"
+    assert write_line_drawings(folder, count=12, size=64) == 12
+    return folder
+
+
+def test_an_imagefolder_of_drawings_without_colour(drawings):
+    entries = [json.loads(line) for line in (drawings / "metadata.jsonl").read_text().splitlines()]
+    assert len({entry["text"] for entry in entries}) == len(entries) == 12
+    for entry in entries:
+        pixels = np.asarray(Image.open(drawings / entry["file_name"])).astype(int)
+        assert pixels.shape == (64, 64, 3)
+        assert (pixels.max(-1) == pixels.min(-1)).all()  # grey
+        assert pixels[0, 0, 0] == 255  # on white
+        assert pixels.min() < 64 < 192 < np.median(pixels[:3])  # with something black in the middle
+
+
+def test_the_drawings_differ(drawings):
+    seen = {Image.open(path).tobytes() for path in drawings.glob("*.png")}
+    assert len(seen) == 12
+
+
+def test_what_cannot_work(drawings, tmp_path):
+    with pytest.raises(InputError, match="already holds a picture set"):
+        write_line_drawings(drawings)
+    with pytest.raises(InputError, match="fonts-symbola"):
+        find_symbola(tmp_path / "nowhere.ttf")
