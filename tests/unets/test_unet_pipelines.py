@@ -16,7 +16,7 @@ from ..zoo import controlnet, pag, sdxl, stable_diffusion
 from ..zoo.cell import quiet, result
 from ..zoo.entry import Entry
 from .features.test_cache import whole_passes
-from .test_views import ip_adapter
+from .inside.test_views import ip_adapter
 
 STEPS = 5
 EXACT = ("Adapter", "ControlNetXS")
