@@ -1,0 +1,391 @@
+"""Whole or not at all: proven by a failure at every single call that changes the disk, and by kills there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sd_ext import whole
+
+CHANGES = ("mkdir", "rmdir", "open", "fsync", "chmod", "link", "rename", "replace", "unlink")
+
+
+@contextmanager
+def interfering(at: int, fault: Callable[[], None]) -> Iterator[list[str]]:
+    """Within the block `fault` happens before call number `at`, from 0, of all functions that change the disk."""
+    calls: list[str] = []
+    before = {name: getattr(os, name) for name in CHANGES}
+
+    def wrap(name: str) -> Callable:
+        def call(*args, **kwargs):
+            calls.append(name)
+            if len(calls) - 1 == at:
+                fault()
+            return before[name](*args, **kwargs)
+
+        return call
+
+    for name in CHANGES:
+        setattr(os, name, wrap(name))
+    try:
+        yield calls
+    finally:
+        for name, function in before.items():
+            setattr(os, name, function)
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Exit code of `work` in a forked process."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def write_file(path: Path, text: str) -> None:
+    whole.write_text(path, text)
+
+
+def write_folder(path: Path, text: str) -> None:
+    with whole.folder(path, overwrite=True) as new:
+        (new / "part").mkdir()
+        (new / "part" / "weights").write_text(text)
+        (new / "index").write_text(text)
+
+
+def read(path: Path) -> str | None:
+    """What is at the path: one text, which all files must hold; None for nothing."""
+    if path.is_file():
+        return path.read_text()
+    if not path.exists():
+        return None
+    texts = {p.relative_to(path).as_posix(): p.read_text() for p in path.rglob("*") if p.is_file()}
+    assert set(texts) == {"part/weights", "index"} and len(set(texts.values())) == 1, texts
+    return texts["index"]
+
+
+def fail_with(error: BaseException) -> Callable[[], None]:
+    def fault() -> None:
+        raise error
+
+    return fault
+
+
+WRITERS = pytest.mark.parametrize("write", [write_file, write_folder])
+THERE = pytest.mark.parametrize("there", [None, "old"])
+
+
+@WRITERS
+@THERE
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_after_an_error_at_any_call_it_is_as_it_was_or_whole(tmp_path, write, there, error):
+    """And an error that is raised before the last rename leaves what was there; nothing stays beside it."""
+    for at in range(1000):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        target = folder / "mine"
+        if there:
+            write(target, there)
+        raised = False
+        with interfering(at, fail_with(error)) as calls:
+            try:
+                write(target, "new")
+            except type(error):
+                raised = True
+        assert read(target) in ((there, "new") if raised else ("new",)), calls
+        if raised and not {"rename", "replace"} & set(calls[: at + 1]):
+            assert read(target) == there
+        whole.sweep(folder)
+        assert os.listdir(folder) in ([], ["mine"])
+        if len(calls) <= at:
+            break
+    assert at > 10 and not raised
+
+
+@WRITERS
+@THERE
+def test_after_a_kill_at_any_call_a_reader_finds_old_or_new(tmp_path, write, there):
+    missing = 0
+    for at in range(1000):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        target = folder / "mine"
+        if there:
+            write(target, there)
+
+        def work(target: Path = target, at: int = at) -> None:
+            with interfering(at, lambda: os._exit(9)):
+                write(target, "new")
+
+        code = in_child(work)
+        missing += bool(there) and not target.exists()
+        assert read(whole.recovered(target)) in (there, "new")
+        write(folder / "other", "next")
+        assert sorted(os.listdir(folder)) in (["mine", "other"], ["other"])
+        if code == 0:
+            break
+    assert at > 10 and code == 0
+    assert missing == (write is write_folder and there is not None)  # between the two renames
+
+
+def test_a_failing_second_rename_gives_the_old_folder_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "mine", "old")
+    rename, asked = os.rename, []
+
+    def failing(source, target, **more):
+        asked.append(target)
+        if len(asked) == 2:
+            raise OSError(errno.EIO, "Input/output error", str(source), None, str(target))
+        rename(source, target, **more)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        write_folder(tmp_path / "mine", "new")
+    assert str(caught.value) == f"[Errno 5] Input/output error: '{tmp_path / 'mine'}'"
+    assert read(tmp_path / "mine") == "old" and os.listdir(tmp_path) == ["mine"]
+
+
+def test_what_cannot_be_put_back_is_kept_and_comes_back_later(tmp_path, monkeypatch, caplog):
+    write_folder(tmp_path / "mine", "old")
+    rename, asked = os.rename, []
+
+    def failing(source, target, **more):
+        asked.append(target)
+        if len(asked) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            write_folder(tmp_path / "mine", "new")
+    assert not (tmp_path / "mine").exists()
+    assert read(whole.recovered(tmp_path / "mine")) == "old"
+    assert "mine is back" in caplog.text
+
+
+def test_nothing_shows_before_the_end(tmp_path):
+    with whole.file(tmp_path / "a") as new:
+        new.write_text("half")
+        assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match="mine"), whole.file(tmp_path / "b") as new:
+        new.write_text("half")
+        raise ValueError("mine")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_modes_are_those_of_new_files(tmp_path, mask):
+    from safetensors.numpy import save_file
+
+    before = os.umask(mask)
+    try:
+        with whole.file(tmp_path / "weights") as new:
+            save_file({}, new)  # its owner's alone
+        with whole.folder(tmp_path / "model") as folder:
+            save_file({}, folder / "weights")
+            (folder / "run").touch(0o700)
+            (folder / "part").mkdir(0o700)
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+    finally:
+        os.umask(before)
+    mode = {p.relative_to(tmp_path).as_posix(): stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*")}
+    assert mode["weights"] == mode["model/weights"] == mode["file"]
+    assert mode["model"] == mode["model/part"] == mode["model/run"] == mode["folder"]
+
+
+@contextmanager
+def living_writer(target: Path) -> Iterator[None]:
+    """Another process is within a block that writes `target`, and is killed there in the end."""
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        with whole.file(target) as new:
+            new.write_text("half")
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os._exit(9)
+    os.read(ready[0], 1)
+    try:
+        yield
+    finally:
+        os.write(go[1], b"x")
+        os.waitpid(child, 0)
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if whole.is_temporary(name)]
+
+
+def test_living_writers_are_left_alone_and_dead_ones_swept(tmp_path):
+    with living_writer(tmp_path / "theirs"):
+        (theirs,) = temporaries(tmp_path)
+        write_file(tmp_path / "mine", "text")
+        assert (tmp_path / theirs / "new" / "theirs").read_text() == "half"
+    assert temporaries(tmp_path) == [theirs]
+    write_file(tmp_path / "mine", "text")
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_writers_of_one_process_leave_each_other_alone(tmp_path):
+    with whole.file(tmp_path / "a") as a, whole.file(tmp_path / "b") as b:
+        a.write_text("a")
+        b.write_text("b")
+        write_file(tmp_path / "c", "c")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "a", "b": "b", "c": "c"}
+
+
+@pytest.mark.parametrize("where", ["another machine", "no locks"])
+def test_where_locks_mean_nothing_age_decides(tmp_path, monkeypatch, where):
+    with living_writer(tmp_path / "theirs"):
+        pass
+    (left,) = tmp_path.iterdir()
+    if where == "another machine":
+        left = left.rename(tmp_path / f"{whole.BEGINNING}00000000-1{whole.END}")
+    else:
+        monkeypatch.setattr(whole, "fcntl", None)
+    whole.sweep(tmp_path)
+    assert left.exists()
+    for path in (left, *left.rglob("*")):
+        os.utime(path, (0, 0))
+    write_file(tmp_path / "mine", "text")
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_a_sweep_between_making_and_locking_does_no_harm(tmp_path, monkeypatch):
+    lock, swept = whole._lock, []
+
+    def late(work: Path) -> int | None:
+        if not swept:
+            swept.append(work)
+            whole.sweep(tmp_path)
+            assert not work.exists()
+        return lock(work)
+
+    monkeypatch.setattr(whole, "_lock", late)
+    write_file(tmp_path / "mine", "text")
+    assert swept and os.listdir(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_without_overwrite_the_first_wins(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: fail_with(PermissionError(errno.EPERM, "no links here"))())
+    with whole.file(tmp_path / "a", overwrite=False) as new:
+        new.write_text("mine")
+    with pytest.raises(FileExistsError), whole.file(tmp_path / "a", overwrite=False):
+        raise AssertionError("refused before anything is written")
+    with pytest.raises(FileExistsError) as caught, whole.file(tmp_path / "b", overwrite=False) as new:
+        new.write_text("mine")
+        (tmp_path / "b").write_text("meanwhile")
+    assert caught.value.filename == str(tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "meanwhile"
+    with pytest.raises(FileExistsError), whole.folder(tmp_path / "c") as new:
+        write_folder(tmp_path / "c", "meanwhile")
+    assert read(tmp_path / "c") == "meanwhile"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_of_many_at_once_one_wins_and_all_are_whole(tmp_path):
+    def one(number: int) -> None:
+        try:
+            whole.write_text(tmp_path / "first", str(number) * 10_000, overwrite=False)
+            won.append(number)
+        except FileExistsError:
+            pass
+        whole.write_text(tmp_path / "last", str(number) * 10_000)
+
+    won: list[int] = []
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    for path in (tmp_path / "first", tmp_path / "last"):
+        assert len(path.read_text()) == 10_000 and len(set(path.read_text())) == 1
+    assert sorted(os.listdir(tmp_path)) == ["first", "last"]
+
+
+def test_an_empty_folder_may_be_there(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with whole.folder(tmp_path / "mine") as new:
+        (new / "index").write_text("x")
+    assert os.listdir(tmp_path / "mine") == ["index"]
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name, write in (("a", write_file), ("b", write_folder)):
+        write(tmp_path / "disk" / name, "old")
+        (tmp_path / name).symlink_to(Path("disk") / name)
+        write(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink() and read(tmp_path / "disk" / name) == "new"
+    assert sorted(os.listdir(tmp_path / "disk")) == ["a", "b"]
+
+
+def test_folders_are_made_and_no_file_is_taken_for_one(tmp_path):
+    write_file(tmp_path / "x" / "y" / "z", "text")
+    with pytest.raises(NotADirectoryError) as caught:
+        write_file(tmp_path / "x" / "y" / "z" / "more", "text")
+    assert caught.value.filename == str(tmp_path / "x" / "y" / "z")
+
+
+def test_the_longest_name_works_and_a_longer_one_is_named(tmp_path):
+    write_file(tmp_path / ("n" * 255), "text")
+    write_folder(tmp_path / ("m" * 255), "text")
+    with pytest.raises(OSError, match="name too long") as caught:
+        write_file(tmp_path / ("n" * 256), "text")
+    assert caught.value.filename == str(tmp_path / ("n" * 256))
+    assert not temporaries(tmp_path)
+
+
+@pytest.mark.parametrize("number, raises", [(errno.EINVAL, False), (errno.EIO, True)])
+def test_disks_that_cannot_sync_folders_will_do_but_failing_ones_will_not(tmp_path, monkeypatch, number, raises):
+    sync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    if raises:
+        with pytest.raises(OSError, match="Input/output error"):
+            write_folder(tmp_path / "mine", "text")
+    else:
+        write_folder(tmp_path / "mine", "text")
+        assert read(tmp_path / "mine") == "text"
+
+
+def test_a_removed_folder_is_whole_until_it_is_gone(tmp_path):
+    for at in range(100):
+        write_folder(tmp_path / "mine", "text")
+
+        def work(at: int = at) -> None:
+            with interfering(at, lambda: os._exit(9)):
+                whole.remove(tmp_path / "mine")
+
+        code = in_child(work)
+        assert read(whole.recovered(tmp_path / "mine")) in ("text", None)
+        if code == 0:
+            break
+    whole.sweep(tmp_path)
+    assert code == 0 and os.listdir(tmp_path) == []
+
+
+def test_readers_of_what_is_nowhere_are_not_stopped(tmp_path):
+    assert whole.recovered(tmp_path / "no" / "such") == tmp_path / "no" / "such"
+    whole.sweep(tmp_path / "no")
