@@ -8,17 +8,41 @@
     ├── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
     └── HubError (also RuntimeError)      the Hub refused, or could not be reached
 
-The command line turns an `InputError` into one sentence and exit code 2.
+The command line turns an `InputError` into one sentence and exit code 2. A message is always one line of printable
+characters, whatever a stranger's file put into it, so that it is safe to show in a terminal and to paste.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 2000  # characters of a message; a longer one, such as a list of every module's name, loses its middle
+
+
+def printable(text: str) -> str:
+    """`text` with control and invisible characters written as escapes: what we print must not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """`text` as one printable line: line breaks become spaces, and what exceeds `LONGEST` is cut in the middle."""
+    text = printable(re.sub(r"\s*[\n\r]\s*", " ", text.strip()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class SdExtError(Exception):
-    """Base of every exception this package raises on purpose."""
+    """Base of every exception this package raises on purpose.
+
+    Args:
+        message: what, where and what to do; kept as one printable line.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(one_line(str(message)))
 
 
 class InputError(SdExtError, ValueError):

@@ -1,0 +1,197 @@
+"""Values that come from outside, checked against declared types.
+
+    check("false", bool, "scheduler_config.json", "use_karras_sigmas")
+    InputError: scheduler_config.json: use_karras_sigmas must be true or false, got 'false'
+
+A declared type is what one would write as an annotation: `int`, `float`, `str`, `bool`, `None`, `Any`, `X | None`,
+`list[X]`, `Sequence[X]`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `Literal["a", "b"]`, `Unbounded`, or a
+dataclass for an object whose keys are its fields. A whole number will do where a number is meant; true and false are
+no numbers; numbers are finite, unless `Unbounded` says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import reprlib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import InputError
+
+T = TypeVar("T")
+
+Unbounded = Annotated[float, "may be infinite"]
+"""A number that may be infinite, such as a bound that is not there."""
+
+_WORDS: dict[Any, tuple[str, str]] = {  # type -> one of it, several of it
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    bool: ("true or false", "true or false each"),
+    type(None): ("none", "nones"),
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 4
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut to what a sentence can hold."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write out whole numbers of thousands of digits
+        return "a number of thousands of digits"
+
+
+def described(kind: Any, several: bool = False) -> str:
+    """A declared type in words: `list[int] | None` is "a list of whole numbers or none"."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return described(args[0], several)
+    if kind is None:
+        kind = type(None)
+    if kind in _WORDS:
+        return _WORDS[kind][several]
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(each, several) for each in args)
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin is tuple and args[-1:] != (...,):
+        return f"a list of {len(args)}: {', '.join(described(each) for each in args)}"
+    if _is_list(kind):
+        items = f" of {described(args[0], True)}" if args and args[0] is not Any else ""
+        return f"lists{items}" if several else f"a list{items}"
+    return "objects" if several else "an object with keys"
+
+
+def check(value: Any, kind: Any, where: str, *path: str | int, error: type[InputError] = InputError) -> None:
+    """Raise `error`, naming the innermost place, unless `value` is of the declared type.
+
+    Args:
+        value: from a file or a caller.
+        kind: the declared type.
+        where: the file, or the class whose option it is.
+        path: keys and positions that lead to the value.
+        error: the kind of `InputError` to raise.
+    """
+    if found := _mismatch(value, kind, path):
+        inner, wanted, got = found
+        if got is dataclasses.MISSING:
+            raise error(f"{where} lacks {joined(inner)}, {wanted}")
+        place = f"{where}: {joined(inner)}" if inner else where
+        raise error(f"{place} must be {wanted}, got {shown(got)}")
+
+
+def make(cls: type[T], data: Any, where: str, *path: str | int, error: type[InputError] = InputError) -> T:
+    """A dataclass from an object whose keys are its fields. Other keys are left out; lists become tuples.
+
+    Raises:
+        InputError: keys without a default are missing, a value is of another type, or the class refuses it. The
+            message names the file and the key.
+    """
+    check(data, cls, where, *path, error=error)
+    hints = get_type_hints(cls)
+    names = [spec.name for spec in dataclasses.fields(cls) if spec.name in data]  # type: ignore[arg-type]
+    try:
+        return cls(**{name: _as_declared(data[name], hints[name]) for name in names})
+    except InputError as problem:
+        raise error(f"{where}: {problem}") from None
+
+
+def _as_declared(value: Any, kind: Any) -> Any:
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if isinstance(value, list) and any(get_origin(each) is tuple for each in kinds):
+        inner = next(get_args(each)[0] for each in kinds if get_origin(each) is tuple)
+        return tuple(_as_declared(item, inner) for item in value)
+    return value
+
+
+def joined(path: Sequence[str | int]) -> str:
+    """("runs", 3, "basis") as `runs[3].basis`; the end of a long path is left out."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{shown(key)[1:-1]}" for key in path[:8])
+    return text.removeprefix(".") + ("…" if len(path) > 8 else "")
+
+
+Mismatch = tuple[tuple[Any, ...], str, Any]  # where, what was wanted there, what is there
+
+
+def _mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | None:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return None
+    if origin in (Union, types.UnionType):
+        problems = [_mismatch(value, each, path) for each in args]
+        if None in problems:
+            return None
+        deeper = [found for found in problems if found and len(found[0]) > len(path)]
+        return deeper[0] if deeper else (path, described(kind), value)
+    if dataclasses.is_dataclass(kind):
+        return _object_mismatch(value, kind, path)
+    if origin in (dict, Mapping) or kind in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            return path, described(kind), value
+        inner = args[1] if args else Any
+        return _first((item, inner, (*path, key)) for key, item in value.items())
+    if _is_list(kind):
+        return _list_mismatch(value, kind, path)
+    return None if _fits(value, kind) else (path, described(kind), value)
+
+
+def _first(items: Any) -> Mismatch | None:
+    return next((found for item, kind, path in items if (found := _mismatch(item, kind, path))), None)
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) in (list, tuple, Sequence) or kind in (list, tuple, Sequence)
+
+
+def _list_mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | None:
+    args = get_args(kind)
+    like_a_list = isinstance(value, Sequence) or (hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0)
+    if not like_a_list or isinstance(value, str | bytes):
+        return path, described(kind), value
+    if get_origin(kind) is tuple and args[-1:] != (...,):
+        if len(value) != len(args):
+            return path, described(kind), value
+        return _first((item, each, (*path, i)) for i, (item, each) in enumerate(zip(value, args, strict=True)))
+    inner = args[0] if args else Any
+    if inner is Any or (inner is float and all(type(item) is float and math.isfinite(item) for item in value)):
+        return None  # long lists of numbers, quickly
+    return _first((item, inner, (*path, i)) for i, item in enumerate(value))
+
+
+def _object_mismatch(value: Any, cls: Any, path: tuple[Any, ...]) -> Mismatch | None:
+    if not isinstance(value, Mapping):
+        return path, described(cls), value
+    hints = get_type_hints(cls)
+    for spec in dataclasses.fields(cls):
+        if spec.name in value:
+            if found := _mismatch(value[spec.name], hints[spec.name], (*path, spec.name)):
+                return found
+        elif spec.default is spec.default_factory is dataclasses.MISSING:
+            return (*path, spec.name), described(hints[spec.name]), dataclasses.MISSING
+    return None
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type without parts. Numbers of NumPy are numbers too."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in args)
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if kind is float or origin is Annotated:
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return False
+        try:
+            return math.isfinite(value) or (origin is Annotated and math.isinf(value))
+        except OverflowError:  # a whole number that is none as a float
+            return False
+    if kind is bool:
+        return isinstance(value, bool)
+    return isinstance(value, kind) if isinstance(kind, type) else True

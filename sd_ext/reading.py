@@ -1,0 +1,268 @@
+"""The one way to read files that others may have written: JSON, JSON lines, TOML, CSV, text, and headers of tensors.
+
+Whatever is in a file, reading it ends with values of bounded size and depth, or with an `InputError` of one sentence
+that names the file and the place. Only plain files are opened: never a named pipe, a device or a socket.
+
+    read_json(path, dict[str, int])         whole, checked against a declared type (see `declared`)
+    read_toml(path)                         whole
+    read_json_lines(path)                   (place, value) for each line
+    read_csv(path)                          (place, {column: text}) for each row
+    open_tensors(path)                      a safetensors file
+    read_text(path), read_bytes(path)       from `plain_files`, which says what is opened at all
+
+Keys that stand twice in an object, NaN and infinity, and whole numbers of more than 20 digits are errors: none of them
+means the same to everyone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .declared import check, joined, shown
+from .errors import InputError
+from .plain_files import MIB, StrPath, decode, open_file, read_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+JSON_BYTES, TOML_BYTES = 32 * MIB, MIB
+LINE_BYTES = MIB  # of a line of JSON, or of a row of CSV
+HEADER_BYTES = 32 * MIB  # of the JSON at the start of a safetensors file
+VALUES = 2**21  # in one JSON text: more would take hundreds of MB in memory
+DEPTH = 64  # of objects and lists within one another
+DIGITS = 20  # of a whole number: what 64 bits hold
+
+
+class _Unusable(Exception):
+    """What is wrong with a value, and the keys and positions that lead to it, innermost first."""
+
+    def __init__(self, problem: str):
+        self.problem, self.path = problem, []
+
+
+# ---- JSON, TOML ------------------------------------------------------------------------------------------------------
+
+
+def read_json(
+    path: StrPath,
+    kind: Any = Any,
+    *,
+    finite: bool = True,
+    limit: int = JSON_BYTES,
+    error: type[InputError] = InputError,
+) -> Any:
+    """The value of a JSON file.
+
+    Args:
+        path: the file.
+        kind: its declared type; see `declared`.
+        finite: whether NaN and infinity, which Python and Diffusers write beside what JSON has, are refused.
+        limit: bytes that it may have.
+        error: the kind of `InputError` to raise.
+
+    Raises:
+        InputError: no such file, not JSON, too large or deep, a key twice, or another type.
+    """
+    try:
+        text = read_text(path, limit)
+    except InputError as problem:
+        raise error(str(problem)) from None
+    return parse_json(text, str(path), kind, finite=finite, error=error)
+
+
+def parse_json(
+    text: str | bytes, where: str, kind: Any = Any, *, finite: bool = True, error: type[InputError] = InputError
+) -> Any:
+    """The value of a JSON text; as `read_json`, with `where` for the file's name."""
+    try:
+        text = decode(text, where) if isinstance(text, bytes) else text
+        value = _parsed(text, where)
+        _check_sane(value, where, finite)
+    except InputError as problem:
+        raise error(str(problem)) from None
+    check(value, kind, where, error=error)
+    return value
+
+
+def _parsed(text: str, where: str) -> Any:
+    if text.count(",") + text.count("[") + text.count("{") > VALUES:
+        raise InputError(f"{where} holds more than {VALUES:,} values")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        raise InputError(f"{where} is not valid JSON ({line}column {error.colno}: {error.msg})") from None
+    except RecursionError:
+        raise InputError(f"{where} is nested more than {DEPTH} levels deep") from None
+    except _Unusable as error:
+        raise InputError(f"{where}: {error.problem}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _Unusable(f"the key {shown(twice)} stands twice in one object; keep one")
+    return made
+
+
+def _whole(digits: str) -> int:
+    # Python takes quadratic time for whole numbers of thousands of digits, or refuses them.
+    return int(digits[: 2 * DIGITS])
+
+
+def read_toml(path: StrPath) -> dict[str, Any]:
+    """The contents of a TOML file.
+
+    Raises:
+        InputError: no such file, not TOML, or too large or deep; says where.
+    """
+    text = read_text(path, TOML_BYTES)
+    # tomllib takes quadratic time for keys of thousands of parts, such as a.a.a.a = 1.
+    bare = text.translate(dict.fromkeys(map(ord, " \t'\"")))
+    try:
+        if any(part.count(".") > DEPTH for part in re.findall(r"[^\n=,\[\]{}]+", bare)):
+            raise RecursionError
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{path} is nested more than {DEPTH} levels deep") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise InputError(f"{path} is not valid TOML: {str(error).partition(';')[0]}") from None
+    _check_sane(values, str(path), finite=True)
+    return values
+
+
+def _check_sane(value: Any, where: str, finite: bool) -> None:
+    try:
+        _sane(value, finite, DEPTH)
+    except _Unusable as error:
+        place = f"{where}: {joined(error.path[::-1])}" if error.path else where
+        raise InputError(f"{place} {error.problem}") from None
+
+
+def _sane(value: Any, finite: bool, levels: int) -> None:
+    """Raise `_Unusable` for values too deep, numbers out of range, and halves of characters."""
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise _Unusable("holds half of a character (a lone surrogate)")
+    elif isinstance(value, int):
+        if abs(value) >= 10**DIGITS:
+            raise _Unusable(f"is a whole number of more than {DIGITS} digits")
+    elif isinstance(value, float):
+        if finite and not math.isfinite(value):
+            raise _Unusable(f"is {value}; it must be a finite number")
+    elif isinstance(value, dict | list):
+        if levels == 0:
+            raise _Unusable(f"is nested more than {DEPTH} levels deep")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            try:
+                _sane(item, finite, levels - 1)
+                if isinstance(key, str) and not key.isascii():
+                    _sane(key, finite, 1)
+            except _Unusable as error:
+                error.path.append(key)
+                raise
+
+
+# ---- line by line ----------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: StrPath) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line of a text file of any size, with its line break.
+
+    Raises:
+        InputError: see `open_file` and `decode`; or a line of more than `LINE_BYTES`.
+    """
+    with open_file(path) as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            lines: Iterator[Any] = io.StringIO(read_text(path, JSON_BYTES), newline="\n")
+        else:
+            file.seek(0)
+            lines = iter(lambda: file.readline(LINE_BYTES + 1), b"")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LINE_BYTES:
+                raise InputError(f"{path}, line {number} is longer than {LINE_BYTES:,} bytes")
+            yield number, line if isinstance(line, str) else _decoded_line(line, path, number)
+
+
+def _decoded_line(line: bytes, path: StrPath, number: int) -> str:
+    try:
+        return decode(line, f"{path}, line {number}") if number == 1 or b"\0" in line else line.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text from line {number} on; save it as UTF-8") from None
+
+
+def read_json_lines(path: StrPath, kind: Any = Any, *, finite: bool = True) -> Iterator[tuple[str, Any]]:
+    """(place, value) for each line of a file with one JSON value a line; empty lines are passed over.
+
+    Raises:
+        InputError: see `read_lines` and `read_json`.
+    """
+    for number, line in read_lines(path):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_json(line.rstrip("\r\n"), where, kind, finite=finite)
+
+
+def read_csv(path: StrPath) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, cells by column) for each row of a CSV file whose first row names the columns.
+
+    A short row lacks its last columns; empty rows are passed over.
+
+    Raises:
+        InputError: see `read_lines`; or quotes that do not close, a column named twice, more cells than columns.
+    """
+    rows = csv.reader((line for _, line in read_lines(path)), strict=True)
+    columns: list[str] = []
+    try:
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if not columns:
+                columns = row
+                if twice := {name for name in columns if columns.count(name) > 1}:
+                    raise InputError(f"{where}: the column {shown(min(twice))} stands twice; keep one")
+            elif row:
+                if len(row) > len(columns):
+                    cells = f"{len(row)} cells and the first row {len(columns)}"
+                    raise InputError(f"{where} has {cells}; put texts with commas in quotes")
+                yield where, dict(zip(columns, row, strict=False))
+    except csv.Error as error:
+        raise InputError(f"{path} is not valid CSV (near line {rows.line_num}: {error})") from None
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_tensors(path: StrPath, error: type[InputError] = InputError) -> Iterator[Any]:
+    """A safetensors file, opened (`safe_open`) for as long as the block lasts.
+
+    Raises:
+        InputError: not a plain file, or not a whole safetensors file, also where only reading a tensor tells.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open_file(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_BYTES:
+            raise InputError(f"{path} is not a safetensors file (a header of {length:,} bytes)")
+    except InputError as problem:
+        raise error(str(problem)) from None
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as problem:
+        raise error(f"{path} cannot be read as safetensors: {problem}") from problem
