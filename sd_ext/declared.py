@@ -80,7 +80,7 @@ def check(value: Any, kind: Any, where: str, *path: str | int, error: type[Input
     if found := _mismatch(value, kind, path):
         inner, wanted, got = found
         if got is dataclasses.MISSING:
-            raise error(f"{where} lacks {joined(inner)}, {wanted}")
+            raise error(f"{where} lacks {joined(inner)} ({wanted})")
         place = f"{where}: {joined(inner)}" if inner else where
         raise error(f"{place} must be {wanted}, got {shown(got)}")
 

@@ -179,13 +179,13 @@ def _sane(value: Any, finite: bool, levels: int) -> None:
 # ---- line by line ----------------------------------------------------------------------------------------------------
 
 
-def read_lines(path: StrPath) -> Iterator[tuple[int, str]]:
+def read_lines(path: StrPath, within: StrPath | None = None) -> Iterator[tuple[int, str]]:
     """(number, text) of each line of a text file of any size, with its line break.
 
     Raises:
         InputError: see `open_file` and `decode`; or a line of more than `LINE_BYTES`.
     """
-    with open_file(path) as file:
+    with open_file(path, within) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             lines: Iterator[Any] = io.StringIO(read_text(path, JSON_BYTES), newline="\n")
         else:
@@ -204,19 +204,21 @@ def _decoded_line(line: bytes, path: StrPath, number: int) -> str:
         raise InputError(f"{path} is not UTF-8 text from line {number} on; save it as UTF-8") from None
 
 
-def read_json_lines(path: StrPath, kind: Any = Any, *, finite: bool = True) -> Iterator[tuple[str, Any]]:
+def read_json_lines(
+    path: StrPath, kind: Any = Any, *, finite: bool = True, within: StrPath | None = None
+) -> Iterator[tuple[str, Any]]:
     """(place, value) for each line of a file with one JSON value a line; empty lines are passed over.
 
     Raises:
         InputError: see `read_lines` and `read_json`.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, within):
         if line.strip():
             where = f"{path}, line {number}"
             yield where, parse_json(line.rstrip("\r\n"), where, kind, finite=finite)
 
 
-def read_csv(path: StrPath) -> Iterator[tuple[str, dict[str, str]]]:
+def read_csv(path: StrPath, within: StrPath | None = None) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, cells by column) for each row of a CSV file whose first row names the columns.
 
     A short row lacks its last columns; empty rows are passed over.
@@ -224,7 +226,7 @@ def read_csv(path: StrPath) -> Iterator[tuple[str, dict[str, str]]]:
     Raises:
         InputError: see `read_lines`; or quotes that do not close, a column named twice, more cells than columns.
     """
-    rows = csv.reader((line for _, line in read_lines(path)), strict=True)
+    rows = csv.reader((line for _, line in read_lines(path, within)), strict=True)
     columns: list[str] = []
     try:
         for row in rows:

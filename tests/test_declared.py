@@ -78,7 +78,7 @@ def test_an_object_becomes_a_dataclass():
     made = make(Facts, {"steps": 3, "names": ["a"], "points": [[1, 2.0]], "unknown": 1}, "file")
     assert made == Facts(3, ("a",), ((1, 2.0),))
     for data, words in [
-        ({}, "^file lacks steps, a whole number"),
+        ({}, "^file lacks steps \\(a whole number"),
         ({"steps": -1}, "^file: steps must be 0 or more"),
         ({"steps": 1, "points": [[1]]}, r"points\[0\] must be a list of 2: a whole number, a number"),
         ([], "^file must be an object with keys, got "),

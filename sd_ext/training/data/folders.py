@@ -9,26 +9,59 @@ those that have none.
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sd_ext.declared import check
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.training.data.items import CAPTION_NAMES, SUFFIXES, FileReader, Item, check_repeats, inside, one_line
+from sd_ext.plain_files import read_text, why_not
+from sd_ext.reading import read_csv, read_json_lines
+from sd_ext.training.data.items import (
+    CAPTION_NAMES,
+    SUFFIXES,
+    FileReader,
+    Item,
+    Refused,
+    check_repeats,
+    inside,
+    one_line,
+)
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 MASK_ENDINGS = (".mask", "-masklabel")
+NOT_FOLLOWED = "is a link to a folder, which is not followed; name that folder as data, or copy it here"
+
+
+@dataclass
+class Entry:
+    """What a line of metadata declares, beside captions and columns of others' own."""
+
+    file_name: str
+    split: str | None = None
+    mask_file_name: str | None = None
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder that are no links."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
+
+
+def linked_folders(folder: Path, pattern: str) -> list[Item]:
+    """The folders in a folder that are links; they are left out, and told of like pictures that cannot be read."""
+    links = [p for p in folder.glob(pattern) if p.is_symlink() and p.is_dir() and not _hidden(p, folder)]
+    return [Item(p.relative_to(folder).as_posix(), Refused(NOT_FOLLOWED)) for p in sorted(links)]
 
 
 def metadata_files(folder: Path) -> list[tuple[Path, str]]:
     """(file, split of the entries that name none), the folder's own or else those of its subfolders."""
-    for folders in ([folder], sorted(p for p in folder.iterdir() if p.is_dir())):
+    for folders in ([folder], subfolders(folder)):
         found = []
         for parent in folders:
-            here = [parent / name for name in METADATA if (parent / name).is_file()]
+            here = [parent / name for name in METADATA if os.path.lexists(parent / name)]
             if len(here) > 1:
                 raise InputError(f"{parent} holds both {' and '.join(METADATA)}; remove one")
             found += [(path, "train" if parent == folder else parent.name) for path in here]
@@ -37,40 +70,34 @@ def metadata_files(folder: Path) -> list[tuple[Path, str]]:
     return []
 
 
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, entry) for each entry of a metadata file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+def rows(path: Path, within: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, entry) for each entry of a metadata file, which links must not have led out of `within`.
+
+    Raises:
+        InputError: not JSON lines or CSV, or an entry without a file_name; says where.
+    """
     if path.suffix == ".csv":
-        for number, entry in enumerate(csv.DictReader(text.splitlines()), 2):
+        for where, entry in read_csv(path, within):
             if not entry.get("file_name"):
-                raise InputError(f"{path}, line {number}: no file_name; the first line must name the columns")
-            yield f"{path}, line {number}", entry
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            named = isinstance(entry["file_name"], str)
-        except (ValueError, KeyError, TypeError):
-            named = False
-        if not named:
-            raise InputError(f"{path}, line {number}: not a JSON object with a file_name: {line[:60]!r}")
-        yield f"{path}, line {number}", entry
+                raise InputError(f"{where}: no file_name; the first line must name the columns")
+            yield where, entry
+    else:
+        for where, entry in read_json_lines(path, within=within):
+            check(entry, Entry, where)
+            yield where, entry
 
 
-def metadata_item(folder: Path, root: Path, entry: dict[str, Any], text: str | None, where: str) -> Item:
-    """The item of one entry, whose paths are relative to `folder`; its name is relative to `root`."""
-    names = [name for name in ([text] if text else CAPTION_NAMES) if name in entry]
-    path, mask = inside(folder, entry["file_name"], where), entry.get("mask_file_name")
+def metadata_item(path: Path, root: Path, entry: dict[str, Any], text: str | None, where: str) -> Item:
+    """The item of one entry of the metadata at `path`, to which it is relative; its name is relative to `root`."""
+    folder, names = path.parent, [name for name in ([text] if text else CAPTION_NAMES) if name in entry]
+    picture, mask = inside(folder, entry["file_name"], where), entry.get("mask_file_name")
+    if names:
+        check(entry[names[0]], str | float | None, where, names[0])
     return Item(
-        path.relative_to(root).as_posix(),
-        FileReader(path),
+        picture.relative_to(root).as_posix(),
+        FileReader(picture, within=root),
         one_line(entry[names[0]]) if names else "",
-        FileReader(inside(folder, str(mask), where)) if mask else None,
+        FileReader(inside(folder, mask, where), within=root) if mask else None,
         check_repeats(entry.get("repeats"), where),
     )
 
@@ -85,51 +112,57 @@ def read_metadata(folder: Path, split: str, text: str | None = None) -> list[Ite
     """
     items, splits, fields = [], set(), set()
     for path, default in metadata_files(folder):
-        for where, entry in rows(path):
-            belongs = str(entry.get("split") or default)
+        for where, entry in rows(path, folder):
+            belongs = entry.get("split") or default
             splits.add(belongs)
-            fields |= {str(field) for field in entry}
+            fields |= set(entry)
             if split in ("all", belongs):
-                items.append(metadata_item(path.parent, folder, entry, text, where))
+                items.append(metadata_item(path, folder, entry, text, where))
     if not items:
         there = f"; there are {', '.join(sorted(splits))}" if splits else ""
         raise InputError(f"the metadata in {folder} lists no pictures with split {split!r}{there}")
     if text and text not in fields:
         raise UnknownNameError(f"field of the metadata in {folder}", text, fields)
-    return items
+    own = any(os.path.lexists(folder / name) for name in METADATA)
+    return items if own else [*items, *linked_folders(folder, "*")]
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def picture_files(folder: Path) -> list[Path]:
     """Every picture in a folder and its subfolders, masks and hidden files apart."""
     files = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.stem.endswith(MASK_ENDINGS)]
-    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(p for p in files if not _hidden(p, folder) and not (p.is_symlink() and p.is_dir()))
 
 
-def paired_item(path: Path, root: Path) -> Item:
-    """The item of a picture with the caption and mask that lie beside it."""
-    numbered = re.fullmatch(r"(\d+)_(.*)", path.parent.name) if path.parent != root else None
-    caption = one_line(numbered[2]) if numbered else ""
-    for suffix in (".txt", ".caption"):
-        if (written := path.with_suffix(suffix)).is_file():
-            try:
-                caption = one_line(written.read_text(encoding="utf-8-sig"))
-            except UnicodeDecodeError as error:
-                raise InputError(f"{written} is not UTF-8 text: {error}") from error
-            break
+def paired_item(path: Path, part: Path, root: Path) -> Item:
+    """The item of a picture with the caption and mask that lie beside it; its name is relative to `part`.
+
+    A caption that may not be read, such as a link out of `root`, leaves the picture out.
+    """
+    numbered = re.fullmatch(r"(\d+)_(.*)", path.parent.name) if path.parent != part else None
+    caption, read = one_line(numbered[2]) if numbered else "", FileReader(path, within=root)
+    written = next((w for w in map(path.with_suffix, (".txt", ".caption")) if os.path.lexists(w)), None)
+    if written and (reason := why_not(written, root)):
+        read = Refused(f"its caption {written.name} {reason}")
+    elif written:
+        caption = one_line(read_text(written))
     masks = (path.with_name(path.stem + ending + ".png") for ending in MASK_ENDINGS)
-    mask = next((FileReader(m) for m in masks if m.is_file()), None)
+    mask = next((FileReader(m, within=root) for m in masks if os.path.lexists(m)), None)
     repeats = check_repeats(numbered[1], str(path.parent)) if numbered else 1
-    return Item(path.relative_to(root).as_posix(), FileReader(path), caption, mask, repeats)
+    return Item(path.relative_to(part).as_posix(), read, caption, mask, repeats)
 
 
 def read_pairs(folder: Path, split: str) -> list[Item]:
     """The pictures of a folder without metadata. A subfolder with the split's name is the split."""
     part = folder / split
-    if not part.is_dir():
+    if part not in subfolders(folder):
         if split not in ("train", "all"):
             raise InputError(f"{folder} has no metadata and no subfolder {split!r}, hence no such split")
         part = folder
-    items = [paired_item(path, part) for path in picture_files(part)]
+    items = [paired_item(path, part, folder) for path in picture_files(part)]
     if not items:
         raise InputError(f"{part} holds no pictures")
-    return items
+    return [*items, *linked_folders(part, "**/*")]

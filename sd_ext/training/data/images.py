@@ -11,7 +11,13 @@ from torch import Tensor
 
 from sd_ext.training.data.buckets import Size, cover
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow and readers raise
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    MemoryError,
+    Image.DecompressionBombError,
+)  # what Pillow and readers raise
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -20,11 +26,16 @@ def open_picture(data: bytes) -> Image.Image:
     Raises:
         any of `UNREADABLE`: damaged, not a picture, or too large to be one.
     """
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.load()
-        if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
-            return ImageOps.exif_transpose(Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)))
-        return ImageOps.exif_transpose(picture)
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
+                return ImageOps.exif_transpose(Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)))
+            return ImageOps.exif_transpose(picture)
+    except UNREADABLE:
+        raise
+    except Exception as error:  # of a dozen decoders, each with errors of its own
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def on_white(picture: Image.Image) -> Image.Image:

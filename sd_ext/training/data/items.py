@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from sd_ext.declared import shown
 from sd_ext.errors import InputError
+from sd_ext.plain_files import PICTURE_BYTES, open_file, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_REPEATS = 1000  # more is a mistake, such as a folder that begins with a year
 CAPTION_NAMES = ("text", "caption", "prompt")  # of a field, where none is named; the first that is there
 
 
@@ -37,21 +40,44 @@ class Item:
 
 @dataclass(frozen=True)
 class FileReader:
-    """The bytes of a file, or of a part of one."""
+    """The bytes of a file, or of a part of one.
+
+    Args:
+        path: the file.
+        offset: where the part begins.
+        size: its bytes; None for the whole file.
+        within: a folder that links must not lead out of.
+
+    Raises (when called):
+        InputError: not a plain file, or one that leads out of `within`, or too large; also a part that is cut off.
+    """
 
     path: Path
     offset: int = 0
     size: int | None = None
+    within: Path | None = None
 
     def __call__(self) -> bytes:
         if self.size is None:
-            return self.path.read_bytes()
-        with self.path.open("rb") as file:
+            return read_bytes(self.path, PICTURE_BYTES, self.within)
+        if self.size > PICTURE_BYTES:
+            raise InputError(f"{self.path.name} holds a member of {self.size:,} bytes; it may have {PICTURE_BYTES:,}")
+        with open_file(self.path, self.within) as file:
             file.seek(self.offset)
             read = file.read(self.size)
         if len(read) < self.size:
-            raise OSError(f"{self.path.name} ends {self.size - len(read)} bytes early")
+            raise InputError(f"{self.path.name} ends {self.size - len(read)} bytes early")
         return read
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What stands in place of a reader where nothing may be read; the item is left out, and `reason` is said."""
+
+    reason: str
+
+    def __call__(self) -> bytes:
+        raise InputError(self.reason)
 
 
 def inside(folder: Path, name: str, where: str) -> Path:
@@ -62,11 +88,11 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """
     path = PurePosixPath(name.replace("\\", "/"))  # also as Windows writes it
     if not name.strip() or path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
-        raise InputError(f"{where}: {name!r} is not a path inside {folder}; give one relative to it, without '..'")
+        raise InputError(f"{where}: {shown(name)} is not a path inside {folder}; give one relative to it, without '..'")
     return folder / path
 
 
-def one_line(text: object) -> str:
+def one_line(text: str | float | None) -> str:
     """A caption without line breaks and doubled spaces; None is no caption."""
     return "" if text is None else " ".join(str(text).split())
 
@@ -79,6 +105,6 @@ def check_repeats(value: object, where: str) -> int:
         count = int(str(value))
     except ValueError:
         count = 0
-    if count < 1:
-        raise InputError(f"{where}: repeats is {value!r}; it must be a whole number from 1 on")
+    if not 1 <= count <= MAX_REPEATS:
+        raise InputError(f"{where}: repeats is {shown(value)}; it must be a whole number from 1 to {MAX_REPEATS}")
     return count

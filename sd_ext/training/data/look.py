@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from sd_ext.errors import UnknownNameError
+from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.data.buckets import Buckets, Size, centre, room
 from sd_ext.training.data.images import UNREADABLE, covering, crop_to, has_proportions, on_white, open_picture
-from sd_ext.training.data.items import Item
+from sd_ext.training.data.items import Item, Refused
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,16 @@ class Look:
 
 def look_at(item: Item, wanted: Wanted) -> Look:
     """Read and decode a picture and its mask. What is wrong with them is told, not raised."""
+    if isinstance(item.read, Refused):
+        return Look(item.read.reason)
     if wanted.caption and not item.caption:
         return Look("no caption")
     try:
         data = item.read()
         picture = open_picture(data)
         mask = read_mask(item, picture, wanted.alpha_mask)
+    except InputError as error:
+        return Look(str(error))
     except UNREADABLE as error:
         return Look(f"{type(error).__name__}: {error}")
     original = (picture.height, picture.width)

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from sd_ext.errors import InputError, TrainingError, UnknownNameError
+from sd_ext.errors import InputError, TrainingError, UnknownNameError, printable
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.buckets import Buckets, Size
 from sd_ext.training.data.draws import random
@@ -27,6 +27,7 @@ from sd_ext.training.data.sources import read_items
 
 IN_MEMORY = 4 * 2**30  # sets up to this many bytes of pixels are decoded once
 MANY = 200  # pictures from which on looking at them shows a bar
+MOST = 2**24  # samples of an epoch: what is repeated too often would fill the memory with names
 
 
 class Pictures:
@@ -95,6 +96,9 @@ class Pictures:
         self.masked = any(look.masked for look in looks)
         self._pixels = [pixels for look in looks for pixels in look.pixels]  # by view
         self._masks: dict[tuple[int, int], Tensor] = {}  # by view and downscale
+        total = sum(item.repeats * repeats * len(look.sizes) for item, look in zip(items, looks, strict=True))
+        if total > MOST:
+            raise InputError(f"an epoch would have {total:,} samples, at most {MOST:,} can be; lower the repeats")
         view = 0
         for item, look in zip(items, looks, strict=True):
             for size in look.sizes:
@@ -196,7 +200,7 @@ def report_broken(pictures: Pictures) -> None:
     """Say which pictures were left out, and why."""
     if pictures.skipped:
         console = Console(stderr=True)
-        lines = [f"{len(pictures.skipped)} pictures are left out:", *pictures.skipped]
+        lines = [f"{len(pictures.skipped)} pictures are left out:", *map(printable, pictures.skipped)]
         console.print("\n  ".join(lines), highlight=False, markup=False)
 
 

@@ -6,31 +6,40 @@ extracted, so the members' names are only names.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from pathlib import Path
 from typing import Any
 
+from sd_ext.declared import check
 from sd_ext.errors import InputError
-from sd_ext.training.data.items import CAPTION_NAMES, SUFFIXES, FileReader, Item, one_line
+from sd_ext.plain_files import TEXT_BYTES, decode, why_not
+from sd_ext.reading import parse_json
+from sd_ext.training.data.items import CAPTION_NAMES, SUFFIXES, FileReader, Item, Refused, one_line
 
 MASK = ".mask.png"
 
 
-def read_shards(paths: list[Path], text: str | None = None) -> list[Item]:
+def read_shards(paths: list[Path], text: str | None = None, within: Path | None = None) -> list[Item]:
     """The pictures of uncompressed tar archives, in their order.
+
+    An archive that is no plain file, or a link that leads out of a folder, is left out; an item in its place says so.
 
     Args:
         paths: the archives.
+        within: a folder that links must not lead out of.
         text: the field of `.json` members that holds captions; None for `text`, `caption` or `prompt`.
 
     Raises:
         InputError: an archive that cannot be read to its end, or no pictures in any.
     """
-    items = [item for path in paths for item in shard_items(path, text)]
+    reasons = {path: why_not(path, within) for path in paths}
+    items = [item for path in paths if not reasons[path] for item in shard_items(path, text)]
+    refused = [Item(path.name, Refused(reason)) for path, reason in reasons.items() if reason]
+    if not items and refused:
+        raise InputError(f"{paths[0]} {refused[0].read.reason}")
     if not items:
         raise InputError(f"no pictures ({', '.join(SUFFIXES)}) in {', '.join(p.name for p in paths)}")
-    return items
+    return [*items, *refused]
 
 
 def members(path: Path) -> dict[str, dict[str, FileReader]]:
@@ -64,14 +73,21 @@ def shard_items(path: Path, text: str | None) -> list[Item]:
 
 def caption(files: dict[str, FileReader], text: str | None, name: str) -> str:
     """From the sample's `.txt` or `.caption`, or a field of its `.json`."""
-    try:
-        for ending in () if text else (".txt", ".caption"):
-            if ending in files:
-                return one_line(files[ending]().decode("utf-8-sig"))
-        if ".json" not in files:
-            return ""
-        said: Any = json.loads(files[".json"]())
-    except ValueError as error:
-        raise InputError(f"the caption of {name} cannot be read: {error}") from error
-    names = [text] if text else CAPTION_NAMES
-    return next((one_line(said[n]) for n in names if isinstance(said, dict) and n in said), "")
+    where = f"the caption of {name}"
+    for ending in () if text else (".txt", ".caption"):
+        if ending in files:
+            return one_line(decode(_short(files[ending], where), where))
+    if ".json" not in files:
+        return ""
+    said: dict[str, Any] = parse_json(_short(files[".json"], where), where, dict)
+    field = next((n for n in ([text] if text else CAPTION_NAMES) if n in said), None)
+    if field is None:
+        return ""
+    check(said[field], str | float | None, where, field)
+    return one_line(said[field])
+
+
+def _short(read: FileReader, where: str) -> bytes:
+    if (read.size or 0) > TEXT_BYTES:
+        raise InputError(f"{where} has {read.size:,} bytes; it may have {TEXT_BYTES:,}")
+    return read()

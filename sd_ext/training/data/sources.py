@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_ext.errors import InputError
-from sd_ext.training.data.folders import metadata_files, picture_files, read_metadata, read_pairs
+from sd_ext.plain_files import why_not
+from sd_ext.training.data.folders import linked_folders, metadata_files, picture_files, read_metadata, read_pairs
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.shards import read_shards
 from sd_ext.training.data.tables import read_table
@@ -57,19 +58,27 @@ def read_folder(folder: Path, split: str, image: str | None, text: str | None) -
     kinds = {
         "pictures": picture_files(folder),
         "*.tar": sorted(folder.glob("*.tar")),
-        "*.parquet": sorted(p for p in folder.rglob("*.parquet") if p.is_file()),
+        "*.parquet": sorted(folder.rglob("*.parquet")),
     }
     found = [kind for kind, files in kinds.items() if files]
     if not found:
-        raise InputError(f"{folder} holds no pictures and no metadata.jsonl, *.tar or *.parquet")
+        links = "; links to other folders are not followed" if linked_folders(folder, "*") else ""
+        raise InputError(f"{folder} holds no pictures and no metadata.jsonl, *.tar or *.parquet{links}")
     if len(found) > 1:
         raise InputError(f"{folder} holds {' and '.join(found)}; say which, for example {folder / found[-1]}")
     if found == ["*.tar"]:
-        return read_files(str(folder), kinds["*.tar"], split, image, text)
-    return read_table(str(folder), split, image, text) if found == ["*.parquet"] else read_pairs(folder, split)
+        return read_files(str(folder), kinds["*.tar"], split, image, text, folder)
+    if found == ["*.parquet"]:
+        for path in kinds["*.parquet"]:  # `datasets` opens them all
+            if reason := why_not(path, folder):
+                raise InputError(f"{path} {reason}; remove it")
+        return read_table(str(folder), split, image, text)
+    return read_pairs(folder, split)
 
 
-def read_files(source: str, files: list[Path], split: str, image: str | None, text: str | None) -> list[Item]:
+def read_files(
+    source: str, files: list[Path], split: str, image: str | None, text: str | None, within: Path | None = None
+) -> list[Item]:
     """Shards or Parquet files, which are what a single file or a glob can name."""
     endings = {path.suffix for path in files}
     if not files:
@@ -80,7 +89,7 @@ def read_files(source: str, files: list[Path], split: str, image: str | None, te
         raise InputError(f"{source} names files that end in {', '.join(sorted(endings))}; give *.tar or *.parquet")
     if split not in ("train", "all"):
         raise InputError(f"shards have no splits, so none called {split!r}; name the shards that hold it")
-    return read_shards(files, text)
+    return read_shards(files, text, within)
 
 
 def hold_out(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:

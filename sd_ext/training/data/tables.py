@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.plain_files import PICTURE_BYTES, read_bytes
 from sd_ext.training.data.items import CAPTION_NAMES, Item, one_line
 
 
@@ -36,7 +37,7 @@ class CellReader:
         path = Path(cell["path"]).resolve()  # a table may name any file of this machine
         if not any(path.is_relative_to(root.resolve()) for root in self.roots):
             raise OSError(f"{cell['path']} lies outside the data set")
-        return path.read_bytes()
+        return read_bytes(path, PICTURE_BYTES)
 
 
 def read_table(

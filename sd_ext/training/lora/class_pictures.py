@@ -32,7 +32,7 @@ def with_class_pictures(config: LoraConfig, items: list[Item]) -> list[Item]:
     if not config.class_data:
         return items
     there = class_files(config)
-    readers = [(path.name, FileReader(path)) for path in there]
+    readers = [(path.name, FileReader(path, within=Path(config.class_data))) for path in there]
     readers += [("still to be made", _blank(config.resolution[0]))] * (config.class_images - len(there))
     own = sum(item.repeats for item in items)
     times = max(1, -(-len(readers) // max(1, own)))

@@ -164,7 +164,7 @@ def test_subfolders_are_splits_where_they_are_named_so(tmp_path):
 
 def test_captions_that_are_not_text(tmp_path):
     put(tmp_path, a__png=png(), a__txt=b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"a\.txt is not UTF-8"):
+    with pytest.raises(InputError, match=r"a\.txt is not UTF-16 text from line 1 on; save it as UTF-8"):
         read_items(tmp_path)
 
 
