@@ -14,8 +14,22 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another cost more than they do
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network
 
+MOST_WORKERS = 8
+"""Each holds its own copy of torch and Diffusers, half a gigabyte."""
+
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes run the tests: one a core, and none besides pytest itself where one file or test is named.
+
+    Workers take seconds to start, and print, breakpoints and Ctrl-C are simpler without them. `-n 3` asks for three.
+    """
+    alone = len(config.args) == 1 and ("::" in config.args[0] or config.args[0].endswith(".py"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if alone else min(cores, MOST_WORKERS)
+
 
 LETTERS = [*string.ascii_lowercase, *string.digits]
 WORDS = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(letter + "</w>" for letter in LETTERS)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -34,13 +34,16 @@ def test_nothing_slow_is_imported(code):
     assert not modules_after(code) & SLOW
 
 
-def test_help_is_quick():
-    def seconds() -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "sd_ext.cli", "--help"], stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - started
+def test_help_takes_less_than_a_second_of_a_processor():
+    """Whatever else runs on the machine: the processor's time is measured, not the clock's."""
 
-    assert min(seconds() for _ in range(3)) < 1
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = spent()
+    subprocess.run([sys.executable, "-m", "sd_ext.cli", "--help"], stdout=subprocess.DEVNULL, check=True)
+    assert 0 < spent() - before < 1
 
 
 def test_the_command_is_a_program():

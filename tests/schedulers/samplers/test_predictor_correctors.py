@@ -428,7 +428,7 @@ PREDICTOR_CORRECTORS = [
 
 
 @pytest.mark.parametrize("source", PREDICTOR_CORRECTORS, ids=str)
-@pytest.mark.parametrize("cls", {info.cls for info in sd_ext.list_samplers()}, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", dict.fromkeys(i.cls for i in sd_ext.list_samplers()), ids=lambda cls: cls.__name__)
 def test_other_families_take_their_defaults_from_these_configs(cls, source):
     """As Diffusers' DPM-Solver does with UniPC's solver_type."""
     options = {**SD, **source}
