@@ -4,7 +4,9 @@
     ├── InputError (also ValueError)      an argument, file or setting that cannot work
     │   ├── UnknownNameError              a name that is not in a list we know; carries the closest ones
     │   ├── TableError                    a sampler table that breaks one of its invariants
-    │   └── ModelError                    a model folder that is missing, incomplete or unsafe to load
+    │   ├── ModelError                    a model folder that is missing, incomplete or unsafe to load
+    │   └── WriteError (also OSError)     a file or folder that cannot be written; what was there is as it was
+    │       └── TakenError                ... because something is there (also FileExistsError)
     ├── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
     └── HubError (also RuntimeError)      the Hub refused, or could not be reached
 
@@ -73,6 +75,30 @@ class TableError(InputError):
 
 class ModelError(InputError):
     """A model folder that is missing, incomplete or unsafe to load."""
+
+
+class WriteError(InputError, OSError):
+    """A file or folder that cannot be written; what was there is as it was.
+
+    Args:
+        path: the file or folder.
+        reason: why not; the operating system's error, whose number is kept as `errno`, or words.
+        doing: what cannot be done to it.
+    """
+
+    def __init__(self, path: object, reason: object, doing: str = "write"):
+        super().__init__(f"cannot {doing} {path}: {getattr(reason, 'strerror', None) or reason}")
+        self.errno, self.filename = getattr(reason, "errno", None), str(path)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TakenError(WriteError, FileExistsError):
+    """A file or folder that is there already, and was not to be replaced."""
+
+    def __init__(self, path: object):
+        super().__init__(path, "it exists")
 
 
 class TrainingError(SdExtError, RuntimeError):

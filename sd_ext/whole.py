@@ -26,6 +26,7 @@ import json
 import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
@@ -35,6 +36,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from .errors import SdExtError, TakenError, WriteError
 
 try:
     import fcntl
@@ -63,18 +66,18 @@ def file(path: Target, overwrite: bool = True) -> Iterator[Path]:
         overwrite: replace a file that is there; else it is an error, also where it appeared only meanwhile.
 
     Raises:
-        FileExistsError: there is one, and `overwrite` is False.
-        OSError: the disk is full or fails, or the folder cannot be written to. What was there is as it was.
+        TakenError: there is one, and `overwrite` is False.
+        WriteError: the disk is full or fails, or the folder cannot be written to. What was there is as it was.
     """
     with _writing(path) as (new, target):
-        if not overwrite:
-            _refuse(target, os.path.lexists(target))
+        if not overwrite and os.path.lexists(target):
+            raise TakenError(path)
         yield new
         _settle(new)
         if overwrite:
             os.replace(new, target)
-        else:
-            _link(new, target)
+        elif not _link(new, target):
+            raise TakenError(path)
         _sync_folder(target.parent)
 
 
@@ -87,23 +90,23 @@ def folder(path: Target, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace what is there, which is back in its place after any error.
 
     Raises:
-        FileExistsError: there is something, and `overwrite` is False.
-        OSError: as in `file`.
+        TakenError: there is something, and `overwrite` is False.
+        WriteError: as in `file`.
     """
     with _writing(path) as (new, target):
-        if not overwrite:
-            _refuse(target, os.path.lexists(target) and not _is_empty_folder(target))
+        if not overwrite and _is_taken(target):
+            raise TakenError(path)
         new.mkdir()
         yield new
         _settle(new)
-        if os.path.lexists(target):
-            if _is_empty_folder(target):
-                target.rmdir()
-            else:
-                _refuse(target, not overwrite)
-                old = new.parent.parent / "old"
-                old.mkdir()
-                os.rename(target, old / target.name)
+        if _is_taken(target):
+            if not overwrite:
+                raise TakenError(path)
+            old = new.parent.parent / "old"
+            old.mkdir()
+            os.rename(target, old / target.name)
+        elif target.is_dir():
+            target.rmdir()
         os.rename(new, target)
         _sync_folder(target.parent)
 
@@ -128,9 +131,9 @@ def remove(path: Target) -> None:
     """Delete a file or folder so that it is whole until it is gone, even if the process is killed half-way.
 
     Raises:
-        OSError: it cannot be moved away; it is as it was.
+        WriteError: it cannot be moved away; it is as it was.
     """
-    with _writing(path) as (new, target):
+    with _writing(path, "remove") as (new, target):
         os.rename(target, new)
         _sync_folder(target.parent)
 
@@ -138,22 +141,18 @@ def remove(path: Target) -> None:
 def recovered(path: Target) -> Path:
     """The same path, for a reader: where it is missing because its replacement was killed, the old one is put back."""
     if not os.path.lexists(path):
-        with contextlib.suppress(OSError):  # a reader may not be allowed to write; it says itself what is missing
-            sweep(Path(path).absolute().parent)
+        sweep(Path(path).parent)
     return Path(path)
 
 
 def sweep(parent: Target) -> None:
-    """Clear what dead writers left in a folder; every writer does so first. A folder that is missing holds nothing.
-
-    Raises:
-        OSError: the folder cannot be listed.
-    """
-    with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+    """Clear what dead writers left in a folder, as far as we may; every writer does so first."""
+    found: list[Path] = []
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
         found = sorted(Path(entry.path) for entry in entries if is_temporary(entry.name))
-        for work in found:
-            with contextlib.suppress(OSError), _lock_of_dead(work):  # another sweeper was faster, or it is in use
-                _clear(work, tell=True)
+    for work in found:
+        with contextlib.suppress(OSError), _lock_of_dead(work):  # another sweeper was faster, or it is in use
+            _clear(work, tell=True)
 
 
 def is_temporary(name: str) -> bool:
@@ -162,39 +161,40 @@ def is_temporary(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _writing(path: Target) -> Iterator[tuple[Path, Path]]:
+def _writing(path: Target, doing: str = "write") -> Iterator[tuple[Path, Path]]:
     """(where to write, where it goes), in a locked working folder that is cleared in the end, however that comes."""
-    target = Path(os.path.realpath(path))
-    _make_folders(target.parent)
-    sweep(target.parent)
-    work, lock = _working_folder(target)
+    lock = None
     try:
-        (work / "new").mkdir()
-        yield work / "new" / target.name, target
-    except OSError as error:
-        if str(work) in str(error.filename):  # to the caller it is the target that cannot be written
-            error.filename = str(target)
-            if error.filename2 is not None:
-                del error.filename2
-        raise
-    finally:
+        target = Path(os.path.realpath(path))
+        _make_folders(target.parent)
+        sweep(target.parent)
+        work, lock = _working_folder(target)
         try:
+            (work / "new").mkdir()
+            yield work / "new" / target.name, target
+        finally:
             with contextlib.suppress(OSError):  # what stays is for the next writer
                 _clear(work)
-        finally:
-            if lock is not None:
-                os.close(lock)
+    except WriteError:
+        raise
+    except OSError as error:
+        ours = error.filename is None or BEGINNING in str(error.filename)
+        raise WriteError(path, error if ours else str(error), doing) from error
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))  # as libraries that are written in Rust put it
+        if number is None or isinstance(error, SdExtError):
+            raise
+        raise WriteError(path, OSError(int(number[1]), os.strerror(int(number[1]))), doing) from error
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _working_folder(target: Path) -> tuple[Path, int | None]:
     """A new folder beside the target, with a lock on it; None where there are no locks."""
     while True:
         work = target.with_name(f"{BEGINNING}{_boot()}-{secrets.token_hex(8)}{END}")
-        try:
-            work.mkdir()
-        except OSError as error:
-            error.filename = str(target)
-            raise
+        work.mkdir()
         with contextlib.suppress(FileNotFoundError, BlockingIOError):  # a sweeper that came between takes it for dead
             lock = _lock(work)
             if lock is None or _is_same(lock, work):
@@ -297,24 +297,22 @@ def _set_mode(path: str, mode: int) -> None:
         os.chmod(path, before & ~0o777 | mode)
 
 
-def _link(new: Path, target: Path) -> None:
-    """Rename without replacing."""
+def _link(new: Path, target: Path) -> bool:
+    """Rename without replacing. False where the name is taken."""
     try:
         os.link(new, target)
     except FileExistsError:
-        raise
+        return False
     except OSError:  # a disk without links
-        _refuse(target, os.path.lexists(target))
+        if os.path.lexists(target):
+            return False
         os.rename(new, target)
+    return True
 
 
-def _refuse(target: Path, there: bool) -> None:
-    if there:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+def _is_taken(target: Path) -> bool:
+    """Whether there is something, other than an empty folder."""
+    return os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir()))
 
 
 def _make_folders(path: Path) -> None:
