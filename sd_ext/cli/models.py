@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import whole
 from ..errors import ModelError
 from .pictures import EMBEDDED
 
@@ -31,7 +32,7 @@ def find_model(model: str | None) -> Path | str:
         if not (folder / "model_index.json").is_file():
             raise ModelError("this installation has no embedded model; give --model a pipeline folder or Hub id")
         return folder
-    path = Path(model).expanduser()
+    path = whole.recovered(Path(model).expanduser())
     if path.exists():
         check_folder(path)
         return path

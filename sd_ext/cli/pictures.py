@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import InputError
+from .. import __version__, whole
+from ..errors import InputError, TakenError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,26 +150,13 @@ class Destination:
         return cls(out.parent, out.name, overwrite)
 
     def write(self, data: bytes, stem: str) -> Path:
-        """Write a whole file or none, and return its path. Raises `InputError` where that fails."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / f".{os.getpid()}.{stem}.tmp"
-            try:
-                temporary.write_bytes(data)
-                return self._place(temporary, stem)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
-
-    def _place(self, temporary: Path, stem: str) -> Path:
-        if self.file and self.overwrite:
-            return temporary.replace(self.folder / self.file)
+        """Write a whole file or none, and return its path. Raises `WriteError` where that fails."""
         while True:
             path = self.folder / (self.file or f"{stem}-{_free_number(self.folder, stem):04d}.png")
             try:
-                return _rename_new(temporary, path)
-            except FileExistsError:
+                whole.write_bytes(path, data, overwrite=bool(self.file and self.overwrite))
+                return path
+            except TakenError:
                 if self.file:
                     raise
 
@@ -179,21 +166,10 @@ def name_stem(prompt: str) -> str:
     return re.sub(r"[\W_]+", "-", prompt.lower())[:40].strip("-") or "picture"
 
 
-def _rename_new(source: Path, target: Path) -> Path:
-    """Rename without replacing: raise `FileExistsError` where the name was taken meanwhile."""
-    try:
-        os.link(source, target)  # a rename would replace what is there
-    except FileExistsError:
-        raise
-    except OSError:  # a disk without links: take the name first
-        target.touch(exist_ok=False)
-        source.replace(target)
-    return target
-
-
 def _free_number(folder: Path, stem: str) -> int:
     pattern = re.compile(re.escape(stem) + r"-(\d+)\.png")
-    return 1 + max((int(m[1]) for m in map(pattern.fullmatch, os.listdir(folder)) if m), default=0)
+    names = os.listdir(folder) if folder.exists() else ()
+    return 1 + max((int(m[1]) for m in map(pattern.fullmatch, names) if m), default=0)
 
 
 def _check_writable(folder: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
+from .. import whole
 from ..errors import InputError
 from .base import Base, look_up
 from .card import make_card
@@ -37,15 +37,10 @@ def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = F
     run, target = read_finished(folder), Path(target).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already; give a folder that does not exist or is empty")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as work:
-        staged = Path(work) / "staged"
-        base = look_up(run.base_model, online)
-        expected = _write(run, base, staged, repo_id)
-        verify(staged, expected, run, Secrets.of_this_machine(_meant(run, base, repo_id)))
-        if target.exists():
-            target.rmdir()
-        staged.rename(target)
+    base = look_up(run.base_model, online)
+    with whole.folder(target) as new:
+        expected = _write(run, base, new, repo_id)
+        verify(new, expected, run, Secrets.of_this_machine(_meant(run, base, repo_id)))
     return target
 
 
@@ -68,22 +63,22 @@ def check_repo_id(repo_id: str) -> None:
         raise InputError(f"{repo_id!r} is no repository; write owner/name, the owner being you or an organization")
 
 
-def _write(run: FinishedRun, base: Base, staged: Path, repo_id: str) -> set[str]:
+def _write(run: FinishedRun, base: Base, new: Path, repo_id: str) -> set[str]:
     """Write the files and return their names."""
     weights = [*run.weights, *run.embeddings]
     pictures = [*run.samples, *(name for name in (SHEET, CURVE) if run.has(name))]
-    (staged / "samples").mkdir(parents=True)
+    (new / "samples").mkdir()
     for name in weights:
-        shutil.copyfile(run.folder / name, staged / name)
+        shutil.copyfile(run.folder / name, new / name)
     for name in pictures:
-        _copy_picture(run.folder / name, staged / name)
-    if not any((staged / "samples").iterdir()):
-        (staged / "samples").rmdir()
-    (staged / README).write_text(f"{make_card(run, base, repo_id)}\n", encoding="utf-8")
+        _copy_picture(run.folder / name, new / name)
+    if not any((new / "samples").iterdir()):
+        (new / "samples").rmdir()
+    (new / README).write_text(f"{make_card(run, base, repo_id)}\n", encoding="utf-8")
     return {*weights, *pictures, README}
 
 
-def _copy_picture(source: Path, target: Path) -> None:
+def _copy_picture(source: Path, new: Path) -> None:
     """The pixels of `source` and nothing else: a PNG's text may hold prompts, paths and settings."""
     from PIL import Image
 
@@ -93,7 +88,7 @@ def _copy_picture(source: Path, target: Path) -> None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{source} is no picture that can be read: {error}") from error
     pixels.info.clear()
-    pixels.save(target, "PNG")
+    pixels.save(new, "PNG")
 
 
 def _meant(run: FinishedRun, base: Base, repo_id: str) -> list[str]:

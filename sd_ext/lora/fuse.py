@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import whole
 from ..errors import InputError
 from .adapter import PARTS, ModuleName
 from .formats.files import PICKLES
@@ -118,46 +118,37 @@ def merge_into(
 
 
 def _merge_folder(base: FolderBase, loras: Loras, out: Path, on_module: OnModule, overwrite: bool) -> None:
+    whole.recovered(out)
     replaces = overwrite and (out / "model_index.json").is_file()
     if out.exists() and not replaces:
         raise InputError(f"{out} exists; choose another folder")
     if out.resolve().is_relative_to(base.folder.resolve()) or base.folder.resolve().is_relative_to(out.resolve()):
         raise InputError(f"{out} lies in or around {base.folder}; choose another folder")
     modules = changed_modules(base, loras)
-    partial = out.with_name(f".{os.getpid()}.{out.name}.tmp")
-    old = out.with_name(f".{os.getpid()}.{out.name}.old")
-    try:
-        shutil.copytree(base.folder, partial, ignore=_other_weights(base.folder))
+    with whole.folder(out, overwrite=replaces) as new:
+        shutil.copytree(base.folder, new, ignore=_left_out(base.folder), dirs_exist_ok=True)
         done = 0
         for file in sorted({base.keys[module][0] for module in modules}):
             inside = [module for module in modules if base.keys[module][0] == file]
             after = fused(base, loras, inside, lambda i, _, m, done=done: on_module(done + i, len(modules), m))
-            _rewrite(file, partial / file.relative_to(base.folder), {base.keys[m][1]: new for m, _, new in after})
+            _rewrite(file, new / file.relative_to(base.folder), {base.keys[m][1]: weight for m, _, weight in after})
             done += len(inside)
-        if replaces:
-            out.rename(old)
-        partial.rename(out)
-    except (OSError, shutil.Error, SafetensorError) as error:
-        raise InputError(f"cannot write {out}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
-def _rewrite(source: Path, copy: Path, changed: dict[str, Tensor]) -> None:
+def _rewrite(source: Path, new: Path, changed: dict[str, Tensor]) -> None:
     """The same safetensors file with some tensors exchanged."""
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata()
-    save_file({**load_file(source), **changed}, copy, metadata)
+    save_file({**load_file(source), **changed}, new, metadata)
 
 
-def _other_weights(root: Path) -> Callable[[str, list[str]], set[str]]:
-    """Leaves out other variants' weights and pickles of the parts a LoRA changes: the copy would not be merged."""
+def _left_out(root: Path) -> Callable[[str, list[str]], set[str]]:
+    """What is not copied: temporaries of writers; other weights, and pickles, of parts that a LoRA changes."""
 
     def ignore(folder: str, names: list[str]) -> set[str]:
         path = Path(folder)
         if path.parent != root or path.name not in PARTS:
-            return set()
+            return set(filter(whole.is_temporary, names))
         kept = {file.name for file in weight_files(path)}
         weights = {name for name in names if Path(name).suffix in {".safetensors", *PICKLES}}
         return weights - kept

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .. import whole
 from ..errors import InputError, ModelError, UnknownNameError
 from .adapter import PARTS, Adapter, ModuleName
 
@@ -64,7 +65,7 @@ class FolderBase:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
+        self.folder = whole.recovered(Path(folder).expanduser())
         if not self.folder.is_dir():
             what = "a single file; convert it to a Diffusers folder first" if self.folder.is_file() else "not there"
             raise ModelError(f"a base model is a Diffusers pipeline folder, and {self.folder} is {what}")

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import whole
 from ..errors import InputError
 from .base import TableScheduler
-from .exported import MODULE, ExportedScheduler
+from .exported import MODULE, SOURCE, ExportedScheduler
 from .table import P0, STASH, X
 
 COUNTS = range(1, 51)
@@ -47,6 +48,7 @@ def export(
         The folder.
 
     Raises:
+        WriteError: the disk is full or fails; each file is as it was or whole.
         InputError: the scheduler does at run time what a table cannot say (see `exported`), a number of calls that it
             cannot make, no run announced, or a `model_index.json` that cannot be read.
     """
@@ -55,10 +57,12 @@ def export(
         raise InputError(f"{folder} is a file; give a folder to export to")
     index_file = folder.absolute().parent / "model_index.json"
     index = _read_index(index_file) if index_file.is_file() else {}
-    exported(scheduler, num_inference_steps).save_pretrained(folder)
+    made = exported(scheduler, num_inference_steps)
+    whole.write_bytes(folder / f"{MODULE}.py", SOURCE)
+    whole.write_text(folder / made.config_name, made.to_json_string())
     if folder.absolute().name in index:
         index[folder.absolute().name] = [MODULE, ExportedScheduler.__name__]
-        index_file.write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        whole.write_json(index_file, index, indent=2)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 
 import pytest
@@ -143,6 +144,32 @@ def test_what_is_there_stays(folder, sdxl, sd15, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "out"]
     (part,) = (tmp_path / "old" / "text_encoder").glob("*.safetensors")
     assert not same(load_file(part), load_file(folder / "text_encoder" / part.name))
+
+
+def contents(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_replacing_a_model_never_ends_with_neither(folder, sdxl, tmp_path, monkeypatch, error, at):
+    """Whichever of the two renames fails, the model that was there is there, and nothing stays beside it."""
+    merge_into(folder, [(sdxl.lora, 1.0)], tmp_path / "mine")
+    before, rename, asked = contents(tmp_path / "mine"), os.rename, []
+
+    def failing(source, target, **more):
+        asked.append(target)
+        if len(asked) == at:
+            raise error
+        rename(source, target, **more)
+
+    with monkeypatch.context() as patched, pytest.raises((InputError, KeyboardInterrupt)):
+        patched.setattr(os, "rename", failing)
+        merge_into(folder, [(sdxl.lora, 0.5)], tmp_path / "mine", overwrite=True)
+    assert len(asked) >= at and os.listdir(tmp_path) == ["mine"]
+    assert contents(tmp_path / "mine") == before
+    merge_into(folder, [(sdxl.lora, 0.5)], tmp_path / "mine", overwrite=True)
+    assert contents(tmp_path / "mine") != before
 
 
 def test_folders_that_cannot_be_a_base(tmp_path, sd15):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ... import whole
 from ...errors import InputError
 
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
@@ -42,32 +42,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file that appears whole, with its header's entries sorted.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written to; what was there is left as it was.
+        WriteError: the disk is full or the folder cannot be written to; what was there is left as it was.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(tensors), partial, dict(metadata))
-        _sort_header(partial)
-        partial.chmod(0o644)  # safetensors makes it its owner's alone; other programs read it too
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole.file(path) as new:
+        save_file(dict(tensors), new, dict(metadata))
+        _sort_header(new)
 
 
-def _sort_header(path: Path) -> None:
+def _sort_header(new: Path) -> None:
     """Sort the header's text entries: the library writes them in an order that differs from process to process."""
-    with open(path, "r+b") as file:
+    with open(new, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         if len(text) > length:  # cannot be: the same entries in the same notation
-            raise InputError(f"the header of {path} cannot be sorted")
+            raise InputError(f"the header of {new} cannot be sorted")
         file.seek(8)
         file.write(text.ljust(length))
 
