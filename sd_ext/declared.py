@@ -137,6 +137,8 @@ def _mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | None:
         return _first((item, inner, (*path, key)) for key, item in value.items())
     if _is_list(kind):
         return _list_mismatch(value, kind, path)
+    if kind is int and _fits(value, int) and not -(2**63) <= value < 2**63:
+        return path, "a whole number of at most 64 bits", value
     return None if _fits(value, kind) else (path, described(kind), value)
 
 

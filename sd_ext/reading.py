@@ -10,7 +10,7 @@ that names the file and the place. Only plain files are opened: never a named pi
     open_tensors(path)                      a safetensors file
     read_text(path), read_bytes(path)       from `plain_files`, which says what is opened at all
 
-Keys that stand twice in an object, NaN and infinity, and whole numbers of more than 20 digits are errors: none of them
+Keys that stand twice in an object, NaN and infinity, and whole numbers of more than 32 digits are errors: none of them
 means the same to everyone.
 """
 
@@ -41,7 +41,7 @@ LINE_BYTES = MIB  # of a line of JSON, or of a row of CSV
 HEADER_BYTES = 32 * MIB  # of the JSON at the start of a safetensors file
 VALUES = 2**21  # in one JSON text: more would take hundreds of MB in memory
 DEPTH = 64  # of objects and lists within one another
-DIGITS = 20  # of a whole number: what 64 bits hold
+DIGITS = 32  # of a whole number; tokenizers write 10^30 for "no limit"
 
 
 class _Unusable(Exception):

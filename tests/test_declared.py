@@ -24,7 +24,7 @@ FITS = [
 ]  # fmt: skip
 FAILS = [
     (True, int, "a whole number"), (1.0, int, "a whole number"), ("1", int, "a whole number"),
-    (True, float, "a number"),
+    (2**63, int, "a whole number of at most 64 bits"),     (True, float, "a number"),
     (math.nan, float, "a number"), (math.inf, float, "a number"), (math.nan, Unbounded, "a number"),
     (10**400, float, "a number"), (10**5000, float, "a number"), ("1", float, "a number"), (1, str, "text"),
     (b"a", str, "text"), ("false", bool, "true or false"), (1, bool, "true or false"), (None, int, "a whole number"),

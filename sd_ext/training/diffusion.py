@@ -71,10 +71,10 @@ class DiffusionTask(Task):
 
     def __init__(self, config: DiffusionConfig, files: ModelFiles):
         self.config, self.files = config, files
-        scale = 2 ** (len(files.config("vae")["block_out_channels"]) - 1)
+        scale = files.pixels_per_latent
         self.pictures, self.held_out = open_pictures(config, scale, self.complete)
         self.sizes = self.pictures.sizes
-        self.scale, self.channels = scale, files.config("vae").get("latent_channels", 4)
+        self.scale, self.channels = scale, files.setting("vae", "latent_channels", int, 4)
         self.noise = self.noise_settings()
         schedule = NoiseSchedule.from_config(self.noise)
         self.prediction = self.noise["prediction_type"]

@@ -102,11 +102,8 @@ def at_most(task: LoraTask) -> int:
 
 
 def vae_on_meta(files: ModelFiles) -> Any:
-    from diffusers import AutoencoderKL
-
     with torch.device("meta"):
-        vae: Any = AutoencoderKL.from_config(files.config("vae"))
-    return vae.eval()
+        return files.without_weights("vae").eval()
 
 
 def _frozen(module: nn.Module) -> bool:
@@ -143,10 +140,10 @@ def loss_once(task: LoraTask, loss: DiffusionLoss) -> Tensor:
     """The loss of the largest batch; of tensors without numbers."""
     batch, height, width = largest_batch(task)
     files, unet = task.files, loss.unet
-    length = files.config("text_encoder").get("max_position_embeddings", 77)
+    length = files.setting("text_encoder", "max_position_embeddings", int, 77)
     conditions = {"states": torch.empty(batch, length, unet.config.cross_attention_dim)}
     if files.family == "sdxl":
-        conditions["pooled"] = torch.empty(batch, files.config("text_encoder_2")["projection_dim"])
+        conditions["pooled"] = torch.empty(batch, files.setting("text_encoder_2", "projection_dim", int, 512))
         conditions["time_ids"] = torch.empty(batch, 6)
     if loss.towers is not None:
         conditions["tokens"] = torch.zeros(batch, len(loss.towers.encoders), length, dtype=torch.long)

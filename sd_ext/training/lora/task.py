@@ -23,7 +23,7 @@ from sd_ext.training.lora.class_pictures import with_class_pictures
 from sd_ext.training.lora.new_words import Words, add_words, spell_out
 from sd_ext.training.lora.result import write_result
 from sd_ext.training.lora.start import keep_start, without_start
-from sd_ext.training.model.files import ModelFiles, part_class
+from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
@@ -110,11 +110,9 @@ class LoraTask(DiffusionTask):
 
     def build_on_meta(self) -> tuple[Any, TextTowers | None]:
         """U-Net and trained text encoders as they will be, without weights."""
-        from diffusers import UNet2DConditionModel
-
         config, dtype = self.config, base_dtype(self.config)
         with torch.device("meta"):
-            made: Any = UNet2DConditionModel.from_config(self.files.config("unet"))
+            made = self.files.without_weights("unet")
             unet = nn.Module.to(made, dtype)  # Diffusers' own warns of modules kept in float32, of which there are none
             self.adapt_unet(unet)
             towers = self.towers_on_meta().to(dtype) if self.trains_text else None
@@ -124,11 +122,7 @@ class LoraTask(DiffusionTask):
         return unet, towers
 
     def towers_on_meta(self) -> TextTowers:
-        kinds = [part_class(part) for part in self.files.text_parts]
-        encoders = [
-            kind(kind.config_class.from_pretrained(self.files.parts[part]))
-            for kind, part in zip(kinds, self.files.text_parts, strict=True)
-        ]
+        encoders = [self.files.without_weights(part) for part in self.files.text_parts]
         tokenizers = [self.files.load(part.replace("text_encoder", "tokenizer")) for part in self.files.text_parts]
         for encoder in encoders:
             encoder.requires_grad_(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,9 @@ from typing import Any
 
 import torch
 
+from sd_ext.declared import check
 from sd_ext.errors import ModelError
+from sd_ext.model_configs import check_plain, read_config, read_index
 from sd_ext.pretrained import pretrained_path
 
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -57,7 +58,7 @@ class ModelFiles:
         """ "sd15", "sd21" or "sdxl": how LoRA files call their base."""
         if self.family == "sdxl":
             return "sdxl"
-        return "sd21" if self.config("text_encoder").get("hidden_size") == 1024 else "sd15"
+        return "sd21" if self.setting("text_encoder", "hidden_size", int) == 1024 else "sd15"
 
     @property
     def text_parts(self) -> tuple[str, ...]:
@@ -70,16 +71,36 @@ class ModelFiles:
         known = ("vae", "unet", "scheduler", *self.text_parts, *tokenizers)
         return [part for part in known if part in self.parts]
 
+    def config_file(self, part: str) -> Path:
+        """The JSON file that describes a part. Raises `ModelError` where there is none."""
+        for name in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
+            if (self.parts[part] / name).is_file():
+                return self.parts[part] / name
+        raise ModelError(f"{self.parts[part]} holds no {part} (no config.json there)")
+
     def config(self, part: str) -> dict[str, Any]:
-        """The JSON that describes a part."""
-        names = ("config.json", "scheduler_config.json", "tokenizer_config.json")
-        path = next((self.parts[part] / n for n in names if (self.parts[part] / n).is_file()), None)
-        if path is None:
-            raise ModelError(f"{self.parts[part]} holds no {part} (no config.json there)")
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{path} is damaged: {error}") from error
+        """The JSON that describes a part. Raises `ModelError` where it is damaged."""
+        return read_config(self.config_file(part))
+
+    def setting(self, part: str, name: str, kind: Any, default: Any = None) -> Any:
+        """One value of a part's config, of the declared type; the default where it is not there.
+
+        Raises:
+            ModelError: it is of another type.
+        """
+        config = self.config(part)
+        if name not in config:
+            return default
+        check(config[name], kind, str(self.config_file(part)), name, error=ModelError)
+        return config[name]
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels, in height and in width, the autoencoder makes of one latent."""
+        levels = self.setting("vae", "block_out_channels", list[int], [64])
+        if not 1 <= len(levels) <= 16:
+            raise ModelError(f"{self.config_file('vae')}: block_out_channels has {len(levels)} levels")
+        return 2 ** (len(levels) - 1)
 
     def noise(self) -> dict[str, Any]:
         """The noise schedule, as Diffusers' schedulers take it."""
@@ -95,6 +116,7 @@ class ModelFiles:
         Raises:
             ModelError: it does not load; says which.
         """
+        self.config(part)
         kind, folder = part_class(part), self.parts[part]
         options: dict[str, Any] = {"local_files_only": True}
         if not part.startswith("tokenizer"):
@@ -102,8 +124,22 @@ class ModelFiles:
             options["torch_dtype" if part in ("vae", "unet") else "dtype"] = dtype
         try:
             return kind.from_pretrained(folder, **options)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever a library makes of a stranger's files
             raise ModelError(f"{folder} does not load as {kind.__name__}: {error}") from error
+
+    def without_weights(self, part: str) -> Any:
+        """A part as its config says, with weights as they come; on the device of the `torch.device` block around it.
+
+        Raises:
+            ModelError: its config does not make one.
+        """
+        kind, config = part_class(part), self.config(part)
+        try:
+            if part.startswith("text_encoder"):
+                return kind(kind.config_class.from_pretrained(self.parts[part]))
+            return kind.from_config(config)
+        except Exception as error:
+            raise ModelError(f"{self.config_file(part)} makes no {kind.__name__}: {error}") from error
 
     def digest(self, *parts: str) -> str:
         """What identifies these parts: a sha256 over their files' contents, wherever they lie."""
@@ -142,12 +178,8 @@ def find_model(model: str, variant: str = "") -> ModelFiles:
     index = root / "model_index.json"
     if not index.is_file():
         raise ModelError(f"{root} is no pipeline folder (no model_index.json)")
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{index} is damaged: {error}") from error
-    if not isinstance(listed, dict):
-        raise ModelError(f"{index} is damaged: it does not list parts by name")
+    listed = read_index(root)
+    check_plain(root)
     named = {name: value for name, value in listed.items() if isinstance(value, list) and len(value) == 2}
     present = {name: root / name for name, (_, kind) in named.items() if kind}
     refuse_other_kinds(model, listed, present)
@@ -191,11 +223,9 @@ def refuse_other_kinds(model: str, listed: dict[str, Any], present: dict[str, Pa
     unet = files.config("unet")
     if unet.get("_class_name", "UNet2DConditionModel") not in ("UNet2DConditionModel",):
         raise ModelError(f"the U-Net of {model} is a {unet['_class_name']}; {able}")
-    latent = files.config("vae").get("latent_channels", 4)
-    if unet.get("in_channels", 4) != latent:
-        raise ModelError(
-            f"the U-Net of {model} takes {unet['in_channels']} channels, not the latent's {latent}; {able}"
-        )
+    latent, takes = files.setting("vae", "latent_channels", int, 4), files.setting("unet", "in_channels", int, 4)
+    if takes != latent:
+        raise ModelError(f"the U-Net of {model} takes {takes} channels, not the latent's {latent}; {able}")
 
 
 def download(model: str, variant: str) -> Path:
@@ -234,6 +264,10 @@ def from_folder(cls: Any, folder: str, part: str) -> Any:
     found = find_part(folder, part)
     options: dict[str, Any] = {} if "okenizer" in cls.__name__ else {"use_safetensors": True}
     try:
+        check_plain(found)
+        read_config(found / ("config.json" if options else "tokenizer_config.json"))
         return cls.from_pretrained(found, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a library makes of a stranger's files
         raise ModelError(f"{found} does not load as {cls.__name__}: {error}") from error

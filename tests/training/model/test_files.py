@@ -76,13 +76,13 @@ def test_models_that_cannot_be_trained_are_named(own_model, tmp_path):
     edit(own_model / "unet" / "config.json", _class_name="UNetMotionModel")
     refused("is a UNetMotionModel; Stable Diffusion 1.x, 2.x and SDXL")
     (own_model / "unet" / "config.json").write_text("{")
-    refused("config.json is damaged")
+    refused("config.json is not valid JSON")
     index = own_model / "model_index.json"
     edit(index, unet=[None, None], _class_name="FluxPipeline")
     refused("is a FluxPipeline without unet, vae and text_encoder")
     for damaged in ("{", "[]", '{"unet": []}', '{"unet": ["diffusers"]}'):
         index.write_text(damaged)
-        refused("damaged|without unet")
+        refused("not valid JSON|must be an object|without unet")
 
 
 def test_parts_by_themselves(own_model, tmp_path):

@@ -1,0 +1,61 @@
+"""The JSON of a model's folder, judged before any library builds a model from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .declared import check, shown
+from .errors import ModelError
+from .plain_files import why_not
+from .reading import read_json
+
+MOST_LAYERS = 256  # of one kind in a config; a count of a million would keep a library building for hours
+MOST = 2**24  # any other whole number in a config: widths, vocabularies
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A pipeline's `model_index.json`: settings, and for each part a library and a class.
+
+    Raises:
+        ModelError: it is not there or damaged, or a part's name leads out of the folder.
+    """
+    path = folder / "model_index.json"
+    index = read_json(path, dict[str, Any], error=ModelError)
+    for name, value in index.items():
+        if isinstance(value, list) and not name.startswith("_"):
+            check(value, list[str | None], str(path), name, error=ModelError)
+            if not name.isidentifier():
+                raise ModelError(f"{path}: {shown(name)} is no name of a part")
+    return index
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config of a part: an object, and where a network is made from it one of moderate numbers.
+
+    Raises:
+        ModelError: it is not there or damaged, or holds numbers that no model has.
+    """
+    config = read_json(path, dict[str, Any], finite=False, error=ModelError)  # Diffusers writes -Infinity
+    for name, value in config.items() if path.name == "config.json" else ():
+        most = MOST_LAYERS if "layer" in name else MOST
+        if large := next((n for n in _whole_numbers(value) if abs(n) > most), None):
+            raise ModelError(f"{path}: {shown(name)[1:-1]} holds {large}; no model has more than {most:,}")
+    return config
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(item)
+
+
+def check_plain(folder: Path) -> None:
+    """Raise `ModelError` for a pipe, device or socket among the files that a library would open."""
+    for path in (*folder.iterdir(), *folder.glob("*/*")):
+        reason = why_not(path)
+        if reason and path.exists() and not path.is_dir():
+            raise ModelError(f"{path} {reason}; remove it")
