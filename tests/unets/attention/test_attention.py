@@ -19,10 +19,10 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
 )
 
-import sd_ext.unets.attention as attention
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention import kernels as backends
+from sd_ext.unets.attention import processors as attention
 from sd_ext.unets.attention.processors import MemoryEfficientAttnProcessor, attention_report, set_attention
 
 ON_CPU = ["auto", "sdpa", "xformers", "sage", "sliced"]
