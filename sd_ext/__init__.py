@@ -11,81 +11,59 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AutoScheduler",
-    "CachedUNet2DConditionModel",
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolver2SAncestralScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "ERSDEScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "GradientEstimationScheduler",
-    "GuidanceInterval",
-    "HeunDiscreteScheduler",
-    "HeunPPDiscreteScheduler",
-    "HighResUNet2DConditionModel",
-    "IPNDMScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "NoiseSchedule",
-    "PNDMScheduler",
-    "RESMultistepScheduler",
-    "RESSinglestepScheduler",
-    "RestartScheduler",
-    "SASolverScheduler",
-    "SEEDSScheduler",
-    "SamplerInfo",
-    "TCDScheduler",
-    "Table",
-    "TableScheduler",
-    "TokenReducedUNet2DConditionModel",
-    "UniPCMultistepScheduler",
-    "VariantUNet2DConditionModel",
-    "__version__",
-    "attention_report",
-    "list_grids",
-    "list_samplers",
-    "make_scheduler",
-    "pretrained_path",
-    "set_attention",
-]
+_ROOMS = {"Scheduler": "sd_ext.schedulers", "UNet2DConditionModel": "sd_ext.unets"}
+"""Where classes are, by how their names end. Saved pipelines name them as `sd_ext`'s, so every one must be found."""
 
-_ELSEWHERE = {
-    "pretrained_path": "sd_ext.pretrained",
-    "CachedUNet2DConditionModel": "sd_ext.unets",
+_OTHERS = {
     "GuidanceInterval": "sd_ext.unets",
-    "HighResUNet2DConditionModel": "sd_ext.unets",
-    "TokenReducedUNet2DConditionModel": "sd_ext.unets",
-    "VariantUNet2DConditionModel": "sd_ext.unets",
+    "NoiseSchedule": "sd_ext.schedulers",
+    "SamplerInfo": "sd_ext.schedulers",
+    "Table": "sd_ext.schedulers",
     "attention_report": "sd_ext.unets",
+    "list_grids": "sd_ext.schedulers",
+    "list_samplers": "sd_ext.schedulers",
+    "make_scheduler": "sd_ext.schedulers",
+    "pretrained_path": "sd_ext.pretrained",
     "set_attention": "sd_ext.unets",
-    # Diffusers looks these up on the module a saved pipeline names.
-    "SchedulerMixin": "diffusers",
-    "ModelMixin": "diffusers",
 }
+"""Where all else is."""
+
+_DIFFUSERS = ("ModelMixin", "SchedulerMixin")
+"""What Diffusers looks up on the module that a saved pipeline names."""
 
 if TYPE_CHECKING:
-    from .pretrained import pretrained_path
+    from .pretrained import pretrained_path as pretrained_path
     from .schedulers import *  # noqa: F403
     from .unets import *  # noqa: F403
 
 
+def _all() -> list[str]:
+    """Every public name, `__all__`: the classes are known to their rooms alone."""
+    classes = {
+        name for end, room in _ROOMS.items() for name in importlib.import_module(room).__all__ if name.endswith(end)
+    }
+    return sorted({*classes, *_OTHERS, "__version__"})
+
+
+def _room(name: str) -> str | None:
+    """The module that has a public name, or None."""
+    if name in _DIFFUSERS:
+        return "diffusers"
+    by_end = (room for end, room in _ROOMS.items() if name.endswith(end) and not name.startswith("_"))
+    return _OTHERS.get(name) or next(by_end, None)
+
+
 def __getattr__(name: str) -> Any:
-    if name not in __all__ and name not in _ELSEWHERE:
+    room = _room(name)
+    if name == "__all__":
+        value = _all()
+    elif room is not None and hasattr(module := importlib.import_module(room), name):
+        value = getattr(module, name)
+    else:
         raise AttributeError(f"module 'sd_ext' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_ELSEWHERE.get(name, "sd_ext.schedulers")), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_all()})

@@ -1,13 +1,19 @@
 """Samplers as tables of coefficients, and the Diffusers schedulers that run them.
 
+What a sampler is:
 schedule     the trained forward process          grids      where the steps fall
-table        a sampler as numbers, self-checked   run        executes a table, the only code that touches tensors
-base         the Diffusers scheduler interface    placement  the levels of a run
-plan         what is remembered from set_timesteps to the last step
+table        a sampler as numbers, self-checked   placement  the levels of a run
 transfer     a step with one prediction           kernel     a step with a polynomial through several
 multistage   steps of several network calls       corrector  predictor-correctors
 samplers/    the samplers, one file per family    registry   samplers by name
-noise        noise from a Brownian path           export     writes a sampler as numbers; exported runs them
+base, fields the class that samplers inherit from, and its options
+
+How one is run; an exported sampler takes these along:
+prediction   what the network predicts            run        executes a table, the only code that combines tensors
+plan         what is remembered between steps     stepping   the Diffusers scheduler interface of a run
+forward      noise on pictures, for training      exported   a scheduler of stored numbers
+
+noise        noise from a Brownian path           export     writes a sampler as numbers; assemble, the file beside them
 """
 
 from . import samplers
@@ -21,6 +27,7 @@ from .schedule import Levels, NoiseSchedule
 from .table import Table
 
 __all__ = [
+    *samplers.__all__,
     "Levels",
     "NoiseSchedule",
     "SamplerInfo",
@@ -31,4 +38,3 @@ __all__ = [
     "list_samplers",
     "make_scheduler",
 ]
-__all__ += samplers.__all__

@@ -4,7 +4,8 @@
     export(pipe.scheduler, folder / "scheduler")
     DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)       # anywhere Diffusers is
 
-The file is `exported.py`, word for word; how the tables are written is told at its top.
+The file is put together from the modules that run tables, see `assemble`; how the tables are written is told at its
+top, which is that of `exported.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import torch
 from .. import whole
 from ..errors import InputError
 from .base import TableScheduler
-from .exported import MODULE, SOURCE, ExportedScheduler
-from .table import P0, STASH, X
+from .assemble import SOURCE
+from .exported import MODULE, ExportedScheduler
+from .run import P0, STASH, X
 
 COUNTS = range(1, 51)
 """Numbers of network calls that are exported unless told otherwise: up to the default of Diffusers' pipelines."""
@@ -86,9 +88,9 @@ def exported(scheduler: TableScheduler, num_inference_steps: int | Iterable[int]
     start = twin.init_noise_sigma
     runs, counts = {}, [num_inference_steps] if isinstance(num_inference_steps, int) else num_inference_steps
     if counts is None:
-        if scheduler._plan is None:
+        if scheduler.num_inference_steps is None:
             raise InputError("num_inference_steps=None exports the announced run: call set_timesteps() first")
-        twin._announce(scheduler._plan.levels, None)
+        twin.announce(scheduler.levels)
         runs[str(len(scheduler.timesteps))] = _run(twin)
     for count in sorted(set(counts or ())):
         twin.set_timesteps(count)
@@ -107,7 +109,7 @@ def exported(scheduler: TableScheduler, num_inference_steps: int | Iterable[int]
         init_noise_sigma=float(start),
         **{key: config[key] for key in _constructor_keys(ExportedScheduler) if key in config and key not in OWN},
     )
-    result.register_to_config(**_known_to_diffusers(config))
+    result.register_to_config(**_known_to_diffusers(config, result.compatibles))
     _prove(twin, result, len(twin.timesteps))
     return result
 
@@ -120,9 +122,9 @@ def _constructor_keys(cls: type) -> set[str]:
     return set(inspect.signature(cls.__init__).parameters) - {"self", "args", "kwargs"}
 
 
-def _known_to_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
+def _known_to_diffusers(config: Mapping[str, Any], compatibles: Iterable[type]) -> dict[str, Any]:
     """The rest of the config that Diffusers' schedulers know: from it they, and ours, can be made in place of this."""
-    known = set().union(*map(_constructor_keys, ExportedScheduler._get_compatibles()))
+    known = set().union(*map(_constructor_keys, compatibles))
     known -= _constructor_keys(ExportedScheduler)
     finite = {k: v for k, v in config.items() if not (isinstance(v, float) and not math.isfinite(v))}  # for JSON
     return {key: value for key, value in finite.items() if key in known}
@@ -130,9 +132,8 @@ def _known_to_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(scheduler: TableScheduler) -> dict[str, Any]:
     """The announced run, as `exported.py` reads it."""
-    plan = scheduler._plan
-    assert plan is not None
-    table, n = scheduler.table(), len(plan.values)
+    levels, table = scheduler.levels, scheduler.table()
+    n = table.calls
     calls = [_call(rows) for rows in table.rows]
     starts = {}
     for begin in range(1, n):
@@ -151,8 +152,8 @@ def _run(scheduler: TableScheduler) -> dict[str, Any]:
     return {
         "basis": table.basis,
         "init_noise_sigma": float(scheduler.init_noise_sigma),
-        "timesteps": _short(plan.levels.t[:-1]),
-        "sigmas": [value if math.isfinite(value) else None for value in _short(plan.levels.ratio)],
+        "timesteps": _short(levels.t[:-1]),
+        "sigmas": [value if math.isfinite(value) else None for value in _short(levels.ratio)],
         "alpha": _short(table.levels.alpha[:-1]),
         "sigma": _short(table.levels.sigma[:-1]),
         "calls": calls,

@@ -1,37 +1,54 @@
-"""The forward process on tensors: what training scripts and img2img ask of a scheduler."""
+"""The forward process on tensors: what training scripts and image to image ask of a scheduler."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
-import numpy as np
 import torch
 
-from .schedule import NoiseSchedule
+
+class Trained(Protocol):
+    """The trained noise schedule: x_t = alpha_t x0 + sigma_t eps.
+
+    `alpha` and `sigma` are those of the timesteps 0, 1, 2, ...; `flow` says whether alpha + sigma = 1 (flow matching)
+    in place of alpha^2 + sigma^2 = 1.
+    """
+
+    @property
+    def alpha(self) -> Sequence[float]: ...
+
+    @property
+    def sigma(self) -> Sequence[float]: ...
+
+    @property
+    def flow(self) -> bool: ...
 
 
 @lru_cache(maxsize=16)
-def tables(schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def tables(schedule: Trained, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha and sigma at the training timesteps, `(T,)`, on a device: copied there once, not at every call."""
     with torch.inference_mode(False):  # also usable where gradients are wanted
         alpha, sigma = (torch.tensor(v, dtype=dtype, device=device) for v in (schedule.alpha, schedule.sigma))
     return alpha, sigma
 
 
-def coefficients(
-    schedule: NoiseSchedule, timesteps: torch.Tensor, like: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def coefficients(schedule: Trained, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha and sigma at `timesteps`, on `like`'s device in float32 (float64 for float64), shaped to broadcast over it.
 
     Args:
-        timesteps: `(batch,)` or `(1,)`, whole or fractional, on any device; interpolated as `NoiseSchedule.at` does.
+        schedule: the trained noise schedule.
+        timesteps: `(batch,)` or `(1,)`, whole or fractional, on any device. Between whole ones log(sigma / alpha) is
+            interpolated; for flow matching, or beside a timestep without signal, alpha is.
+        like: what they shall be multiplied with, `(batch, ...)`.
     """
     timesteps = timesteps.reshape(-1).to(like.device)
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
     alpha, sigma = tables(schedule, dtype, like.device)
     if timesteps.is_floating_point():
         low = timesteps.floor().long()
-        high, part = (low + 1).clamp(max=schedule.t_max), (timesteps - low).to(dtype)
+        high, part = (low + 1).clamp(max=len(alpha) - 1), (timesteps - low).to(dtype)
         log_ratio = torch.log(sigma / alpha)
         log_ratio = torch.lerp(log_ratio[low], log_ratio[high], part)
         power = 1.0 if schedule.flow else 2.0
@@ -46,13 +63,13 @@ def coefficients(
     return a.reshape(shape), s.reshape(shape)
 
 
-def add_noise(schedule: NoiseSchedule, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+def add_noise(schedule: Trained, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """alpha_t x0 + sigma_t noise."""
     alpha, sigma = coefficients(schedule, timesteps, x0)
     return (alpha * x0 + sigma * noise).to(x0.dtype)
 
 
-def velocity(schedule: NoiseSchedule, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+def velocity(schedule: Trained, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """alpha_t noise - sigma_t x0, the target of v-prediction (Salimans & Ho 2022, arXiv 2202.00512)."""
     alpha, sigma = coefficients(schedule, timesteps, x0)
     return (alpha * noise - sigma * x0).to(x0.dtype)
@@ -61,7 +78,7 @@ def velocity(schedule: NoiseSchedule, x0: torch.Tensor, noise: torch.Tensor, tim
 class ForwardProcess:
     """The part of the scheduler interface that is about the trained process and not about a run."""
 
-    schedule: NoiseSchedule
+    schedule: Trained
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """alpha_t x0 + sigma_t noise, at any timesteps, also before set_timesteps.
@@ -80,14 +97,19 @@ class ForwardProcess:
     @property
     def alphas_cumprod(self) -> torch.Tensor:
         """alpha_t^2, `(T,)` float32."""
-        return torch.tensor(self.schedule.alpha**2, dtype=torch.float32)
+        return self._squares()[1:].float()
 
     @property
     def betas(self) -> torch.Tensor:
         """1 - alphas_cumprod[t] / alphas_cumprod[t - 1], `(T,)` float32."""
-        squared = np.concatenate([[1.0], self.schedule.alpha**2])
-        return torch.tensor(1 - squared[1:] / squared[:-1], dtype=torch.float32)
+        squares = self._squares()
+        return (1 - squares[1:] / squares[:-1]).float()
 
     @property
     def alphas(self) -> torch.Tensor:
+        """1 - betas, `(T,)` float32."""
         return 1 - self.betas
+
+    def _squares(self) -> torch.Tensor:
+        """1, and alpha_t^2 at every timestep, `(1 + T,)` float64."""
+        return torch.tensor([1.0, *self.schedule.alpha], dtype=torch.float64) ** 2

@@ -1,4 +1,4 @@
-"""What a scheduler remembers between `set_timesteps` and the last `step`."""
+"""What a scheduler remembers between `set_timesteps` and the last `step`, and what a step returns."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import copy
 import threading
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from ..errors import InputError
 from .run import Call, Run
-from .schedule import Levels
 
 
 class StepOutput(SchedulerOutput):
-    """`prev_sample`, and `pred_original_sample` (the x0 prediction), computed only if it is read."""
+    """What `step` returns: `prev_sample`, the latent at the next level, and `pred_original_sample`, the x0 prediction,
+    computed only if it is read.
+    """
 
     _run: Run
     _call: Call
@@ -29,24 +29,36 @@ class StepOutput(SchedulerOutput):
 
 
 class Plan:
-    """One announced run: its levels and timesteps; `run` once the first call has said where it starts."""
+    """One announced run: its levels and timesteps, and how far it is.
 
-    def __init__(self, levels: Levels, device: str | torch.device | None):
+    A run is announced by `set_timesteps`. Where it starts is known with `set_begin_index`, or only with its first step:
+    image to image leaves the first calls out. Its table is made for that start.
+
+    Args:
+        levels: the levels of its calls and the end; their `t` are the timesteps.
+        device: where `timesteps` shall be.
+    """
+
+    def __init__(self, levels: Any, device: str | torch.device | None):
         self.levels = levels
-        t = levels.t[:-1]
-        dtype = torch.int64 if np.array_equal(t, np.round(t)) else torch.float32
-        timesteps = torch.tensor(t, dtype=dtype)
+        t = [float(value) for value in levels.t[:-1]]
+        timesteps = torch.tensor(t, dtype=torch.int64 if all(v.is_integer() for v in t) else torch.float32)
         self.values: list[float] = timesteps.tolist()
         self.timesteps = timesteps.to(device)
         self.begin: int | None = None
+        """The call that `set_begin_index` named."""
         self.ready: Run | None = None
-        """A run compiled ahead, for a start at the first call or at the one announced."""
+        """A run compiled ahead, for a start at the first call or at the one named."""
         self.run: Run | None = None
+        """The run, once its first step has been asked for."""
 
     def index_of(self, timestep: float | torch.Tensor) -> int:
-        """Where a timestep stands, for a start nobody announced.
+        """Which call a timestep belongs to, for a start nobody announced.
 
         A timestep that is a view of `timesteps`, as in a pipeline's loop, gives its place without reading the device.
+
+        Raises:
+            InputError: a timestep that the run does not have.
         """
         if isinstance(timestep, torch.Tensor):
             if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
@@ -59,7 +71,7 @@ class Plan:
 
 
 class Runs(threading.local):
-    """Whose run is whose: `plan` is this thread's own.
+    """Which run is whose: `plan` is the one that this thread announced.
 
     A deep copy carries the copying thread's run on from where it stands, as pipelines that branch in the middle of a
     run need. They may put one copy into several branches: each takes its own at its next step (`unshared`).

@@ -1,22 +1,25 @@
 """What a network predicts, as linear maps, and the elementwise hook on x0.
 
 Every prediction type is linear in (x, m), m the network's output: p = cx x + cm m for p = x0 or eps. Clipping and
-dynamic thresholding act on the x0 prediction before the row is applied.
+dynamic thresholding act on the x0 prediction before a row is applied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from ..errors import UnknownNameError
-from .table import Basis
+from ..errors import InputError
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
+Basis = Literal["x0", "eps"]
+"""What the predictions that a table weighs are: of the picture, or of the noise."""
+
 Hook = Callable[[torch.Tensor], torch.Tensor]
+"""What is done to a prediction of x0, `(batch, ...)`, before it is used."""
 
 
 def linear_map(prediction_type: str, basis: Basis, alpha: float, sigma: float) -> tuple[float, float]:
@@ -25,8 +28,16 @@ def linear_map(prediction_type: str, basis: Basis, alpha: float, sigma: float) -
     epsilon: m = eps. sample: m = x0. v_prediction: m = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv 2202.00512).
     flow_prediction: m = eps - x0 (arXiv 2209.03003).
 
+    Args:
+        prediction_type: what m is, one of `PREDICTION_TYPES`.
+        basis: what p shall be, "x0" or "eps".
+        alpha, sigma: the level of x.
+
+    Returns:
+        The weights of x and of m.
+
     Raises:
-        UnknownNameError: another prediction type.
+        InputError: another prediction type.
     """
     if prediction_type == "sample":
         x0, eps = (0.0, 1.0), (1 / sigma, -alpha / sigma)
@@ -39,7 +50,7 @@ def linear_map(prediction_type: str, basis: Basis, alpha: float, sigma: float) -
         norm = alpha + sigma
         x0, eps = (1 / norm, -sigma / norm), (1 / norm, alpha / norm)
     else:
-        raise UnknownNameError("prediction_type", prediction_type, PREDICTION_TYPES)
+        raise InputError(f"prediction_type must be one of {PREDICTION_TYPES}, got {prediction_type!r}")
     return x0 if basis == "x0" else eps
 
 

@@ -1,39 +1,61 @@
-"""One sampling run: a table being executed. The only place where tensors are touched.
+"""One sampling run: a table being executed. The only place where tensors are combined.
 
-`Run` holds what belongs to a run and not to a configuration: the position, the predictions kept and the stash. Rows are
-compiled to Python floats before the first call, with the prediction type folded in and zero weights dropped, so that a
-call is a few scaled additions with no synchronisation.
+Before the first call a table's rows are compiled to plain numbers: what the network predicts is worked into the
+weights, and weights of zero are dropped. A call is then a few scaled additions, which wait for no device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 
-from .noise import BrownianNoise
-from .prediction import Hook, linear_map
-from .table import P0, STASH, Table, X
+from .prediction import Basis, Hook, linear_map
 
-# Where a compiled weight finds its tensor.
+X, STASH, P0 = 0, 1, 2
+"""Where a table's row has the weights of x, of the stash and of this call's prediction. Those of earlier predictions
+follow, newest first, and the noise's is last.
+"""
+
 AT_X, AT_M, AT_STASH, AT_NOISE, AT_PAST = range(5)
+"""Which tensor a compiled weight is for: x, the network's output, the stash, the noise, or (from `AT_PAST` on) what was
+kept of the call before, of the one before that, and so on.
+"""
 
 Weights = tuple[tuple[int, float], ...]
-"""(place, weight) pairs, zero weights left out."""
+"""(which tensor, weight) pairs, weights of zero left out."""
+
+Rows = list[list[list[float]]]
+"""For each call, the weights of x' and those of stash', in the order of `X`, `STASH`, `P0` ... and the noise."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call compiled for a prediction type.
+class Coefficients(Protocol):
+    """What a run needs of a table."""
+
+    @property
+    def basis(self) -> Basis: ...
+
+    @property
+    def history(self) -> int:
+        """Predictions a row can weigh, this call's included."""
+        ...
+
+    def numbers(self) -> tuple[list[float], list[float], Rows]:
+        """alpha and sigma of every call, and the rows."""
+        ...
+
+
+class Call(NamedTuple):
+    """One network call of a table, compiled for what the network predicts.
 
     Args:
-        alpha, sigma: the level.
+        alpha, sigma: the level of x.
         x: weights of x'.
         stash: weights of stash'; None leaves the stash as it is.
-        keep: what later calls need of p0: None, nothing; "m", the network's output itself; or mu, x + mu m. The scale
-            that is missing to p0 is in the weights of the later calls, which saves a pass over memory.
-        noisy: whether a weight of noise is not zero.
+        keep: how this call's prediction p0 = cx x + cm m is stored for later calls: not at all (None), as the network's
+            output m alone ("m"), or as x + keep m with keep = cm / cx. The factor that is missing to p0 is multiplied
+            into the weights of the later calls, so p0 itself is never formed.
+        noisy: whether the call needs a draw of noise.
     """
 
     alpha: float
@@ -44,38 +66,47 @@ class Call:
     noisy: bool
 
 
-def compile_calls(table: Table, prediction_type: str, hooked: bool) -> list[Call]:
+def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> list[Call]:
     """The calls of a table for a network of the given prediction type.
 
-    With a hook p0 is computed before the row and stands in the place of m, so nothing is folded into x.
+    Args:
+        table: the coefficients.
+        prediction_type: what the network predicts, see `linear_map`.
+        hooked: whether a hook changes x0. Then the prediction is computed before the row and stands in the place of m,
+            so that no part of it is in the weight of x.
+
+    Returns:
+        One `Call` for each row.
     """
-    rows, levels = table.rows, table.levels
-    reads = [(0.0, 1.0)] * table.calls
-    if not hooked:
-        where = zip(levels.alpha[:-1].tolist(), levels.sigma[:-1].tolist(), strict=True)
-        reads = [linear_map(prediction_type, table.basis, alpha, sigma) for alpha, sigma in where]
+    alpha, sigma, rows = table.numbers()
+    n, history = len(rows), table.history
+    if hooked:
+        reads = [(0.0, 1.0)] * n
+    else:
+        reads = [linear_map(prediction_type, table.basis, alpha[i], sigma[i]) for i in range(n)]
     scales = [cx if cx else cm for cx, cm in reads]
 
-    def fold(i: int, row: np.ndarray) -> Weights:
+    def fold(i: int, row: list[float]) -> Weights:
         cx, cm = reads[i]
-        past = [row[P0 + j] * scales[i - j] for j in range(1, table.history) if i - j >= 0]
+        past = [row[P0 + j] * scales[i - j] for j in range(1, history) if i - j >= 0]
         weights = enumerate([row[X] + row[P0] * cx, row[P0] * cm, row[STASH], row[-1], *past])
-        return tuple((place, float(weight)) for place, weight in weights if weight) or ((AT_X, 0.0),)
+        return tuple((place, weight) for place, weight in weights if weight) or ((AT_X, 0.0),)
 
+    unchanged = [0.0, 1.0, *[0.0] * (history + 1)]
+    last_read = max((i for i in range(n) if any(row[STASH] for row in rows[i])), default=-1)
     calls = []
     for i, (x_row, stash_row) in enumerate(rows):
-        kept = any(rows[j, :, P0 + j - i].any() for j in range(i + 1, min(i + table.history, table.calls)))
-        (cx, cm), steady = reads[i], np.zeros_like(stash_row)
-        steady[STASH] = 1.0
-        stash_read = rows[i + 1 :, :, STASH].any()
+        later = range(i + 1, min(i + history, n))
+        kept = any(row[P0 + j - i] for j in later for row in rows[j])
+        cx, cm = reads[i]
         calls.append(
             Call(
-                alpha=float(levels.alpha[i]),
-                sigma=float(levels.sigma[i]),
+                alpha=alpha[i],
+                sigma=sigma[i],
                 x=fold(i, x_row),
-                stash=None if np.array_equal(stash_row, steady) or not stash_read else fold(i, stash_row),
+                stash=None if last_read <= i or stash_row == unchanged else fold(i, stash_row),
                 keep=None if not kept else cm / cx if cx else "m",
-                noisy=bool(rows[i, :, -1].any()),
+                noisy=bool(x_row[-1] or stash_row[-1]),
             )
         )
     return calls
@@ -95,27 +126,31 @@ def weighted_sum(weights: Weights, tensors: tuple[torch.Tensor, ...]) -> torch.T
 
 
 class Run:
-    """The state of one run of a table.
+    """A table on its way: how far it is, and what it remembers of earlier calls.
 
     Args:
         table: what to run.
         prediction_type: what the network predicts.
         hook: elementwise map of the x0 prediction, or None.
-        begin: number of announced calls left out before the table's first one.
+        begin: which of the announced calls the table's first one is.
     """
 
-    def __init__(self, table: Table, prediction_type: str, hook: Hook | None = None, begin: int = 0):
-        self.table, self.prediction_type, self.hook, self.begin = table, prediction_type, hook, begin
+    def __init__(self, table: Coefficients, prediction_type: str, hook: Hook | None = None, begin: int = 0):
+        self.table: Any = table
+        self.prediction_type, self.hook, self.begin = prediction_type, hook, begin
         self.calls = compile_calls(table, prediction_type, hook is not None)
-        self.position, self.depth = 0, table.history - 1
+        self.position = 0
+        """Calls made."""
+        self.depth = table.history - 1
+        """Predictions of earlier calls to remember."""
         self.stash: torch.Tensor | None = None
         self.past: tuple[torch.Tensor, ...] = ()
-        """What is kept of p1, p2, ..., newest first."""
-        self.path: BrownianNoise | None = None
+        """What is kept of earlier calls' predictions, newest first; see `Call.keep`."""
+        self.path: Any = None
         """Where the noise comes from, if not from fresh draws."""
 
     def denoised(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
-        """The x0 prediction, the hook applied."""
+        """The x0 prediction, the hook applied, of the shape of x."""
         cx, cm = linear_map(self.prediction_type, "x0", call.alpha, call.sigma)
         x0 = weighted_sum(((0, cx), (1, cm)), (x, m))
         return x0 if self.hook is None else self.hook(x0)
@@ -142,8 +177,8 @@ class Run:
         return previous
 
     def _kept(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
-        """What later calls need of p0; written over the oldest prediction kept, which this call was the last to
-        read.
+        """What later calls need of this call's prediction. It is written over the oldest one kept where that is ours to
+        change, since this call was the last to read it.
         """
         if not isinstance(call.keep, float):
             return m

@@ -24,12 +24,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InputError, TableError
+from .prediction import Basis
+from .run import P0, STASH, Rows, X
 from .schedule import Array, Levels
 
-Basis = Literal["x0", "eps"]
 Preserves = Literal["marginal", "mean", "nothing"]
+"""What a table keeps on data that is a single point; see `Table`."""
 
-X, STASH, P0 = 0, 1, 2
 FORMAT = "sd_ext.table/1"
 
 
@@ -86,6 +87,10 @@ class Table:
     def stochastic(self) -> bool:
         """Whether any call adds noise."""
         return bool(np.any(self.rows[:, :, -1]))
+
+    def numbers(self) -> tuple[list[float], list[float], Rows]:
+        """alpha and sigma of every call, and the rows, as plain numbers; what `run.compile_calls` reads."""
+        return self.levels.alpha[:-1].tolist(), self.levels.sigma[:-1].tolist(), self.rows.tolist()
 
     def _check_reads(self) -> None:
         """No call reads a prediction or stash that no earlier call made."""

@@ -21,6 +21,7 @@ import torch
 
 import sd_ext
 from sd_ext.errors import InputError
+from sd_ext.schedulers.assemble import SOURCE
 from sd_ext.schedulers.export import COUNTS, export, exported
 from sd_ext.schedulers.table import P0, STASH, Table
 
@@ -390,8 +391,8 @@ def test_runtime_errors_say_what_is_allowed():
         with pytest.raises(ValueError, match="pass one of"):
             scheduler.set_timesteps(**arguments)
     scheduler.set_timesteps(2)
-    with pytest.raises(ValueError, match="0 to 1, got 2"):
-        scheduler.set_begin_index(2)
+    with pytest.raises(ValueError, match="0 to 2, got 3"):
+        scheduler.set_begin_index(3)
     t = scheduler.timesteps[0]
     with pytest.raises(ValueError, match="differ in shape"):
         scheduler.step(x[:, :3], t, x)
@@ -539,5 +540,4 @@ def test_pushing_a_pipeline_with_an_exported_scheduler(uploads, tiny_pipeline):
     tiny_pipeline.push_to_hub("mine")
     index = json.loads(uploads["me/mine/./model_index.json"])
     assert index["scheduler"] == ["exported_scheduler", "ExportedScheduler"]
-    source = Path(sd_ext.__file__).parent / "schedulers" / "exported.py"
-    assert uploads["me/mine/./scheduler/exported_scheduler.py"] == source.read_bytes()
+    assert uploads["me/mine/./scheduler/exported_scheduler.py"] == SOURCE

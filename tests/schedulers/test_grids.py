@@ -20,7 +20,7 @@ from .grid_definitions import COUNTS, DEFINITIONS, HIGH, LOW, SIGMAS, bong, moch
 def test_every_grid_places_every_count(grid, calls):
     scheduler = sd_ext.make_scheduler("dpm++ 2m", grid=grid)
     scheduler.set_timesteps(calls)
-    levels = scheduler._plan.levels
+    levels = scheduler.levels
     assert len(scheduler.timesteps) == calls
     assert np.all(np.diff(levels.ratio) < 0)
     assert levels.sigma[-1] == 0

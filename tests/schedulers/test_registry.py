@@ -79,7 +79,7 @@ KEPT = [("DPM2", None), ("dpmpp_3m_sde", "comfyui"), ("UniPC", "a1111"), ("euler
 
 
 def solver_levels(scheduler):
-    levels = scheduler._plan.levels
+    levels = scheduler.levels
     stage = np.zeros(len(levels) - 1) if levels.stage is None else levels.stage
     return levels.ratio[:-1][stage == 0]
 

@@ -108,9 +108,9 @@ def test_a_half_way_start_is_a_run_of_its_own(name):
     scheduler.set_timesteps(12)
     unannounced = sample(scheduler, x, seeds(3), begin=5)  # the first timestep is looked up
     torch.testing.assert_close(announced, unannounced, atol=0, rtol=0)
-    if scheduler._plan.levels.stage is None:
+    if scheduler.levels.stage is None:
         fresh = sd_ext.make_scheduler(name)
-        fresh.set_timesteps(timesteps=scheduler._plan.levels.t[5:-1])
+        fresh.set_timesteps(timesteps=scheduler.levels.t[5:-1])
         torch.testing.assert_close(sample(fresh, x, seeds(3)), announced, atol=1e-5, rtol=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_prediction_types_are_the_same_run(name, prediction):
     for kind in ("epsilon", prediction):
         scheduler = sd_ext.make_scheduler(name, SD, prediction_type=kind)
         scheduler.set_timesteps(8)
-        levels, x, rng = scheduler._plan.levels, noise(dtype=torch.float64), seeds(3)
+        levels, x, rng = scheduler.levels, noise(dtype=torch.float64), seeds(3)
         for i, t in enumerate(scheduler.timesteps):
             alpha, sigma = float(levels.alpha[i]), float(levels.sigma[i])
             x0 = 0.5 * torch.tanh(x)
@@ -184,7 +184,7 @@ def test_zero_terminal_snr_is_finite_and_right(name, prediction):
     )
     scheduler.set_timesteps(7)
     assert scheduler.timesteps[0] >= 998 or scheduler.config["grid"]
-    x0, levels = torch.full((1, 4, 8, 8), 0.3, dtype=torch.float64), scheduler._plan.levels
+    x0, levels = torch.full((1, 4, 8, 8), 0.3, dtype=torch.float64), scheduler.levels
     x = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for i, t in enumerate(scheduler.timesteps):
         alpha, sigma = float(levels.alpha[i]), float(levels.sigma[i])
@@ -424,7 +424,7 @@ def test_any_run(name, calls, grid, prediction, shape, batch, dtype, begin):
     scheduler = sd_ext.make_scheduler(name, SD, grid=grid, prediction_type=prediction)
     scheduler.set_timesteps(calls)
     first = int(begin * calls)
-    if scheduler._plan.levels.alpha[first] == 0 and prediction == "epsilon":
+    if scheduler.levels.alpha[first] == 0 and prediction == "epsilon":
         first = min(first + 1, calls - 1)  # refused: see test_epsilon_at_zero_terminal_snr_is_refused
     results = []
     for _ in range(2):

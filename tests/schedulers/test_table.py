@@ -127,7 +127,7 @@ def test_tables_hold_their_invariants_from_any_start(name, calls, grid, predicti
     begin = data.draw(st.integers(0, calls - 1))
     table = scheduler.table(begin)
     assert table.calls == calls - begin
-    np.testing.assert_array_equal(table.levels.t[:-1], np.asarray(scheduler._plan.levels.t[begin:-1]))
+    np.testing.assert_array_equal(table.levels.t[:-1], np.asarray(scheduler.levels.t[begin:-1]))
     point = Mixture(np.ones(1), np.array([[0.7, -0.3]]), np.zeros(1))
     x = point.sample(3, table.levels.alpha[0], table.levels.sigma[0], seed=0)
     end = run_table(table, point, x, seed=1)

@@ -11,101 +11,36 @@ unipc        UniPC                              sa_solver   SA-Solver and its PE
 er_sde       ER-SDE                             restart     Restart
 consistency  LCM, TCD                           flow        Euler and Heun for flow matching
 churn        what Euler and Heun with churn and Restart share
+
+A family is its file, with its scheduler classes in `__all__` and its samplers in `SAMPLERS`, and its line below.
 """
 
-from . import (
-    adams,
-    auto,
-    consistency,
-    ddpm,
-    deis,
-    dpm_solver,
-    er_sde,
-    exponential_rk,
-    first_order,
-    flow,
-    heun,
-    res_multistep,
-    restart,
-    sa_solver,
-    singlestep,
-    unipc,
-)
-from .adams import GradientEstimationScheduler, IPNDMScheduler, PNDMScheduler
-from .auto import AutoScheduler
-from .consistency import LCMScheduler, TCDScheduler
-from .ddpm import DDPMScheduler
-from .deis import DEISMultistepScheduler, LMSDiscreteScheduler
-from .dpm_solver import DPMSolverMultistepScheduler
-from .er_sde import ERSDEScheduler
-from .exponential_rk import (
-    DPMSolver2SAncestralScheduler,
-    DPMSolverSDEScheduler,
-    RESSinglestepScheduler,
-    SEEDSScheduler,
-)
-from .first_order import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
-from .flow import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
-from .heun import (
-    HeunDiscreteScheduler,
-    HeunPPDiscreteScheduler,
-    KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-)
-from .res_multistep import RESMultistepScheduler
-from .restart import RestartScheduler
-from .sa_solver import SASolverScheduler
-from .singlestep import DPMSolverSinglestepScheduler
-from .unipc import UniPCMultistepScheduler
+from types import ModuleType
 
-FAMILIES = (
-    auto,
-    ddpm,
-    first_order,
-    heun,
-    adams,
-    deis,
-    dpm_solver,
-    singlestep,
-    exponential_rk,
-    res_multistep,
-    unipc,
-    sa_solver,
-    er_sde,
-    restart,
-    consistency,
-    flow,
-)
-"""In the order in which `list_samplers` lists them."""
+# In the order in which `list_samplers` lists them.
+# isort: off
+from .auto import *
+from .ddpm import *
+from .first_order import *
+from .heun import *
+from .adams import *
+from .deis import *
+from .dpm_solver import *
+from .singlestep import *
+from .exponential_rk import *
+from .res_multistep import *
+from .unipc import *
+from .sa_solver import *
+from .er_sde import *
+from .restart import *
+from .consistency import *
+from .flow import *
+# isort: on
 
-__all__ = [
-    "AutoScheduler",
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolver2SAncestralScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "ERSDEScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "GradientEstimationScheduler",
-    "HeunDiscreteScheduler",
-    "HeunPPDiscreteScheduler",
-    "IPNDMScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "RESMultistepScheduler",
-    "RESSinglestepScheduler",
-    "RestartScheduler",
-    "SASolverScheduler",
-    "SEEDSScheduler",
-    "TCDScheduler",
-    "UniPCMultistepScheduler",
-]
+_names = list(globals())
+_modules = [value for value in globals().values() if isinstance(value, ModuleType) and hasattr(value, "SAMPLERS")]
+
+FAMILIES = sorted(_modules, key=lambda family: _names.index(family.__all__[0]))
+"""The modules above, in that order: a module may be here before its line, loaded by another, its classes are not."""
+
+__all__ = [name for family in FAMILIES for name in family.__all__]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -13,6 +13,8 @@ from ..transfer import transfer
 from .deis import exponential_adams
 from .first_order import SigmaStart
 
+__all__ = ["GradientEstimationScheduler", "IPNDMScheduler", "PNDMScheduler"]
+
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights for an even grid by the number of predictions at hand, newest first."""
 

@@ -12,6 +12,8 @@ from ..table import Table
 from .singlestep import in_steps, singlestep
 from .unipc import unipc
 
+__all__ = ["AutoScheduler"]
+
 WEAK = 2.0
 """Up to this guidance scale polynomials through eps are best; guided more strongly, eps is too steep for them."""
 FEW = 10

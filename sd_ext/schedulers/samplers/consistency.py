@@ -17,6 +17,8 @@ from ..schedule import Array, Levels
 from ..table import Row, Table, build
 from ..transfer import transfer
 
+__all__ = ["LCMScheduler", "TCDScheduler"]
+
 SIGMA_DATA = 0.5
 
 
@@ -152,7 +154,7 @@ class ConsistencyScheduler(TableScheduler):
             raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
         if int(num_inference_steps) != num_inference_steps or num_inference_steps < 1:
             raise InputError(f"num_inference_steps must be a whole number from 1, got {num_inference_steps!r}")
-        self._announce(self._shortened(int(num_inference_steps), original_inference_steps, strength), device)
+        self.announce(self._shortened(int(num_inference_steps), original_inference_steps, strength), device)
 
 
 def _last(values: Sequence[float], strength: float) -> Sequence[float]:

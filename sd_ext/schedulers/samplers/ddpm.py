@@ -15,6 +15,8 @@ from ..schedule import Array, Levels
 from ..table import Preserves, Row, Table, build
 from ..transfer import posterior_std, transfer
 
+__all__ = ["DDPMScheduler"]
+
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 

@@ -24,6 +24,8 @@ from ..table import Row, Table, build
 from ..transfer import transfer
 from .first_order import SigmaStart
 
+__all__ = ["DEISMultistepScheduler", "LMSDiscreteScheduler"]
+
 Variable = Literal["rho", "log_rho", "t"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)

@@ -13,6 +13,8 @@ from ..kernel import Kernel
 from ..schedule import Levels
 from ..table import Basis, Row, Table, build
 
+__all__ = ["DPMSolverMultistepScheduler"]
+
 Algorithm = Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"]
 SolverType = Literal["midpoint", "heun"]
 

@@ -12,6 +12,8 @@ from ..info import SamplerInfo
 from ..schedule import Array, Levels
 from ..table import Row, Table, build
 
+__all__ = ["ERSDEScheduler"]
+
 _AT, _WEIGHT = np.polynomial.legendre.leggauss(64)
 
 

@@ -18,6 +18,8 @@ from ..transfer import fresh_noise
 from .dpm_solver import OTHER_TYPES, SolverType
 from .singlestep import solver_stages
 
+__all__ = ["DPMSolver2SAncestralScheduler", "DPMSolverSDEScheduler", "RESSinglestepScheduler", "SEEDSScheduler"]
+
 NODES = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}
 RES_NODES = {2: (1 / 2,), 3: (1 / 2, 1.0)}
 

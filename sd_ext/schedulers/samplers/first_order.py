@@ -16,6 +16,8 @@ from ..table import Basis, Row, Table, build
 from ..transfer import fresh_noise, transfer
 from .churn import added_noise, churned, keeps, raised_calls
 
+__all__ = ["DDIMScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler"]
+
 
 def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0") -> Table:
     """DDIM, Euler and, with `eta` > 0, their ancestral forms.

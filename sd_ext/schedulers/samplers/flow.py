@@ -24,6 +24,8 @@ from ..table import Row, Table
 from .consistency import lcm
 from .first_order import first_order
 
+__all__ = ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]
+
 SPACINGS = {"use_karras_sigmas": karras, "use_exponential_sigmas": exponential, "use_beta_sigmas": beta_ratio}
 """Diffusers' flags: the flow's sigmas placed anew between their first and their last."""
 
@@ -192,7 +194,7 @@ class FlowMatchScheduler(TableScheduler):
             raise InputError(
                 f"num_inference_steps={num_inference_steps} differs from the {len(levels) - 1} values given"
             )
-        self._announce(self._explicit_stages(levels), device)
+        self.announce(self._explicit_stages(levels), device)
 
     # ---- the forward process -----------------------------------------------------------------------------------------
 

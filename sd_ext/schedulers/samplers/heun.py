@@ -13,6 +13,13 @@ from ..transfer import fresh_noise, transfer
 from .churn import added_noise, keeps, raised_calls
 from .first_order import ChurnScheduler, SigmaStart
 
+__all__ = [
+    "HeunDiscreteScheduler",
+    "HeunPPDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+]
+
 
 def heun(levels: Levels, s_noise: float = 1.0) -> Table:
     """Heun's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, algorithm 1), on raised levels with churn

@@ -9,6 +9,8 @@ from ..schedule import Levels
 from ..table import Row, Table, build
 from ..transfer import fresh_noise
 
+__all__ = ["RESMultistepScheduler"]
+
 
 def res_multistep(levels: Levels, eta: float = 0.0) -> Table:
     """The line through the last two predictions, integrated to below the next level, then noise up to it.

@@ -17,6 +17,8 @@ from .churn import raised_calls
 from .first_order import SigmaStart
 from .heun import heun
 
+__all__ = ["RestartScheduler"]
+
 
 def concatenate(*parts: Levels) -> Levels:
     return reduce(Levels.then, parts)

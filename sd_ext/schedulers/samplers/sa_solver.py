@@ -15,6 +15,8 @@ from ..multistage import MultiCallScheduler, multistage
 from ..schedule import Levels
 from ..table import Row, Table, build
 
+__all__ = ["SASolverScheduler"]
+
 Algorithm = Literal["data_prediction", "noise_prediction"]
 
 

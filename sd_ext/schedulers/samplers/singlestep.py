@@ -16,6 +16,8 @@ from ..schedule import Levels
 from ..table import Row, Table
 from .dpm_solver import OTHER_ALGORITHMS, OTHER_TYPES, Algorithm, SolverType, basis_of
 
+__all__ = ["DPMSolverSinglestepScheduler"]
+
 
 def singlestep_stages(calls: int, order: int, sigma_end: float) -> list[int]:
     """Steps of `order` calls, then what is left (arXiv 2206.00927, appendix C.1: for order 3, 3 ... 3 2 1, 3 ... 3 1 or

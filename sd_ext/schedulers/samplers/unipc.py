@@ -16,6 +16,8 @@ from ..kernel import Kernel
 from ..schedule import Levels
 from ..table import Basis, Table, build
 
+__all__ = ["UniPCMultistepScheduler"]
+
 
 def unipc(
     levels: Levels,

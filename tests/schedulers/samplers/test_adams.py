@@ -72,7 +72,7 @@ def transfer(x, eps, now, then):
 def test_pndm_is_algorithm_2(calls, schedule, mixture):
     scheduler = sd_ext.make_scheduler("pndm", SD)
     scheduler.set_timesteps(calls)
-    levels = scheduler._plan.levels
+    levels = scheduler.levels
     starts = min(3, (calls - 1) // 4)
     t = levels.t[np.append(levels.stage == 0, True)]
 
@@ -109,7 +109,7 @@ def test_pndm_makes_as_many_calls_as_asked(calls):
     """As many starting steps, up to three, as leave a plain one: from 13 calls on all three."""
     scheduler = sd_ext.make_scheduler("pndm", SD)
     scheduler.set_timesteps(calls)
-    stage = scheduler._plan.levels.stage
+    stage = scheduler.levels.stage
     starts = 0 if stage is None else int(np.sum(stage == 3))
     assert len(scheduler.timesteps) == calls
     assert starts == (0 if calls < 5 else 1 if calls < 9 else 2 if calls < 13 else 3)
@@ -146,7 +146,7 @@ def test_pndm_at_zero_terminal_snr_begins_with_a_plain_step():
             "pndm", SD, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
         )
         scheduler.set_timesteps(calls)
-        levels = scheduler._plan.levels
+        levels = scheduler.levels
         assert levels.alpha[0] == 0 and len(levels) == calls + 1
         if levels.stage is not None:
             assert levels.stage.tolist()[:3] == [0, 0, 1]

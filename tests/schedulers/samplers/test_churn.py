@@ -44,11 +44,11 @@ def test_is_algorithm_2(name, s_churn, s_tmin, s_tmax, s_noise, mixture):
     calls = steps if name == "euler" else 2 * steps - 1
     scheduler.set_timesteps(calls)
     plain.set_timesteps(steps)
-    sigmas = plain._plan.levels.ratio
+    sigmas = plain.levels.ratio
     gamma = min(s_churn / steps, GAMMA_MAX)
     hats = np.array([s * (1 + gamma) if s_tmin <= s <= s_tmax else s for s in sigmas[:-1]])
     table = scheduler.table()
-    stage = scheduler._plan.levels.stage
+    stage = scheduler.levels.stage
     np.testing.assert_allclose(table.levels.ratio[:-1][stage == 0], hats, rtol=1e-12)
     rng = np.random.default_rng(3)
 
@@ -98,7 +98,7 @@ def test_levels_fall_and_stay_within_the_trained_range(grid, s_churn):
     scheduler = sd_ext.make_scheduler("euler churn", SD, grid=grid, s_churn=s_churn, s_tmin=0.1, s_tmax=5.0)
     for calls in (1, 2, 3, 20, 200):
         scheduler.set_timesteps(calls)
-        ratio = scheduler._plan.levels.ratio
+        ratio = scheduler.levels.ratio
         assert np.all(np.diff(ratio) < 0)
         assert ratio[0] <= 14.6151  # the grid "ays" begins a little above the trained 14.6146
 

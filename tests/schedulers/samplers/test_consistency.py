@@ -127,7 +127,7 @@ def test_tcd_samples_exactly_from_the_trajectory_function(calls, eta):
     """gamma-sampling at weak and strong stochasticity."""
     scheduler = sd_ext.TCDScheduler(**SD, eta=eta)
     scheduler.set_timesteps(calls)
-    levels, schedule = scheduler._plan.levels, scheduler.schedule
+    levels, schedule = scheduler.levels, scheduler.schedule
 
     def target(i):
         if i == calls - 1:
@@ -147,7 +147,7 @@ def test_limits_of_tcd(schedule):
     np.testing.assert_allclose(tcd(levels, levels.ratio[1:]).rows, first_order(levels).rows, atol=1e-7)
     scheduler = sd_ext.TCDScheduler(**SD, eta=0.0)
     scheduler.set_timesteps(6)
-    np.testing.assert_allclose(scheduler.table().rows, first_order(scheduler._plan.levels).rows, atol=1e-15)
+    np.testing.assert_allclose(scheduler.table().rows, first_order(scheduler.levels).rows, atol=1e-15)
 
 
 def test_the_boundary_condition_hardly_matters_where_lcm_was_trained():

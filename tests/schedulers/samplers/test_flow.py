@@ -145,7 +145,7 @@ def test_euler_is_the_first_order_step_on_both_kinds_of_model(schedule):
     for config in ({}, {"prediction_type": "epsilon"}):
         scheduler = sd_ext.make_scheduler("flow euler", **config)
         scheduler.set_timesteps(9)
-        np.testing.assert_array_equal(scheduler.table().rows, first_order(scheduler._plan.levels).rows)
+        np.testing.assert_array_equal(scheduler.table().rows, first_order(scheduler.levels).rows)
 
 
 def test_heun_is_the_mean_of_two_velocities(mixture):

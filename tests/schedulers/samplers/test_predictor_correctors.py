@@ -380,7 +380,7 @@ def test_the_corrector_keeps_the_predictors_noise(pece, schedule):
 def test_pece_evaluates_where_it_corrected_to():
     scheduler = sd_ext.make_scheduler("sa-solver pece", grid="karras")
     scheduler.set_timesteps(11)
-    levels = scheduler._plan.levels
+    levels = scheduler.levels
     assert levels.stage.tolist() == [0, 1] * 5 + [0]
     np.testing.assert_array_equal(levels.t[1:-1:2], levels.t[2:-1:2])
 

@@ -38,7 +38,7 @@ def test_is_restart_sampling(restarts, steps, mixture):
     plain = sd_ext.EulerDiscreteScheduler(**SD, grid="karras")
     scheduler.set_timesteps(calls)
     plain.set_timesteps(main)
-    sigmas = plain._plan.levels.ratio
+    sigmas = plain.levels.ratio
     at = int(np.argmin(np.abs(np.log(sigmas[1:-1] / 0.1)))) + 1
     again = np.linspace(2.0 ** (1 / 7), sigmas[at] ** (1 / 7), steps + 1) ** 7
     rng = np.random.default_rng(5)
@@ -112,7 +112,7 @@ def test_the_interval_is_kept_within_the_grid():
         scheduler = sd_ext.RestartScheduler(**SD, restart_min=low, restart_max=high)
         for calls in (6, 7, 13, 30):
             scheduler.set_timesteps(calls)
-            levels, (at,) = scheduler._plan.levels, jumps(scheduler.table())
+            levels, (at,) = scheduler.levels, jumps(scheduler.table())
             assert levels.landing[at + 1] < levels.ratio[at + 1] < levels.ratio[0] * (1 + 1e-9)
 
 

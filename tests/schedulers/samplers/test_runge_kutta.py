@@ -31,7 +31,7 @@ def setup(name, calls=11, **options):
     scheduler = sd_ext.make_scheduler(name, SD, **options)
     scheduler.set_timesteps(calls)
     table = scheduler.table()
-    levels = scheduler._plan.levels
+    levels = scheduler.levels
     steps = Levels(levels.t, levels.alpha, levels.sigma)[np.append(levels.stage == 0, True)]
     return table, steps
 

@@ -1,0 +1,261 @@
+"""A Diffusers scheduler that runs tables: all of its interface but where the tables come from."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..errors import InputError
+from .forward import ForwardProcess
+from .plan import Plan, Runs, StepOutput
+from .run import Run
+
+
+class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
+    """Steps through announced runs.
+
+    One network evaluation is one timestep: `num_inference_steps`, `len(timesteps)` and the number of `step()` calls are
+    the same number for every sampler, and `order` is 1. The latent is always in the model's own scale, x = alpha x0
+    + sigma eps, so `scale_model_input` does nothing.
+
+    One object may serve many threads: a run belongs to the thread that announced it.
+    """
+
+    order: ClassVar[int] = 1
+    # With these a config keeps the keys of Diffusers' schedulers, so that another one can be made from it.
+    _compatibles: ClassVar[list[str]] = [e.name for e in KarrasDiffusionSchedulers]
+
+    def _compile(self, levels: Any, begin: int, eta: float) -> Run:
+        """A run of these levels from call `begin` on, for `step(eta=...)`."""
+        raise NotImplementedError
+
+    # ---- copies ------------------------------------------------------------------------------------------------------
+
+    def _forget_runs(self) -> None:
+        self._own, self._latest = Runs(), None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stepping:
+        """The scheduler in the middle of its run; a pickle leaves the run behind."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_own", "_latest")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_runs()
+
+    # ---- the run -----------------------------------------------------------------------------------------------------
+
+    def announce(self, levels: Any, device: str | torch.device | None = None) -> None:
+        """Make these the levels of the run that the next `step` begins; `set_timesteps` does it for a number of calls.
+
+        Args:
+            levels: of every call, and the end.
+            device: where `timesteps` shall be.
+
+        Raises:
+            InputError: levels that this sampler cannot step through. What was announced before stays.
+        """
+        plan = Plan(levels, device)
+        plan.ready = self._compile(levels, 0, 0.0)
+        self._own.plan = self._latest = plan
+        self._own.copied = False
+
+    @property
+    def _plan(self) -> Plan | None:
+        """This thread's run, or the last one announced if this thread has none."""
+        return self._own.plan or self._latest
+
+    def _announced(self, caller: str) -> Plan:
+        if self._plan is None:
+            raise InputError(f"{caller} needs a run: call set_timesteps() first")
+        return self._plan
+
+    @property
+    def levels(self) -> Any:
+        """The noise levels of the announced run's calls, and the end.
+
+        Raises:
+            InputError: no run is announced.
+        """
+        return self._announced("levels").levels
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start the announced run at this call (img2img, inpainting, refiners); its table is made for that start.
+
+        Args:
+            begin_index: the call, from 0. The number of calls itself leaves none to make, as for a refiner that is
+                handed a finished picture.
+
+        Raises:
+            InputError: no run is announced, or it has no such call.
+        """
+        plan = self._announced("set_begin_index()")
+        if not 0 <= begin_index <= len(plan.values):
+            raise InputError(f"begin_index must be 0 to {len(plan.values)}, got {begin_index}")
+        if begin_index < len(plan.values) and (plan.ready is None or plan.ready.begin != begin_index):
+            plan.ready = self._compile(plan.levels, begin_index, 0.0)
+        plan.begin, plan.run = begin_index, None
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """Timesteps of the announced run's calls, `(calls,)`; before any, T - 1 ... 0."""
+        plan = self._plan
+        return plan.timesteps if plan else torch.arange(self.config["num_train_timesteps"] - 1, -1, -1)
+
+    @property
+    def sigmas(self) -> torch.Tensor:
+        """sigma / alpha of the announced run's calls and end, `(calls + 1,)` float32; before any, of every trained
+        timestep.
+        """
+        if self._plan:
+            return torch.tensor(self._plan.levels.ratio, dtype=torch.float32)
+        trained = zip(self.schedule.alpha, self.schedule.sigma, strict=True)
+        ratios = [float(sigma / alpha) if alpha else math.inf for alpha, sigma in trained]
+        return torch.tensor([*ratios[::-1], 0.0], dtype=torch.float32)
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """Network calls of the announced run, or None."""
+        return len(self._plan.values) if self._plan else None
+
+    @property
+    def begin_index(self) -> int | None:
+        """The call that `set_begin_index` named, or None."""
+        return self._plan.begin if self._plan else None
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the call that comes next; None before the first."""
+        run = self._plan.run if self._plan else None
+        return run.begin + run.position if run else None
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What pipelines scale the initial N(0, I) by."""
+        return 1.0
+
+    def __len__(self) -> int:
+        return self.config["num_train_timesteps"]
+
+    # ---- the step ----------------------------------------------------------------------------------------------------
+
+    def scale_model_input(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """The sample as it is: latents are in the model's scale."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> StepOutput | tuple[torch.Tensor]:
+        """One network call's worth of sampling.
+
+        Args:
+            model_output: the network's output for `sample`, `(batch, channels, ...)`.
+            timestep: looked up only at a start nobody announced; afterwards the position is a counter.
+            sample: the latent, same shape. Half precision is computed in float32.
+            generator: one, or one per sample, which makes each sample's noise independent of its batch.
+            variance_noise: N(0, I) to use in place of a draw.
+            return_dict: whether to return `StepOutput` or `(prev_sample,)`.
+
+        Returns:
+            The latent at the next level, in the sample's dtype, and in a `StepOutput` the x0 prediction.
+
+        Raises:
+            InputError: no run announced, the run is over, or shapes that do not fit. The run stays where it was.
+        """
+        return self._step(model_output, timestep, sample, generator, variance_noise, return_dict)
+
+    def _step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None,
+        variance_noise: torch.Tensor | None,
+        return_dict: bool,
+        eta: float = 0.0,
+    ) -> StepOutput | tuple[torch.Tensor]:
+        if self._own.copied:
+            self._own = self._own.unshared()
+        plan = self._own.plan or self._announced("step()")
+        x, m, extra = sample, model_output, None
+        if m.shape != x.shape:
+            m, extra = self._split(m, x)
+        run = plan.run or self._start(plan, timestep, eta)
+        if run is None or run.position == len(run.calls):
+            raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
+        if x.dtype is not torch.float32 or m.dtype is not torch.float32:
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            x, m = x.to(dtype), m.to(dtype)
+        call = run.calls[run.position]
+        noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
+        previous = run.advance(x, m, noise)
+        if previous.dtype is not sample.dtype:
+            previous = previous.to(sample.dtype)
+        if not return_dict:
+            return (previous,)
+        output = StepOutput(prev_sample=previous)
+        output._run, output._call, output._inputs = run, call, (x, m, sample.dtype)
+        return output
+
+    def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run | None:
+        """The run of this plan, or None if it is announced to begin after its last call."""
+        begin = plan.begin if plan.begin is not None else plan.index_of(timestep)
+        if begin == len(plan.values):
+            return None
+        ready = plan.ready if plan.ready is not None and plan.ready.begin == begin and not eta else None
+        plan.ready, plan.run = None, ready or self._compile(plan.levels, begin, eta)
+        return plan.run
+
+    def _split(self, m: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prediction, and the variance that networks with twice the channels give besides."""
+        if m.dim() != x.dim() or x.dim() < 2 or m.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise InputError(f"model_output {tuple(m.shape)} and sample {tuple(x.shape)} differ in shape")
+        prediction, variance = m.split(x.shape[1], dim=1)
+        return prediction, variance
+
+    def _noise(
+        self,
+        x: torch.Tensor,
+        extra: torch.Tensor | None,
+        run: Run,
+        generator: torch.Generator | list[torch.Generator] | None,
+        variance_noise: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """N(0, I) for this call, of the shape and dtype of x: what the caller gave, or a draw.
+
+        Args:
+            extra: the variance that the network gave, for samplers that use one.
+        """
+        if variance_noise is not None:
+            if variance_noise.shape != x.shape:
+                raise InputError(
+                    f"variance_noise must be {tuple(x.shape)} as sample, got {tuple(variance_noise.shape)}"
+                )
+            return variance_noise.to(device=x.device, dtype=x.dtype)
+        if isinstance(generator, list) and len(generator) not in (1, len(x)):
+            raise InputError(
+                f"generator must be one or a list of {len(x)} (the batch size), got a list of {len(generator)}"
+            )
+        return self._draw(x, run, generator)
+
+    def _draw(
+        self, x: torch.Tensor, run: Run, generator: torch.Generator | list[torch.Generator] | None
+    ) -> torch.Tensor:
+        """Drawn in float32 whatever the dtype: one seed is one picture in every precision."""
+        return randn_tensor(x.shape, generator, x.device, torch.float32).to(x.dtype)
