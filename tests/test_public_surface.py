@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import sd_ext
 
@@ -57,6 +60,20 @@ assert len(ours) > 30 and {info.cls for info in sd_ext.list_samplers()} == sampl
 def test_every_class_that_pipelines_record_as_ours_is_found():
     """A class that was forgotten in its room's `__all__` would make the pipelines that are saved with it unloadable."""
     assert in_a_fresh_process(FIND) == "0 0"
+
+
+@pytest.mark.slow
+def test_type_checkers_know_the_classes(tmp_path):
+    """Though each is listed in its room alone."""
+    names = [name for name in PUBLISHED if name != "__version__"]
+    (tmp_path / "uses.py").write_text("\n".join(["import sd_ext", *(f"reveal_type(sd_ext.{name})" for name in names)]))
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, tmp_path / "uses.py"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    told = [entry["message"] for entry in json.loads(done.stdout)["generalDiagnostics"]]
+    assert len(told) == len(names)
+    assert not [message for message in told if '"Any"' in message or '"Unknown"' in message]
 
 
 def test_importing_is_cheap():

@@ -23,8 +23,8 @@ import torch
 
 from .. import whole
 from ..errors import InputError
-from .base import TableScheduler
 from .assemble import SOURCE
+from .base import TableScheduler
 from .exported import MODULE, ExportedScheduler
 from .run import P0, STASH, X
 

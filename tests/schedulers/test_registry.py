@@ -170,7 +170,25 @@ def test_the_documented_plugin_is_a_sampler_of_its_order(plugin, schedule, mixtu
     assert -np.polyfit(np.log([40, 80, 160]), np.log(errors), 1)[0] == pytest.approx(2, abs=0.2)
 
 
-def test_an_installed_plugin_is_one_name_away(tmp_path):
+PLUGIN = """
+import pickle, sys
+sys.path.insert(0, sys.argv[1])
+import sd_ext
+scheduler = sd_ext.make_scheduler("ralston karras")
+scheduler.set_timesteps(6)
+print(type(scheduler).__module__, len(scheduler.timesteps), sd_ext.list_samplers()[-1].name)
+assert type(pickle.loads(pickle.dumps(scheduler))) is type(scheduler)
+
+from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
+blocks = {"block_out_channels": (4,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+unet = UNet2DModel(sample_size=8, norm_num_groups=2, layers_per_block=1, attention_head_dim=2, **blocks)
+DDPMPipeline(unet, scheduler).save_pretrained(sys.argv[1] + "/pipe")
+loaded = DiffusionPipeline.from_pretrained(sys.argv[1] + "/pipe").scheduler
+assert type(loaded) is type(scheduler) and loaded.config["grid"] == "karras"
+"""
+
+
+def test_an_installed_plugin_is_one_name_away_and_its_pipelines_load(tmp_path):
     """A package as pip leaves it: a module, and metadata with the entry point of the documentation."""
     page = (DOCS / "plugins.md").read_text()
     (code,) = re.findall(r"^```python\n(# ralston.py.*?)^```", page, re.M | re.S)
@@ -180,14 +198,7 @@ def test_an_installed_plugin_is_one_name_away(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ralston\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sd_ext.samplers]\n" + toml.replace('"', ""))
-    program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import sd_ext\n"
-        "scheduler = sd_ext.make_scheduler('ralston karras')\n"
-        "scheduler.set_timesteps(6)\n"
-        "print(type(scheduler).__module__, len(scheduler.timesteps), sd_ext.list_samplers()[-1].name)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", PLUGIN, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["ralston", "6", "ralston"]
 
