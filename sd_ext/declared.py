@@ -4,9 +4,9 @@
     InputError: scheduler_config.json: use_karras_sigmas must be true or false, got 'false'
 
 A declared type is what one would write as an annotation: `int`, `float`, `str`, `bool`, `None`, `Any`, `X | None`,
-`list[X]`, `Sequence[X]`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `Literal["a", "b"]`, `Unbounded`, or a
-dataclass for an object whose keys are its fields. A whole number will do where a number is meant; true and false are
-no numbers; numbers are finite, unless `Unbounded` says otherwise.
+`list[X]`, `Sequence[X]`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `Literal["a", "b"]`, or a dataclass for an
+object whose keys are its fields. A whole number will do where a number is meant; true and false are no numbers; numbers
+are finite, unless `Unbounded` or `Measured` says otherwise.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .errors import InputError
+from .errors import InputError, UnknownNameError
 
 T = TypeVar("T")
 
 Unbounded = Annotated[float, "may be infinite"]
 """A number that may be infinite, such as a bound that is not there."""
+
+Measured = Annotated[float, "may be infinite or NaN"]
+"""A number that came out of a measurement, such as a loss."""
 
 _WORDS: dict[Any, tuple[str, str]] = {  # type -> one of it, several of it
     int: ("a whole number", "whole numbers"),
@@ -93,10 +96,12 @@ def make(cls: type[T], data: Any, where: str, *path: str | int, error: type[Inpu
             message names the file and the key.
     """
     check(data, cls, where, *path, error=error)
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     names = [spec.name for spec in dataclasses.fields(cls) if spec.name in data]  # type: ignore[arg-type]
     try:
         return cls(**{name: _as_declared(data[name], hints[name]) for name in names})
+    except UnknownNameError:
+        raise
     except InputError as problem:
         raise error(f"{where}: {problem}") from None
 
@@ -168,7 +173,7 @@ def _list_mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | N
 def _object_mismatch(value: Any, cls: Any, path: tuple[Any, ...]) -> Mismatch | None:
     if not isinstance(value, Mapping):
         return path, described(cls), value
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     for spec in dataclasses.fields(cls):
         if spec.name in value:
             if found := _mismatch(value[spec.name], hints[spec.name], (*path, spec.name)):
@@ -191,7 +196,7 @@ def _fits(value: Any, kind: Any) -> bool:
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             return False
         try:
-            return math.isfinite(value) or (origin is Annotated and math.isinf(value))
+            return math.isfinite(value) or kind is Measured or (kind is Unbounded and math.isinf(value))
         except OverflowError:  # a whole number that is none as a float
             return False
     if kind is bool:

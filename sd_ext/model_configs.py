@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .declared import check, shown
+from .declared import shown
 from .errors import ModelError
 from .plain_files import why_not
 from .reading import read_json
@@ -23,12 +23,19 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / "model_index.json"
     index = read_json(path, dict[str, Any], error=ModelError)
-    for name, value in index.items():
-        if isinstance(value, list) and not name.startswith("_"):
-            check(value, list[str | None], str(path), name, error=ModelError)
-            if not name.isidentifier():
-                raise ModelError(f"{path}: {shown(name)} is no name of a part")
+    if wrong := next((name for name in parts_in(index) if not name.isidentifier()), None):
+        raise ModelError(f"{path}: {shown(wrong)} is no name of a part")
     return index
+
+
+def parts_in(index: dict[str, Any]) -> list[str]:
+    """The names of the parts that an index says are there."""
+    return [
+        name
+        for name, value in index.items()
+        if isinstance(value, list) and len(value) == 2 and not name.startswith("_")
+        if any(value) and all(each is None or isinstance(each, str) for each in value)
+    ]
 
 
 def read_config(path: Path) -> dict[str, Any]:

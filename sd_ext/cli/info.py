@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import printable
 from .pictures import read_recipe
 
 
@@ -18,8 +19,3 @@ def info(picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG 
         if value != "":
             print(f"{name:<10} {printable(str(value))}")
     print(f"\n{printable(recipe.command())}")
-
-
-def printable(text: str) -> str:
-    """`text` with control characters replaced: a picture from a stranger must not steer the terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)

@@ -6,7 +6,6 @@ loading can tell becomes a `ModelError` too.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import whole
 from ..errors import ModelError
+from ..model_configs import check_plain, parts_in, read_config, read_index
 from .pictures import EMBEDDED
 
 if TYPE_CHECKING:
@@ -45,18 +45,14 @@ def check_folder(folder: Path) -> None:
     """Raise `ModelError` unless `folder` is a pipeline with a folder for each part and safetensors weights."""
     if folder.is_file():
         raise ModelError(f"{folder} is a file; sd-ext loads Diffusers pipeline folders")
-    try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
-        parts = {name: spec for name, spec in index.items() if isinstance(spec, list) and any(spec)}
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is not a pipeline: it has no model_index.json") from None
-    except (OSError, ValueError, AttributeError):
-        raise ModelError(f"{folder} is not a pipeline: its model_index.json cannot be read") from None
-    for name in parts:
-        if name.startswith("_"):
-            continue
+    if not (folder / "model_index.json").exists():
+        raise ModelError(f"{folder} is not a pipeline: it has no model_index.json")
+    check_plain(folder)
+    for name in parts_in(read_index(folder)):
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} is incomplete: it has no folder {name}")
+        for config in (folder / name).glob("*config.json"):
+            read_config(config)
         suffixes = {file.suffix for file in (folder / name).iterdir()}
         if suffixes & PICKLES and ".safetensors" not in suffixes:
             raise ModelError(

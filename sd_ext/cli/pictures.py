@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from .. import __version__, whole
 from ..errors import InputError, TakenError
+from ..plain_files import why_not
+from .png_text import read_png_texts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,23 +78,25 @@ def encode(picture: Image, recipe: Recipe | None = None) -> bytes:
 
 def read_recipe(path: Path) -> tuple[Recipe, str]:
     """A picture's recipe and the software that drew it. Raises `InputError` for any file without one."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            chunks = dict(getattr(picture, "text", {}))
-    except FileNotFoundError:
-        raise InputError(f"no such picture: {path}") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
-        raise InputError(f"{path} cannot be read as a picture") from None
+    reason = why_not(path)
+    if reason:
+        there = f"{path} cannot be read as a picture: it {reason}"
+        raise InputError(f"no such picture: {path}" if reason == "is not there" else there)
+    chunks = read_png_texts(path)
     try:
         # The annotations are text (postponed), and each names the type that parses its chunk.
-        parse = {"str": str, "int": int, "float": float}
+        parse = {"str": str, "int": int, "float": _finite}
         chunks.setdefault("unet", "")  # pictures of 0.1.0 do not name one
         recipe = Recipe(**{field.name: parse[str(field.type)](chunks[field.name]) for field in fields(Recipe)})
     except (KeyError, ValueError):
         raise InputError(f"{path} does not say how it was made; only PNGs of sd-ext generate do") from None
     return recipe, chunks.get("Software", "")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(text)
+    return float(text)
 
 
 def thumbnail(picture: Image) -> Image:

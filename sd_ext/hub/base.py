@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..plain_files import read_text
+
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+CARD_BYTES = 2**18  # YAML is read slowly, and cards are short
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
@@ -76,7 +79,7 @@ def _licence(readme: Path, hub_id: str | None) -> dict:
     from huggingface_hub import ModelCard
 
     try:
-        card = ModelCard.load(readme, ignore_metadata_errors=True)
+        card = ModelCard(read_text(readme, CARD_BYTES), ignore_metadata_errors=True)
     except Exception:  # a stranger's file: bytes of another encoding, YAML that does not parse
         return {"why": "the card of the base model is not readable"}
     found = {key: value for key in LICENCE_KEYS if (value := _stated(card, key))}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..declared import Measured, make, shown
 from ..errors import InputError, UnknownNameError
+from ..reading import read_json
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILES = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")  # a file for each text encoder
@@ -20,11 +21,10 @@ FILE_NAME = re.compile(r"""\w[^/\\:<>"|?*`\x00-\x1f]{0,99}""")  # also within <l
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """The facts of a finished run.
+class Facts:
+    """What `training.json` holds: the run writes one, and whoever reads the file reads it as one.
 
     Args:
-        folder: where its files lie.
         name: what the user calls the LoRA; the kohya file is `NAME_kohya.safetensors`.
         base_model: Hub id or local path, as the user gave it.
         family: a key of `FAMILIES`.
@@ -34,12 +34,14 @@ class FinishedRun:
         prompts, seeds: those of `samples/0000.png`, `samples/0001.png`, ...
         guidance: the guidance scale of these samples; None is the pipeline's own.
         settings: every setting that changes the result.
-        validation: (step, loss) pairs.
+        validation: (step, loss) pairs; those whose loss is not finite are left out.
         tokens: the new tokens of textual inversion.
         sd_ext: the version that trained it.
+
+    Raises:
+        InputError: a value that no run has; names it.
     """
 
-    folder: Path
     name: str
     base_model: str
     family: str
@@ -50,9 +52,30 @@ class FinishedRun:
     seeds: tuple[int, ...] = ()
     guidance: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    validation: tuple[tuple[int, float], ...] = ()
+    validation: tuple[tuple[int, Measured], ...] = ()
     tokens: tuple[str, ...] = ()
     sd_ext: str = ""
+
+    def __post_init__(self) -> None:
+        for name, fine, wanted in (
+            ("name", FILE_NAME.fullmatch(self.name), "a plain file name that starts with a letter or digit"),
+            ("base_model", self.base_model.strip(), "a Hub id or a folder"),
+            ("steps", self.steps >= 0, "0 or more"),
+            ("pictures", self.pictures >= 0, "0 or more"),
+        ):
+            if not fine:
+                raise InputError(f"{name} must be {wanted}, got {shown(getattr(self, name))}")
+        if self.family not in FAMILIES:
+            raise UnknownNameError("family", self.family, FAMILIES)
+        points = tuple((step, loss) for step, loss in self.validation if math.isfinite(loss))
+        object.__setattr__(self, "validation", points)
+
+
+@dataclass(frozen=True)
+class FinishedRun(Facts):
+    """The facts of a finished run, and the folder where its files lie."""
+
+    folder: Path = field(kw_only=True)
 
     @property
     def kohya_file(self) -> str:
@@ -98,13 +121,8 @@ def read_finished(folder: str | Path) -> FinishedRun:
     where = root / "training.json"
     if not where.is_file():
         raise InputError(f"{root} holds no training.json; give the output folder of a LoRA run that has finished")
-    try:
-        facts = json.loads(where.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where} cannot be read: {error}") from error
-    if not isinstance(facts, dict):
-        raise InputError(f"{where} is not a JSON object")
-    run = FinishedRun(folder=root, **_checked(facts, where))
+    facts = make(Facts, _stated(read_json(where, dict[str, Any], finite=False)), str(where))
+    run = FinishedRun(folder=root, **vars(facts))
     if run.kohya_file not in run.weights:
         raise InputError(f"{root} holds no {run.kohya_file}; give the output folder of a LoRA run that has finished")
     if run.tokens and not run.embeddings:
@@ -112,54 +130,6 @@ def read_finished(folder: str | Path) -> FinishedRun:
     return run
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _list_of(check: Any) -> Any:
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and _is_int(value[0]) and isinstance(value[1], (int, float))
-
-
-REQUIRED = ("name", "base_model", "family", "steps", "pictures")
-CHECKS = {
-    "name": (lambda v: _is_text(v) and FILE_NAME.fullmatch(v), "a plain file name that starts with a letter or digit"),
-    "base_model": (lambda v: _is_text(v) and v.strip(), "a Hub id or a folder"),
-    "family": (_is_text, "one of " + ", ".join(FAMILIES)),
-    "steps": (lambda v: _is_int(v) and v >= 0, "a whole number"),
-    "pictures": (lambda v: _is_int(v) and v >= 0, "a whole number"),
-    "instance_prompt": (_is_text, "text"),
-    "prompts": (_list_of(_is_text), "a list of texts"),
-    "seeds": (_list_of(_is_int), "a list of whole numbers"),
-    "guidance": (_is_number, "a number"),
-    "settings": (lambda v: isinstance(v, dict), "an object"),
-    "validation": (_list_of(_is_point), "a list of [step, loss]"),
-    "tokens": (_list_of(_is_text), "a list of texts"),
-    "sd_ext": (_is_text, "a version"),
-}
-
-
-def _checked(facts: dict[str, Any], where: Path) -> dict[str, Any]:
-    """The known keys of `facts` whose value is not null, checked; lists become tuples. Raises `InputError`."""
-    if missing := [key for key in REQUIRED if facts.get(key) is None]:
-        raise InputError(f"{where} lacks {', '.join(missing)}")
-    known = {key: facts[key] for key in CHECKS if facts.get(key) is not None}
-    for key, value in known.items():
-        check, wanted = CHECKS[key]
-        if not check(value):
-            raise InputError(f"{where}: {key} should be {wanted}, not {value!r:.80}")
-    if known["family"] not in FAMILIES:
-        raise UnknownNameError("family", known["family"], FAMILIES)
-    points = [(step, loss) for step, loss in known.pop("validation", []) if math.isfinite(loss)]
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()} | {"validation": tuple(points)}
+def _stated(facts: dict[str, Any]) -> dict[str, Any]:
+    """What is not null."""
+    return {key: value for key, value in facts.items() if value is not None}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..errors import InputError
+from ..plain_files import read_text
+from ..reading import open_tensors
 from .finished import DIFFUSERS_FILE, FinishedRun
 from .leaks import Secrets, find_leaks
 
@@ -30,7 +32,7 @@ def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Sec
         raise InputError(f"what would be published is not what should be: {', '.join(sorted(strange))}")
     for name in sorted(names):
         if name.endswith(".md"):
-            lines = (staged / name).read_text("utf-8").splitlines()
+            lines = read_text(staged / name).splitlines()
             _check_texts(name, enumerate(lines, 1), "line", secrets)
             # As it is read: a table's cells have backslashes in them, which would hide `hf\_...`.
             _check_texts(name, enumerate((re.sub(r"\\(\W|_)", r"\1", line) for line in lines), 1), "line", secrets)
@@ -54,13 +56,12 @@ def _check_texts(name: str, texts: Iterable[tuple[Any, str]], place: str, secret
 def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
     """Raise `InputError` for a file that is no safetensors file, holds a secret in its header, or NaN or infinity."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(staged / name, "pt") as file:
+        with open_tensors(staged / name) as file:
             header = [*(file.metadata() or {}).items(), *((key, "") for key in file.keys())]  # noqa: SIM118
             broken = [key for key in file.keys() if not torch.isfinite(file.get_tensor(key)).all()]  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except InputError as error:
         raise InputError(f"{name} is not a safetensors file that loads: {error}") from error
     # The keys first, so that a key which is named below is one that may be.
     _check_texts(name, enumerate((key for key, _ in header), 1), "key", secrets)
@@ -71,9 +72,7 @@ def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
 
 def _check_embeddings(path: Path, tokens: Sequence[str]) -> None:
     """Raise `InputError` unless each new word, and nothing else, has one vector (dim,) or several (vectors, dim)."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
+    with open_tensors(path) as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     if set(shapes) != set(tokens):
         raise InputError(

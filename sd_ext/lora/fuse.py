@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import whole
 from ..errors import InputError
+from ..reading import open_tensors
 from .adapter import PARTS, ModuleName
 from .formats.files import PICKLES
 from .lora import Lora
@@ -137,9 +137,10 @@ def _merge_folder(base: FolderBase, loras: Loras, out: Path, on_module: OnModule
 
 def _rewrite(source: Path, new: Path, changed: dict[str, Tensor]) -> None:
     """The same safetensors file with some tensors exchanged."""
-    with safe_open(source, framework="pt") as file:
+    with open_tensors(source) as file:
+        kept = {name: file.get_tensor(name) for name in file.keys() if name not in changed}  # noqa: SIM118
         metadata = file.metadata()
-    save_file({**load_file(source), **changed}, new, metadata)
+    save_file({**kept, **changed}, new, metadata)
 
 
 def _left_out(root: Path) -> Callable[[str, list[str]], set[str]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .. import whole
 from ..errors import InputError, ModelError, UnknownNameError
+from ..reading import open_tensors
 from .adapter import PARTS, Adapter, ModuleName
 
 ADAPTED = nn.Linear, nn.Conv2d
@@ -78,22 +78,19 @@ class FolderBase:
             raise ModelError(f"{self.folder} has no safetensors weights in {', '.join(PARTS)}")
 
     def _add(self, part: str, file: Path) -> None:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118  it has no __iter__
-                    shape = torch.Size(opened.get_slice(key).get_shape())
-                    if is_adaptable(key, len(shape)):
-                        module = canonical(part, key.removesuffix(".weight"))
-                        self.keys[module], self._shapes[module] = (file, key), shape
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} cannot be read as safetensors: {error}") from error
+        with open_tensors(file, ModelError) as opened:
+            for key in opened.keys():  # noqa: SIM118  it has no __iter__
+                shape = torch.Size(opened.get_slice(key).get_shape())
+                if is_adaptable(key, len(shape)):
+                    module = canonical(part, key.removesuffix(".weight"))
+                    self.keys[module], self._shapes[module] = (file, key), shape
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]:
         return self._shapes
 
     def weight(self, module: ModuleName) -> Tensor:
         file, key = self.keys[module]
-        with safe_open(file, framework="pt") as opened:
+        with open_tensors(file, ModelError) as opened:
             return opened.get_tensor(key)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 
 from .. import whole
 from ..errors import InputError
+from ..model_configs import read_index
 from .assemble import SOURCE
 from .base import TableScheduler
 from .exported import MODULE, ExportedScheduler
@@ -58,7 +58,7 @@ def export(
     if folder.is_file():
         raise InputError(f"{folder} is a file; give a folder to export to")
     index_file = folder.absolute().parent / "model_index.json"
-    index = _read_index(index_file) if index_file.is_file() else {}
+    index = read_index(index_file.parent) if index_file.is_file() else {}
     made = exported(scheduler, num_inference_steps)
     whole.write_bytes(folder / f"{MODULE}.py", SOURCE)
     whole.write_text(folder / made.config_name, made.to_json_string())
@@ -198,13 +198,3 @@ def _prove(scheduler: TableScheduler, exported: ExportedScheduler, count: int) -
                 f"{type(scheduler).__name__} cannot be exported: its steps are not its tables' alone (run from call "
                 f"{begin} of {count}, they give another latent)"
             )
-
-
-def _read_index(file: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    if not isinstance(index, dict):
-        raise InputError(f"{file} is not a pipeline's index: expected a JSON object")
-    return index

@@ -17,13 +17,15 @@ exact, so a table can be run symbolically, and must end every call with x' = alp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from ..declared import make
 from ..errors import InputError, TableError
+from ..reading import parse_json
 from .prediction import Basis
 from .run import P0, STASH, Rows, X
 from .schedule import Array, Levels
@@ -162,15 +164,15 @@ class Table:
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise InputError(f"not a sampler table: expected 'format': {FORMAT!r}")
-        try:
-            levels = Levels(*(np.asarray(data[name], dtype=float) for name in ("t", "alpha", "sigma")))
-            rows = np.asarray(data["rows"], dtype=float)
-            basis, preserves = data["basis"], data["preserves"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not a sampler table: {error!r}") from error
-        if not levels.t.ndim == 1 or not levels.t.shape == levels.alpha.shape == levels.sigma.shape:
+        saved = make(_Saved, data, "not a sampler table: it")
+        if not len(saved.t) == len(saved.alpha) == len(saved.sigma):
             raise TableError("t, alpha and sigma must be lists of equal length")
-        return cls(levels, rows, basis, preserves)
+        try:
+            rows = np.asarray(saved.rows, dtype=float)
+        except ValueError:
+            raise TableError("the rows of a table must be lists of equal length") from None
+        levels = Levels(*(np.asarray(values, dtype=float) for values in (saved.t, saved.alpha, saved.sigma)))
+        return cls(levels, rows, saved.basis, saved.preserves)
 
     def to_json(self) -> str:
         """The table as JSON text."""
@@ -183,10 +185,19 @@ class Table:
         Raises:
             InputError: the text is not JSON, or not a table.
         """
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise InputError(f"not a sampler table: {error}") from error
+        return cls.from_dict(parse_json(text, "not a sampler table: it"))
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a table is as JSON."""
+
+    basis: Basis
+    preserves: Preserves
+    t: Sequence[float]
+    alpha: Sequence[float]
+    sigma: Sequence[float]
+    rows: Sequence[Sequence[Sequence[float]]]
 
 
 @dataclass(frozen=True)

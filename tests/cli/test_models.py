@@ -43,10 +43,10 @@ def test_not_a_pipeline(tmp_path):
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         check_folder(tmp_path)
     (tmp_path / "model_index.json").write_text("[")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"model_index\.json is not valid JSON"):
         check_folder(tmp_path)
     (tmp_path / "model_index.json").write_text("[]")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"model_index\.json must be an object"):
         check_folder(tmp_path)
     with pytest.raises(ModelError, match="is a file"):
         check_folder(tmp_path / "model_index.json")

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sd_ext.cli.info import printable
 from sd_ext.cli.pictures import Destination, Recipe, contact_sheet, encode, name_stem, read_recipe, thumbnail
-from sd_ext.errors import InputError
+from sd_ext.errors import InputError, printable
 
 RECIPE = Recipe(
     prompt="red apple",

@@ -19,7 +19,7 @@ def test_samples_are_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "samples").mkdir()
     for name in ("10000", "9999", "0002", "sheet", "base_0001"):
         (tmp_path / "samples" / f"{name}.png").touch()
-    run = FinishedRun(tmp_path, "n", "b", "sd15", 1, 1)
+    run = FinishedRun("n", "b", "sd15", 1, 1, folder=tmp_path)
     assert run.samples == ["samples/0002.png", "samples/9999.png", "samples/10000.png"]
 
 
@@ -36,18 +36,18 @@ def test_a_loss_that_is_not_a_number_is_no_point_of_the_curve(out, edit):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "../brush"}, "name should be a plain file name"),
-        ({"name": "a>b"}, "name should be"),
+        ({"name": "../brush"}, "name must be a plain file name"),
+        ({"name": "a>b"}, "name must be"),
         ({"name": None}, "lacks name"),
-        ({"base_model": None, "steps": None}, "lacks base_model, steps"),
-        ({"base_model": " "}, "base_model should be"),
-        ({"steps": True}, "steps should be a whole number"),
-        ({"steps": -1}, "steps should be"),
-        ({"prompts": "one"}, "prompts should be a list of texts"),
-        ({"seeds": [1.5]}, "seeds should be"),
-        ({"guidance": float("inf")}, "guidance should be"),
-        ({"settings": []}, "settings should be"),
-        ({"validation": [[1]]}, "validation should be"),
+        ({"base_model": None, "steps": None}, "lacks base_model"),
+        ({"base_model": " "}, "base_model must be"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": -1}, "steps must be"),
+        ({"prompts": "one"}, "prompts must be a list of texts"),
+        ({"seeds": [1.5]}, r"seeds\[0\] must be a whole number"),
+        ({"guidance": float("inf")}, "guidance must be"),
+        ({"settings": []}, "settings must be"),
+        ({"validation": [[1]]}, r"validation\[0\] must be a list of 2: a whole number, a number"),
     ],
 )
 def test_facts_of_the_wrong_kind(out, edit, changes, message):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ...declared import check, shown
 from ...errors import InputError
+from ...reading import parse_json
 from ..adapter import Adapter, ModuleName
 from ..lora import Lora
 from .keys import Alphas
@@ -85,6 +89,32 @@ def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Strengths:
+    """What decides strength in peft's settings."""
+
+    lora_alpha: float | None = None
+    alpha: float | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool | None = None
+
+
+PATTERN = re.compile(r"\^?[\w.\\-]*(?:\.\*[\w.\\-]*){0,2}\$?")
+"""A module's path, or the few regular expressions that are tried quickly: others could keep a reader busy for ever."""
+
+
+def _check_strengths(part: str, settings: Mapping[str, Any]) -> None:
+    where = f"the settings of {part} in the header"
+    check(settings, Strengths, where)
+    for pattern in settings.get("alpha_pattern") or ():
+        try:
+            fine = len(pattern) < 1000 and PATTERN.fullmatch(pattern) and re.compile(pattern)
+        except re.error:
+            fine = None
+        if not fine:
+            raise InputError(f"{where}: alpha_pattern names {shown(pattern)}, which is no module's path")
+
+
 def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
     """The alpha of a module by its part's peft settings; rsLoRA's alpha / sqrt(rank) as alpha / rank.
 
@@ -92,6 +122,9 @@ def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
         InputError: settings that are not peft's.
     """
     from peft.utils.other import get_pattern_key
+
+    for part, known in settings.items():
+        _check_strengths(part, known)
 
     def alpha(module: ModuleName, rank: int) -> float | None:
         known = settings.get(module.part)
@@ -114,12 +147,8 @@ def settings_in(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """peft's settings by part, from a Diffusers file's header. Raises `InputError` where they are damaged."""
     if not header.get(SETTINGS):
         return {}
-    try:
-        settings = json.loads(header[SETTINGS])
-        parts: dict[str, dict[str, Any]] = {}
-        for key, value in settings.items():
-            part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = value
-        return parts
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{SETTINGS} in the header cannot be read: {error}") from error
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in parse_json(header[SETTINGS], f"{SETTINGS} in the header", dict[str, Any]).items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return parts

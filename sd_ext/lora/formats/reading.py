@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from ...declared import shown
 from ...errors import InputError
+from ...reading import read_json
 from ..adapter import PARTS
 from ..lora import Lora
 from .bases import base_from_header, guess_base
@@ -71,13 +73,10 @@ def _from_folder(folder: Path) -> Lora:
 
 
 def _from_peft_folder(folder: Path, part: str | None) -> Lora:
-    try:
-        settings = json.loads((folder / PEFT_SETTINGS).read_text("utf-8"))
-        kind = settings.get("peft_type", "LORA")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / PEFT_SETTINGS} cannot be read: {error}") from error
+    settings = read_json(folder / PEFT_SETTINGS, dict[str, Any])
+    kind = settings.get("peft_type", "LORA")
     if kind not in ("LORA", "LOHA", "LOKR"):
-        raise InputError(f"{folder} holds a {kind}; LORA, LOHA and LOKR can be read")
+        raise InputError(f"{folder} holds a {shown(kind)}; LORA, LOHA and LOKR can be read")
     pickled = folder / "adapter_model.bin"
     path = pickled if pickled.exists() and not (folder / PEFT_FILE).exists() else folder / PEFT_FILE
     tensors, _ = read_tensors(path)

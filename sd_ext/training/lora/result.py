@@ -11,6 +11,7 @@ training.json                      what was trained, on what, how
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_ext import __version__
+from sd_ext.hub.finished import Facts
 from sd_ext.training.lora.new_words import embeddings
 from sd_ext.training.run.previews import labelled_sheet
 from sd_ext.training.settings import LoraConfig, result_settings
@@ -42,7 +44,9 @@ def write_result(task: LoraTask, folder: Path, history: list[dict[str, float]], 
     if pictures:
         write_pictures(folder / "samples", task.prompts, task.base_pictures, pictures)
     plot_losses(folder / "validation.png", history)
-    (folder / "training.json").write_text(json.dumps(facts(task, history, len(pictures)), indent=1), encoding="utf-8")
+    (folder / "training.json").write_text(
+        json.dumps(asdict(facts(task, history, len(pictures))), indent=1), encoding="utf-8"
+    )
 
 
 def write_weights(task: LoraTask, folder: Path) -> None:
@@ -104,24 +108,24 @@ def write_pictures(folder: Path, prompts: list[str], base: list[np.ndarray], pic
     labelled_sheet({"base": base, "LoRA": pictures}, prompts).save(folder / "sheet.png")
 
 
-def facts(task: LoraTask, history: list[dict[str, float]], pictures: int) -> dict[str, Any]:
+def facts(task: LoraTask, history: list[dict[str, float]], pictures: int) -> Facts:
     """What `training.json` holds."""
     config: LoraConfig = task.config
-    return {
-        "name": config.name,
-        "base_model": base_model(task.files.source),
-        "family": task.files.base,
-        "instance_prompt": config.instance_prompt or " ".join([config.prefix, *config.tokens]).strip(),
-        "prompts": task.prompts[:pictures],
-        "seeds": [config.preview_seed + number for number in range(pictures)],
-        "guidance": config.preview_guidance,
-        "settings": result_settings(config),
-        "steps": config.steps,
-        "pictures": len({sample.digest for sample in task.learnt}),
-        "validation": [[e["step"], e["validation_loss"]] for e in history if "validation_loss" in e],
-        "tokens": list(config.tokens),
-        "sd_ext": __version__,
-    }
+    return Facts(
+        name=config.name,
+        base_model=base_model(task.files.source),
+        family=task.files.base,
+        instance_prompt=config.instance_prompt or " ".join([config.prefix, *config.tokens]).strip(),
+        prompts=tuple(task.prompts[:pictures]),
+        seeds=tuple(config.preview_seed + number for number in range(pictures)),
+        guidance=config.preview_guidance,
+        settings=result_settings(config),
+        steps=config.steps,
+        pictures=len({sample.digest for sample in task.learnt}),
+        validation=tuple((int(e["step"]), e["validation_loss"]) for e in history if "validation_loss" in e),
+        tokens=tuple(config.tokens),
+        sd_ext=__version__,
+    )
 
 
 def base_model(source: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from sd_ext.declared import check
 from sd_ext.errors import ModelError
-from sd_ext.model_configs import check_plain, read_config, read_index
+from sd_ext.model_configs import check_plain, parts_in, read_config, read_index
 from sd_ext.pretrained import pretrained_path
 
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -180,8 +180,7 @@ def find_model(model: str, variant: str = "") -> ModelFiles:
         raise ModelError(f"{root} is no pipeline folder (no model_index.json)")
     listed = read_index(root)
     check_plain(root)
-    named = {name: value for name, value in listed.items() if isinstance(value, list) and len(value) == 2}
-    present = {name: root / name for name, (_, kind) in named.items() if kind}
+    present = {name: root / name for name in parts_in(listed)}
     refuse_other_kinds(model, listed, present)
     files = ModelFiles({name: path for name, path in present.items() if path.is_dir()}, variant, model)
     check_parts(files)
