@@ -7,11 +7,12 @@ imports torch before a run begins.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import TrainingError
+from ..errors import InputError, TrainingError
 
 app = typer.Typer(
     help="Train a LoRA, an autoencoder, a text encoder, a U-Net, or all of Stable Diffusion from scratch.",
@@ -43,10 +44,25 @@ def _stop(error: TrainingError) -> None:
 @app.command()
 def data(
     out: Annotated[str, typer.Option(help="Folder for the pictures and metadata.jsonl.", metavar="DIR")],
+    packages: Annotated[
+        str | None, typer.Option(help="Draw scenes from the sets of drawings in this folder.", metavar="DIR")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get missing packages first, by npm pack (25 MB).")] = False,
+    pictures: Annotated[int, typer.Option(help="How many scenes.", metavar="N")] = 20_000,
+    size: Annotated[int, typer.Option(help="Their height and width.", metavar="PIXELS")] = 64,
+    seed: Annotated[int, typer.Option(help="Other pictures by the same rules.", metavar="N")] = 0,
+    first: Annotated[int, typer.Option(help="Number of the first scene, to draw more of a seed.", metavar="N")] = 0,
     font: Annotated[str | None, typer.Option(help="The font's file, if it is in no usual place.")] = None,
     lines: Annotated[int, typer.Option(help="So many line drawings of Symbola instead: a style for a LoRA.")] = 0,
 ) -> None:
-    """Render the glyphs of Noto Color Emoji, with captions, as an imagefolder."""
+    """Draw captioned pictures: scenes of several styles, with --packages; else the glyphs of Noto Color Emoji."""
+    if packages is not None:
+        if lines or font is not None:
+            raise InputError("--packages draws no font: leave out --font and --lines")
+        _draw_scenes(Path(out), Path(packages), fetch, pictures, size, seed, first)
+        return
+    if fetch:
+        raise InputError("--fetch needs --packages DIR, the folder to put the packages into")
     if lines:
         from ..training.sets.line_drawings import write_line_drawings
 
@@ -56,6 +72,17 @@ def data(
 
         made = write_imagefolder(out, font)
     print(f"{made} pictures in {out}")
+
+
+def _draw_scenes(out: Path, packages: Path, fetch: bool, pictures: int, size: int, seed: int, first: int) -> None:
+    from ..training.sets.drawings.folder import write_drawings
+    from ..training.sets.drawings.packages import declared, usable
+    from ..training.sets.drawings.packages import fetch as get
+
+    if fetch and (got := get(packages, [*usable(), declared()[1]])):
+        print(f"fetched {', '.join(got)} into {packages}")
+    for line in write_drawings(out, packages, pictures, size, seed, first):
+        print(line)
 
 
 @app.command(context_settings=FORWARD)
