@@ -117,7 +117,7 @@ def render(svg: str, size: int) -> np.ndarray:
     except Exception as error:  # resvg's own, ValueError as a rule
         raise InputError(f"it cannot be rendered ({str(error)[:120]})") from None
     drawn = Image.open(io.BytesIO(data)).convert("RGBA")
-    seen = drawn.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox()
+    seen = drawn.getchannel("A").point([255 * (opacity > 24) for opacity in range(256)]).getbbox()
     if seen is None or min(seen[2] - seen[0], seen[3] - seen[1]) < 2:
         raise InputError("it draws nothing")
     return np.asarray(fitted(drawn.crop(seen), size))
