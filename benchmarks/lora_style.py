@@ -46,7 +46,7 @@ def draw(pipe: Any) -> np.ndarray:
 def main() -> None:
     from diffusers import StableDiffusionPipeline
 
-    from sd_ext.lora import read_lora
+    from sd_ext.lora import apply_lora, read_lora
 
     with tempfile.TemporaryDirectory() as work:
         data, out = Path(work) / "drawings", Path(work) / "run"
@@ -62,7 +62,7 @@ def main() -> None:
         pipe.set_progress_bar_config(disable=True)
         rows = {}
         for strength in STRENGTHS:
-            with lora.apply(pipe, strength):
+            with apply_lora(pipe, lora, strength):
                 made = draw(pipe)
             grey = made.mean(-1)
             rows[str(strength)] = {

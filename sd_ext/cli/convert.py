@@ -223,9 +223,11 @@ def save(
     import torch
     from rich.console import Console
 
+    from ..lora import save_lora
+
     say = Console(stderr=True, highlight=False)
     kind = getattr(torch, dtype.value) if dtype else None
-    note = lora.save(out, to.value, dtype=kind, base=base.value if base else None, keep_alphas=keep_alphas)
+    note = save_lora(lora, out, to.value, dtype=kind, base=base.value if base else None, keep_alphas=keep_alphas)
     if lora.errors:
         worst = max(lora.errors, key=lambda module: lora.errors[module])
         say.print(f"Relative error of a module: at most {lora.errors[worst]:.2g}, in {worst}.", markup=False)

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 def check_agreement(first: Path, second: Path) -> None:
     """Raise `InputError` unless two LoRA files change the same modules by the same, within their rounding.
 
-    DoRA's change depends on the base's weight as well; there the products and the magnitudes are compared, which
-    decide it for any weight.
+    DoRA's change depends on the base's weight as well, which is not at hand. What is compared is all else that the
+    change depends on (`Adapter.decisive`): the product and the magnitudes.
+
+    Args:
+        first, second: the files.
     """
     from ..lora import read_lora
 
@@ -32,13 +35,11 @@ def check_agreement(first: Path, second: Path) -> None:
 def _agree(one: Adapter, other: Adapter) -> bool:
     import torch
 
-    if ("dora" in one.tensors) != ("dora" in other.tensors):
-        return False
+    ours, theirs = one.decisive, other.decisive
     types = {tensor.dtype for adapter in (one, other) for tensor in adapter.tensors.values()}
     # A strength moved from alpha into a factor is rounded once; a product of two rounded factors errs by both.
     tolerance = max(4 * max(torch.finfo(kind).eps for kind in types), 1e-5)
-    close = _close(one.product(), other.product(), tolerance)
-    return close and ("dora" not in one.tensors or _close(one.tensors["dora"], other.tensors["dora"], tolerance))
+    return len(ours) == len(theirs) and all(_close(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:

@@ -90,14 +90,15 @@ def _imports(run: FinishedRun, base: Base) -> Iterator[str]:
     if run.embeddings:
         yield "from safetensors.torch import load_file"
     if not run.in_diffusers:
-        yield "from sd_ext.lora import read_lora"
+        yield "from sd_ext.lora import apply_lora, read_lora"
 
 
 def _load_lora(run: FinishedRun, repo_id: str) -> Iterator[str]:
     if run.in_diffusers:
         yield f'pipe.load_lora_weights({literal(repo_id)}, weight_name="{DIFFUSERS_FILE}", adapter_name="lora")'
     else:
-        yield f"read_lora(hf_hub_download({literal(repo_id)}, {literal(run.kohya_file)})).apply(pipe, strength=1.0)"
+        yield f"lora = read_lora(hf_hub_download({literal(repo_id)}, {literal(run.kohya_file)}))"
+        yield "apply_lora(pipe, lora, strength=1.0)"
 
 
 def _load_embeddings(run: FinishedRun, repo_id: str) -> Iterator[str]:

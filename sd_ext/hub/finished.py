@@ -10,9 +10,9 @@ from typing import Any
 
 from ..declared import Measured, make, shown
 from ..errors import InputError, UnknownNameError
+from ..lora.formats.file_names import DIFFUSERS_FILE, kohya_file
 from ..reading import read_json
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILES = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")  # a file for each text encoder
 SHEET = "samples/sheet.png"
 CURVE = "validation.png"
@@ -80,7 +80,7 @@ class FinishedRun(Facts):
     @property
     def kohya_file(self) -> str:
         """The name of the file for AUTOMATIC1111 and ComfyUI."""
-        return f"{self.name}_kohya.safetensors"
+        return kohya_file(self.name)
 
     @property
     def weights(self) -> list[str]:

@@ -120,5 +120,5 @@ def _check_loras(staged: Path, run: FinishedRun) -> None:
     if run.in_diffusers:
         check_diffusers(staged / DIFFUSERS_FILE, run.family)
         check_agreement(staged / DIFFUSERS_FILE, kohya)
-    elif all(adapter.kind == "lora" for adapter in read_lora(kohya)):
+    elif all(adapter.rules.in_diffusers for adapter in read_lora(kohya)):
         raise InputError(f"there is no {DIFFUSERS_FILE}; a LoRA is published in both formats")

@@ -1,22 +1,66 @@
-"""LoRA files: reading and writing every format, applying, merging, extracting and resizing."""
+"""LoRA files: reading and writing every format, applying, merging, extracting and resizing.
 
-from .adapter import Adapter, ModuleName
-from .formats.reading import read_lora
-from .from_peft import from_peft
-from .fuse import Applied, apply, merge_into
-from .lora import Lora
-from .tools import extract, merge, resize
+A `Lora` is data in memory: an `Adapter` for each module. What is done with it are functions, and names are imported
+when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "Adapter": "adapter",
+    "Applied": "fuse",
+    "Lora": "lora",
+    "ModuleName": "adapter",
+    "apply_lora": "fuse",
+    "apply_loras": "fuse",
+    "extract": "tools",
+    "from_peft": "peft_models",
+    "merge": "tools",
+    "merge_into": "fuse",
+    "read_lora": "formats.reading",
+    "resize": "tools",
+    "save_lora": "formats.writing",
+    "with_one_alpha": "formats.kohya",
+}
 
 __all__ = [
     "Adapter",
     "Applied",
     "Lora",
     "ModuleName",
-    "apply",
+    "apply_lora",
+    "apply_loras",
     "extract",
     "from_peft",
     "merge",
     "merge_into",
     "read_lora",
     "resize",
+    "save_lora",
+    "with_one_alpha",
 ]
+
+if TYPE_CHECKING:
+    from .adapter import Adapter, ModuleName
+    from .formats.kohya import with_one_alpha
+    from .formats.reading import read_lora
+    from .formats.writing import save_lora
+    from .fuse import Applied, apply_lora, apply_loras, merge_into
+    from .lora import Lora
+    from .peft_models import from_peft
+    from .tools import extract, merge, resize
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sd_ext.lora' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Adding LoRAs to weights: for a while (`apply`), or for good, in memory or into a new folder (`merge_into`)."""
+"""Adding LoRAs to weights: for a while (`apply_lora`), or for good, in memory or into a new folder (`merge_into`)."""
 
 from __future__ import annotations
 
@@ -74,12 +74,22 @@ def changed_modules(base: Base, loras: Loras) -> list[ModuleName]:
     return sorted({module for module, _ in pairs(loras)})
 
 
-def apply(models: Any, loras: Loras, on_module: OnModule = quiet) -> Applied:
-    """Add LoRAs to the weights of a pipeline or of models by part; the returned object takes them out again.
+def apply_lora(models: Any, lora: Lora, strength: float = 1.0) -> Applied:
+    """Add a LoRA to the weights of models in memory; `undo()` of what is returned takes it out again, exactly.
+
+    Args:
+        models: a pipeline, or models by part: `{"unet": model, ...}`.
+        lora: what to add.
+        strength: W + strength * (W' - W), for DoRA too.
 
     Raises:
         InputError: a module that the base lacks or that does not fit; nothing is changed then.
     """
+    return apply_loras(models, [(lora, strength)])
+
+
+def apply_loras(models: Any, loras: Loras, on_module: OnModule = quiet) -> Applied:
+    """Add several LoRAs, each with a strength; all see the original weights. See `apply_lora`."""
     base = ModelBase(models)
     modules = changed_modules(base, loras)
     applied = Applied(base, {})
@@ -110,7 +120,7 @@ def merge_into(
         InputError: a module that the base lacks or that does not fit, or `out` exists; nothing is changed then.
     """
     if not isinstance(target, (str, Path)):
-        apply(target, loras, on_module)
+        apply_loras(target, loras, on_module)
         return
     if out is None:
         raise InputError("a folder is merged into a new one; say where with out")

@@ -66,26 +66,30 @@ def _sum(
 ) -> tuple[Adapter, float]:
     """One plain LoRA for several adapters of one module, and its relative error."""
     shape = _shape_of(adapters)
-    if all(adapter.plain for adapter, _ in adapters):
-        up = torch.cat([a.up.detach().float().flatten(1) * (s * a.scale) for a, s in adapters], 1)
-        down = torch.cat([a.down.detach().float().flatten(1) for a, _ in adapters])
+    factored = [adapter.rules.two_factors(adapter.tensors) for adapter, _ in adapters]
+    exact = [factors for factors in factored if factors is not None]
+    if len(exact) == len(factored) and shape is not None:
+        up = torch.cat([up * (s * a.scale) for (up, _), (a, s) in zip(exact, adapters, strict=True)], 1)
+        down = torch.cat([down for _, down in exact])
         factors = truncate_product(up, down, keep) if keep else Factors(up, down, 0.0)
     elif keep is None:
-        raise InputError("LoHa, LoKr and DoRA have no exact sum; give a rank, or energy 1 for as many as it takes")
+        kinds = sorted({a.rules.name for (a, _), factors in zip(adapters, factored, strict=True) if factors is None})
+        raise InputError(f"{', '.join(kinds)}: no exact sum; give a rank, or energy 1 for as many as it takes")
     else:
         weight = base.weight(module) if base else None
         total = sum(s * a.delta(weight) for a, s in adapters)
         assert isinstance(total, Tensor)
-        shape, factors = weight.shape if weight is not None else shape, truncate(total.flatten(1), keep)
+        shape = total.shape if weight is not None or shape is None else shape
+        factors = truncate(total.flatten(1), keep)
     return plain_adapter(factors, shape), factors.error
 
 
-def _shape_of(adapters: Sequence[tuple[Adapter, float]]) -> torch.Size:
-    """The weight's shape that all agree on."""
-    shapes = {tuple(a.shape) for a, _ in adapters}
+def _shape_of(adapters: Sequence[tuple[Adapter, float]]) -> torch.Size | None:
+    """The weight's shape that all agree on; None where they fit several."""
+    shapes = {tuple(shape) for adapter, _ in adapters if (shape := adapter.shape) is not None}
     if len(shapes) > 1:
         raise InputError(f"the LoRAs are for different shapes: {', '.join(map(str, sorted(shapes)))}")
-    return torch.Size(shapes.pop())
+    return torch.Size(shapes.pop()) if shapes else None
 
 
 def plain_adapter(factors: Factors, shape: torch.Size) -> Adapter:

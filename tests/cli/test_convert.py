@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sd_ext.lora import Adapter, Lora, ModuleName, read_lora
+from sd_ext.lora import Adapter, Lora, ModuleName, read_lora, save_lora
 
 from .test_startup import SLOW, modules_after
 
@@ -16,7 +16,7 @@ def file(tmp_path):
     draw = torch.Generator().manual_seed(0)
     tensors = {"down": torch.randn(4, 32, generator=draw), "up": torch.randn(32, 4, generator=draw)}
     path = tmp_path / "a.safetensors"
-    Lora({ONE: Adapter("lora", tensors, 2.0)}, {"ss_seed": "7"}).save(path, "diffusers")
+    save_lora(Lora({ONE: Adapter("lora", tensors, 2.0)}, {"ss_seed": "7"}), path, "diffusers")
     return path
 
 

@@ -57,10 +57,12 @@ def write_run(model: Path, pipe: Any, facts: dict[str, Any]) -> None:
     from PIL.PngImagePlugin import PngInfo
     from safetensors.torch import save_file
 
+    from sd_ext.lora import save_lora
+
     lora = tiny_lora(pipe)
     model.mkdir(parents=True)
-    lora.save(model / "pytorch_lora_weights.safetensors")
-    lora.save(model / "brush_kohya.safetensors", format="kohya")
+    save_lora(lora, model / "pytorch_lora_weights.safetensors")
+    save_lora(lora, model / "brush_kohya.safetensors", format="kohya")
     save_file({WORD: torch.full((2, 32), 0.1)}, model / "learned_embeds.safetensors")
     (model / "samples").mkdir()
     hidden = PngInfo()
@@ -117,17 +119,21 @@ def edit(out) -> Callable[..., None]:
 @pytest.fixture
 def lokr_out(out, tiny_pipeline) -> Path:
     """A run whose adapter is a LoKr, of which Diffusers has no file."""
+    from sd_ext.lora import save_lora
+
     (out / "model" / "pytorch_lora_weights.safetensors").unlink()
-    tiny_lora(tiny_pipeline, "lokr").save(out / "model" / "brush_kohya.safetensors", format="kohya")
+    save_lora(tiny_lora(tiny_pipeline, "lokr"), out / "model" / "brush_kohya.safetensors", format="kohya")
     return out
 
 
 @pytest.fixture
 def dora_out(out, tiny_pipeline) -> Path:
     """A run whose adapter is a DoRA."""
+    from sd_ext.lora import save_lora
+
     dora = tiny_lora(tiny_pipeline, "dora")
-    dora.save(out / "model" / "pytorch_lora_weights.safetensors")
-    dora.save(out / "model" / "brush_kohya.safetensors", format="kohya")
+    save_lora(dora, out / "model" / "pytorch_lora_weights.safetensors")
+    save_lora(dora, out / "model" / "brush_kohya.safetensors", format="kohya")
     return out
 
 

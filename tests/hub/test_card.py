@@ -124,7 +124,7 @@ def test_python_for_what_diffusers_cannot_read(lokr_out, tiny_pipeline_dir, tmp_
     assert "pytorch_lora_weights" not in text
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: str(staged / name))
     code = python_of(text).replace('"someone/base"', repr(str(tiny_pipeline_dir)))
-    assert draw(code) != draw(re.sub(r"\nread_lora.*", "", code))
+    assert draw(code) != draw(re.sub(r"\napply_lora.*", "", code))
 
 
 def test_python_for_the_embedded_model_runs_as_it_stands(out, edit, tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_dora(dora_out, tmp_path):
 
 
 def test_stable_diffusion_xl(out, edit, tmp_path):
-    from sd_ext.lora import Adapter, Lora, ModuleName
+    from sd_ext.lora import Adapter, Lora, ModuleName, save_lora
 
     attention = "attentions.0.transformer_blocks.0.attn1.to_q"
     modules = [("unet", f"{block}.{attention}") for block in ("down_blocks.1", "mid_block", "up_blocks.0")]
@@ -173,18 +173,18 @@ def test_stable_diffusion_xl(out, edit, tmp_path):
         for rank, module in enumerate(modules, 1)
     }
     lora = Lora(adapters, base="sdxl")
-    lora.save(out / "model" / DIFFUSERS)
-    lora.save(out / "model" / KOHYA, format="kohya")
+    save_lora(lora, out / "model" / DIFFUSERS)
+    save_lora(lora, out / "model" / KOHYA, format="kohya")
     edit(family="sdxl")
     assert any("input_blocks" in key for key in load_file(stage(out, tmp_path / "staged", REPO) / KOHYA))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_rounding_is_no_difference(out, tmp_path, dtype):
-    from sd_ext.lora import read_lora
+    from sd_ext.lora import read_lora, save_lora
 
     lora = read_lora(out / "model" / DIFFUSERS)
-    lora.save(out / "model" / KOHYA, format="kohya", dtype=dtype)
+    save_lora(lora, out / "model" / KOHYA, format="kohya", dtype=dtype)
     assert stage(out, tmp_path / "staged", REPO)
 
 

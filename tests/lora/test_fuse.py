@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.lora import Lora, extract, merge, merge_into
+from sd_ext.lora import Lora, apply_lora, extract, merge, merge_into
 
 from . import models
 
@@ -31,7 +31,7 @@ def base(trained):
 
 def test_applying_is_what_peft_computes_and_undoing_leaves_no_trace(trained, base):
     before = weights(base)
-    with trained.lora.apply(models.pipeline(trained.shape, base)):
+    with apply_lora(models.pipeline(trained.shape, base), trained.lora):
         for part, expected in trained.outputs.items():
             torch.testing.assert_close(models.outputs(base)[part], expected, rtol=1e-5, atol=1e-4)
     assert same(weights(base), before)
@@ -42,7 +42,7 @@ def test_strengths_interpolate(sd15):
     moved = {}
     for strength in (0.0, 0.5, 1.0):
         made = copy.deepcopy(models.tiny_models("sd15"))
-        sd15.lora.apply(made, strength)
+        apply_lora(made, sd15.lora, strength)
         moved[strength] = weights(made)
     assert same(moved[0.0], start)
     for name in start:
@@ -54,12 +54,12 @@ def test_a_module_the_base_lacks_is_named_and_nothing_changes(sd15, sdxl):
     before = weights(made)
     for lora in (sdxl.lora, Lora({m: a for m, a in sdxl.lora.adapters.items() if m.part == "unet"})):
         with pytest.raises(InputError, match=r"text_encoder_2|unet\."):
-            lora.apply(made)
+            apply_lora(made, lora)
     typo = {module: adapter for module, adapter in sd15.lora.adapters.items() if module.path == "conv_in"}
     with pytest.raises(UnknownNameError, match=r"unet\.conv_inn.*did you mean 'unet\.conv_in'"):
-        Lora({("unet", "conv_inn"): next(iter(typo.values()))}).apply(made)
+        apply_lora(made, Lora({("unet", "conv_inn"): next(iter(typo.values()))}))
     with pytest.raises(InputError, match=r"unet.conv_out: made for a weight of \(8, 4, 3, 3\)"):
-        Lora({("unet", "conv_out"): next(iter(typo.values()))}).apply(made)
+        apply_lora(made, Lora({("unet", "conv_out"): next(iter(typo.values()))}))
     assert same(weights(made), before)
 
 
@@ -68,13 +68,13 @@ def test_an_overflow_is_named_and_nothing_changes(sd15):
     before = weights(made)
     lora = Lora({m: a for m, a in sd15.lora.adapters.items() if m.part == "unet"})
     with pytest.raises(InputError, match=r"unet\..*float16; choose a smaller strength"):
-        lora.apply(made, 1e6)
+        apply_lora(made, lora, 1e6)
     assert same(weights(made), before)
 
 
 def test_models_that_carry_an_adapter_are_changed_underneath_it(sd15):
     made = copy.deepcopy(sd15.models)
-    sd15.lora.apply(made, -1.0)
+    apply_lora(made, sd15.lora, -1.0)
     plain = models.outputs(models.tiny_models("sd15"))
     for part, output in models.outputs(made).items():
         torch.testing.assert_close(output, plain[part], rtol=1e-4, atol=1e-4)
@@ -83,7 +83,7 @@ def test_models_that_carry_an_adapter_are_changed_underneath_it(sd15):
 @pytest.mark.parametrize("thing", [3, {"unet": "model"}, {}])
 def test_what_is_no_model(thing, sd15):
     with pytest.raises(InputError, match="neither a pipeline nor models"):
-        sd15.lora.apply(thing)
+        apply_lora(thing, sd15.lora)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_dora_merges_with_the_base_at_hand():
     lora, base = from_peft(made), models.tiny_models("sd15")
     plain = merge([(lora, 0.5)], energy=1.0, base=base)
     one, other = copy.deepcopy(base), copy.deepcopy(base)
-    plain.apply(one)
-    lora.apply(other, 0.5)
+    apply_lora(one, plain)
+    apply_lora(other, lora, 0.5)
     for name, weight in weights(one).items():
         torch.testing.assert_close(weight, weights(other)[name], rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
 from sd_ext.errors import InputError
-from sd_ext.lora import Adapter, Lora, ModuleName, from_peft, merge, read_lora, resize
+from sd_ext.lora import Adapter, Lora, ModuleName, apply_lora, from_peft, merge, read_lora, resize, save_lora
 from sd_ext.lora.weights import ModelBase
 
 from . import adapters, models
@@ -56,7 +56,7 @@ def test_delta_is_what_peft_adds(trained):
 
 def test_kohyas_file_keeps_it(trained, tmp_path):
     kind, lora, weights = trained
-    lora.save(tmp_path / "a.safetensors", "kohya")
+    save_lora(lora, tmp_path / "a.safetensors", "kohya")
     again = read_lora(tmp_path / "a.safetensors")
     for module, (before, _) in weights.items():
         torch.testing.assert_close(again.delta(module, before), lora.delta(module, before), rtol=1e-5, atol=1e-6)
@@ -73,17 +73,17 @@ def test_as_plain_lora_it_is_the_same_and_says_so(trained, tmp_path):
     assert max(plain.errors.values()) < 1e-5
     for module, (before, _) in weights.items():
         torch.testing.assert_close(plain.delta(module, before), lora.delta(module, before), rtol=1e-3, atol=1e-5)
-    plain.save(tmp_path / "a.safetensors", "diffusers")
+    save_lora(plain, tmp_path / "a.safetensors", "diffusers")
 
 
 def test_diffusers_format_refuses_what_diffusers_cannot_read(trained, tmp_path):
     kind, lora, _ = trained
     if (kind.startswith("lo") and "," in kind) or kind in ("loha", "lokr"):
         with pytest.raises(InputError, match=r"unet\..* is a lo(ha|kr), .* plain LoRA"):
-            lora.save(tmp_path / "a.safetensors", "diffusers")
+            save_lora(lora, tmp_path / "a.safetensors", "diffusers")
         assert not list(tmp_path.iterdir())
     else:
-        lora.save(tmp_path / "a.safetensors", "diffusers")
+        save_lora(lora, tmp_path / "a.safetensors", "diffusers")
         again = read_lora(tmp_path / "a.safetensors")
         assert all(
             again.adapters[module].scale == pytest.approx(adapter.scale) for module, adapter in lora.adapters.items()
@@ -103,7 +103,7 @@ def test_dora_over_inputs_as_old_lycoris_wrote_it():
     direction = torch.nn.functional.cosine_similarity(after, weight + up @ down, dim=0)
     torch.testing.assert_close(direction, torch.ones(4))
     with pytest.raises(InputError, match="over its inputs"):
-        lora.save("a.safetensors", "diffusers")
+        save_lora(lora, "a.safetensors", "diffusers")
 
 
 def test_dora_needs_the_base():
@@ -119,7 +119,7 @@ def test_dora_on_some_modules_only_goes_to_kohya():
     dora = Adapter("lora", {**tensors, "dora": torch.ones(6, 1)}, 1.0)
     made = {ModuleName("unet", "conv_in"): dora, ModuleName("unet", "conv_out"): Adapter("lora", tensors, 1.0)}
     with pytest.raises(InputError, match="on some modules only"):
-        Lora(made).save("a.safetensors", "diffusers")
+        save_lora(Lora(made), "a.safetensors", "diffusers")
 
 
 def test_pissa_is_taken_out_by_merging():
@@ -133,7 +133,7 @@ def test_pissa_is_taken_out_by_merging():
             if ".lora_" in name:
                 parameter += 0.1
     change = merge([(from_peft({"unet": model}), 1.0), (before, -1.0)])
-    change.apply({"unet": original})
+    apply_lora({"unet": original}, change)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge()

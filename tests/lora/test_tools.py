@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd_ext.errors import InputError
-from sd_ext.lora import Adapter, Lora, ModuleName, extract, merge, read_lora, resize
+from sd_ext.lora import Adapter, Lora, ModuleName, apply_lora, extract, merge, read_lora, resize, save_lora
 from sd_ext.lora.low_rank import Keep, truncate, truncate_product
 
 from . import models
@@ -124,9 +124,9 @@ def test_extracting_finds_what_was_added(tuned, tmp_path):
     assert max(lora.errors.values()) < 1e-5
     assert ModuleName("unet", "conv_in") not in lora.adapters
     assert lora.parts == ["text_encoder", "unet"]
-    lora.save(tmp_path / "a.safetensors", "kohya")
+    save_lora(lora, tmp_path / "a.safetensors", "kohya")
     made = copy.deepcopy(base)
-    read_lora(tmp_path / "a.safetensors").apply(made)
+    apply_lora(made, read_lora(tmp_path / "a.safetensors"))
     for part, expected in models.outputs(changed).items():
         torch.testing.assert_close(models.outputs(made)[part], expected, rtol=1e-3, atol=1e-3)
 

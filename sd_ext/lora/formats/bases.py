@@ -29,9 +29,9 @@ def guess_base(adapters: Mapping[ModuleName, Adapter]) -> str | None:
     unet = {module.path: adapter for module, adapter in adapters.items() if module.part == "unet"}
     # Without these, SD 2.x cannot be told from SD 1.x; but their files differ in nothing but a line of the header.
     widths = {
-        CROSS_ATTENTION.get(adapter.down.shape[1])
+        CROSS_ATTENTION.get(adapter.shape[1]) if adapter.shape else None
         for path, adapter in unet.items()
-        if adapter.kind == "lora" and path.endswith(("attn2.to_k", "attn2.to_v"))
+        if path.endswith(("attn2.to_k", "attn2.to_v"))
     } - {None}
     if len(widths) == 1:
         return str(widths.pop())

@@ -15,57 +15,40 @@ from ...declared import check, shown
 from ...errors import InputError
 from ...reading import parse_json
 from ..adapter import Adapter, ModuleName
+from ..kinds import kinds_beside
 from ..lora import Lora
 from .keys import Alphas
 from .names import to_text_model
 
 SETTINGS = "lora_adapter_metadata"
-FIELDS = {"down": "lora_A.weight", "up": "lora_B.weight", "dora": "lora_magnitude_vector"}
 
 
 def tensors_of(lora: Lora) -> dict[str, Tensor]:
-    """The file's tensors.
+    """The file's tensors, by key.
 
     Raises:
         InputError: what Diffusers' loader cannot read: LoHa, LoKr, DoRA over inputs, or DoRA on some modules only.
     """
     tensors = {}
     for module, adapter in lora.adapters.items():
-        _check(module, adapter)
         path = module.path if module.part == "unet" else to_text_model(module.path)
-        for field, tensor in adapter.tensors.items():
-            # transformers 5 loads the text encoders' magnitudes only where they are called weights, as modules' are.
-            key = f"{FIELDS[field]}.weight" if field == "dora" and module.part != "unet" else FIELDS[field]
-            tensor = tensor.detach().cpu()
-            tensors[f"{module.part}.{path}.{key}"] = _magnitudes(tensor) if field == "dora" else tensor
+        try:
+            made = adapter.rules.for_diffusers(adapter.tensors, module.part)
+        except InputError as error:
+            raise InputError(f"{module} {error}") from None
+        tensors |= {f"{module.part}.{path}.{key}": tensor.detach().cpu() for key, tensor in made.items()}
     for part in lora.parts:
-        if len({"dora" in a.tensors for module, a in lora.adapters.items() if module.part == part}) > 1:
-            raise InputError(f"{part} has DoRA on some modules only, which Diffusers cannot read; write kohya's format")
+        for kind in kinds_beside():
+            if len({kind.beside in adapter.tensors for adapter in lora.of_part(part).values()}) > 1:
+                raise InputError(
+                    f"{part} has {kind.name} on some modules only, which Diffusers cannot read; write kohya's format"
+                )
     return tensors
-
-
-def _check(module: ModuleName, adapter: Adapter) -> None:
-    if adapter.kind != "lora":
-        raise InputError(
-            f"{module} is a {adapter.kind}, which Diffusers' loader cannot read; write kohya's format, or turn it into "
-            "plain LoRA (sd_ext.lora.resize, sd-ext convert resize), which says what that costs"
-        )
-    if "dora" in adapter.tensors and adapter.tensors["dora"].shape[0] == 1 != adapter.up.shape[0]:
-        raise InputError(f"{module} has DoRA over its inputs, which Diffusers cannot read; write kohya's format")
-
-
-def _magnitudes(dora: Tensor) -> Tensor:
-    """As peft keeps them: (out,), and (1, out, 1, 1) for a convolution."""
-    return dora.reshape(1, -1, 1, 1) if dora.ndim == 4 else dora.flatten()
 
 
 def header_of(lora: Lora) -> dict[str, str]:
     """The header's entries, with peft's settings of every part."""
-    settings = {
-        f"{part}.{key}": value
-        for part in lora.parts
-        for key, value in _settings({m.path: a for m, a in lora.adapters.items() if m.part == part}).items()
-    }
+    settings = {f"{part}.{key}": value for part in lora.parts for key, value in _settings(lora.of_part(part)).items()}
     return {**lora.metadata, "format": "pt", SETTINGS: json.dumps(settings, sort_keys=True)}
 
 
@@ -84,8 +67,12 @@ def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
         "alpha_pattern": {path: adapter.alpha for path, adapter in adapters.items() if adapter.alpha != alpha},
         "target_modules": sorted(adapters),
         "use_rslora": False,
-        "use_dora": any("dora" in adapter.tensors for adapter in adapters.values()),
         "bias": "none",
+        **{
+            kind.flag: any(kind.beside in adapter.tensors for adapter in adapters.values())
+            for kind in kinds_beside()
+            if kind.flag
+        },
     }
 
 
@@ -147,8 +134,9 @@ def settings_in(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """peft's settings by part, from a Diffusers file's header. Raises `InputError` where they are damaged."""
     if not header.get(SETTINGS):
         return {}
+    settings = parse_json(header[SETTINGS], f"{SETTINGS} in the header", dict[str, Any])
     parts: dict[str, dict[str, Any]] = {}
-    for key, value in parse_json(header[SETTINGS], f"{SETTINGS} in the header", dict[str, Any]).items():
+    for key, value in settings.items():
         part, _, name = key.partition(".")
         parts.setdefault(part, {})[name] = value
     return parts

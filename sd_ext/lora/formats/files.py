@@ -13,6 +13,7 @@ from torch import Tensor
 from ... import whole
 from ...errors import InputError
 from ...reading import open_tensors, parse_json
+from ...tensors import storable
 
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 
@@ -57,25 +58,13 @@ def _sort_header(new: Path) -> None:
         file.write(text.ljust(length))
 
 
-def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each contiguous and in memory of its own, as safetensors insists; copied only where need be."""
-    seen: set[int] = set()
-    made = {}
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage()
-        alone = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
-        seen.add(storage.data_ptr())
-        made[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
-    return made
-
-
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
     """The tensors in another type (None: their own), and a sentence on values that became zero, or nothing.
 
     Raises:
         InputError: a value is too large for the type, or all of a tensor would become zero.
     """
-    tensors = own(tensors)
+    tensors = storable(tensors)
     if dtype is None:
         return tensors, ""
     made, lost, total, largest = {}, 0, 0, 0.0

@@ -5,29 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from ...errors import InputError, UnknownNameError
 from ..adapter import Adapter, ModuleName
+from ..kinds import find_kind, kinds_beside, spellings
 
-# Factors as every format spells LoHa and LoKr.
-PRODUCTS = {
-    **{f"hada_{name}": ("loha", name) for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f"lokr_{name}": ("lokr", name) for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-}
-KOHYA_FIELDS = {
-    "lora_down.weight": ("lora", "down"), "lora_up.weight": ("lora", "up"), "lora_mid.weight": ("lora", "mid"),
-    "alpha": ("", "alpha"), "dora_scale": ("", "dora"), **PRODUCTS,
-}  # fmt: skip
-DOTTED_FIELDS = {
-    "lora_A.weight": ("lora", "down"), "lora_B.weight": ("lora", "up"),
-    "lora.down.weight": ("lora", "down"), "lora.up.weight": ("lora", "up"),
-    "lora_linear_layer.down.weight": ("lora", "down"), "lora_linear_layer.up.weight": ("lora", "up"),
-    "lora_down.weight": ("lora", "down"), "lora_up.weight": ("lora", "up"),
-    "alpha": ("", "alpha"), "dora_scale": ("", "dora"),
-    "lora_magnitude_vector": ("", "magnitude"), "lora_magnitude_vector.weight": ("", "magnitude"), **PRODUCTS,
-}  # fmt: skip
 Fields = dict[str, Tensor]
 Alphas = Callable[[ModuleName, int], "float | None"]
 
@@ -35,9 +18,10 @@ Alphas = Callable[[ModuleName, int], "float | None"]
 def split_kohya(key: str) -> tuple[str, tuple[str, str]]:
     """`lora_unet_conv_in.alpha` as its module's name and the field. Raises `UnknownNameError`."""
     name, _, field = key.partition(".")
-    if field not in KOHYA_FIELDS:
-        raise UnknownNameError(f"kind of tensor in {key!r}", field, KOHYA_FIELDS)
-    return name, KOHYA_FIELDS[field]
+    known = spellings("kohya")
+    if field not in known:
+        raise UnknownNameError(f"kind of tensor in {key!r}", field, known)
+    return name, known[field]
 
 
 def split_dotted(key: str) -> tuple[str, tuple[str, str]]:
@@ -45,10 +29,11 @@ def split_dotted(key: str) -> tuple[str, tuple[str, str]]:
     plain = re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key)  # peft's own state: lora_A.default.weight
     if old := re.fullmatch(r"(.+\.to_(?:q|k|v|out))_lora\.(down|up)\.weight", plain):
         return old[1], ("lora", old[2])
-    for field, meaning in DOTTED_FIELDS.items():
+    known = spellings("dotted")
+    for field, meaning in known.items():
         if plain.endswith(f".{field}"):
             return plain[: -len(field) - 1], meaning
-    raise UnknownNameError(f"kind of tensor in {key!r}", ".".join(key.split(".")[-2:]), DOTTED_FIELDS)
+    raise UnknownNameError(f"kind of tensor in {key!r}", ".".join(key.split(".")[-2:]), known)
 
 
 def collect(
@@ -97,23 +82,17 @@ def _adapter(module: ModuleName, kind: str, fields: Fields, alpha_of: Alphas) ->
         raise InputError(f"alpha is {tuple(own.shape)}, not one number")
     if not kind:
         raise InputError(f"only {', '.join(fields) or 'alpha'} is there, and no factors")
-    if "mid" in fields:
-        fields["down"] = _whole_down(fields)
-    if "magnitude" in fields:
-        fields["dora"] = column(fields.pop("magnitude"), fields)
-    made = Adapter(kind, fields, 1.0)
+    made = Adapter(kind, completed(kind, fields), 1.0)
     alpha = float(own.item()) if own is not None else alpha_of(module, made.rank)
-    return Adapter(kind, fields, float(made.rank or 1) if alpha is None else float(alpha))
+    return Adapter(kind, made.tensors, float(made.rank or 1) if alpha is None else float(alpha))
 
 
-def _whole_down(fields: Fields) -> Tensor:
-    """LyCORIS's convolution in three factors, down (r, in, 1, 1), mid (r, r, k, k) and up, as LoRA's two."""
-    mid, down = fields.pop("mid"), fields.get("down")
-    if down is None or mid.ndim != 4 or mid.shape[1] != down.shape[0]:
-        raise InputError(f"tensors do not fit together: lora_mid {tuple(mid.shape)}")
-    return torch.einsum("rskl,si->rikl", mid.float(), down.flatten(1).float()).to(down.dtype)
+def completed(kind: str, fields: Fields) -> Fields:
+    """What was read of one adapter, in the form that an `Adapter` of this kind has.
 
-
-def column(magnitude: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
-    """peft's DoRA magnitudes, (out,) or for a convolution (1, out, 1, 1), as (out, 1) or (out, 1, 1, 1)."""
-    return magnitude.reshape(-1, *[1] * (fields["up"].ndim - 1)) if "up" in fields else magnitude
+    Raises:
+        InputError: the tensors do not fit together.
+    """
+    for rules in (find_kind(kind), *kinds_beside()):
+        fields = rules.complete(fields)
+    return fields

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import InputError
-from ..lora import Lora, common
+from ..adapter import Adapter, ModuleName
+from ..kinds.kind import Kind
+from ..kinds.lora import LoraKind
+from ..lora import Lora
 from .bases import base_from_header, guess_base
-from .keys import KOHYA_FIELDS
 from .names import to_kohya
 
 VERSIONS = {"sd15": "sd_v1", "sd21": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -26,7 +31,6 @@ ARCHITECTURES = {
 RESOLUTIONS = {"sd15": "512x512", "sd21": "512x512", "sdxl": "1024x1024"}
 ORIGINAL = "https://github.com/Stability-AI/generative-models"
 LEGACY_HASH = slice(0x100000, 0x110000)  # of the file's bytes
-_SPELLING = {meaning: field for field, meaning in KOHYA_FIELDS.items()}
 
 
 def base_of(lora: Lora) -> str:
@@ -42,9 +46,8 @@ def tensors_of(lora: Lora) -> dict[str, Tensor]:
     is_sdxl, tensors = base_of(lora) == "sdxl", dict(lora.bundled)
     for module, adapter in lora.adapters.items():
         name = to_kohya(module, is_sdxl)
-        for field, tensor in adapter.tensors.items():
-            spelled = _SPELLING["", "dora"] if field == "dora" else _SPELLING[adapter.kind, field]
-            tensors[f"{name}.{spelled}"] = tensor.detach().cpu()
+        for field, tensor in adapter.rules.for_kohya(adapter.tensors).items():
+            tensors[f"{name}.{field}"] = tensor.detach().cpu()
         tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
     return tensors
 
@@ -59,17 +62,24 @@ def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mappi
 
 def _layout(lora: Lora) -> dict[str, str]:
     """Entries that follow from the tensors."""
-    kinds = {adapter.kind for adapter in lora}
-    dora = any("dora" in adapter.tensors for adapter in lora)
+    rules = {adapter.rules.name: adapter.rules for adapter in lora}
+    networks = {kind.network for kind in rules.values()}
     layout = {
         "ss_network_dim": common([adapter.rank for adapter in lora]),
         "ss_network_alpha": common([adapter.alpha for adapter in lora]),
-        "ss_network_module": "networks.lora" if kinds == {"lora"} and not dora else "lycoris.kohya",
+        "ss_network_module": networks.pop() if len(networks) == 1 else Kind.network,
     }
-    if layout["ss_network_module"] == "lycoris.kohya":
-        algorithm = {"algo": "+".join(sorted(kinds)), **({"dora_wd": True, "wd_on_output": True} if dora else {})}
+    if layout["ss_network_module"] != LoraKind.network:
+        algorithm: dict[str, Any] = {"algo": "+".join(sorted({adapter.kind for adapter in lora}))}
+        for kind in rules.values():
+            algorithm |= kind.network_args
         layout["ss_network_args"] = json.dumps(algorithm)
     return layout
+
+
+def common(values: Sequence[float]) -> str:
+    """One number for all, or "Dynamic", as kohya's tools write it."""
+    return f"{values[0]:g}" if len(set(values)) == 1 else "Dynamic"
 
 
 def _defaults(base: str, metadata: Mapping[str, str], name: str) -> dict[str, str]:
@@ -90,6 +100,34 @@ def _defaults(base: str, metadata: Mapping[str, str], name: str) -> dict[str, st
         "modelspec.resolution": "768x768" if at_768 else RESOLUTIONS[base],
         "modelspec.prediction_type": "v" if by_velocity else "epsilon",
     }
+
+
+def with_one_alpha(lora: Lora) -> Lora:
+    """The same LoRA with one alpha for each part, the one that most of its modules have; the factors make up for it.
+
+    Diffusers' reader of kohya files gives every module of a part that alpha, whatever the file says of it (its patterns
+    of alphas keep the names of tensors and match no module). Kinds whose factors have no place for a strength, such as
+    LoHa, which Diffusers does not read either, stay as they are.
+
+    Raises:
+        InputError: a factor would no longer fit its type; names the module.
+    """
+    usual = {part: Counter(a.alpha for a in lora.of_part(part).values()).most_common(1)[0][0] for part in lora.parts}
+    return replace(lora, adapters={m: _with_alpha(m, adapter, usual[m.part]) for m, adapter in lora.adapters.items()})
+
+
+def _with_alpha(module: ModuleName, adapter: Adapter, alpha: float) -> Adapter:
+    if adapter.alpha == alpha or not alpha:
+        return adapter
+    tensors = adapter.rules.stronger(adapter.tensors, adapter.alpha / alpha)
+    if tensors is None:
+        return adapter
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{module}: {name} does not fit {tensor.dtype} with alpha {alpha:g}; keep the alphas as they are"
+            )
+    return Adapter(adapter.kind, tensors, alpha)
 
 
 def hashes(tensors: Mapping[str, Tensor], trained: Mapping[str, str]) -> tuple[str, str]:

@@ -12,30 +12,31 @@ from ...declared import shown
 from ...errors import InputError
 from ...reading import read_json
 from ..adapter import PARTS
+from ..kinds import KINDS
 from ..lora import Lora
 from .bases import base_from_header, guess_base
 from .diffusers import SETTINGS, alphas_of, settings_in
+from .file_names import DIFFUSERS_FILE, PEFT_FILE, PEFT_SETTINGS
 from .files import PICKLES, read_tensors
 from .keys import assemble, collect, split_dotted, split_kohya
 from .names import from_dotted, from_kohya
 from .sdxl import BEGINNINGS
 
-FILE, PEFT_FILE, PEFT_SETTINGS = "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json"
 # Header entries about the file's layout rather than the LoRA: written anew.
 LAYOUT = {"format", SETTINGS, "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
 BUNDLED = "bundle_emb."
 
 
 def read_lora(source: str | Path | Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Lora:
-    """A LoRA, LoHa or LoKr, with or without DoRA.
+    """A LoRA, LoHa or LoKr, with or without DoRA, or of another registered kind.
+
+    A Diffusers file without strengths in its header has strength 1, alpha = rank, as Diffusers loads it.
 
     Args:
         source: a .safetensors file in kohya's format (A1111, ComfyUI; SDXL's U-Net in either naming), Diffusers' new
             or old format, or peft's; a folder with such a file, or with peft's adapter_config.json and
             adapter_model.safetensors, also one such folder for each part; or the tensors of a file.
         metadata: the header, where `source` is tensors.
-
-    A Diffusers file without strengths in its header has strength 1, alpha = rank, as Diffusers loads it.
 
     Raises:
         InputError: no such file; a pickle, which is never opened; keys that are unknown or given twice; tensors that
@@ -62,21 +63,21 @@ def _from_folder(folder: Path) -> Lora:
         loras = [_from_peft_folder(folder / part, part) for part in parts]
         return Lora({module: adapter for lora in loras for module, adapter in lora.adapters.items()})
     files = sorted(folder.glob("*.safetensors"))
-    if (folder / FILE).is_file():
-        files = [folder / FILE]
+    if (folder / DIFFUSERS_FILE).is_file():
+        files = [folder / DIFFUSERS_FILE]
     if len(files) == 1:
         return _from_tensors(*read_tensors(files[0]))
     if not files and any(file.suffix in PICKLES for file in folder.iterdir()):
         raise InputError(f"{folder} holds pickles only, which can run any code when read; .safetensors is needed")
-    found = f"{len(files)} .safetensors files; name one" if files else f"neither {FILE} nor {PEFT_SETTINGS}"
+    found = f"{len(files)} .safetensors files; name one" if files else f"neither {DIFFUSERS_FILE} nor {PEFT_SETTINGS}"
     raise InputError(f"{folder} holds {found}")
 
 
 def _from_peft_folder(folder: Path, part: str | None) -> Lora:
     settings = read_json(folder / PEFT_SETTINGS, dict[str, Any])
-    kind = settings.get("peft_type", "LORA")
-    if kind not in ("LORA", "LOHA", "LOKR"):
-        raise InputError(f"{folder} holds a {shown(kind)}; LORA, LOHA and LOKR can be read")
+    kind, able = settings.get("peft_type", "LORA"), sorted({kind.peft_type for kind in KINDS.values()} - {""})
+    if kind not in able:
+        raise InputError(f"{folder} holds a {shown(kind)}; {', '.join(able)} can be read")
     pickled = folder / "adapter_model.bin"
     path = pickled if pickled.exists() and not (folder / PEFT_FILE).exists() else folder / PEFT_FILE
     tensors, _ = read_tensors(path)
@@ -100,6 +101,9 @@ def _from_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> L
 
 
 def _base_from_names(names: set[str]) -> str | None:
-    """SDXL numbers its text encoders and keeps the original U-Net's names; asked last, as others do so too."""
+    """The base that kohya's names tell: SDXL's text encoders are numbered, its U-Net has the original names.
+
+    Modules and shapes are asked before: converters of other bases number the only text encoder as well.
+    """
     numbered = ("lora_te1_", "lora_te2_", *(f"lora_unet_{beginning}" for beginning in BEGINNINGS))
     return "sdxl" if any(name.startswith(numbered) for name in names) else None

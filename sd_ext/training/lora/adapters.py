@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.lora.kinds import find_kind
 from sd_ext.training.settings import LoraConfig
 
 KINDS = {
@@ -54,9 +55,7 @@ def target_modules(model: nn.Module, targets: Sequence[str], blocks: Sequence[st
 
 def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank: int) -> Any:
     """The configuration of adapters in the named modules; convolutions may have a rank and alpha of their own."""
-    import peft
-
-    alpha: Any = config.alpha or rank  # of LoHa and LoKr peft says int, and takes any number
+    alpha = config.alpha or rank
     modules = dict(model.named_modules())
     convolutions = [re.escape(name) for name in names if isinstance(modules[name], nn.Conv2d)]
     if convolutions and config.init in ("pissa", "olora"):
@@ -72,18 +71,9 @@ def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank
         "rank_pattern": dict.fromkeys(convolutions, conv_rank) if conv_rank != rank else {},
         "alpha_pattern": dict.fromkeys(convolutions, conv_alpha) if conv_alpha != alpha else {},
     }
-    if config.method == "loha":
-        return peft.LoHaConfig(**common, alpha=alpha, module_dropout=config.dropout)  # type: ignore[arg-type]
-    if config.method == "lokr":
-        return peft.LoKrConfig(
-            **common, alpha=alpha, module_dropout=config.dropout, decompose_factor=config.lokr_factor
-        )  # type: ignore[arg-type]
     weightless = any(p.is_meta for p in model.parameters())  # then no initialisation can look at weights
-    init: Any = True if config.init == "default" or weightless else config.init
-    return peft.LoraConfig(
-        **common, lora_alpha=alpha, lora_dropout=config.dropout, use_rslora=config.rslora,  # type: ignore[arg-type]
-        use_dora=config.method == "dora", init_lora_weights=init,
-    )  # fmt: skip
+    init = True if config.init == "default" or weightless else config.init
+    return find_kind(config.method).peft_config(common, alpha, init, config)
 
 
 def add_adapters(model: Any, settings: Any, seed: int) -> None:

@@ -22,6 +22,9 @@ from safetensors.torch import save_file
 
 from sd_ext import __version__
 from sd_ext.hub.finished import Facts
+from sd_ext.lora import save_lora
+from sd_ext.lora.formats.file_names import DIFFUSERS_FILE, kohya_file
+from sd_ext.lora.kinds import find_kind
 from sd_ext.training.lora.new_words import embeddings
 from sd_ext.training.run.previews import labelled_sheet
 from sd_ext.training.settings import LoraConfig, result_settings
@@ -53,10 +56,10 @@ def write_weights(task: LoraTask, folder: Path) -> None:
     """The LoRA in both formats; LoHa and LoKr in kohya's alone, since Diffusers' loader cannot read them."""
     config, lora, dtype = task.config, task.trained(), SAVED[task.config.save_dtype]
     notes = []
-    if config.method in ("lora", "dora"):
-        notes.append(lora.save(folder / "pytorch_lora_weights.safetensors", "diffusers", dtype=dtype))
-    kohya = folder / f"{config.name}_kohya.safetensors"
-    notes.append(lora.save(kohya, "kohya", dtype=dtype, metadata=kohya_metadata(task)))
+    if find_kind(config.method).in_diffusers:
+        notes.append(save_lora(lora, folder / DIFFUSERS_FILE, "diffusers", dtype=dtype))
+    kohya = folder / kohya_file(config.name)
+    notes.append(save_lora(lora, kohya, "kohya", dtype=dtype, metadata=kohya_metadata(task)))
     for note in filter(None, dict.fromkeys(notes)):
         task.accelerator.print(note)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sd_ext.errors import InputError
 from sd_ext.lora import Lora, from_peft
+from sd_ext.lora.kinds import find_kind
 from sd_ext.training.data import Item
 from sd_ext.training.diffusion import DiffusionTask
 from sd_ext.training.lora.adapters import TEXT_TARGETS, add_adapters, peft_config, target_modules
@@ -103,7 +104,7 @@ class LoraTask(DiffusionTask):
 
     def arrange(self) -> None:
         super().arrange()
-        if self.config.method == "dora":  # peft views the factors of convolutions as matrices
+        if find_kind(self.config.method).contiguous:  # peft views the factors of convolutions as matrices
             for p in self.model.parameters():
                 if p.requires_grad:
                     p.data = p.data.contiguous()

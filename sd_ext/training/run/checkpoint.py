@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sd_ext.errors import InputError, TrainingError
+from sd_ext.tensors import storable
 from sd_ext.training.optimizer.state import differences, optimizer_state, restore_optimizer
 
 __all__ = ["checkpoints", "load", "optimizer_state", "prune", "restore", "restore_optimizer", "write_folder"]
@@ -74,19 +75,6 @@ def write_partial(partial: Path, tensors: dict[str, dict[str, Tensor]], state: d
     (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     flush(partial / "state.json")
     flush(partial)
-
-
-def storable(group: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU, none of which share memory, as safetensors wants them."""
-    made: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, value in group.items():
-        value = value.detach().cpu().contiguous()
-        if value.data_ptr() in taken:  # 8-bit optimizers share one table
-            value = value.clone()
-        taken.add(value.data_ptr())
-        made[name] = value
-    return made
 
 
 def checkpoints(folder: Path) -> list[Path]:

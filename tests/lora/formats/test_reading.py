@@ -11,7 +11,7 @@ from peft import LoHaConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.lora import ModuleName, from_peft, read_lora
+from sd_ext.lora import ModuleName, from_peft, read_lora, save_lora
 
 from .. import models
 
@@ -114,7 +114,7 @@ def test_headers_and_bundled_embeddings_are_kept(tmp_path):
     save_file(tensors, tmp_path / "a.safetensors", {"ss_tag_frequency": "{}", "sshs_model_hash": "old"})
     lora = read_lora(tmp_path / "a.safetensors")
     assert (lora.metadata, lora.base) == ({"ss_tag_frequency": "{}"}, "sd15")
-    lora.save(tmp_path / "b.safetensors", "kohya")
+    save_lora(lora, tmp_path / "b.safetensors", "kohya")
     written = load_file(tmp_path / "b.safetensors")
     assert all(torch.equal(written[name], tensor) for name, tensor in tensors.items())
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from sd_ext.errors import InputError
-from sd_ext.lora import read_lora
+from sd_ext.lora import apply_lora, read_lora
 from sd_ext.training.data.order import StepOrder
 from sd_ext.training.optimizer.averaged import inner
 
@@ -105,7 +105,7 @@ def test_a_base_in_eight_bits(lora_run, method):
     trained.task.unet.enable_adapters()
     pipe = pipeline(trained.base)
     before = outputs(pipe)["unet"]
-    with read_lora(trained.kohya).apply(pipe):
+    with apply_lora(pipe, read_lora(trained.kohya)):
         change = outputs(pipe)["unet"] - before
     # On the whole base the adapters do what they did on the rounded one.
     assert (change - (learnt - rounded)).norm() < 0.1 * change.norm()

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sd_ext.lora import read_lora
+from sd_ext.lora import apply_lora, read_lora
 
 from ..lora_cases import add_kohya, assert_same, outputs, pipeline, untouched, weights
 
@@ -76,7 +76,7 @@ def test_ours_reads_every_file_and_takes_it_out_again(trained):
     for path in files:
         lora = read_lora(path)
         assert lora.base == trained.base.name or path == trained.diffusers
-        applied = lora.apply(pipe)
+        applied = apply_lora(pipe, lora)
         assert_same(outputs(pipe), made)
         applied.undo()
     after = weights(pipe)
@@ -96,12 +96,12 @@ def test_strengths_from_the_base_to_the_lora(trained):
     pipe = pipeline(trained.base)
     before, base = outputs(pipe), weights(pipe)
     lora = read_lora(trained.diffusers)
-    with lora.apply(pipe, 0.0):
+    with apply_lora(pipe, lora, 0.0):
         none = weights(pipe)
     assert all(torch.equal(none[name], base[name]) for name in base)
-    with lora.apply(pipe, 0.5):
+    with apply_lora(pipe, lora, 0.5):
         half = weights(pipe)
-    with lora.apply(pipe, 1.0):
+    with apply_lora(pipe, lora, 1.0):
         whole = weights(pipe)
     for name in base:
         torch.testing.assert_close(half[name] - base[name], (whole[name] - base[name]) / 2, atol=1e-6, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_strengths_from_the_base_to_the_lora(trained):
     assert_same(outputs(pipe), before, atol=1e-6)
     pipe.set_adapters("style", 0.5)
     at_half = outputs(pipe)
-    with lora.apply(halved := pipeline(trained.base), 0.5):
+    with apply_lora(halved := pipeline(trained.base), lora, 0.5):
         assert_same(at_half, outputs(halved))
 
 
@@ -122,7 +122,7 @@ def test_fusing_is_applying(trained):
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     assert_same(outputs(pipe), applied, atol=1e-5)
-    with read_lora(trained.diffusers).apply(ours := pipeline(trained.base)):
+    with apply_lora(ours := pipeline(trained.base), read_lora(trained.diffusers)):
         assert_same(outputs(ours), applied, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import sd_ext
 from sd_ext.errors import InputError
-from sd_ext.lora import read_lora
+from sd_ext.lora import apply_lora, read_lora
 from sd_ext.training.sets.line_drawings import find_symbola, write_line_drawings
 
 from ..lora_cases import pipeline
@@ -64,7 +64,7 @@ def drawn(style):
     made: dict[Any, np.ndarray] = {"base": pictures(pipe)}
     lora = read_lora(folder / "pytorch_lora_weights.safetensors")
     for strength in (0.0, 0.5, 1.0):
-        with lora.apply(pipe, strength):
+        with apply_lora(pipe, lora, strength):
             made[strength] = pictures(pipe)
     made["base again"] = pictures(pipe)
     pipe.load_lora_weights(folder)

@@ -1,0 +1,133 @@
+"""DoRA: W' = m (W + delta) / ||W + delta||, with the delta of any other kind (arXiv:2402.09353, equation 5).
+
+The magnitudes m are the tensor `dora`: (out, 1), one for each output, or as LyCORIS first wrote it (1, in), one for
+each input; followed by ones up to the weight's number of dimensions. The norm is over all other axes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from .kind import Kind, Tensors, spelled
+from .lora import LoraKind
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor
+
+
+KOHYA = {"dora_scale": "dora"}
+DOTTED = {**KOHYA, "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude"}
+LYCORIS = {"dora_wd": True, "wd_on_output": True}
+
+
+class DoraKind(Kind):
+    """DoRA over another kind.
+
+    Args:
+        inner: the kind whose delta it takes. What is trained by the name "dora" is DoRA over LoRA.
+    """
+
+    name = "dora"
+    beside = "dora"
+    kohya = KOHYA
+    dotted = DOTTED
+    flag = "use_dora"
+    network_args = LYCORIS
+    options = LoraKind.options
+    contiguous = True
+
+    def __init__(self, inner: Kind | None = None):
+        self.inner = inner or LoraKind()
+        if inner is not None:
+            self.name = f"{inner.name}+{self.name}"
+        self.factors = tuple(tensors | {self.beside} for tensors in self.inner.factors) if inner else ()
+        self.in_diffusers = self.inner.in_diffusers
+
+    def over(self, kind: Kind) -> DoraKind:
+        return DoraKind(kind)
+
+    # The change it makes.
+
+    def product(self, tensors: Tensors) -> Tensor:
+        """The other kind's."""
+        return self.inner.product(tensors)
+
+    def rank(self, tensors: Tensors) -> int:
+        return self.inner.rank(tensors)
+
+    def scale(self, tensors: Tensors, alpha: float) -> float:
+        return self.inner.scale(tensors, alpha)
+
+    def delta(self, tensors: Tensors, scale: float, weight: Tensor | None) -> Tensor:
+        if weight is None:
+            raise InputError("DoRA rescales the base's weight, so that its delta depends on it; give the weight")
+        weight = weight.detach().float()
+        return self._rescaled(tensors["dora"], weight + self.inner.delta(tensors, scale, weight)) - weight
+
+    def _rescaled(self, magnitudes: Tensor, weight: Tensor) -> Tensor:
+        import torch
+
+        axis = _axis(magnitudes, weight.shape)
+        others = [i for i in range(weight.ndim) if i != axis]
+        norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return weight * (magnitudes.to(weight).reshape(norms.shape) / norms)
+
+    def decisive(self, tensors: Tensors, scale: float) -> list[Tensor]:
+        return [*self.inner.decisive(tensors, scale), tensors["dora"]]
+
+    def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor] | None:
+        return self.inner.stronger(tensors, factor)
+
+    # What fits.
+
+    def shape(self, tensors: Tensors) -> Size | None:
+        return self.inner.shape(tensors)
+
+    def check(self, tensors: Tensors, shape: Size | None) -> None:
+        dora = tensors["dora"]
+        outputs = dora.shape[0] if shape is None else shape[0]
+        ones = all(side == 1 for side in dora.shape[2:])
+        if not (dora.ndim >= 2 and ones and (dora.shape[:2] == (outputs, 1) or dora.shape[0] == 1)):
+            weight = f" of {tuple(shape)}" if shape else ""
+            raise InputError(f"dora {tuple(dora.shape)} does not fit a weight{weight}")
+        self.inner.check(tensors, shape)
+
+    def check_weight(self, tensors: Tensors, shape: Size) -> None:
+        self.inner.check_weight(tensors, shape)
+        dora = tensors["dora"]
+        if dora.numel() != shape[_axis(dora, shape)]:
+            raise InputError(f"dora {tuple(dora.shape)} does not fit a weight of {tuple(shape)}")
+
+    # Files and models.
+
+    def complete(self, tensors: Tensors) -> dict[str, Tensor]:
+        """peft's magnitudes, (out,) or for a convolution (1, out, 1, 1), as (out, 1) or (out, 1, 1, 1)."""
+        made = dict(tensors)
+        if "magnitude" in made:
+            given = made.pop("magnitude")
+            made["dora"] = given.reshape(-1, *[1] * (made["up"].ndim - 1)) if "up" in made else given
+        return made
+
+    def for_kohya(self, tensors: Tensors) -> dict[str, Tensor]:
+        return {**self.inner.for_kohya(tensors), **spelled(KOHYA, tensors)}
+
+    def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:
+        made, dora = self.inner.for_diffusers(tensors, part), tensors["dora"]
+        shape = self.shape(tensors)
+        if shape is not None and dora.shape[0] == 1 != shape[0]:
+            raise InputError("has DoRA over its inputs, which Diffusers cannot read; write kohya's format")
+        # transformers 5 loads the text encoders' magnitudes only where they are called weights, as modules' are.
+        key = "lora_magnitude_vector" if part == "unet" else "lora_magnitude_vector.weight"
+        return {**made, key: dora.reshape(1, -1, 1, 1) if dora.ndim == 4 else dora.flatten()}  # as peft keeps them
+
+    def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
+        return self.inner.from_training(tensors, alpha, rank)
+
+    def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
+        return LoraKind().peft_config(shared, alpha, init, settings, use_dora=True)
+
+
+def _axis(magnitudes: Tensor, shape: Size) -> int:
+    """The axis of a weight of `shape` that has a magnitude for each of its places: 0 outputs, 1 inputs."""
+    return int(magnitudes.shape[0] != shape[0])

@@ -1,0 +1,39 @@
+"""LoHa: delta = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), elementwise (FedPara, arXiv:2108.06098, equation 2).
+
+The `_a` are (out, rank), the `_b` (rank, in). Of a convolution's weight, (out, in * k * k) is meant; or there are cores
+`t1` and `t2` (rank, rank, k, k), and the `_a` are (rank, out).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .kind import Kind, Tensors
+from .tucker import factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAIRS = frozenset({"w1_a", "w1_b", "w2_a", "w2_b"})
+SPELLINGS = {f"hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}
+
+
+class LohaKind(Kind):
+    """LyCORIS's and peft's LoHa."""
+
+    name = "loha"
+    factors = (PAIRS, PAIRS | {"t1", "t2"})
+    kohya = SPELLINGS
+    dotted = SPELLINGS
+    peft_type = "LOHA"
+
+    def product(self, tensors: Tensors) -> Tensor:
+        return factor(tensors, "w1", "t1") * factor(tensors, "w2", "t2")
+
+    def rank(self, tensors: Tensors) -> int:
+        return tensors["w1_b"].shape[0]
+
+    def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
+        from peft import LoHaConfig
+
+        return LoHaConfig(**shared, alpha=alpha, module_dropout=settings.dropout)  # type: ignore[arg-type]

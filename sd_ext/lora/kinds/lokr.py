@@ -1,0 +1,55 @@
+"""LoKr: delta = alpha / rank * kron(w1, w2) (LyCORIS, arXiv:2309.14859, section 3.1).
+
+`w1` is stored whole or as `w1_a` @ `w1_b`; `w2` whole, as `w2_a` @ `w2_b`, or of a convolution with a core `t2` between
+the two. Where both are whole there is no rank, and the scale is 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .kind import Kind, Tensors
+from .tucker import factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPELLINGS = {f"lokr_{name}": name for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}
+
+
+class LokrKind(Kind):
+    """LyCORIS's and peft's LoKr."""
+
+    name = "lokr"
+    factors = tuple(
+        frozenset({*first, *second})
+        for first in (("w1",), ("w1_a", "w1_b"))
+        for second in (("w2",), ("w2_a", "w2_b"), ("w2_a", "w2_b", "t2"))
+    )
+    kohya = SPELLINGS
+    dotted = SPELLINGS
+    peft_type = "LOKR"
+    options = frozenset({"lokr_factor"})
+
+    def product(self, tensors: Tensors) -> Tensor:
+        import torch
+
+        w1, w2 = factor(tensors, "w1", "t1"), factor(tensors, "w2", "t2")
+        return torch.kron(w1.reshape(*w1.shape, *[1] * (w2.ndim - 2)).contiguous(), w2.contiguous())
+
+    def rank(self, tensors: Tensors) -> int:
+        inner = tensors.get("w2_b", tensors.get("w1_b"))
+        return 0 if inner is None else inner.shape[0]
+
+    def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
+        if self.rank(tensors):
+            return super().from_training(tensors, alpha, rank)
+        return {**tensors, "w1": tensors["w1"] * (alpha / rank)}, 1.0  # readers take the two as they are
+
+    def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
+        from peft import LoKrConfig
+
+        factor = settings.lokr_factor
+        return LoKrConfig(  # type: ignore[arg-type]
+            **shared, alpha=alpha, module_dropout=settings.dropout, decompose_factor=factor
+        )

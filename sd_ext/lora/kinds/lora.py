@@ -1,0 +1,78 @@
+"""LoRA: delta = alpha / rank * up @ down (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+
+`down` is (rank, in) and `up` (out, rank); of a convolution (rank, in, k, k) and (out, rank, 1, 1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from .kind import Kind, Tensors
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor
+
+
+KOHYA = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid"}
+DOTTED = {
+    "lora_A.weight": "down", "lora_B.weight": "up",
+    "lora.down.weight": "down", "lora.up.weight": "up",
+    "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
+    "lora_down.weight": "down", "lora_up.weight": "up",
+}  # fmt: skip
+
+
+class LoraKind(Kind):
+    """LoRA, also of convolutions ("LoCon"), with any scaling, rank-stabilised ones included."""
+
+    name = "lora"
+    factors = (frozenset({"down", "up"}),)
+    kohya = KOHYA
+    dotted = DOTTED
+    in_diffusers = True
+    plain = True
+    network = "networks.lora"
+    peft_type = "LORA"
+    options = frozenset({"init", "rslora", "lora_plus"})
+
+    def product(self, tensors: Tensors) -> Tensor:
+        up, down = tensors["up"], tensors["down"]
+        return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+
+    def rank(self, tensors: Tensors) -> int:
+        return tensors["down"].shape[0]
+
+    def two_factors(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        return tensors["up"].detach().float().flatten(1), tensors["down"].detach().float().flatten(1)
+
+    def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor]:
+        up = tensors["up"]
+        return {**tensors, "up": (up.detach().float() * factor).to(up.dtype)}
+
+    def check(self, tensors: Tensors, shape: Size | None) -> None:
+        up, down = tensors["up"], tensors["down"]
+        if up.ndim != down.ndim or any(side != 1 for side in up.shape[2:]):
+            raise InputError(f"tensors do not fit together: down {tuple(down.shape)}, up {tuple(up.shape)}")
+
+    def complete(self, tensors: Tensors) -> dict[str, Tensor]:
+        """LyCORIS's convolution in three factors, down (r, in, 1, 1), mid (r, r, k, k) and up, as LoRA's two."""
+        made = dict(tensors)
+        if "mid" not in made:
+            return made
+        import torch
+
+        mid, down = made.pop("mid"), made.get("down")
+        if down is None or mid.ndim != 4 or mid.shape[1] != down.shape[0]:
+            raise InputError(f"tensors do not fit together: lora_mid {tuple(mid.shape)}")
+        made["down"] = torch.einsum("rskl,si->rikl", mid.float(), down.flatten(1).float()).to(down.dtype)
+        return made
+
+    def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
+        return tensors, alpha  # its rank is the configured one
+
+    def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any, **more: Any) -> Any:
+        from peft import LoraConfig
+
+        known: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": settings.dropout, "use_rslora": settings.rslora}
+        return LoraConfig(**shared, **known, init_lora_weights=init, **more)  # type: ignore[arg-type]
