@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .declared import shown
-from .errors import ModelError
+from .errors import InputError, ModelError
 from .plain_files import why_not
 from .reading import read_json
 
@@ -66,3 +67,27 @@ def check_plain(folder: Path) -> None:
         reason = why_not(path)
         if reason and path.exists() and not path.is_dir():
             raise ModelError(f"{path} {reason}; remove it")
+
+
+class GuardedConfig:
+    """Mix in before Diffusers' `ConfigMixin`: the config of a local folder is judged before Diffusers reads it."""
+
+    config_name: str | None
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Diffusers.
+
+        Raises:
+            InputError: a local config that is damaged; see `sd_ext.reading`.
+        """
+        root, name = Path(pretrained_model_name_or_path), cls.config_name or ""
+        places = (root, root / (kwargs.get("subfolder") or "") / name, root / name)
+        local = next((path for path in places if os.path.lexists(path) and not path.is_dir()), None)
+        if local is None:
+            return super().load_config(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        read_json(local, dict[str, Any], finite=False)
+        try:
+            return super().load_config(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        except OSError as error:  # such as a byte-order mark, which Diffusers does not read
+            raise InputError(f"Diffusers cannot read {local}: {error}") from error

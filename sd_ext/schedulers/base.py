@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from ..declared import Unbounded
 from ..errors import InputError
+from ..model_configs import GuardedConfig
 from . import placement
 from .fields import OptionFields
 from .noise import BrownianNoise
@@ -22,7 +24,7 @@ from .stepping import Stepping
 from .table import Table
 
 
-class TableScheduler(OptionFields, Stepping):
+class TableScheduler(GuardedConfig, OptionFields, Stepping):
     """Base of every scheduler of this package. Subclasses name their options and return a `Table`; how a table is
     stepped through is told in `stepping.Stepping`.
 
@@ -59,15 +61,15 @@ class TableScheduler(OptionFields, Stepping):
     grid_options: Mapping[str, float] | None = None
     discard_penultimate_sigma: bool = False
     final_sigmas_type: str = "zero"
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
     use_lu_lambdas: bool = False
     use_flow_sigmas: bool = False
     flow_shift: float = 1.0
     sigma_min: float | None = None
     sigma_max: float | None = None
-    lambda_min_clipped: float = -math.inf
+    lambda_min_clipped: Unbounded = -math.inf
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
     sample_max_value: float = 1.0

@@ -2,16 +2,19 @@
 
 A scheduler class states its options the way a dataclass does; the constructor Diffusers' ConfigMixin needs, with an
 explicit signature whose every argument lands in the config, is made from them. Options of the base class are inherited,
-so no constructor repeats them.
+so no constructor repeats them. A value must be of the type that the field declares (see `sd_ext.declared`).
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any, ClassVar, get_origin
 
 from diffusers.configuration_utils import register_to_config
 from typing_extensions import dataclass_transform
+
+from ..declared import check
 
 
 def _is_option(name: str, annotation: Any) -> bool:
@@ -19,23 +22,35 @@ def _is_option(name: str, annotation: Any) -> bool:
     return not name.startswith("_") and get_origin(annotation) is not ClassVar and not text.startswith("ClassVar")
 
 
+def _resolved(cls: type, annotation: Any) -> Any:
+    """The type an annotation means; `Any` for one whose names only type checkers see, which cannot be checked."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, vars(sys.modules[cls.__module__]))
+    except NameError:
+        return Any
+
+
 @dataclass_transform(kw_only_default=False)
 class OptionFields:
     """Turns annotated fields of subclasses into constructor arguments; mix in before ConfigMixin."""
 
     _options: ClassVar[dict[str, Any]] = {}
+    _kinds: ClassVar[dict[str, Any]] = {}
+    """The declared type of each option."""
     _known: ClassVar[set[str]] = set()
     """Options of any class."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        options = dict(cls._options)
+        options, kinds = dict(cls._options), dict(cls._kinds)
         for name, annotation in inspect.get_annotations(cls).items():
             if _is_option(name, annotation) and name in cls.__dict__:
-                options[name] = cls.__dict__[name]
+                options[name], kinds[name] = cls.__dict__[name], _resolved(cls, annotation)
                 # The value in use is config[name]; a class attribute would shadow it with the default.
                 delattr(cls, name)
-        cls._options = options
+        cls._options, cls._kinds = options, kinds
         cls._known.update(options)
         cls.__init__ = _constructor(options)
 
@@ -58,7 +73,10 @@ def _constructor(options: dict[str, Any]) -> Any:
     signature = inspect.Signature(parameters)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        signature.bind(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs).arguments
+        for name, kind in self._kinds.items():
+            if name in given:
+                check(given[name], kind, type(self).__name__, name)
         self._setup()
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..declared import make, shown
 from ..errors import InputError, UnknownNameError
 
 Array = np.ndarray
@@ -80,6 +81,32 @@ class Levels:
         return Levels(self.t, self.alpha, self.sigma, np.asarray(stage, dtype=int))
 
 
+MOST_TIMESTEPS = 100_000
+"""A hundred times what models have; more would fill the memory."""
+
+
+@dataclass
+class Training:
+    """What a scheduler's config declares of the trained noise schedule; see `NoiseSchedule.from_config`.
+
+    Raises:
+        InputError: a number of timesteps that no model has.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: Sequence[float] | None = None
+    rescale_betas_zero_snr: bool | None = False
+    prediction_type: str = "epsilon"
+    use_flow_sigmas: bool | None = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_train_timesteps <= MOST_TIMESTEPS:
+            raise InputError(f"num_train_timesteps must be 1 to {MOST_TIMESTEPS:,}, got {self.num_train_timesteps}")
+
+
 ZERO = Levels(np.zeros(1), np.ones(1), np.zeros(1))
 """The clean end of the process: alpha = 1, sigma = 0."""
 
@@ -127,26 +154,30 @@ class NoiseSchedule:
                 take Diffusers' defaults; a whole scheduler config will do.
 
         Raises:
-            InputError: a beta schedule that does not exist, or betas outside (0, 1].
+            InputError: a value of another type, a beta schedule that does not exist, betas outside (0, 1], or too many.
         """
-        steps = int(config.get("num_train_timesteps", 1000))
-        if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
-            return cls.flow_matching(steps)
-        trained = config.get("trained_betas")
-        if trained is not None:
-            betas = np.asarray(trained, float)
+        told = make(Training, config, "the noise schedule")
+        if told.prediction_type == "flow_prediction" or told.use_flow_sigmas:
+            return cls.flow_matching(told.num_train_timesteps)
+        if told.trained_betas is not None:
+            betas = np.asarray(told.trained_betas, float)
+        elif told.beta_schedule in BETAS:
+            with np.errstate(all="ignore"):  # what overflows is no beta, and refused below
+                betas = BETAS[told.beta_schedule](told.num_train_timesteps, told.beta_start, told.beta_end)
         else:
-            name = config.get("beta_schedule", "linear")
-            if name not in BETAS:
-                raise UnknownNameError("beta_schedule", name, BETAS)
-            betas = BETAS[name](steps, config.get("beta_start", 0.0001), config.get("beta_end", 0.02))
-        if betas.ndim != 1 or len(betas) == 0 or not np.all((betas > 0) & (betas <= 1)):
-            raise InputError(f"betas must be a non-empty list of numbers in (0, 1], got {betas!r}")
+            raise UnknownNameError("beta_schedule", told.beta_schedule, BETAS)
+        real = betas.ndim == 1 and not np.iscomplexobj(betas)  # the root of a negative number is complex
+        if not real or not 0 < len(betas) <= MOST_TIMESTEPS or not np.all((betas > 0) & (betas <= 1)):
+            raise InputError(f"betas must be 1 to {MOST_TIMESTEPS:,} numbers in (0, 1], got {shown(betas.tolist())}")
         schedule = cls.from_betas(betas)
-        return schedule.with_zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
+        return schedule.with_zero_terminal_snr() if told.rescale_betas_zero_snr else schedule
 
     def with_zero_terminal_snr(self) -> NoiseSchedule:
         """alpha shifted and scaled so that alpha_{T-1} = 0 exactly (Lin et al. 2024, arXiv 2305.08891, algorithm 1)."""
+        if not self.alpha[-1] < self.alpha[0]:
+            raise InputError(
+                "rescale_betas_zero_snr needs a noise schedule that adds noise from one timestep to the next"
+            )
         alpha = (self.alpha - self.alpha[-1]) * self.alpha[0] / (self.alpha[0] - self.alpha[-1])
         return NoiseSchedule(alpha, np.sqrt(1.0 - alpha**2))
 

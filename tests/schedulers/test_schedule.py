@@ -63,7 +63,7 @@ def test_flow_is_a_straight_line():
     "config, says",
     [
         ({"beta_schedule": "scaled_lineer"}, "scaled_linear"),
-        ({"trained_betas": []}, "non-empty"),
+        ({"trained_betas": []}, "betas must be 1 to"),
         ({"trained_betas": [0.1, 1.5]}, r"\(0, 1\]"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ...declared import Unbounded
 from ...errors import InputError
 from .. import placement
 from ..base import TableScheduler
@@ -172,7 +173,7 @@ class LCMScheduler(ConsistencyScheduler):
         timestep_scaling: of the boundary condition; inf leaves it out.
     """
 
-    timestep_scaling: float = 10.0
+    timestep_scaling: Unbounded = 10.0
 
     def _setup(self) -> None:
         super()._setup()

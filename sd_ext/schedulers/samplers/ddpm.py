@@ -64,7 +64,7 @@ class DDPMScheduler(TableScheduler):
         variance_type: "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range".
     """
 
-    variance_type: str = "fixed_small"
+    variance_type: str | None = "fixed_small"
     timestep_spacing: str = "leading"
     clip_sample: bool = True
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from ...declared import Unbounded
 from ...errors import InputError
 from ..base import TableScheduler
 from ..info import SamplerInfo
@@ -119,7 +120,7 @@ class ChurnScheduler(SigmaStart):
 
     s_churn: float = 0.0
     s_tmin: float = 0.0
-    s_tmax: float = math.inf
+    s_tmax: Unbounded = math.inf
     s_noise: float = 1.0
 
     def _setup(self) -> None:

@@ -15,6 +15,7 @@ from sd_ext.declared import check
 from sd_ext.errors import ModelError
 from sd_ext.model_configs import check_plain, parts_in, read_config, read_index
 from sd_ext.pretrained import pretrained_path
+from sd_ext.schedulers.schedule import Training
 
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 
@@ -106,6 +107,7 @@ class ModelFiles:
         """The noise schedule, as Diffusers' schedulers take it."""
         names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
         given = self.config("scheduler")
+        check(given, Training, str(self.config_file("scheduler")), error=ModelError)
         settings = {name: given[name] for name in names if given.get(name) is not None}
         told = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
         return settings | {name: given.get(name, default) for name, default in told.items()}
