@@ -21,6 +21,7 @@ BASE: dict[str, Any] = {
 SD15: dict[str, Any] = {
     "sample_size": 16,
     "block_out_channels": (8, 8, 16, 16),
+    "layers_per_block": 1,
     "norm_num_groups": 4,
     "attention_head_dim": 4,
     "cross_attention_dim": WIDTH,
@@ -36,6 +37,7 @@ SDXL: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "block_out_channels": (8, 16, 16),
+    "layers_per_block": 1,
     "norm_num_groups": 4,
     "attention_head_dim": (2, 4, 4),
     "transformer_layers_per_block": (1, 2, 2),
@@ -51,7 +53,13 @@ SIMPLE = {
 # Not here: dual_cross_attention, which Diffusers 0.42 itself cannot run.
 CONFIGS: dict[str, dict[str, Any]] = {
     "sd15": SD15,
-    "sd21": {**SD15, "use_linear_projection": True, "attention_head_dim": (2, 2, 4, 4), "upcast_attention": True},
+    "sd21": {
+        **SD15,
+        "layers_per_block": 2,
+        "use_linear_projection": True,
+        "attention_head_dim": (2, 2, 4, 4),
+        "upcast_attention": True,
+    },
     "sdxl": SDXL,
     "inpainting": {**BASE, "in_channels": 9},
     "class timestep": {**BASE, "class_embed_type": "timestep"},
@@ -167,11 +175,11 @@ K_BLOCKS: dict[str, Any] = {
 """A latent upscaler's kind of network, to be built and not run: no feature cuts it."""
 
 
-def build(name: str | None = "sd15", cls: type = UNet2DConditionModel, **changes: Any) -> Any:
-    """A U-Net with random weights, the same each time, in evaluation mode."""
+def build(name: str | None = None, cls: type = UNet2DConditionModel, **changes: Any) -> Any:
+    """A U-Net with random weights, the same each time, in evaluation mode; without a name the smallest, of `BASE`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return cls(**{**({} if name is None else CONFIGS[name]), **changes}).eval()
+        return cls(**{**(BASE if name is None else CONFIGS[name]), **changes}).eval()
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

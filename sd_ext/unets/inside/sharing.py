@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from itertools import chain
 from typing import Any
 
@@ -28,6 +29,9 @@ def share(module: torch.nn.Module) -> dict[str, Any]:
     # What was compiled is bound to the modules it was compiled for.
     compiled = {id(c): None for m in module.modules() if (c := m.__dict__.get("_compiled_call_impl")) is not None}
     memo.update(compiled)
+    # Most of a module is places for hooks that are empty: a general copy of each would take most of the time.
+    empty = [v for m in module.modules() for v in vars(m).values() if type(v) in (dict, OrderedDict) and not v]
+    memo.update({id(value): type(value)() for value in empty})
     left_out = ("forward", "_compiled", "_compiled_call_impl")
     attributes = {k: v for k, v in module.__dict__.items() if k not in left_out}
     return copy.deepcopy(attributes, memo)

@@ -22,6 +22,9 @@ def plain(request) -> Any:
     return build(request.param)
 
 
+SDXL, TWO_LEVELS = build("sdxl"), build()
+
+
 def variant(plain: Any, **options: Any) -> VariantUNet2DConditionModel:
     return VariantUNet2DConditionModel.from_unet(plain, **options)
 
@@ -53,7 +56,7 @@ def test_neutral_values_leave_no_hook(plain, until):
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(1.01, 8))
 @settings(deadline=None, max_examples=8)
 def test_any_picture_by_any_factor_comes_back_at_its_own_size(block, height, width, factor):
-    model = variant(build("sdxl"), highres_factor=factor, highres_block=block)
+    model = variant(SDXL, highres_factor=factor, highres_block=block)
     sample = draw(1, 4, height, width)
     one = {
         "encoder_hidden_states": draw(1, 5, 8),
@@ -115,8 +118,7 @@ def reach_outside(plain: Any) -> int:
 @given(st.integers(1, 60), st.floats(0, 1))
 @settings(deadline=None, max_examples=40)
 def test_the_first_share_of_the_schedule_is_downscaled(steps, until):
-    model = build("inpainting", VariantUNet2DConditionModel)
-    model.set_options(highres_factor=2.0, highres_until=max(until, 1e-6))
+    model = variant(TWO_LEVELS, highres_factor=2.0, highres_until=max(until, 1e-6))
     timesteps, early = torch.linspace(999, 0, steps).round().long(), []
     feature = model.active_features[0]
     for t in timesteps:

@@ -149,7 +149,7 @@ def test_nothing_to_reduce_is_exact_to_the_last_bit(plain, options):
 
 def test_less_merging_is_nearer_to_the_exact_prediction(plain):
     exact, size = call(plain), 16 >> min(level for level, _ in levels.transformers(plain))
-    ratios = [0.75, 0.3, 0.1, 2.01 / size**2]
+    ratios = [0.5, 0.3, 0.1, 2.01 / size**2]
     apart = [distance(call(variant(plain, token_merge_ratio=ratio)), exact) for ratio in ratios]
     assert apart == sorted(apart, reverse=True)
     assert 0 < apart[-1] < apart[0] / 4
@@ -186,7 +186,7 @@ def test_a_number_means_the_finest_level_that_has_attention():
     sd, sdxl = build("sd15"), build("sdxl")
     assert torch.equal(call(variant(sd, token_merge_ratio=0.5)), call(variant(sd, token_merge_ratio=[0.5, 0, 0])))
     assert torch.equal(call(variant(sdxl, token_merge_ratio=0.5)), call(variant(sdxl, token_merge_ratio=[0, 0.5])))
-    assert [level for level, _ in levels.transformers(sd)] == [0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0]
+    assert [level for level, _ in levels.transformers(sd)] == [0, 1, 2, 3, 2, 2, 1, 1, 0, 0]
     assert sorted({level for level, _ in levels.transformers(sdxl)}) == [1, 2]
 
 
@@ -283,7 +283,12 @@ def test_gradients_and_checkpointing(plain):
 
 
 def test_compiled_is_eager_with_one_graph_for_all_steps_and_heeds_changed_options():
-    plain = build("inpainting")
+    plain = build(  # one transformer: compiling is what takes the time
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("UpBlock2D",),
+        block_out_channels=(8,),
+    )
     model = variant(plain, token_merge_ratio=0.5, tile_size=4)
     steps = [torch.tensor(t) for t in (900, 700, 500)]
     eager = [call(model, timestep=t) for t in steps]
