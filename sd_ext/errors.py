@@ -5,6 +5,7 @@
     │   ├── UnknownNameError              a name that is not in a list we know; carries the closest ones
     │   ├── TableError                    a sampler table that breaks one of its invariants
     │   ├── ModelError                    a model folder that is missing, incomplete or unsafe to load
+    │   ├── DamagedError                  a file that does not hold what was written into it
     │   └── WriteError (also OSError)     a file or folder that cannot be written; what was there is as it was
     │       └── TakenError                ... because something is there (also FileExistsError)
     ├── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
@@ -75,6 +76,10 @@ class TableError(InputError):
 
 class ModelError(InputError):
     """A model folder that is missing, incomplete or unsafe to load."""
+
+
+class DamagedError(InputError):
+    """A file that does not hold what was written into it: the disk, a copy or a transfer has changed it."""
 
 
 class WriteError(InputError, OSError):

@@ -44,7 +44,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["file", "folder", "is_temporary", "recovered", "remove", "sweep", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "append", "file", "folder", "is_temporary", "move", "recovered", "remove", "sweep", "sync",
+    "write_bytes", "write_json", "write_text",
+]  # fmt: skip
 
 BEGINNING, END = ".sd-ext-", ".partial"
 ABANDONED = 3600.0  # seconds after its last change that a working folder is nobody's, where no lock can tell
@@ -96,17 +99,17 @@ def folder(path: Target, overwrite: bool = False) -> Iterator[Path]:
     with _writing(path) as (new, target):
         if not overwrite and _is_taken(target):
             raise TakenError(path)
-        new.mkdir()
+        os.mkdir(new)
         yield new
         _settle(new)
         if _is_taken(target):
             if not overwrite:
                 raise TakenError(path)
             old = new.parent.parent / "old"
-            old.mkdir()
+            os.mkdir(old)
             os.rename(target, old / target.name)
         elif target.is_dir():
-            target.rmdir()
+            os.rmdir(target)
         os.rename(new, target)
         _sync_folder(target.parent)
 
@@ -125,6 +128,37 @@ def write_text(path: Target, text: str, overwrite: bool = True) -> None:
 def write_json(path: Target, value: Any, indent: int | None = 1, overwrite: bool = True) -> None:
     """Write a value as JSON and a newline. Errors as in `file`."""
     write_text(path, json.dumps(value, indent=indent) + "\n", overwrite)
+
+
+def append(path: Target, line: str) -> None:
+    """Add a line to a log, which exists from its first line on and is not waited for.
+
+    Half a line may stay at the end after a kill or on a full disk: readers of logs leave such a line out.
+
+    Raises:
+        WriteError: the disk is full or fails.
+    """
+    try:
+        with open(path, "ab") as log_file:
+            log_file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def move(path: Target, to: Target) -> None:
+    """Rename a file or folder within its parent folder, where nothing is of the new name.
+
+    Raises:
+        TakenError: something is.
+        WriteError: it cannot be done; nothing has changed.
+    """
+    if os.path.lexists(to):
+        raise TakenError(to)
+    try:
+        os.rename(path, to)
+        _sync_folder(Path(to).parent)
+    except OSError as error:
+        raise WriteError(to, error) from error
 
 
 def remove(path: Target) -> None:
@@ -170,7 +204,7 @@ def _writing(path: Target, doing: str = "write") -> Iterator[tuple[Path, Path]]:
         sweep(target.parent)
         work, lock = _working_folder(target)
         try:
-            (work / "new").mkdir()
+            os.mkdir(work / "new")
             yield work / "new" / target.name, target
         finally:
             with contextlib.suppress(OSError):  # what stays is for the next writer
@@ -194,7 +228,7 @@ def _working_folder(target: Path) -> tuple[Path, int | None]:
     """A new folder beside the target, with a lock on it; None where there are no locks."""
     while True:
         work = target.with_name(f"{BEGINNING}{_boot()}-{secrets.token_hex(8)}{END}")
-        work.mkdir()
+        os.mkdir(work)
         with contextlib.suppress(FileNotFoundError, BlockingIOError):  # a sweeper that came between takes it for dead
             lock = _lock(work)
             if lock is None or _is_same(lock, work):
@@ -285,7 +319,7 @@ def _settle(new: Path) -> None:
         if not os.path.islink(path):
             runs = os.stat(path).st_mode & stat.S_IXUSR
             _set_mode(path, mode & (0o777 if runs else 0o666))
-            _sync(path)
+            sync(path)
     for root, _ in reversed(folders):
         _set_mode(root, mode & 0o777)
         _sync_folder(root)
@@ -320,11 +354,12 @@ def _make_folders(path: Path) -> None:
         if os.path.lexists(path):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         _make_folders(path.parent)
-        path.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another was faster
+            os.mkdir(path)
         _sync_folder(path.parent)
 
 
-def _sync(path: Target) -> None:
+def sync(path: Target) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
@@ -336,7 +371,7 @@ def _sync(path: Target) -> None:
 def _sync_folder(path: Target) -> None:
     """Wait until a folder's names are on the disk, where the system can do so."""
     try:
-        _sync(path)
+        sync(path)
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise

@@ -1,4 +1,4 @@
-"""Whole or not at all: proven by a failure at every single call that changes the disk, and by kills there."""
+"""Whole or not at all: proven by a failure, and by a kill, at every single thing that a writer does to the disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,43 +15,7 @@ import pytest
 from sd_ext import whole
 from sd_ext.errors import InputError, TakenError, WriteError
 
-CHANGES = ("mkdir", "rmdir", "open", "fsync", "chmod", "link", "rename", "replace", "unlink")
-
-
-@contextmanager
-def interfering(at: int, fault: Callable[[], None]) -> Iterator[list[str]]:
-    """Within the block `fault` happens before call number `at`, from 0, of all functions that change the disk."""
-    calls: list[str] = []
-    before = {name: getattr(os, name) for name in CHANGES}
-
-    def wrap(name: str) -> Callable:
-        def call(*args, **kwargs):
-            calls.append(name)
-            if len(calls) - 1 == at:
-                fault()
-            return before[name](*args, **kwargs)
-
-        return call
-
-    for name in CHANGES:
-        setattr(os, name, wrap(name))
-    try:
-        yield calls
-    finally:
-        for name, function in before.items():
-            setattr(os, name, function)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Exit code of `work` in a forked process."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+from .faults import disk_full, faulty_disk, in_child, input_output_error, interrupt, kill
 
 
 def write_file(path: Path, text: str) -> None:
@@ -76,22 +40,15 @@ def read(path: Path) -> str | None:
     return texts["index"]
 
 
-def fail_with(error: BaseException) -> Callable[[], None]:
-    def fault() -> None:
-        raise error
-
-    return fault
-
-
 WRITERS = pytest.mark.parametrize("write", [write_file, write_folder])
 THERE = pytest.mark.parametrize("there", [None, "old"])
 
 
 @WRITERS
 @THERE
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_after_an_error_at_any_call_it_is_as_it_was_or_whole(tmp_path, write, there, error):
-    """And an error that is raised before the last rename leaves what was there; nothing stays beside it."""
+@pytest.mark.parametrize("fault", [input_output_error, disk_full, interrupt])
+def test_after_an_error_at_any_operation_it_is_as_it_was_or_whole(tmp_path, write, there, fault):
+    """And an error before the last rename leaves what was there; nothing stays beside it."""
     for at in range(1000):
         folder = tmp_path / str(at)
         folder.mkdir()
@@ -99,24 +56,25 @@ def test_after_an_error_at_any_call_it_is_as_it_was_or_whole(tmp_path, write, th
         if there:
             write(target, there)
         raised = False
-        with interfering(at, fail_with(error)) as calls:
+        with faulty_disk(folder, at, fault) as disk:
             try:
                 write(target, "new")
-            except (type(error), WriteError):
+            except (WriteError, KeyboardInterrupt):
                 raised = True
-        assert read(target) in ((there, "new") if raised else ("new",)), calls
-        if raised and not {"rename", "replace"} & set(calls[: at + 1]):
+        done = [operation.name for operation in disk.done]
+        assert read(target) in ((there, "new") if raised else ("new",)), done
+        if raised and not {"rename", "replace"} & set(done[: at + 1]):
             assert read(target) == there
         whole.sweep(folder)
         assert os.listdir(folder) in ([], ["mine"])
-        if len(calls) <= at:
+        if len(done) <= at:
             break
-    assert at > 10 and not raised
+    assert at > 6 and not raised
 
 
 @WRITERS
 @THERE
-def test_after_a_kill_at_any_call_a_reader_finds_old_or_new(tmp_path, write, there):
+def test_after_a_kill_at_any_operation_a_reader_finds_old_or_new(tmp_path, write, there):
     missing = 0
     for at in range(1000):
         folder = tmp_path / str(at)
@@ -125,8 +83,8 @@ def test_after_a_kill_at_any_call_a_reader_finds_old_or_new(tmp_path, write, the
         if there:
             write(target, there)
 
-        def work(target: Path = target, at: int = at) -> None:
-            with interfering(at, lambda: os._exit(9)):
+        def work(folder: Path = folder, target: Path = target, at: int = at) -> None:
+            with faulty_disk(folder, at, kill):
                 write(target, "new")
 
         code = in_child(work)
@@ -136,7 +94,7 @@ def test_after_a_kill_at_any_call_a_reader_finds_old_or_new(tmp_path, write, the
         assert sorted(os.listdir(folder)) in (["mine", "other"], ["other"])
         if code == 0:
             break
-    assert at > 10 and code == 0
+    assert at > 6 and code == 0
     assert missing == (write is write_folder and there is not None)  # between the two renames
 
 
@@ -290,10 +248,14 @@ def test_a_sweep_between_making_and_locking_does_no_harm(tmp_path, monkeypatch):
     assert swept and os.listdir(tmp_path) == ["mine"]
 
 
+def no_link(*names: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_without_overwrite_the_first_wins(tmp_path, monkeypatch, links):
     if not links:
-        monkeypatch.setattr(os, "link", lambda *_: fail_with(PermissionError(errno.EPERM, "no links here"))())
+        monkeypatch.setattr(os, "link", no_link)
     with whole.file(tmp_path / "a", overwrite=False) as new:
         new.write_text("mine")
     with pytest.raises(TakenError), whole.file(tmp_path / "a", overwrite=False):
@@ -383,7 +345,7 @@ def test_a_removed_folder_is_whole_until_it_is_gone(tmp_path):
         write_folder(tmp_path / "mine", "text")
 
         def work(at: int = at) -> None:
-            with interfering(at, lambda: os._exit(9)):
+            with faulty_disk(tmp_path, at, kill):
                 whole.remove(tmp_path / "mine")
 
         code = in_child(work)
@@ -392,6 +354,21 @@ def test_a_removed_folder_is_whole_until_it_is_gone(tmp_path):
             break
     whole.sweep(tmp_path)
     assert code == 0 and os.listdir(tmp_path) == []
+
+
+def test_logs_grow_and_names_change(tmp_path):
+    for line in ("one", "two"):
+        whole.append(tmp_path / "log", line)
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    whole.move(tmp_path / "log", tmp_path / "moved")
+    whole.append(tmp_path / "log", "three")
+    with pytest.raises(TakenError):
+        whole.move(tmp_path / "log", tmp_path / "moved")
+    assert (tmp_path / "moved").read_text() == "one\ntwo\n"
+    with faulty_disk(tmp_path, 1, disk_full), pytest.raises(WriteError, match=r"cannot write .*log: No space left"):
+        whole.append(tmp_path / "log", "four")
+    with pytest.raises(WriteError, match=r"cannot write .*/to: No such file"):
+        whole.move(tmp_path / "none", tmp_path / "to")
 
 
 def test_readers_of_what_is_nowhere_are_not_stopped(tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sd_ext import whole
 from sd_ext.errors import InputError, TrainingError
 from sd_ext.training.settings import AutoencoderConfig, RunConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.settings.command import describe, parse
@@ -127,8 +128,8 @@ def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: b
     if dry_run:
         print(text)
         return pipeline
-    known = {"data", "pipeline", *TRAINED}
-    if folder.exists() and (strange := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in known]):
+    known, there = {"data", "pipeline", *TRAINED}, folder.iterdir() if folder.exists() else ()
+    if strange := [p.name for p in there if p.is_dir() and p.name not in known and not whole.is_temporary(p.name)]:
         raise InputError(f"{out} holds something else ({', '.join(sorted(strange)[:3])}); choose another folder")
     if pipeline.exists():
         return pipeline

@@ -100,12 +100,12 @@ class AutoencoderTask(Task):
             rows += [*to_uint8(pixels[start : start + 16]), *to_uint8(decoded[start : start + 16])]
         return contact_sheet(rows, columns=min(16, len(pixels)))
 
-    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]]) -> None:
         """Save the autoencoder with its scaling factor."""
         self.vae.eval()
         std = latent_std(self.vae, self.pictures)
         self.vae.register_to_config(scaling_factor=round(1 / std, 6), force_upcast=False)
-        self.vae.save_pretrained(folder)
+        self.vae.save_pretrained(new)
 
 
 @torch.no_grad()

@@ -105,12 +105,12 @@ class TextEncoderTask(Task):
     def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return read.to(device), self.tokens[list(each.samples)].to(device)
 
-    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]]) -> None:
         """Save `text_encoder/` and `tokenizer/` as a pipeline has them, and the whole CLIP to train on from."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        self.clip.eval().save_pretrained(folder / "clip")
-        save_text_encoder(self.clip.text_model, folder / "text_encoder")
-        save_tokenizer(self.tokenizer, folder / "tokenizer")
+        self.clip.eval().save_pretrained(new / "clip")
+        save_text_encoder(self.clip.text_model, new / "text_encoder")
+        save_tokenizer(self.tokenizer, new / "tokenizer")
 
 
 def run(config: TextEncoderConfig) -> Path:

@@ -19,7 +19,7 @@ from PIL import Image
 from sd_ext.errors import InputError
 from sd_ext.training.diffusion import DiffusionTask
 from sd_ext.training.model.files import ModelFiles, find_model, find_part
-from sd_ext.training.model.pipeline import make_pipeline, noise_settings, save_pipeline
+from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline, noise_settings
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.run.fit import fit
@@ -96,10 +96,10 @@ class TextToImageTask(DiffusionTask):
         pipe = make_pipeline(self.encoded.vae(), self.unet, self.noise, None, self.files.family)
         return labelled_sheet({"": self.draw_prompts(pipe)}, self.prompts)
 
-    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]]) -> None:
         """Save the whole pipeline."""
         towers, vae = TextTowers.load(self.files), self.encoded.vae().cpu()
-        save_pipeline(make_pipeline(vae, self.unet, self.noise, towers, self.files.family), folder)
+        fill_pipeline(make_pipeline(vae, self.unet, self.noise, towers, self.files.family), new)
 
 
 def run(config: TextToImageConfig) -> Path:

@@ -2,19 +2,15 @@
 
 A file's name is the sha256 of what went in: the picture's bytes, its size and crop, the encoder's weights and settings,
 the number format. Other content has another name, so an entry cannot be out of date; the same content is found again
-wherever it comes from. Entries are safetensors files, written under another name and then renamed: any number of
+wherever it comes from. Entries are safetensors files with a checksum, which appear whole or not at all: any number of
 processes may fill a cache at once, and a process that is killed leaves only whole entries.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
-import time
-import uuid
-import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,11 +19,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from sd_ext.errors import InputError, TrainingError
+from sd_ext import whole
+from sd_ext.checked import load_checked, save_checked
+from sd_ext.errors import DamagedError, InputError, TrainingError, WriteError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.encoding.keys import key, latent_key, text_key
 
@@ -35,7 +31,6 @@ __all__ = ["Cache", "Cached", "key", "latent_key", "text_key"]
 
 Entry = dict[str, Tensor]
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ABANDONED = 3600.0  # seconds after which a half-written file is nobody's any more
 
 log = logging.getLogger(__name__)
 
@@ -67,46 +62,34 @@ class Cache:
         """
         path = self.path(key)
         try:
-            with safe_open(path, "pt") as file:
-                entry = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
-                whole = (file.metadata() or {}).get("content") == checksum(key, entry)
+            return load_checked(path, key)
         except FileNotFoundError:
             return None
-        except SafetensorError:
-            whole, entry = False, {}
+        except DamagedError:
+            log.warning("the cache entry %s was damaged and has been removed; it is made anew", path)
+            path.unlink(missing_ok=True)
+            return None
         except OSError as error:  # such as too many open files: no reason to remove anything
             raise TrainingError(f"the cache entry {path} cannot be read: {error}") from error
-        if whole:
-            return entry
-        log.warning("the cache entry %s was damaged and has been removed; it is made anew", path)
-        path.unlink(missing_ok=True)
-        return None
 
     def write(self, key: str, entry: Entry) -> None:
         """Write an entry; another process may write the same one at the same time.
 
         Raises:
             TrainingError: the disk is full. Whole entries stay.
+            WriteError: it fails.
         """
-        path = self.path(key)
-        entry = {name: tensor.detach().contiguous().cpu() for name, tensor in entry.items()}
-        data = save(entry, {"content": checksum(key, entry)})
-        partial_path = path.with_name(f".{key}.{uuid.uuid4().hex}.partial")
         try:
-            path.parent.mkdir(exist_ok=True)
-            with partial_path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial_path.replace(path)
-        except BaseException as error:
-            partial_path.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise TrainingError(
-                    f"the disk that holds {self.folder} is full: an entry needs {len(data) / 1e6:.1f} MB. Free some"
-                    " space or put the cache elsewhere, and start again; what is cached so far is kept"
-                ) from error
-            raise
+            with whole.file(self.path(key)) as new:
+                save_checked(entry, new, key)
+        except WriteError as error:
+            if error.errno not in FULL:
+                raise
+            size = sum(tensor.nbytes for tensor in entry.values())
+            raise TrainingError(
+                f"the disk that holds {self.folder} is full: an entry needs {size / 1e6:.1f} MB. Free some space or put"
+                " the cache elsewhere, and start again; what is cached so far is kept"
+            ) from error
 
     def fill(
         self,
@@ -140,7 +123,8 @@ class Cache:
             How many entries were made.
         """
         if process == 0:
-            self._sweep()
+            for folder in self.folder.glob("??"):
+                whole.sweep(folder)
         mine = batched(jobs, batch_size)[process::processes]
         missing = {name for batch in mine for name in batch if self.read(name) is None}
         batches = [batch for batch in mine if not missing.isdisjoint(batch)]
@@ -157,15 +141,6 @@ class Cache:
                     self.write(name, entry)
         return len(missing)
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left half written."""
-        for path in self.folder.glob("??/.*.partial"):
-            try:
-                if time.time() - path.stat().st_mtime > ABANDONED:
-                    path.unlink()
-            except OSError:  # another process was faster
-                continue
-
 
 def batched(jobs: Mapping[str, tuple[Hashable, Any]], batch_size: int) -> list[list[str]]:
     """Keys in batches of one group."""
@@ -173,20 +148,6 @@ def batched(jobs: Mapping[str, tuple[Hashable, Any]], batch_size: int) -> list[l
     for name, (group, _) in jobs.items():
         groups.setdefault(group, []).append(name)
     return [names[i : i + batch_size] for names in groups.values() for i in range(0, len(names), batch_size)]
-
-
-def raw(tensor: Tensor) -> Any:
-    """A tensor's bytes, of any number format, without a copy where they lie in order."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data
-
-
-def checksum(key: str, entry: Entry) -> str:
-    """What an entry's header says of its tensors: damage on the disk, or another entry's file, does not go unseen."""
-    shapes = json.dumps([[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(entry.items())])
-    value = zlib.crc32(f"{key} {shapes}".encode())
-    for _, tensor in sorted(entry.items()):
-        value = zlib.crc32(raw(tensor), value)
-    return f"{value:08x}"
 
 
 class Cached:

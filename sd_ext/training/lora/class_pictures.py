@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,17 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from sd_ext import whole
 from sd_ext.training.data import Item
 from sd_ext.training.data.folders import picture_files
 from sd_ext.training.data.items import FileReader
 from sd_ext.training.model.files import ModelFiles
+from sd_ext.training.run.previews import is_whole_png
 from sd_ext.training.settings import LoraConfig
+
+OURS = re.compile(r"\d{4,}-[0-9a-f]{12}\.png")  # number, which is the seed too, and digest
+
+log = logging.getLogger(__name__)
 
 
 def with_class_pictures(config: LoraConfig, items: list[Item]) -> list[Item]:
@@ -51,9 +59,21 @@ def _blank(side: int) -> Any:
 
 
 def class_files(config: LoraConfig) -> list[Path]:
-    """The class pictures that are there, at most as many as wanted."""
+    """The class pictures that are there, at most as many as wanted; damaged ones of our making are left out."""
     folder = Path(config.class_data)
-    return picture_files(folder)[: config.class_images] if folder.is_dir() else []
+    files = picture_files(folder) if folder.is_dir() else []
+    return [path for path in files if not OURS.fullmatch(path.name) or is_whole(path, path.stat().st_mtime_ns)][
+        : config.class_images
+    ]
+
+
+@cache
+def is_whole(path: Path, changed: int) -> bool:
+    """Whether a class picture of our making is undamaged. Says so where it is not, once for each time of change."""
+    if is_whole_png(path):
+        return True
+    log.warning("the class picture %s is damaged, and is made anew", path)
+    return False
 
 
 def missing(config: LoraConfig) -> int:
@@ -78,14 +98,12 @@ def make_class_pictures(config: LoraConfig, files: ModelFiles, state: PartialSta
     if not numbers:
         return
     folder = Path(config.class_data)
-    folder.mkdir(parents=True, exist_ok=True)
     mine = numbers[state.process_index :: state.num_processes]
     shown = track(mine, "class pictures", console=Console(stderr=True), disable=not state.is_main_process)
     for number, picture in zip(shown, drawn(config, files, state, dtype, mine), strict=True):
         name = hashlib.sha256(picture.tobytes()).hexdigest()[:12]
-        partial = folder / f".{number:04d}.partial"
-        picture.save(partial, format="PNG")
-        partial.rename(folder / f"{number:04d}-{name}.png")
+        with whole.file(folder / f"{number:04d}-{name}.png") as new:
+            picture.save(new)
     state.wait_for_everyone()
 
 

@@ -35,31 +35,28 @@ if TYPE_CHECKING:
 SAVED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_result(task: LoraTask, folder: Path, history: list[dict[str, float]], pictures: list[np.ndarray]) -> None:
-    """Fill a folder with everything above."""
+def write_result(task: LoraTask, new: Path, history: list[dict[str, float]], pictures: list[np.ndarray]) -> None:
+    """Fill a new folder with everything above."""
     config = task.config
-    folder.mkdir(parents=True)
-    write_weights(task, folder)
+    write_weights(task, new)
     for number, table in enumerate(task.new_words):
         name = f"learned_embeds{f'_{number + 1}' if number else ''}.safetensors"
-        save_file(embeddings(table, config.tokens, config.token_vectors), folder / name)
-        (folder / name).chmod(0o644)
+        save_file(embeddings(table, config.tokens, config.token_vectors), new / name)
     if pictures:
-        write_pictures(folder / "samples", task.prompts, task.base_pictures, pictures)
-    plot_losses(folder / "validation.png", history)
-    (folder / "training.json").write_text(
-        json.dumps(asdict(facts(task, history, len(pictures))), indent=1), encoding="utf-8"
-    )
+        write_pictures(new / "samples", task.prompts, task.base_pictures, pictures)
+    plot_losses(new / "validation.png", history)
+    text = json.dumps(asdict(facts(task, history, len(pictures))), indent=1)
+    (new / "training.json").write_text(text, encoding="utf-8")
 
 
-def write_weights(task: LoraTask, folder: Path) -> None:
+def write_weights(task: LoraTask, new: Path) -> None:
     """The LoRA in both formats; LoHa and LoKr in kohya's alone, since Diffusers' loader cannot read them."""
     config, lora, dtype = task.config, task.trained(), SAVED[task.config.save_dtype]
     notes = []
     if find_kind(config.method).in_diffusers:
-        notes.append(save_lora(lora, folder / DIFFUSERS_FILE, "diffusers", dtype=dtype))
-    kohya = folder / kohya_file(config.name)
-    notes.append(save_lora(lora, kohya, "kohya", dtype=dtype, metadata=kohya_metadata(task)))
+        notes.append(save_lora(lora, new / DIFFUSERS_FILE, "diffusers", dtype=dtype))
+    kohya = kohya_file(config.name)
+    notes.append(save_lora(lora, new / kohya, "kohya", dtype=dtype, metadata=kohya_metadata(task)))
     for note in filter(None, dict.fromkeys(notes)):
         task.accelerator.print(note)
 
@@ -103,12 +100,12 @@ def kohya_metadata(task: LoraTask) -> dict[str, str]:
     return {name: str(value) for name, value in entries.items()}
 
 
-def write_pictures(folder: Path, prompts: list[str], base: list[np.ndarray], pictures: list[np.ndarray]) -> None:
+def write_pictures(new: Path, prompts: list[str], base: list[np.ndarray], pictures: list[np.ndarray]) -> None:
     """Each picture by itself, and all beside the base model's."""
-    folder.mkdir()
+    new.mkdir()
     for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{number:04d}.png")
-    labelled_sheet({"base": base, "LoRA": pictures}, prompts).save(folder / "sheet.png")
+        Image.fromarray(picture).save(new / f"{number:04d}.png")
+    labelled_sheet({"base": base, "LoRA": pictures}, prompts).save(new / "sheet.png")
 
 
 def facts(task: LoraTask, history: list[dict[str, float]], pictures: int) -> Facts:
@@ -136,7 +133,7 @@ def base_model(source: str) -> str:
     return str(Path(source).resolve()) if source != "embedded" and Path(source).is_dir() else source
 
 
-def plot_losses(path: Path, history: list[dict[str, float]]) -> None:
+def plot_losses(new: Path, history: list[dict[str, float]]) -> None:
     """Training and validation loss against steps; nothing where matplotlib is missing or there is nothing to see."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -154,4 +151,4 @@ def plot_losses(path: Path, history: list[dict[str, float]]) -> None:
         axes.plot(steps, losses, "o-", label="validation (held-out pictures, fixed noise)")
     axes.set(xlabel="optimizer steps", ylabel="loss")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(path)
+    FigureCanvasAgg(figure).print_png(new)

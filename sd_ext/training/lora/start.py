@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sd_ext import whole
+from sd_ext.checked import load_checked, save_checked
+from sd_ext.errors import DamagedError
 from sd_ext.lora import Adapter, Lora, ModuleName, from_peft, merge
 
 
@@ -23,13 +25,19 @@ def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Acceler
 
     A run that goes on elsewhere may find other singular vectors. Then models and adapters become what they were at the
     start: the adapters are those of the file, and the base takes up the difference.
+
+    Raises:
+        DamagedError: the file is damaged.
+        WriteError: it cannot be written.
     """
     if accelerator.is_main_process and not path.exists():
-        partial = path.with_suffix(".tmp")
-        save_file({name: p.detach().cpu().contiguous() for name, p in adapters_of(models).items()}, partial)
-        partial.rename(path)
+        with whole.file(path) as new:
+            save_checked(adapters_of(models), new, path.name)
     accelerator.wait_for_everyone()
-    then, now = load_file(path), adapters_of(models)
+    try:
+        then, now = load_checked(path, path.name), adapters_of(models)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; without it the run cannot go on: choose another --out") from error
     drawn = {module: adapter.product() for module, adapter in from_peft(dict(models)).adapters.items()}
     with torch.no_grad():
         for name, value in then.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from sd_ext import whole
 from sd_ext.errors import InputError
 from sd_ext.lora import Lora, from_peft
 from sd_ext.lora.kinds import find_kind
@@ -30,7 +30,7 @@ from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.optimizer.make import LORA_UP
-from sd_ext.training.run.previews import labelled_sheet
+from sd_ext.training.run.previews import labelled_sheet, read_whole_pictures
 from sd_ext.training.settings import LoraConfig
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -162,17 +162,16 @@ class LoraTask(DiffusionTask):
         said = repr((self.prompts, config.negative_prompt, config.preview_guidance, config.preview_steps,
                      config.preview_seed, config.resolution, self.noise))  # fmt: skip
         folder = Path(config.out) / "previews" / f"base-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
-        if not folder.is_dir():
-            towers = TextTowers.load(self.files).to(self.device) if self.trains_text else None
-            partial = folder.with_name(f".{folder.name}")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            with torch.no_grad():
-                pictures = self.draw_prompts(self.drawer(unet), towers)
+        there = read_whole_pictures(folder, len(self.prompts))
+        if there is not None:
+            return there
+        towers = TextTowers.load(self.files).to(self.device) if self.trains_text else None
+        with torch.no_grad():
+            pictures = self.draw_prompts(self.drawer(unet), towers)
+        with whole.folder(folder, overwrite=True) as new:
             for number, picture in enumerate(pictures):
-                Image.fromarray(picture).save(partial / f"{number:04d}.png")
-            partial.rename(folder)
-        return [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+                Image.fromarray(picture).save(new / f"{number:04d}.png")
+        return pictures
 
     def drawer(self, unet: Any) -> Any:
         return make_pipeline(self.encoded.vae(), unet, self.noise, None, self.files.family)
@@ -191,9 +190,9 @@ class LoraTask(DiffusionTask):
         lora = from_peft(self.adapted(), base=self.files.base)
         return without_start(lora, self.at_start) if self.at_start else lora
 
-    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]]) -> None:
         pictures = self.draw_prompts(self.drawer(self.unet)) if self.config.validate_every else []
-        write_result(self, folder, history, pictures)
+        write_result(self, new, history, pictures)
 
 
 def base_dtype(config: LoraConfig) -> torch.dtype:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sd_ext import whole
 from sd_ext.schedulers import DPMSolverMultistepScheduler
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import TextTowers
@@ -71,33 +71,31 @@ def save_pipeline(
         dtype: float16 halves it.
         add: called with the folder, complete but for what this adds, such as a card.
     """
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    if dtype:
-        pipe = pipe.to(dtype)
-    pipe.save_pretrained(partial, safe_serialization=True)
-    for part in [name for name in ("text_encoder", "text_encoder_2") if name in pipe.components]:
-        save_text_encoder(pipe.components[part], partial / part)
-        edit_json(partial / part / "config.json", dtype="float32")  # Transformers 5 would load it as stored
-    for part in [name for name in ("tokenizer", "tokenizer_2") if name in pipe.components]:
-        save_tokenizer(pipe.components[part], partial / part)
-    for name in [partial / "model_index.json", *partial.glob("*/*config.json")]:
-        edit_json(name, _name_or_path=None)  # a path of this machine
-    for weights in partial.rglob("*.safetensors"):
-        weights.chmod(0o644)
-    add(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole.folder(folder, overwrite=True) as new:
+        fill_pipeline(pipe.to(dtype) if dtype else pipe, new)
+        add(new)
     return folder
 
 
-def edit_json(path: Path, **values: Any) -> None:
-    """Set top-level values of a JSON file; None removes one."""
-    kept = {**json.loads(path.read_text(encoding="utf-8")), **values}
+def fill_pipeline(pipe: Any, new: Path) -> None:
+    """Save a pipeline into a new folder."""
+    pipe.save_pretrained(new, safe_serialization=True)
+    for part in [name for name in ("text_encoder", "text_encoder_2") if name in pipe.components]:
+        save_text_encoder(pipe.components[part], new / part)
+        edit_json(new / part / "config.json", dtype="float32")  # Transformers 5 would load it as stored
+    for part in [name for name in ("tokenizer", "tokenizer_2") if name in pipe.components]:
+        save_tokenizer(pipe.components[part], new / part)
+    for name in ["model_index.json", *(path.relative_to(new) for path in new.glob("*/*config.json"))]:
+        edit_json(new / name, _name_or_path=None)  # a path of this machine
+
+
+def edit_json(new: Path, **values: Any) -> None:
+    """Set top-level values of a new JSON file; None removes one."""
+    kept = {**json.loads(new.read_text(encoding="utf-8")), **values}
     text = json.dumps(
         {name: value for name, value in kept.items() if name not in values or value is not None}, indent=2
     )
-    path.write_text(text + "\n", encoding="utf-8")
+    new.write_text(text + "\n", encoding="utf-8")
 
 
 def folder_size(folder: Path) -> int:

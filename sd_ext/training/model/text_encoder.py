@@ -8,10 +8,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 
-def save_text_encoder(text_model: Any, folder: Path) -> None:
-    """Save with the weight names every version of Transformers reads: version 5 alone omits `text_model.`."""
-    text_model.save_pretrained(folder)
-    weights = load_file(folder / "model.safetensors")
+def save_text_encoder(text_model: Any, new: Path) -> None:
+    """Fill a new folder with the weight names every version of Transformers reads: 5 alone omits `text_model.`."""
+    text_model.save_pretrained(new)
+    weights = load_file(new / "model.safetensors")
     own = ("text_model.", "text_projection.")  # the second is SDXL's, and stands outside
     named = {key if key.startswith(own) else f"text_model.{key}": value for key, value in weights.items()}
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(named, new / "model.safetensors", metadata={"format": "pt"})

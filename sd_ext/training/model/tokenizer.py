@@ -44,7 +44,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, tokens: int) -> An
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=tokens)
 
 
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Save for this and for earlier versions of Transformers, which read vocab.json and merges.txt."""
-    tokenizer.save_pretrained(folder)
-    tokenizer.backend_tokenizer.model.save(str(folder))
+def save_tokenizer(tokenizer: Any, new: Path) -> None:
+    """Fill a new folder for this and for earlier versions of Transformers, which read vocab.json and merges.txt."""
+    tokenizer.save_pretrained(new)
+    tokenizer.backend_tokenizer.model.save(str(new))

@@ -1,43 +1,39 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are whole or not there, and tell when they are damaged.
 
-A checkpoint is a folder `step-00001500` of safetensors files and one JSON file:
+A checkpoint is a folder `step-00001500` of safetensors files and one JSON file, each with a checksum of its contents:
 
     model.safetensors      trained weights          ema.safetensors   their average
     optimizer.safetensors  its state's tensors      state.json        step, other optimizer state, loss scale
 
-It is written under another name, flushed to the disk, then renamed; older ones go only after that. No random state is
-stored because there is none: every draw at step s comes from a generator seeded with (seed, s).
+It appears all at once; older ones go only after that. No random state is stored because there is none: every draw at
+step s comes from a generator seeded with (seed, s).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd_ext.errors import InputError, TrainingError
-from sd_ext.tensors import storable
+from sd_ext import whole
+from sd_ext.checked import load_checked, save_checked
+from sd_ext.errors import DamagedError, InputError, TrainingError, WriteError
+from sd_ext.reading import read_json
 from sd_ext.training.optimizer.state import differences, optimizer_state, restore_optimizer
 
-__all__ = ["checkpoints", "load", "optimizer_state", "prune", "restore", "restore_optimizer", "write_folder"]
+__all__ = [
+    "checkpoints", "load", "newest_whole", "optimizer_state", "prune", "restore", "restore_optimizer", "write_folder",
+]  # fmt: skip
 
-PREFIX, PARTIAL = "step-", ".partial-"
+PREFIX, DAMAGED, STATE = "step-", "damaged-", "state.json"
+CHECKSUM, FILES = "checksum", "files"  # entries of the state that this file adds
 
-
-def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+log = logging.getLogger(__name__)
 
 
 def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -50,47 +46,92 @@ def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dic
     """
     if target.exists():
         return
-    partial = target.with_name(PARTIAL + target.name)
+    state = {**state, FILES: sorted(tensors)}
     try:
-        write_partial(partial, tensors, state)
-        partial.rename(target)
-        flush(target.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        whole = checkpoints(target.parent)
+        with whole.folder(target) as new:
+            for name, group in tensors.items():
+                save_checked(group, new / name, f"{target.name}/{name}")
+            text = json.dumps({**state, CHECKSUM: state_checksum(state)}, indent=1)
+            (new / STATE).write_text(text, encoding="utf-8")
+    except WriteError as error:
+        there = checkpoints(target.parent)
         size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
         raise TrainingError(
-            f"cannot write {target}: {error}. It needs {size / 1e6 + 1:.0f} MB on that disk, beside the checkpoints "
-            f"that are there; last whole checkpoint: {whole[-1] if whole else 'none'}, from which the run resumes"
+            f"{error}. It needs {size / 1e6 + 1:.0f} MB on that disk, beside the checkpoints "
+            f"that are there; last whole checkpoint: {there[-1] if there else 'none'}, from which the run resumes"
         ) from error
 
 
-def write_partial(partial: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Fill a new folder and wait until it is on the disk; `state.json`, the mark of a whole one, is last."""
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, group in tensors.items():
-        save_file(storable(group), partial / name)
-        flush(partial / name)
-    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    flush(partial / "state.json")
-    flush(partial)
+def state_checksum(state: dict[str, Any]) -> str:
+    """Eight digits that depend on every value, as JSON keeps them."""
+    as_read = json.loads(json.dumps(state))  # lists for tuples, texts for keys that are numbers
+    return f"{zlib.crc32(json.dumps(as_read, sort_keys=True).encode()):08x}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
+    """Checkpoints, oldest first."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted writes left behind.
-
-    A checkpoint is renamed before it is emptied: killed half-way, it is not taken for a whole one.
-    """
-    for partial in folder.glob(f"{PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    """Remove all but the newest `keep` checkpoints, each whole until it is gone, and what killed writers left."""
+    whole.sweep(folder)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old.rename(old.with_name(PARTIAL + old.name)), ignore_errors=True)
+        whole.remove(old)
+
+
+def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What `write_folder` wrote.
+
+    Raises:
+        DamagedError: a file holds something else, or is gone.
+        TrainingError: a file is there and cannot be read.
+    """
+    try:
+        state = read_json(folder / STATE, dict[str, Any], finite=False)
+        if state.pop(CHECKSUM, None) != state_checksum(state):
+            raise DamagedError(f"{folder / STATE} does not hold what was written into it")
+        return {name: load_checked(folder / name, f"{folder.name}/{name}") for name in state.pop(FILES)}, state
+    except (InputError, FileNotFoundError) as error:
+        raise DamagedError(f"the checkpoint {folder} is damaged ({error})") from error
+    except OSError as error:  # such as too many open files
+        raise TrainingError(f"the checkpoint {folder} cannot be read: {error}") from error
+
+
+Loaded = tuple[Path, dict[str, dict[str, Tensor]], dict[str, Any]]
+
+
+def newest_whole(folder: Path) -> Loaded | None:
+    """The newest checkpoint that is not damaged, loaded; None where there is none at all.
+
+    Newer ones, which are damaged, are named in a warning, and set aside under another name.
+
+    Raises:
+        TrainingError: there are checkpoints, and all are damaged; or see `load`.
+    """
+    damaged: list[tuple[Path, DamagedError]] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            found = (path, *load(path))
+        except DamagedError as error:
+            damaged.append((path, error))
+            continue
+        for other, error in damaged:
+            log.warning("%s; it is set aside as %s, and the run goes on from %s", error, set_aside(other), path)
+        return found
+    if damaged:
+        reasons = "; ".join(str(error) for _, error in damaged)
+        raise TrainingError(f"no checkpoint is whole: {reasons}. Remove {folder} to train from the start")
+    return None
+
+
+def set_aside(path: Path) -> Path:
+    """Give a checkpoint a name under which it is no checkpoint any more."""
+    to = path.with_name(DAMAGED + path.name)
+    if to.exists():
+        whole.remove(to)
+    whole.move(path, to)
+    return to
 
 
 def restore(folder: Path, tensors: dict[str, Tensor], into: dict[str, Tensor]) -> None:
@@ -111,16 +152,3 @@ def restore(folder: Path, tensors: dict[str, Tensor], into: dict[str, Tensor]) -
     with torch.no_grad():
         for name, value in into.items():
             value.copy_(tensors[name])
-
-
-def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """What `write_folder` wrote.
-
-    Raises:
-        TrainingError: a file is damaged; names the folder to remove.
-    """
-    try:
-        tensors = {p.name: load_file(p) for p in folder.glob("*.safetensors")}
-        return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except Exception as error:
-        raise TrainingError(f"checkpoint {folder} is damaged ({error}); remove it to use the one before") from error

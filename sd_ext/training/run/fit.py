@@ -6,13 +6,13 @@ OUT/history.jsonl   what was logged
 OUT/previews/       contact sheets
 OUT/logs/           TensorBoard
 OUT/model/          the result; appears, whole, when the run is complete
+OUT/model.sha256    its checksums; the same command, once more, checks them
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from accelerate.utils import GradientAccumulationPlugin, is_tensorboard_availabl
 from PIL import Image
 from safetensors import SafetensorError
 
+from sd_ext import whole
 from sd_ext.errors import TrainingError
 from sd_ext.training.data import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
@@ -42,6 +43,8 @@ from sd_ext.training.run.history import History
 from sd_ext.training.run.loop import Ema, Run, train
 from sd_ext.training.run.machine import check_machine, uses_cpu
 from sd_ext.training.run.progress import TrainingProgress
+from sd_ext.training.run.result import check as check_result
+from sd_ext.training.run.result import record as record_result
 from sd_ext.training.run.task import Task
 from sd_ext.training.settings import RunConfig
 
@@ -72,7 +75,7 @@ def trained(run: Run) -> dict[Any, str]:
     return {p: name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def save(run: Run, folder: Path) -> None:
+def save(run: Run, folder: Path, history: History) -> None:
     """Write a checkpoint of this step, then drop the oldest beyond `keep`."""
     target = folder / f"{checkpoint.PREFIX}{run.step:08d}"
     if run.accelerator.is_main_process:
@@ -87,6 +90,7 @@ def save(run: Run, folder: Path) -> None:
             "optimizer": scalars,
             "loss_scale": scaler.state_dict() if scaler else None,
             "torch": torch.__version__,
+            "history": history.seal(),
         }
         checkpoint.write_folder(target, tensors, state)
         checkpoint.prune(folder, run.config.keep)
@@ -94,20 +98,22 @@ def save(run: Run, folder: Path) -> None:
     run.last_checkpoint = str(target)
 
 
-def resume(run: Run, folder: Path) -> None:
-    """Go to the newest complete checkpoint, if there is one."""
-    found = checkpoint.checkpoints(folder)
+def resume(run: Run, folder: Path) -> str | None:
+    """Go to the newest whole checkpoint, if there is one. Returns what `History.seal` said when it was written."""
+    with run.accelerator.main_process_first():  # which sets damaged ones aside
+        found = checkpoint.newest_whole(folder)
     if not found:
-        return
-    tensors, state = checkpoint.load(found[-1])
+        return None
+    path, tensors, state = found
     names = trained(run)
-    checkpoint.restore(found[-1], tensors["model.safetensors"], {name: p for p, name in names.items()})
+    checkpoint.restore(path, tensors["model.safetensors"], {name: p for p, name in names.items()})
     if run.ema:
-        checkpoint.restore(found[-1], tensors["ema.safetensors"], run.ema.average)
+        checkpoint.restore(path, tensors["ema.safetensors"], run.ema.average)
     checkpoint.restore_optimizer(run.optimizer, names, tensors["optimizer.safetensors"], state["optimizer"])
     if state["loss_scale"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["loss_scale"])
-    run.step, run.last_checkpoint = state["step"], str(found[-1])
+    run.step, run.last_checkpoint = state["step"], str(path)
+    return state["history"]
 
 
 def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int) -> Iterator[list[tuple[Pass, tuple]]]:
@@ -141,12 +147,15 @@ def fit(task: Task, config: RunConfig) -> Path:
         folder = open_run(config, task.name, task.parts)
     result = folder / "model"
     if result.exists():
+        if accelerator.is_main_process:
+            check_result(result)
         return result
     task.begin(accelerator)
     run = start(task, config, accelerator)
-    resume(run, folder / "checkpoints")
+    sealed = resume(run, folder / "checkpoints")
     task.after(run.step)
     history = History(folder / "history.jsonl", run.step, accelerator.is_main_process)
+    history.check(sealed)
     accelerator.init_trackers("logs")
     try:
         with (
@@ -160,7 +169,7 @@ def fit(task: Task, config: RunConfig) -> Path:
             for metrics in train(run):
                 observe(run, task, folder, metrics, progress, history)
                 if agreed(accelerator, bool(asked)) and run.step < config.steps:
-                    save(run, folder / "checkpoints")
+                    save(run, folder / "checkpoints", history)
                     raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
         export(run, task, history, result)
     except (OSError, SafetensorError) as error:
@@ -177,10 +186,9 @@ def export(run: Run, task: Task, history: History, result: Path) -> None:
     """Save the result, as a folder that appears all at once; the first process does, the others wait."""
     with evaluating(run, task):
         if run.accelerator.is_main_process:
-            unfinished = result.with_name(f".partial-{result.name}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            task.export(unfinished, history.entries)
-            unfinished.rename(result)
+            with whole.folder(result) as new:
+                task.export(new, history.entries)
+                record_result(new, result)
     run.accelerator.wait_for_everyone()
 
 
@@ -249,7 +257,7 @@ def observe(
         run.accelerator.log(metrics, step=step)
         history.add(step, metrics)
     if step % config.checkpoint_every == 0 or last:
-        save(run, folder / "checkpoints")
+        save(run, folder / "checkpoints", history)
 
 
 def look(run: Run, task: Task, path: Path) -> dict[str, float]:
@@ -259,8 +267,8 @@ def look(run: Run, task: Task, path: Path) -> dict[str, float]:
     with evaluating(run, task):
         measured, sheet = task.validate(), task.preview()
     if sheet:
-        path.parent.mkdir(exist_ok=True)
-        sheet.save(path)
+        with whole.file(path) as new:
+            sheet.save(new)
         for tracker in run.accelerator.trackers:
             if (name := tracker.name) in ("tensorboard", "wandb"):
                 options = {"dataformats": "NHWC"} if name == "tensorboard" else {}

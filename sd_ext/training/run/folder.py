@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sd_ext import whole
 from sd_ext.errors import InputError
 from sd_ext.training.settings import RunConfig, result_settings
 
-RECORD, PARTIAL = "run.json", "run.json.tmp"
+RECORD = "run.json"
 
 
 def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
@@ -35,7 +36,7 @@ def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = No
 
 def is_fresh(folder: Path) -> bool:
     """Whether it is empty, but for what a run leaves that was killed while it opened the folder."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {PARTIAL}
+    return folder.is_dir() and all(whole.is_temporary(path.name) for path in folder.iterdir())
 
 
 def compare(folder: Path, settings: dict[str, Any]) -> None:
@@ -57,14 +58,9 @@ def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) 
 
     Raises:
         InputError: see `check_folder`.
+        WriteError: the record cannot be written.
     """
     folder, settings = check_folder(config, name, parts)
-    if (folder / RECORD).is_file():
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PARTIAL).write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        (folder / PARTIAL).rename(folder / RECORD)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    if not (folder / RECORD).is_file():
+        whole.write_json(folder / RECORD, settings)
     return folder

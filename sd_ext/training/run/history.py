@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
+import zlib
 from pathlib import Path
+
+from sd_ext import whole
+
+log = logging.getLogger(__name__)
 
 
 class History:
@@ -20,15 +25,29 @@ class History:
         self.path, self.writes = path, writes
         self.entries: list[dict[str, float]] = [e for e in read_history(path) if e["step"] <= step]
         if writes and path.exists():
-            partial = path.with_suffix(".tmp")
-            partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
-            os.replace(partial, path)
+            whole.write_text(path, self._text())
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
         self.entries.append({"step": step, **metrics})
         if self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps(self.entries[-1]) + "\n")
+            whole.append(self.path, json.dumps(self.entries[-1]))
+
+    def seal(self) -> str:
+        """Wait until the file is on the disk; eight digits that depend on every entry, for a checkpoint to keep."""
+        if self.writes and self.path.exists():
+            whole.sync(self.path)
+        return f"{zlib.crc32(self._text().encode()):08x}"
+
+    def check(self, sealed: str | None) -> None:
+        """Warn where the entries are not those that `seal` told a checkpoint of. The run goes on all the same."""
+        if self.writes and sealed is not None and sealed != self.seal():
+            log.warning(
+                "%s is damaged: it does not hold what was logged up to here, and what is drawn of it is not all true",
+                self.path,
+            )
+
+    def _text(self) -> str:
+        return "".join(json.dumps(entry) + "\n" for entry in self.entries)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

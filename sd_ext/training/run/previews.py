@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from sd_ext.training.run.progress import contact_sheet, to_uint8
 from sd_ext.training.settings import DiffusionConfig
+
+log = logging.getLogger(__name__)
 
 
 def draw(pipe: Any, prompt: dict[str, Tensor], negative: dict[str, Tensor], seed: int, config: DiffusionConfig) -> Any:
@@ -64,3 +68,25 @@ def _with_labels(grid: Image.Image, captions: list[str], names: list[str]) -> Im
     for number, name in enumerate(names):
         pen.text((2, top + (number + 0.5) * grid.height / len(names) - 6), name, "black", font)
     return sheet
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a PNG file is undamaged: the checksum of each of its chunks is right."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+    except Exception:  # Pillow has no common type for what can be wrong with a file
+        return False
+    return True
+
+
+def read_whole_pictures(folder: Path, count: int) -> list[np.ndarray] | None:
+    """The `count` pictures of a folder; None if there is none, or, which is said, if it is damaged."""
+    if not folder.is_dir():
+        return None
+    paths = sorted(folder.glob("*.png"))
+    damaged = [path for path in paths if not is_whole_png(path)]
+    if damaged or len(paths) != count:
+        log.warning("%s is damaged, and its pictures are drawn anew", damaged[0] if damaged else folder)
+        return None
+    return [np.asarray(Image.open(path)) for path in paths]

@@ -64,6 +64,6 @@ class Task:
         """A contact sheet by the model as it is."""
         return None
 
-    def export(self, folder: Path, history: list[dict[str, float]]) -> None:
-        """Save the result into an empty folder; `history` is what was logged."""
+    def export(self, new: Path, history: list[dict[str, float]]) -> None:
+        """Save the result into the empty folder `new`; `history` is what was logged."""
         raise AssertionError("every task saves its own result")

@@ -28,11 +28,11 @@ def recipe_table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(f"| {shown} | {' | '.join(values)} |" for shown, values in rows)
 
 
-def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guidance: float) -> None:
-    """Write `folder/README.md` for a pipeline trained in `out`.
+def write_card(new: Path, pipe: Any, out: Path, recipe: str, where: str, guidance: float) -> None:
+    """Write `README.md` into a new folder for a pipeline trained in `out`.
 
     Args:
-        folder: the saved pipeline.
+        new: the saved pipeline.
         pipe: the same, loaded.
         out: the output of `sd-ext train from-scratch`.
         recipe: its recipe's name.
@@ -52,7 +52,7 @@ def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guid
     card = TEMPLATE.read_text(encoding="utf-8").format(
         **parts,
         millions=sum(parts.values()),
-        megabytes=folder_size(folder) / 1e6,
+        megabytes=folder_size(new) / 1e6,
         pixels=pipe.vae.config.sample_size,
         latent=" x ".join(map(str, latent)),
         glyphs=glyphs,
@@ -65,4 +65,4 @@ def write_card(folder: Path, pipe: Any, out: Path, recipe: str, where: str, guid
         where=where,
         guidance=guidance,
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (new / "README.md").write_text(card, encoding="utf-8")

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sd_ext import whole
 from sd_ext.errors import InputError
 from sd_ext.training.settings.toml_file import read_toml
 
@@ -176,12 +177,10 @@ def write_imagefolder(folder: str | os.PathLike[str], font_path: str | os.PathLi
     folder = Path(folder)
     if (folder / "metadata.jsonl").exists():
         raise InputError(f"{folder} already holds a picture set; remove it or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = glyphs(font_path)
     for glyph in drawn:
-        glyph.picture.save(folder / glyph.file_name)
+        with whole.file(folder / glyph.file_name) as new:
+            glyph.picture.save(new)
     lines = [json.dumps({"file_name": g.file_name, "text": g.caption, "split": g.split}) for g in drawn]
-    partial = folder / "metadata.jsonl.tmp"
-    partial.write_text("\n".join(lines) + "\n")
-    partial.rename(folder / "metadata.jsonl")
+    whole.write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
     return len(drawn)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sd_ext import whole
 from sd_ext.errors import InputError
 from sd_ext.training.sets.glyphs import Glyph, glyphs
 
@@ -88,14 +89,12 @@ def write_line_drawings(
     folder = Path(folder)
     if (folder / "metadata.jsonl").exists():
         raise InputError(f"{folder} already holds a picture set; remove it or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     pairs = drawable(size, font_path)
     chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)]
     lines = []
     for glyph, picture in chosen:
-        picture.save(folder / glyph.file_name)
+        with whole.file(folder / glyph.file_name) as new:
+            picture.save(new)
         lines.append(json.dumps({"file_name": glyph.file_name, "text": glyph.caption}))
-    partial = folder / "metadata.jsonl.tmp"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.rename(folder / "metadata.jsonl")
+    whole.write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
     return len(chosen)

@@ -13,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from sd_ext import whole
 from sd_ext.errors import InputError, TrainingError
 from sd_ext.training.data import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, key, latent_key, text_key
 from sd_ext.training.encoding.keys import encode
+
+from ...faults import in_child
 
 PARTS = st.recursive(
     st.one_of(st.text(), st.binary(), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none()),
@@ -141,7 +144,7 @@ def test_what_cannot_be_opened_is_not_removed(tmp_path, monkeypatch):
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match="Too many open files"):
-        patch.setattr("sd_ext.training.encoding.cache.safe_open", refuse)
+        patch.setattr("sd_ext.checked.safe_open", refuse)
         cache.read(key(1))
     assert same(cache.read(key(1)), entry(1))
 
@@ -238,21 +241,26 @@ def test_a_bar_only_when_something_is_missing(tmp_path):
     assert console.export_text() == ""
 
 
-def test_abandoned_partial_files_are_removed_and_fresh_ones_are_not(tmp_path):
+def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path):
     cache = Cache(tmp_path)
     cache.write(key(1), entry(1))
-    old, new = (cache.path(key(1)).with_name(f".{name}.partial") for name in ("old", "new"))
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    cache.fill(jobs(1), make, 1)
-    assert (old.exists(), new.exists()) == (False, True)
+
+    def die() -> None:
+        with whole.file(cache.path(key(1))):
+            os._exit(9)
+
+    assert in_child(die) == 9
+    assert len(list(tmp_path.glob("*/.*"))) == 1
+    with whole.file(cache.path(key(1)).with_name("mine")) as mine:
+        cache.fill(jobs(1), make, 1)
+        assert len(list(tmp_path.glob("*/.*"))) == 1 and mine.parent.exists()
+        mine.touch()
 
 
 PROCESSES = """
 import os, signal, sys, time
 import torch
-from sd_ext.training.cache import Cache, key
+from sd_ext.training.encoding.cache import Cache, key
 torch.set_num_threads(1)
 folder, what = sys.argv[1:]
 jobs = {key(n): (None, n) for n in range(400 if what == "together" else 20000)}
@@ -288,7 +296,7 @@ def test_processes(tmp_path, what, caplog):
     done = subprocess.run([sys.executable, "-c", PROCESSES, str(tmp_path), what], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cache = Cache(tmp_path)
-    made = [path.stem for path in tmp_path.rglob("*.safetensors")]
+    made = [path.stem for path in tmp_path.glob("??/*.safetensors")]
     assert (len(made) == 400) if what == "together" else (100 < len(made) < 20000)
     assert all(cache.read(name) is not None for name in made)
     assert not caplog.records

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sd_ext import checked
 from sd_ext.errors import InputError, ModelError, TrainingError
 from sd_ext.lora import Lora
 from sd_ext.training import train_lora
@@ -318,7 +319,7 @@ def raising(real: Callable, error: Exception, when: Callable[..., bool]) -> Call
 
 def at_checkpoint(patch: pytest.MonkeyPatch) -> None:
     error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    patch.setattr(checkpoint, "save_file", raising(checkpoint.save_file, error, lambda _, path: "0004" in str(path)))
+    patch.setattr(checked, "save_file", raising(checked.save_file, error, lambda _, path, __: "0004" in str(path)))
 
 
 def at_history(patch: pytest.MonkeyPatch) -> None:
@@ -352,7 +353,8 @@ def assert_finished(folder: Path, expected: Path) -> None:
 def test_a_full_disk_while_encoding_keeps_what_is_encoded(settings, finished, tmp_path):
     count = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.os, "fsync", raising(cache.os.fsync, FULL, lambda _: count.append(1) or len(count) > 5))
+        save = raising(cache.save_checked, FULL, lambda *_: count.append(1) or len(count) > 5)
+        patch.setattr(cache, "save_checked", save)
         with pytest.raises(TrainingError, match="what is cached so far is kept"):
             run(settings)
     assert len(list((tmp_path / "run" / "cache").glob("*/*.safetensors"))) == 5
@@ -419,5 +421,5 @@ def test_a_run_may_move_and_be_watched_otherwise(begun, finished, tmp_path):
 
 def test_a_checkpoint_that_is_damaged_is_named(begun, tmp_path):
     (tmp_path / "run" / "checkpoints" / "step-00000002" / "optimizer.safetensors").write_bytes(b"?")
-    with pytest.raises(TrainingError, match=r"step-00000002 is damaged.*remove it"):
+    with pytest.raises(TrainingError, match=r"step-00000002 is damaged.*Remove .*checkpoints"):
         run(begun)

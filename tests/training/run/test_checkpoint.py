@@ -1,15 +1,19 @@
 """A checkpoint is whole or not there; the old one goes only after the new one is complete."""
 
-import contextlib
 import errno
+import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from sd_ext.errors import InputError, TrainingError
+from sd_ext import whole
+from sd_ext.errors import DamagedError, InputError, TrainingError
 from sd_ext.training.run import checkpoint
+
+from ...faults import disk_full, faulty_disk, in_child, input_output_error, interrupt, kill
 
 GROUPS = {"model.safetensors": {"w": torch.arange(4.0)}, "ema.safetensors": {"w": torch.ones(4)}}
 
@@ -23,44 +27,6 @@ def test_round_trip(tmp_path):
     assert checkpoint.checkpoints(tmp_path) == [target]
 
 
-@pytest.mark.parametrize("survives", [0, 1])
-def test_a_kill_while_writing_leaves_the_last_one_whole(tmp_path, monkeypatch, survives):
-    checkpoint.write_folder(tmp_path / "step-00000001", GROUPS, {"step": 1})
-    real, calls = checkpoint.save_file, []
-
-    def dies(tensors, path):
-        if len(calls) == survives:
-            path.write_bytes(b"half a fi")
-            raise KeyboardInterrupt  # like a kill: no handler of ours runs
-        calls.append(path)
-        real(tensors, path)
-
-    monkeypatch.setattr(checkpoint, "save_file", dies)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_folder(tmp_path / "step-00000002", GROUPS, {"step": 2})
-    monkeypatch.setattr(checkpoint, "save_file", real)
-
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000001"]
-    assert checkpoint.load(tmp_path / "step-00000001")[1] == {"step": 1}
-    checkpoint.write_folder(tmp_path / "step-00000002", GROUPS, {"step": 2})  # the resumed run passes there again
-    checkpoint.prune(tmp_path, keep=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
-
-
-def test_a_kill_before_the_rename_leaves_the_last_one_whole(tmp_path, monkeypatch):
-    checkpoint.write_folder(tmp_path / "step-00000001", GROUPS, {"step": 1})
-
-    def dies(path):
-        if path.name.startswith(checkpoint.PARTIAL):
-            raise KeyboardInterrupt
-        return None
-
-    monkeypatch.setattr(checkpoint, "flush", dies)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_folder(tmp_path / "step-00000002", GROUPS, {"step": 2})
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000001"]
-
-
 def test_keeps_the_newest(tmp_path):
     for step in (1, 2, 10, 9):
         checkpoint.write_folder(tmp_path / f"step-{step:08d}", GROUPS, {"step": step})
@@ -68,12 +34,87 @@ def test_keeps_the_newest(tmp_path):
     assert [checkpoint.load(p)[1]["step"] for p in checkpoint.checkpoints(tmp_path)] == [9, 10]
 
 
-def test_damage_is_named(tmp_path):
-    target = tmp_path / "step-00000003"
-    checkpoint.write_folder(target, GROUPS, {"step": 3})
-    (target / "model.safetensors").write_bytes(b"?")
-    with pytest.raises(TrainingError, match="step-00000003 is damaged"):
-        checkpoint.load(target)
+def bits(path: Path) -> list[tuple[int, int]]:
+    """Some bits of a file, (byte, bit), its first and last bytes among them."""
+    size, draw = path.stat().st_size, random.Random(path.name)
+    return [(0, 0), (size - 1, 7), *((draw.randrange(size), draw.randrange(8)) for _ in range(60))]
+
+
+def flip(path: Path, byte: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "state.json"])
+def test_a_flipped_bit_is_found_or_means_nothing(tmp_path, name):
+    """In the header, in the tensors, in the state: it is named, but for spaces that may be any."""
+    target, found = tmp_path / "step-00000003", 0
+    checkpoint.write_folder(target, GROUPS, {"step": 3, "loss": 0.1, "words": ["a"]})
+    expected = repr(checkpoint.load(target))
+    for byte, bit in bits(target / name):
+        flip(target / name, byte, bit)
+        try:
+            assert repr(checkpoint.load(target)) == expected
+        except DamagedError as error:
+            found += 1
+            assert "step-00000003 is damaged" in str(error) and name in str(error)
+        flip(target / name, byte, bit)
+    assert found > 40
+    assert repr(checkpoint.load(target)) == expected
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_file_that_is_gone_or_another_steps_is_damage(tmp_path, name):
+    for step in (3, 4):
+        checkpoint.write_folder(tmp_path / f"step-0000000{step}", GROUPS, {"step": step})
+    (tmp_path / "step-00000003" / name).unlink()
+    with pytest.raises(DamagedError, match=name):
+        checkpoint.load(tmp_path / "step-00000003")
+    if name != "state.json":
+        shutil.copy(tmp_path / "step-00000004" / name, tmp_path / "step-00000003" / name)
+        with pytest.raises(DamagedError, match=name):
+            checkpoint.load(tmp_path / "step-00000003")
+
+
+def test_the_one_before_a_damaged_one_is_taken_and_said(tmp_path, caplog):
+    for step in (1, 2, 3):
+        checkpoint.write_folder(tmp_path / f"step-0000000{step}", GROUPS, {"step": step})
+    for step in (2, 3):
+        flip(tmp_path / f"step-0000000{step}" / "model.safetensors", -3, 2)
+    path, _, state = checkpoint.newest_whole(tmp_path)
+    assert (path.name, state) == ("step-00000001", {"step": 1})
+    for step, said in zip((3, 2), caplog.messages, strict=True):
+        assert f"step-0000000{step} is damaged" in said and "goes on from" in said and "step-00000001" in said
+        assert f"set aside as {tmp_path}/damaged-step-0000000{step}" in said
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-00000001"]
+    checkpoint.write_folder(tmp_path / "step-00000003", GROUPS, {"step": 3})  # it is made again
+    assert checkpoint.newest_whole(tmp_path)[0].name == "step-00000003"
+    flip(tmp_path / "step-00000003" / "model.safetensors", -3, 2)
+    assert checkpoint.newest_whole(tmp_path)[0].name == "step-00000001"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "damaged-step-00000002", "damaged-step-00000003", "step-00000001",
+    ]  # fmt: skip
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew_in_silence(tmp_path):
+    assert checkpoint.newest_whole(tmp_path) is None
+    checkpoint.write_folder(tmp_path / "step-00000001", GROUPS, {"step": 1})
+    flip(tmp_path / "step-00000001" / "model.safetensors", -3, 2)
+    with pytest.raises(TrainingError, match=r"no checkpoint is whole: .*step-00000001.*Remove"):
+        checkpoint.newest_whole(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_only_cannot_be_read_now_is_not_set_aside(tmp_path, monkeypatch):
+    checkpoint.write_folder(tmp_path / "step-00000001", GROUPS, {"step": 1})
+
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("sd_ext.checked.safe_open", refuse)
+    with pytest.raises(TrainingError, match=r"step-00000001 cannot be read: .*Too many open files"):
+        checkpoint.newest_whole(tmp_path)
 
 
 def test_restore_copies_or_says_what_differs(tmp_path):
@@ -97,81 +138,47 @@ def test_restore_copies_or_says_what_differs(tmp_path):
     assert not any(value.any() for value in other.values())
 
 
-class Disk:
-    """Lets the first `survives` operations of a checkpoint's writing and pruning through, then fails."""
-
-    def __init__(self, monkeypatch, survives: int, failure: BaseException):
-        self.left, self.failure, self.done = survives, failure, []
-        for owner, name in (
-            (checkpoint, "save_file"), (checkpoint, "flush"), (checkpoint.shutil, "rmtree"),
-            (Path, "mkdir"), (Path, "write_text"), (Path, "rename"),
-        ):  # fmt: skip
-            monkeypatch.setattr(owner, name, self.watched(getattr(owner, name), name))
-
-    def watched(self, real, name: str):
-        def call(*args, **more):
-            if self.left == 0 and not (name == "rmtree" and isinstance(self.failure, Exception)):
-                if name in ("save_file", "write_text"):  # it fails half-way
-                    (args[1] if name == "save_file" else args[0]).write_bytes(b"half a fi")
-                raise self.failure
-            self.left -= 1
-            self.done.append(name)
-            return real(*args, **more)
-
-        return call
-
-
 def write_and_prune(folder: Path, step: int) -> None:
     checkpoint.write_folder(folder / f"step-{step:08d}", GROUPS, {"step": step})
     checkpoint.prune(folder, keep=1)
 
 
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-def operations(folder: Path) -> int:
-    """How many there are to write a second checkpoint and prune the first."""
-    with pytest.MonkeyPatch.context() as patch:
+@pytest.mark.parametrize("fault", [kill, disk_full, input_output_error, interrupt])
+def test_there_is_always_a_whole_checkpoint(tmp_path, fault):
+    """Whichever operation fails: step 1 or step 2 is whole, what is said names it, and the run goes on."""
+    stopped, log = set(), tmp_path / "log"
+    for at in range(1000):
+        folder = tmp_path / str(at)
         write_and_prune(folder, 1)
-        disk = Disk(patch, -1, FULL)
-        write_and_prune(folder, 2)
-    assert disk.done.count("rename") == 2
-    return len(disk.done)
 
+        def work(folder: Path = folder, at: int = at) -> int:
+            with faulty_disk(folder, at, fault):
+                try:
+                    write_and_prune(folder, 2)
+                except (TrainingError, OSError) as error:
+                    print(error)
+                    return 1
+                except KeyboardInterrupt:
+                    return 130
+            return 0
 
-@pytest.mark.parametrize("failure", [FULL, KeyboardInterrupt()], ids=["full disk", "kill"])
-def test_there_is_always_a_whole_checkpoint(tmp_path, failure):
-    """Whichever operation fails: step 1 or step 2 is whole, nothing damaged passes for whole, and the run goes on."""
-    stopped = set()
-    for survives in range(operations(tmp_path / "counted")):
-        folder = tmp_path / str(survives)
-        write_and_prune(folder, 1)
-        with pytest.MonkeyPatch.context() as patch:
-            Disk(patch, survives, failure)
-            with contextlib.suppress(TrainingError, OSError, KeyboardInterrupt):
-                write_and_prune(folder, 2)
+        log.unlink(missing_ok=True)
+        code, said = in_child(work, log), log.read_text()
+        assert code in ({kill: -9, interrupt: 130}.get(fault, 1), 0), said
         found = [checkpoint.load(path)[1]["step"] for path in checkpoint.checkpoints(folder)]
         assert found in ([1], [1, 2], [2])
         stopped.add(tuple(found))
+        if "cannot write" in said:
+            assert re.search(rf"cannot write {folder}/step-00000002: .* needs 1 MB", said), said
+            assert re.search(r"last whole checkpoint: .*step-0000000[12], from which the run resumes", said), said
+        if code and fault is not kill:
+            whole.sweep(folder)
+            assert {path.name for path in folder.iterdir()} <= {"step-00000001", "step-00000002"}
         write_and_prune(folder, 2)
         assert [path.name for path in folder.iterdir()] == ["step-00000002"]
-    assert {(1,), (1, 2)} <= stopped
-
-
-def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path):
-    for survives in range(operations(tmp_path / "counted")):
-        folder = tmp_path / str(survives)
-        write_and_prune(folder, 1)
-        with pytest.MonkeyPatch.context() as patch:
-            Disk(patch, survives, FULL)
-            try:
-                checkpoint.write_folder(folder / "step-00000002", GROUPS, {"step": 2})
-            except TrainingError as error:
-                message = str(error)
-                assert re.search(r"cannot write .*step-00000002: .*No space left on device.* needs 1 MB", message)
-                assert re.search(r"last whole checkpoint: .*step-0000000[12], from which the run resumes", message)
-        assert not list(folder.glob(f"{checkpoint.PARTIAL}*"))
-        assert (folder / "step-00000001" / "state.json").exists()
+        if code == 0 and found == [2] and at > 40:
+            break
+    assert {(1,), (1, 2), (2,)} <= stopped
 
 
 def test_a_disk_that_is_really_full(tmp_path):
