@@ -6,14 +6,13 @@ anything slow begins. An `InputError` from anywhere becomes one sentence on stde
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from .. import __version__
-from ..errors import InputError, SdExtError
+from ..endings import run_to_end
 from . import convert, generate, info, publish, samplers, train
 
 app = typer.Typer(
@@ -48,16 +47,4 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed, 2 input that cannot work, 130 interrupted."""
-    try:
-        app(args=None if arguments is None else list(arguments))
-    except InputError as error:
-        print(f"sd-ext: {error}", file=sys.stderr)
-        return 2
-    except SdExtError as error:
-        print(f"sd-ext: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    return 0
+    return run_to_end(lambda: app(args=None if arguments is None else list(arguments)), "sd-ext")
