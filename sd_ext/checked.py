@@ -1,10 +1,11 @@
-"""Safetensors files that tell whether they are damaged: a checksum of the tensors stands in their header.
+"""Whether files are damaged: digests, and safetensors files with a checksum of the tensors in their header.
 
-For what a later process reads back and trusts, such as a checkpoint or an entry of a cache.
+The latter for what a later process reads back and trusts, such as a checkpoint or an entry of a cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -34,6 +35,16 @@ def checksum(name: str, tensors: Mapping[str, Tensor]) -> str:
     for _, tensor in sorted(tensors.items()):
         value = zlib.crc32(raw(tensor), value)
     return f"{value:08x}"
+
+
+def file_digest(path: Path, skip: int = 0) -> str:
+    """The SHA-256, in hexadecimal, of a file's bytes after the first `skip`."""
+    made = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(skip)
+        while data := file.read(1 << 20):
+            made.update(data)
+    return made.hexdigest()
 
 
 def save_checked(tensors: Mapping[str, Tensor], new: Path, name: str) -> None:

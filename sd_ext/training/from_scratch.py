@@ -153,9 +153,9 @@ def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
     from sd_ext.training.model.pipeline import folder_size, save_pipeline
     from sd_ext.training.sets.card import write_card
 
-    def add_card(folder: Path) -> None:
+    def add_card(new: Path) -> None:
         if (out / "data").exists():  # the glyphs, which the card describes; a set of one's own has its own card
-            write_card(folder, pipe, out, recipe, repr(str(pipeline)), GUIDANCE)
+            write_card(new, pipe, out, recipe, repr(str(pipeline)), GUIDANCE)
 
     pipe = StableDiffusionPipeline.from_pretrained(trained, local_files_only=True)
     save_pipeline(pipe, pipeline, torch.float16, add_card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,15 +12,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ... import whole
+from ...checked import file_digest
 from ...errors import InputError
 from ...reading import open_tensors, parse_json
 from ...tensors import storable
 
+MODEL_HASH = "sshs_model_hash"
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
+
+log = logging.getLogger(__name__)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header's text entries of a safetensors file, nothing executed.
+
+    A file whose tensors are not those that its header tells of is named in a warning; it is read all the same, since
+    there are programs that change tensors and leave the header.
 
     Raises:
         InputError: no such file, a pickle, or not a whole safetensors file.
@@ -31,7 +39,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it has no __iter__
-        return tensors, dict(file.metadata() or {})
+        header = dict(file.metadata() or {})
+    if not holds_what_it_tells(path, header):
+        log.warning(
+            "%s is damaged, or was changed by a program that did not say so: its tensors are not those that its header "
+            "tells of (%s)", path, MODEL_HASH,
+        )  # fmt: skip
+    return tensors, header
+
+
+def holds_what_it_tells(path: Path, header: Mapping[str, str]) -> bool:
+    """Whether the hash in a LoRA's header is that of its tensors; True where there is none.
+
+    The hash is kohya's `sshs_model_hash`: SHA-256 of all that follows the header. The older `sshs_legacy_hash`, which
+    stands beside it, is of 64 KiB only and is not compared.
+    """
+    told = header.get(MODEL_HASH, "")
+    if not told:
+        return True
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+    return file_digest(path, start) == told.lower().removeprefix("0x")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

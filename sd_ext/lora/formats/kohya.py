@@ -22,6 +22,7 @@ from ..kinds.kind import Kind
 from ..kinds.lora import LoraKind
 from ..lora import Lora
 from .bases import base_from_header, guess_base
+from .files import MODEL_HASH
 from .names import to_kohya
 
 VERSIONS = {"sd15": "sd_v1", "sd21": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -57,7 +58,7 @@ def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mappi
     header = {**_defaults(base_of(lora), lora.metadata, name), **lora.metadata, **_layout(lora), **given}
     trained = {key: value for key, value in header.items() if key.startswith("ss_")}
     model, legacy = hashes(tensors, trained)
-    return {**header, "sshs_model_hash": model, "sshs_legacy_hash": legacy}
+    return {**header, MODEL_HASH: model, "sshs_legacy_hash": legacy}
 
 
 def _layout(lora: Lora) -> dict[str, str]:

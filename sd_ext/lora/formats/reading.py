@@ -17,13 +17,13 @@ from ..lora import Lora
 from .bases import base_from_header, guess_base
 from .diffusers import SETTINGS, alphas_of, settings_in
 from .file_names import DIFFUSERS_FILE, PEFT_FILE, PEFT_SETTINGS
-from .files import PICKLES, read_tensors
+from .files import MODEL_HASH, PICKLES, read_tensors
 from .keys import assemble, collect, split_dotted, split_kohya
 from .names import from_dotted, from_kohya
 from .sdxl import BEGINNINGS
 
 # Header entries about the file's layout rather than the LoRA: written anew.
-LAYOUT = {"format", SETTINGS, "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
+LAYOUT = {"format", SETTINGS, MODEL_HASH, "sshs_legacy_hash", "modelspec.hash_sha256"}
 BUNDLED = "bundle_emb."
 
 

@@ -11,7 +11,7 @@ import torch
 from ...errors import InputError, UnknownNameError
 from ..lora import Lora
 from . import diffusers, kohya
-from .files import cast, write_tensors
+from .files import MODEL_HASH, cast, write_tensors
 
 FORMATS = "diffusers", "kohya"
 
@@ -57,7 +57,7 @@ def save_lora(
         header = kohya.header_of(lora, tensors, path.stem, metadata or {})
     elif format == "diffusers":
         tensors, note = cast(diffusers.tensors_of(lora), dtype)
-        header = diffusers.header_of(lora)
+        header = {**diffusers.header_of(lora), MODEL_HASH: kohya.hashes(tensors, {})[0]}
     else:
         raise UnknownNameError("LoRA format", format, FORMATS)
     write_tensors(path, tensors, header)

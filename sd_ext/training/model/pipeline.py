@@ -61,7 +61,7 @@ def make_pipeline(vae: Any, unet: Any, settings: dict[str, Any], towers: TextTow
 
 
 def save_pipeline(
-    pipe: Any, folder: Path, dtype: torch.dtype | None = None, add: Callable[[Path], None] = lambda folder: None
+    pipe: Any, folder: Path, dtype: torch.dtype | None = None, add: Callable[[Path], None] = lambda new: None
 ) -> Path:
     """Save a pipeline as a folder that appears all at once. Returns the folder.
 

@@ -171,7 +171,7 @@ def fit(task: Task, config: RunConfig) -> Path:
                 if agreed(accelerator, bool(asked)) and run.step < config.steps:
                     save(run, folder / "checkpoints", history)
                     raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
-        export(run, task, history, result)
+        save_result(run, task, history, result)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"the run stopped at step {run.step}: {error}; last whole checkpoint: {run.last_checkpoint}. "
@@ -182,7 +182,7 @@ def fit(task: Task, config: RunConfig) -> Path:
     return result
 
 
-def export(run: Run, task: Task, history: History, result: Path) -> None:
+def save_result(run: Run, task: Task, history: History, result: Path) -> None:
     """Save the result, as a folder that appears all at once; the first process does, the others wait."""
     with evaluating(run, task):
         if run.accelerator.is_main_process:

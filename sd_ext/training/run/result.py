@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
 from sd_ext import whole
+from sd_ext.checked import file_digest
 from sd_ext.reading import read_text
 
 log = logging.getLogger(__name__)
@@ -16,19 +16,10 @@ def sums_file(result: Path) -> Path:
     return result.with_name(f"{result.name}.sha256")
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    made = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            made.update(data)
-    return made.hexdigest()
-
-
 def record(folder: Path, result: Path) -> None:
     """Write the checksums of what is about to become `result`, and lies in `folder` as yet."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{digest(path)}  {result.name}/{path.relative_to(folder).as_posix()}\n" for path in files]
+    lines = [f"{file_digest(path)}  {result.name}/{path.relative_to(folder).as_posix()}\n" for path in files]
     whole.write_text(sums_file(result), "".join(lines))
 
 
@@ -40,7 +31,7 @@ def check(result: Path) -> list[Path]:
     for line in read_text(sums_file(result)).splitlines():
         wanted, _, name = line.partition("  ")
         path = result.parent / name
-        if not path.is_file() or digest(path) != wanted:
+        if not path.is_file() or file_digest(path) != wanted:
             damaged.append(path)
             log.warning(
                 "%s is not what the run wrote (its checksum in %s says so): it is damaged or was changed since; remove "

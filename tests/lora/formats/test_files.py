@@ -8,7 +8,7 @@ import hashlib
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.lora import Adapter, Lora, ModuleName, read_lora, save_lora
@@ -70,6 +70,25 @@ def test_hashes_are_those_of_the_file_as_it_is_trained(tmp_path):
     assert made["sshs_legacy_hash"] == hashlib.sha256(bare[1 << 20 :][: 1 << 16]).hexdigest()[:8]
     save_lora(Lora(big), path, "kohya", base="sd15", metadata={"modelspec.author": "someone else"})
     assert header(path)["sshs_legacy_hash"] == made["sshs_legacy_hash"]
+
+
+@pytest.mark.parametrize("format", ["kohya", "diffusers"])
+def test_changed_tensors_are_named_where_the_header_tells_of_others(tmp_path, caplog, format):
+    """One bit is enough; other entries of the header may be edited, as titles are."""
+    path = tmp_path / "a.safetensors"
+    save_lora(lora(), path, format)
+    read_lora(path)
+    save_file(load_file(path), path, {**header(path), "modelspec.title": "mine"})
+    read_lora(path)
+    assert not caplog.records
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    read_lora(path)
+    assert [f"{path} is damaged" in message for message in caplog.messages] == [True]
+    save_file(load_file(path), path, {"format": "pt"})  # where nothing is told, nothing is compared
+    read_lora(path)
+    assert len(caplog.messages) == 1
 
 
 def test_alpha_is_written_as_it_is_and_not_as_the_rank(tmp_path):

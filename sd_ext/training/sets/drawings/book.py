@@ -129,13 +129,13 @@ def tags_of(concept: Concept, tags: dict[str, tuple[str, ...]]) -> tuple[str, ..
 
 
 def write_book(
-    folder: Path, packages: Path, concepts: Iterable[Concept], sets: Sequence[Package], words: Package,
+    new: Path, packages: Path, concepts: Iterable[Concept], sets: Sequence[Package], words: Package,
     held_out: HeldOut, size: int,
 ) -> tuple[list[dict[str, Any]], list[str]]:  # fmt: skip
     """Render every set's drawings of every concept into an empty folder.
 
     Args:
-        folder: to fill with `SET/concept-code.png`.
+        new: to fill with `SET/concept-code.png`.
         packages: the folder of packages.
         concepts, sets, words, held_out: as declared.
         size: height and width in pixels.
@@ -162,7 +162,7 @@ def write_book(
                 except InputError as problem:
                     problems.append(f"{each.package.package}, {name}: {problem}")
                     continue
-                lines.append(_written(folder, pixels, concept, emoji, each, more, held_out))
+                lines.append(_written(new, pixels, concept, emoji, each, more, held_out))
     if not lines:
         raise InputError(
             f"{packages} holds no drawing of any concept" + (f"; first: {problems[0]}" if problems else "")
@@ -171,7 +171,7 @@ def write_book(
 
 
 def _written(
-    folder: Path, pixels: np.ndarray, concept: Concept, emoji: str, icons: Icons, tags: tuple[str, ...],
+    new: Path, pixels: np.ndarray, concept: Concept, emoji: str, icons: Icons, tags: tuple[str, ...],
     held_out: HeldOut,
 ) -> dict[str, Any]:  # fmt: skip
     package = icons.package
@@ -180,8 +180,8 @@ def _written(
     becomes = can_become(small, main, STANDS_OUT) if share >= CAN_TURN else ()
     kept_apart = DRAWINGS if held_out.drawing(concept.name, package.name) else TRAIN
     name = f"{package.name}/{concept.name.replace(' ', '-')}-{code_of(emoji)}.png"
-    (folder / package.name).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(folder / name)
+    (new / package.name).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(new / name)
     drawing = Drawing(
         name, concept.name, STYLE if package.use == "held_out" else kept_apart, concept.name, concept.names,
         concept.kind, tags, package.style, package.name, package.licence, emoji, main,

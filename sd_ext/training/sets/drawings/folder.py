@@ -128,7 +128,7 @@ def _check(out: Path, pictures: int, size: int, seed: int, first: int) -> None:
 
 
 def _write_pictures(
-    folder: Path, artist: Artist, count: int, size: int, seed: int, first: int, quiet: bool
+    new: Path, artist: Artist, count: int, size: int, seed: int, first: int, quiet: bool
 ) -> list[dict[str, Any]]:
     rows, shown = [], []
     console = Console(stderr=True)
@@ -136,18 +136,18 @@ def _write_pictures(
     for number in track(numbers, "drawing", console=console, disable=quiet or not console.is_terminal):
         drawn = artist.draw(seed, number, size)
         name = f"pictures/{number // IN_A_FOLDER:03d}/{number:06d}.png"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        drawn.picture.save(folder / name)
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn.picture.save(new / name)
         rows.append({"file_name": name, "text": drawn.caption, "split": drawn.split, **drawn.scene.facts()})
         if len(shown) < SHEET[0] * SHEET[1] and drawn.split == TRAIN:
             shown.append(drawn.picture)
-    sheet(shown, size).save(folder / "sheet.png")
+    sheet(shown, size).save(new / "sheet.png")
     return rows
 
 
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """One JSON object a line."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def write_lines(new: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Fill a new file with one JSON object a line."""
+    new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def sheet(pictures: Sequence[Image.Image], size: int) -> Image.Image:
