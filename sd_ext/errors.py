@@ -9,6 +9,7 @@
     │   └── WriteError (also OSError)     a file or folder that cannot be written; what was there is as it was
     │       └── TakenError                ... because something is there (also FileExistsError)
     ├── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
+    ├── SeamError (also RuntimeError)     a private part of another library that we use is not in the version installed
     └── HubError (also RuntimeError)      the Hub refused, or could not be reached
 
 The command line turns an `InputError` into one sentence and exit code 2. A message is always one line of printable
@@ -112,3 +113,10 @@ class TrainingError(SdExtError, RuntimeError):
 
 class HubError(SdExtError, RuntimeError):
     """The Hub refused what was asked, or could not be reached. The message never holds a token."""
+
+
+class SeamError(SdExtError, RuntimeError):
+    """A private part of another library is not there in the version installed. See `sd_ext.seams`.
+
+    The message names the library, its version, the part, what cannot be had without it, and what to do.
+    """

@@ -1,11 +1,18 @@
-"""U-Nets that load existing checkpoints and do more, each feature switched by options in the model's config."""
+"""U-Nets that load existing checkpoints and do more, each feature switched by options in the model's config.
+
+Names are imported when they are first used: `set_attention` needs none of the variants.
+"""
 
 from __future__ import annotations
 
-from .attention.processors import attention_report, set_attention
-from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
-from .guidance_interval import GuidanceInterval
-from .variant import VariantUNet2DConditionModel
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attention.processors import attention_report, set_attention
+    from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
+    from .guidance_interval import GuidanceInterval
+    from .variant import VariantUNet2DConditionModel
 
 __all__ = [
     "CachedUNet2DConditionModel",
@@ -16,3 +23,19 @@ __all__ = [
     "attention_report",
     "set_attention",
 ]
+
+_PLACES = {
+    "CachedUNet2DConditionModel": "classes",
+    "GuidanceInterval": "guidance_interval",
+    "HighResUNet2DConditionModel": "classes",
+    "TokenReducedUNet2DConditionModel": "classes",
+    "VariantUNet2DConditionModel": "variant",
+    "attention_report": "attention.processors",
+    "set_attention": "attention.processors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,11 @@ import torch
 from diffusers.callbacks import PipelineCallback
 
 from ..errors import InputError
-from .attention.kernels import say
+from ..seams.diffusers.pipelines import can_be_guided, count_steps, has_three_branches, is_guided, running_call
+from ..seams.torch import is_compiled_in_place
 from .inside.branches import conditional_half
 from .inside.levels import is_number
+from .inside.say import say
 
 NETWORKS = ("unet", "controlnet")
 
@@ -87,7 +87,7 @@ class GuidanceInterval(PipelineCallback):
     ) -> dict[str, Any]:
         """At the end of a step, prepare for the next."""
         _check_pipeline(pipeline)
-        if step_index == 0 and self._pipe is not pipeline and not self._is_guided(pipeline, 0) and _is_guided(pipeline):
+        if step_index == 0 and self._pipe is not pipeline and not self._is_guided(pipeline, 0) and is_guided(pipeline):
             say(
                 logging.WARNING,
                 "GuidanceInterval: the first step was guided; to leave it out too, pass it the pipeline that calls it",
@@ -101,22 +101,22 @@ class GuidanceInterval(PipelineCallback):
         if self._skip is not None:
             self._skip.remove()
             self._skip = None
-        if pipe is None or (step and (step >= pipe.num_timesteps or self._is_guided(pipe, step))):
+        if pipe is None or (step and (step >= count_steps(pipe) or self._is_guided(pipe, step))):
             return
         run = pipe.scheduler.timesteps if step else None
         self._skip = _Skip(pipe, lambda: self._applies(pipe, step, run))
 
     def _applies(self, pipe: Any, step: int, run: torch.Tensor | None) -> bool:
         """Whether the run is still the one this was prepared in, is guided, and not so in this step."""
-        if _caller().get("callback_on_step_end") is None:  # the call this was prepared for failed before its first step
+        if running_call()[1] is None:  # the call this was prepared for failed before its first step
             return False
         same = run is None or _same(pipe.scheduler.timesteps, run)
-        return same and _is_guided(pipe) and not self._is_guided(pipe, step)
+        return same and is_guided(pipe) and not self._is_guided(pipe, step)
 
     def _is_guided(self, pipe: Any, step: int) -> bool:
         """Whether the step lies in the interval."""
         if self.sigma is None:
-            return self.start <= step / pipe.num_timesteps < self.stop
+            return self.start <= step / count_steps(pipe) < self.stop
         low, high = self.sigma
         return low < _sigma_of_step(pipe, step) <= high
 
@@ -136,7 +136,7 @@ class _Skip:
 
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal batch
-            if _caller().get("self") is not pipe:
+            if running_call()[0] is not pipe:
                 return None
             before_handle.remove()
             sample = kwargs["sample"] if "sample" in kwargs else args[0]
@@ -144,7 +144,7 @@ class _Skip:
             return conditional_half((args, kwargs), batch) if batch else None
 
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-            if _caller().get("self") is not pipe:
+            if running_call()[0] is not pipe:
                 return None
             after_handle.remove()
             return _doubled(output) if batch else None
@@ -167,32 +167,21 @@ def _doubled(output: Any) -> Any:
     return type(output)([_doubled(each) for each in output])
 
 
-def _caller() -> Mapping[str, Any]:
-    """The variables of the innermost pipeline call in this thread: a network may be shared with other pipelines."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and "callback_on_step_end" not in frame.f_code.co_varnames:
-        frame = frame.f_back
-    return {} if frame is None else frame.f_locals
-
-
 def _is_interval(ends: Any, most: float) -> bool:
     pair = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
     return pair and 0 <= ends[0] < ends[1] <= most
 
 
-def _is_guided(pipe: Any) -> bool:
-    return bool(pipe.do_classifier_free_guidance)
-
-
 def _check_pipeline(pipe: Any) -> None:
     """Raise `InputError` unless guidance is in two branches of one batch."""
     name = type(pipe).__name__
-    if not hasattr(type(pipe), "do_classifier_free_guidance") or getattr(pipe, "unet", None) is None:
+    if not can_be_guided(pipe) or getattr(pipe, "unet", None) is None:
         raise InputError(f"GuidanceInterval: {name} is not a guided pipeline with a U-Net")
-    if hasattr(type(pipe), "image_guidance_scale") or hasattr(type(pipe), "set_pag_applied_layers"):
+    if has_three_branches(pipe):
         raise InputError(f"GuidanceInterval: {name} has three branches; pipelines of two are possible")
     for part in NETWORKS:  # what is compiled in place no longer looks at its hooks
-        if getattr(getattr(pipe, part, None), "_compiled_call_impl", None) is not None:
+        network = getattr(pipe, part, None)
+        if isinstance(network, torch.nn.Module) and is_compiled_in_place(network):
             raise InputError(
                 f"GuidanceInterval: {part}.compile() hides the network; use pipe.{part} = torch.compile(...)"
             )
@@ -208,6 +197,6 @@ def _sigma_of_step(pipe: Any, step: int) -> float:
     if alphas is None:
         raise InputError(f"GuidanceInterval: {type(pipe.scheduler).__name__} has no alphas_cumprod to tell sigma from")
     timesteps = pipe.scheduler.timesteps
-    timestep = float(timesteps[len(timesteps) - pipe.num_timesteps + step])
+    timestep = float(timesteps[len(timesteps) - count_steps(pipe) + step])
     alphas = np.clip(np.asarray(alphas.cpu(), dtype=np.float64), 1e-12, None)  # zero terminal SNR is a finite sigma
     return float(np.exp(np.interp(timestep, np.arange(len(alphas)), 0.5 * np.log((1 - alphas) / alphas))))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING as EXPANSIONS
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 
 from ..errors import InputError, UnknownNameError
+from ..seams.accelerate import stands_for
+from ..seams.diffusers.records import bare_constructor, record_as_ours, write_options
+from ..seams.torch import uncompiled
 from .attention.processors import AttentionSwitch
 from .features.cache import DeepFeatureCache
 from .features.feature import Feature, Inner
@@ -25,7 +26,7 @@ from .features.highres import HighRes
 from .features.perturbed import PerturbedGuidance
 from .features.tokens import TokenReduction
 from .inside.sharing import share
-from .steps import Call, States
+from .overrides import Overrides
 
 FEATURES: tuple[Feature, ...] = (
     PerturbedGuidance(),
@@ -40,14 +41,13 @@ FEATURES: tuple[Feature, ...] = (
 OPTIONS: dict[str, Any] = {name: value for feature in FEATURES for name, value in feature.options.items()}
 PLAIN = UNet2DConditionModel
 EAGER: Callable[..., Any] = torch.compiler.disable(PLAIN.forward)
-log = logging.getLogger(__name__)
 ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 """The arguments of `forward` after `encoder_hidden_states`, in their order."""
 
 Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
 
 
-class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionModel):
+class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, Overrides, UNet2DConditionModel):
     """`UNet2DConditionModel` with this package's features. Takes every argument of it, and the features' options.
 
     Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class loads what
@@ -64,7 +64,7 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _settle(cls)
+        _finish_class(cls)
 
     # ---- construction ------------------------------------------------------------------------------------------------
 
@@ -90,12 +90,12 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
                 offloading afterwards.
             options: of features. Where not given, a variant's own are kept, and what this class switches on is on.
         """
-        unet = getattr(unet, "_orig_mod", unet)
+        unet = uncompiled(unet)
         if not isinstance(unet, UNet2DConditionModel):
             raise InputError(f"from_unet() takes a UNet2DConditionModel, got {type(unet).__name__}")
         _check_known(options)
         model = cls.__new__(cls)
-        model.__dict__.update(unet._bare_copy() if isinstance(unet, VariantUNet2DConditionModel) else share(unet))
+        vars(model).update(unet._bare_copy() if isinstance(unet, VariantUNet2DConditionModel) else share(unet))
         PLAIN.disable_freeu(model)
         # A plain one loaded from a variant's folder has the options in its config, and does nothing by them.
         own = unet.options if isinstance(unet, VariantUNet2DConditionModel) else adopted(unet)
@@ -106,12 +106,11 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
 
     def _begin(self, options: dict[str, Any]) -> None:
         """The rest of the construction, once there are modules and a config."""
-        self._states = States()
+        self.begin()
         self._compiled = None
         self._undo: list[Callable[[], None]] = []
         self._wraps: tuple[Feature, ...] | None = ()
         self._out = 0
-        self._said: set[str] = set()
         self._apply_options(options)
 
     # ---- options -----------------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
             if not feature.is_neutral(options):
                 feature.validate(self, options)
         with self.uninstalled():
-            _register(self, options)
+            write_options(self, options)
         self.reset()
         active = self.active_features
         counts = any(feature.needs_steps or (feature.wraps and not feature.before_steps) for feature in active)
@@ -176,40 +175,19 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
             parts.append(f"{feature.name} ({shown})")
         return "; ".join(parts) or "plain"
 
+    def reuse_keys(self) -> tuple[Hashable, ...]:
+        """What must be equal in two calls, by the active features, for one to reuse features of the other."""
+        return tuple(feature.reuse_key(self, self.config) for feature in self.active_features)
+
     # ---- the call ----------------------------------------------------------------------------------------------------
 
-    def reset(self) -> None:
-        """Forget the runs in progress: the next call begins one. Needed only where no new timesteps say so."""
-        self._states.reset()
-
-    def cache_context(self, name: str) -> AbstractContextManager[None]:
-        """Calls within belong to a run of their own: for several pipelines that take turns with one U-Net.
-
-        Threads need no context: the runs of each are apart anyway.
-        """
-        return self._states.context(name)
-
-    @property
-    def call(self) -> Call | None:
-        """The call in progress in this thread: its step and branch. None where no active feature counts steps."""
-        return self._states.current().call
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        """What features remember of this caller's run, by feature; cleared when a run begins."""
-        return self._states.current().memory
-
-    @functools.wraps(PLAIN.forward)
+    @stands_for(PLAIN.forward)
     def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         plain = self._compiled or PLAIN.forward
         if self._wraps is None:
             return plain(self, sample, timestep, encoder_hidden_states, *args, **kwargs)
         kwargs.update(zip(ARGUMENTS, args, strict=False))
         return self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
-
-    # Without `__wrapped__`: accelerate follows that to take its wrappers off, and would take this one too.
-    forward.__signature__ = inspect.signature(PLAIN.forward)  # type: ignore[attr-defined]
-    del forward.__wrapped__
 
     @torch.compiler.disable(recursive=False)
     def _with_features(
@@ -247,20 +225,6 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         """Compile the network; takes the arguments of `torch.compile`. Features decide in eager code around it."""
         self._compiled = torch.compile(PLAIN.forward, *args, **kwargs)
 
-    def say_once(self, message: str) -> None:
-        """Log a warning, once for each model."""
-        if message not in self._said:
-            self._said.add(message)
-            log.warning("%s: %s", type(self).__name__, message)
-
-    # ---- what changes the modules below the features -----------------------------------------------------------------
-
-    @property
-    def attn_processors(self) -> dict[str, Any]:
-        """The processors by name, without the features'."""
-        with self.uninstalled():
-            return super().attn_processors
-
     # ---- copies ------------------------------------------------------------------------------------------------------
 
     def _bare_copy(self) -> dict[str, Any]:
@@ -282,14 +246,21 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, UNet2DConditionM
         return other
 
 
-def _settle(cls: type[VariantUNet2DConditionModel]) -> None:
-    """The constructor with all options in its signature, and the short module name that pipelines record."""
+def _finish_class(cls: type[VariantUNet2DConditionModel]) -> None:
+    """Give a class of variants its constructor and the name that saved pipelines record.
+
+    The constructor takes the arguments of `UNet2DConditionModel` and, by keyword, every option of every feature. All of
+    them are in its signature, because Diffusers reads there what to take from a config.
+
+    Args:
+        cls: changed in place; its `_defaults` are the options that differ from the neutral ones.
+    """
     defaults = {**OPTIONS, **cls._defaults}
     kind = inspect.Parameter.KEYWORD_ONLY
     extra = [inspect.Parameter(name, kind, default=value) for name, value in defaults.items()]
     base = inspect.signature(PLAIN.__init__)
     signature = base.replace(parameters=[*base.parameters.values(), *extra])
-    build = inspect.unwrap(PLAIN.__init__)
+    build = bare_constructor(PLAIN)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         signature.bind(self, *args, **kwargs)
@@ -299,22 +270,10 @@ def _settle(cls: type[VariantUNet2DConditionModel]) -> None:
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     cls.__init__ = register_to_config(__init__)
-    EXPANSIONS[cls.__name__] = EXPANSIONS[PLAIN.__name__]  # by its name Diffusers expands LoRA weights by block
-    if cls.__module__.startswith("sd_ext."):
-        cls.__module__ = "sd_ext"
+    record_as_ours(cls)
 
 
-_settle(VariantUNet2DConditionModel)
-
-
-def _register(unet: VariantUNet2DConditionModel, options: dict[str, Any]) -> None:
-    """Write options into the config, where none of them counts as a default that was left alone."""
-    # IP-Adapter loading sets attributes of the config beside its items.
-    beside = {k: v for k, v in vars(unet.config).items() if k in unet.config and unet.config[k] is not v}
-    defaulted = [name for name in unet.config.get("_use_default_values", []) if name not in OPTIONS]
-    unet.register_to_config(**options, _use_default_values=defaulted)
-    for name, value in beside.items():
-        setattr(unet.config, name, value)
+_finish_class(VariantUNet2DConditionModel)
 
 
 def _check_known(options: dict[str, Any]) -> None:
@@ -335,43 +294,3 @@ def _subclasses(cls: type) -> Iterator[type]:
     yield cls
     for sub in cls.__subclasses__():
         yield from _subclasses(sub)
-
-
-def _guarded(name: str) -> Callable[..., Any]:
-    """The inherited method, run with the features' changes undone."""
-    inherited = getattr(PLAIN, name)
-
-    @functools.wraps(inherited)
-    def method(self: VariantUNet2DConditionModel, *args: Any, **kwargs: Any) -> Any:
-        with self.uninstalled():
-            self.reset()
-            return inherited(self, *args, **kwargs)
-
-    return method
-
-
-def _forgetting(name: str) -> Callable[..., Any]:
-    """The inherited method, after which nothing computed before is reused."""
-    inherited = getattr(PLAIN, name)
-
-    @functools.wraps(inherited)
-    def method(self: VariantUNet2DConditionModel, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return inherited(self, *args, **kwargs)
-        finally:
-            self.reset()
-
-    return method
-
-
-# A feature's processor wraps what is there; what sets or reads processors sees the ones below.
-for _name in ("set_attn_processor", "set_attention_slice"):
-    setattr(VariantUNet2DConditionModel, _name, _guarded(_name))
-# What changes weights or what is done with them.
-for _name in (
-    *("load_lora_adapter", "add_adapter", "delete_adapters", "set_adapter", "set_adapters", "unload_lora"),
-    *("enable_adapters", "disable_adapters", "enable_lora", "disable_lora", "fuse_lora", "unfuse_lora"),
-    *("fuse_qkv_projections", "unfuse_qkv_projections"),
-    *("load_state_dict", "_load_ip_adapter_weights"),
-):
-    setattr(VariantUNet2DConditionModel, _name, _forgetting(_name))

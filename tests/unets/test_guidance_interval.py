@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
-from sd_ext.unets.attention import kernels as backends
 from sd_ext.unets.attention.processors import _layers
 from sd_ext.unets.guidance_interval import GuidanceInterval
+from sd_ext.unets.inside import say
 
 from .tiny import build
 
@@ -110,7 +110,7 @@ def test_one_object_serves_many_calls(tiny_pipeline, batches):
 @pytest.mark.parametrize("kind", [None, diffusers.StableDiffusionImg2ImgPipeline])
 def test_without_the_pipeline_the_first_step_is_guided_and_that_is_said(tiny_pipeline, batches, caplog, kind):
     """Or with another than calls it."""
-    backends._said.clear()
+    say.forget()
     interval = GuidanceInterval(0.4, 0.8, kind and kind(**tiny_pipeline.components, requires_safety_checker=False))
     for _ in range(2):
         draw(tiny_pipeline, interval)
@@ -289,7 +289,7 @@ def test_ip_adapter(tiny_pipeline, batches):
     pipe = diffusers.StableDiffusionPipeline(**{**tiny_pipeline.components, "unet": own}, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     weights = {}
-    sizes = [module.inner_dim for name, module in _layers(own) if module.is_cross_attention]
+    sizes = [module.inner_dim for module in _layers(own).values() if module.is_cross_attention]
     for i, size in enumerate(sizes):
         weights |= {f"{2 * i + 1}.to_{which}_ip.weight": torch.randn(size, layer.cross_attention_dim) for which in "kv"}
     proj = {"proj.weight": torch.randn(128, 16), "proj.bias": torch.zeros(128)}

@@ -20,8 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from ...errors import SeamError
+from ...seams.xformers import has_gradient
+from ..inside.say import say
+
 BACKENDS = ("auto", "sdpa", "xformers", "sage", "sliced", "default")
-log = logging.getLogger(__name__)
 
 HALF = (torch.float16, torch.bfloat16)
 SAGE_HEAD_SIZE = 128  # the largest it takes
@@ -138,7 +141,7 @@ def _xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Ten
     wide = None if bias is None else aligned(bias.expand(len(q), q.shape[2], q.shape[1], k.shape[1]))
     try:
         if needs_grad:
-            _check_gradient(ops, ops.fmha.Inputs(query=q, key=k, value=v, attn_bias=wide))
+            _check_gradient(q, k, v, wide)
         return ops.memory_efficient_attention(q, k, v, attn_bias=wide, scale=scale)
     except NotImplementedError as error:  # which operators a build has, only asking it can tell
         _refused.add(call)
@@ -150,20 +153,14 @@ def _xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Ten
 _refused: set[tuple[Any, ...]] = set()
 
 
-def _check_gradient(ops: Any, inputs: Any) -> None:
+def _check_gradient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Raise NotImplementedError where only the backward pass would find out that it has no operator."""
-    if all(op.not_supported_reasons(inputs) for op in ops.fmha.ALL_BW_OPS):
+    try:
+        able = has_gradient(q, k, v, bias)
+    except SeamError as error:
+        raise NotImplementedError(str(error)) from error
+    if not able:
         raise NotImplementedError("no operator for the gradient")
-
-
-def say(level: int, message: str) -> None:
-    """Log, once in a process."""
-    if message not in _said:
-        _said.add(message)
-        log.log(level, message)
-
-
-_said: set[str] = set()
 
 
 def aligned(bias: torch.Tensor) -> torch.Tensor:

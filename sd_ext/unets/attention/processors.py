@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.models import attention_processor as diffusers_attention
-from diffusers.models.attention_processor import Attention
 
 from ...errors import InputError, UnknownNameError
-from . import kernels as backends
+from ...seams.diffusers import attention as layers
+from ..inside.say import say
+from . import kernels
 from .kernels import Choice
 from .report import AttentionReport, Layer
 
@@ -33,7 +33,7 @@ class MemoryEfficientAttnProcessor:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -42,16 +42,9 @@ class MemoryEfficientAttnProcessor:
         **__: Any,
     ) -> torch.Tensor:
         """As Diffusers' `AttnProcessor` with any kernel; `(batch, tokens, channels)` or `(batch, channels, h, w)`."""
-        residual, shape = hidden_states, hidden_states.shape
-        x = _tokens(attn, hidden_states, temb)
-        context = x if encoder_hidden_states is None else _context(attn, encoder_hidden_states)
-        x = self.attend(attn, x, context, attention_mask)
-        x = attn.to_out[1](attn.to_out[0](x))  # type: ignore[index]
-        if len(shape) == 4:
-            x = x.transpose(-1, -2).reshape(shape)
-        if attn.residual_connection:
-            x = x + residual
-        return x / attn.rescale_output_factor
+        x = layers.tokens_of(attn, hidden_states, temb)
+        context = x if encoder_hidden_states is None else layers.context_of(attn, encoder_hidden_states)
+        return layers.output_of(attn, self.attend(attn, x, context, attention_mask), hidden_states)
 
     def query(self, attn: Any, x: torch.Tensor) -> torch.Tensor:
         """`(batch, tokens, channels)`; for processors that change the queries."""
@@ -59,16 +52,14 @@ class MemoryEfficientAttnProcessor:
 
     def attend(self, attn: Any, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, tokens, channels)` before the output projection."""
-        projected = self.query(attn, x), attn.to_k(context), attn.to_v(context)
-        query, key, value = (states.unflatten(-1, (attn.heads, -1)) for states in projected)
-        query = query if attn.norm_q is None else attn.norm_q(query)
-        key = key if attn.norm_k is None else attn.norm_k(key)
+        query, key, value = layers.by_heads(attn, self.query(attn, x), attn.to_k(context), attn.to_v(context))
         dtype = query.dtype
-        if attn.upcast_attention or attn.upcast_softmax:  # kernels compute the softmax in float32 of what they get
+        if layers.upcasts(attn):  # kernels compute the softmax in float32 of what they get
             query, key, value = query.float(), key.float(), value.float()
-        bias = _bias(attn, mask, context, query.dtype)
+        bias = layers.bias_of(attn, mask, context)
+        bias = None if bias is None else bias.to(query.dtype)
         chosen = self.choose(query.device.type, query.dtype, query.shape[-1], bias is not None)
-        out = backends.attend(chosen.backend, query, key, value, bias, attn.scale)
+        out = kernels.attend(chosen.backend, query, key, value, bias, attn.scale)
         return out.flatten(2).to(dtype)
 
     @classmethod
@@ -76,11 +67,11 @@ class MemoryEfficientAttnProcessor:
         """The kernel for such a call; while torch.compile looks on it is SDPA, which it can see into."""
         if torch.compiler.is_compiling():
             return Choice("sdpa", "torch.compile")
-        chosen = backends.choose(cls.backend, device, dtype, head_size, has_mask, backends.available())
+        chosen = kernels.choose(cls.backend, device, dtype, head_size, has_mask, kernels.available())
         if chosen.backend != cls.backend:
             missed = cls.backend != "auto"
             level = logging.WARNING if missed else logging.INFO
-            backends.say(level, f"attention {cls.backend!r} computes by {chosen.backend}: {chosen.why}")
+            say(level, f"attention {cls.backend!r} computes by {chosen.backend}: {chosen.why}")
         return chosen
 
 
@@ -113,38 +104,11 @@ _BASE = MemoryEfficientAttnProcessor
 _PROCESSORS: dict[str, type[MemoryEfficientAttnProcessor]] = {
     cls.backend: cls for cls in (_BASE, SDPAAttnProcessor, XfAttnProcessor, SageAttnProcessor, SlicedSDPAAttnProcessor)
 }
-# By exact class: what derives from one of these may carry anything.
-_REPLACEABLE = {
-    diffusers_attention.AttnProcessor,
-    diffusers_attention.AttnProcessor2_0,
-    diffusers_attention.XFormersAttnProcessor,
-    diffusers_attention.SlicedAttnProcessor,
-    *_PROCESSORS.values(),
-}
 
 
-def _tokens(attn: Attention, x: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
-    """The states as normalized tokens `(batch, tokens, channels)`."""
-    if attn.spatial_norm is not None:
-        x = attn.spatial_norm(x, temb)  # type: ignore[arg-type]
-    if x.ndim == 4:
-        x = x.flatten(2).transpose(1, 2)
-    if attn.group_norm is not None:
-        x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
-    return x
-
-
-def _context(attn: Attention, states: torch.Tensor) -> torch.Tensor:
-    return attn.norm_encoder_hidden_states(states) if attn.norm_cross else states
-
-
-def _bias(attn: Attention, mask: torch.Tensor | None, context: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-    """Diffusers' additive mask as `(batch, heads, 1 or query tokens, key tokens)`."""
-    if mask is None:
-        return None
-    batch, keys, _ = context.shape
-    mask = attn.prepare_attention_mask(mask, keys, batch)
-    return mask.view(batch, attn.heads, -1, mask.shape[-1]).to(dtype)
+def _is_replaceable(attn: Any) -> bool:
+    """Whether the layer's processor is a kernel and nothing more. Ours by exact class: one derived may be more."""
+    return type(attn.processor) in _PROCESSORS.values() or layers.processor_kind(attn) is not None
 
 
 def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
@@ -163,16 +127,16 @@ def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
     Raises:
         InputError: an unknown backend, or something without attention layers of Diffusers' kind.
     """
-    if backend not in backends.BACKENDS:
-        raise UnknownNameError("attention backend", backend, backends.BACKENDS)
-    layers = _layers(pipe_or_model)
+    if backend not in kernels.BACKENDS:
+        raise UnknownNameError("attention backend", backend, kernels.BACKENDS)
+    found = _layers(pipe_or_model)
     with contextlib.ExitStack() as stack:
         for model in _models(pipe_or_model).values():
             below = getattr(model, "uninstalled", None)  # a variant's features wrap processors
             stack.enter_context(below() if callable(below) else contextlib.nullcontext())  # type: ignore[arg-type]
-        for _, attn in layers:
-            if type(attn.processor) in _REPLACEABLE:
-                attn.set_processor(_default(attn) if backend == "default" else _PROCESSORS[backend]())  # type: ignore
+        for attn in found.values():
+            if _is_replaceable(attn):
+                attn.set_processor(_default(attn) if backend == "default" else _PROCESSORS[backend]())
     report = attention_report(pipe_or_model)
     _announce(backend, report)
     return report
@@ -182,12 +146,12 @@ def _announce(backend: str, report: AttentionReport) -> None:
     used = sorted({layer.backend for layer in report})
     alone = sum(layer.why == _LEFT_ALONE for layer in report)
     others = f"; {alone} layers keep processors of their own" if alone else ""
-    backends.say(logging.INFO, f"attention {backend!r}: {len(report)} layers, computed by {', '.join(used)}{others}")
+    say(logging.INFO, f"attention {backend!r}: {len(report)} layers, computed by {', '.join(used)}{others}")
 
 
-def _default(attn: Attention) -> Any:
-    """What Diffusers installs; its SDPA processor takes no scale, so that layers with another get the plain one."""
-    return diffusers_attention.AttnProcessor2_0() if attn.scale_qk else diffusers_attention.AttnProcessor()
+def _default(attn: Any) -> Any:
+    """What Diffusers installs."""
+    return layers.make_processor(layers.default_kind(attn))
 
 
 def attention_report(pipe_or_model: Any) -> AttentionReport:
@@ -196,35 +160,35 @@ def attention_report(pipe_or_model: Any) -> AttentionReport:
     Raises:
         InputError: something without attention layers of Diffusers' kind.
     """
-    return AttentionReport(_describe(name, attn) for name, attn in _layers(pipe_or_model))
+    return AttentionReport(_describe(name, attn) for name, attn in _layers(pipe_or_model).items())
 
 
 _LEFT_ALONE = "left alone: its processor is more than a kernel"
 _KNOWN = {
-    diffusers_attention.AttnProcessor: Choice("math", "Diffusers' plain processor"),
-    diffusers_attention.AttnProcessor2_0: Choice("sdpa", "Diffusers' default"),
-    diffusers_attention.XFormersAttnProcessor: Choice("xformers", "Diffusers' own"),
-    diffusers_attention.SlicedAttnProcessor: Choice("math", "Diffusers' slices"),
+    "plain": Choice("math", "Diffusers' plain processor"),
+    "sdpa": Choice("sdpa", "Diffusers' default"),
+    "xformers": Choice("xformers", "Diffusers' own"),
+    "sliced": Choice("math", "Diffusers' slices"),
+    None: Choice("own", _LEFT_ALONE),
 }
 
 
-def _describe(name: str, attn: Attention) -> Layer:
-    processor, head_size = attn.processor, attn.inner_dim // attn.heads
+def _describe(name: str, attn: Any) -> Layer:
+    processor, (heads, head_size) = attn.processor, layers.size_of(attn)
     if isinstance(processor, MemoryEfficientAttnProcessor):
         weight = next(attn.parameters())
-        upcast = attn.upcast_attention or attn.upcast_softmax
-        chosen = backends.choose(
+        chosen = kernels.choose(
             processor.backend,
             weight.device.type,
-            torch.float32 if upcast else weight.dtype,
+            torch.float32 if layers.upcasts(attn) else weight.dtype,
             head_size,
             False,
-            backends.available(),
+            kernels.available(),
         )
     else:
-        chosen = _KNOWN.get(type(processor), Choice("own", _LEFT_ALONE))
-    kind = "cross" if attn.is_cross_attention else "self"
-    return Layer(name, attn.heads, head_size, kind, type(processor).__name__, *chosen)
+        chosen = _KNOWN[layers.processor_kind(attn)]
+    kind = "cross" if layers.is_cross(attn) else "self"
+    return Layer(name, heads, head_size, kind, type(processor).__name__, *chosen)
 
 
 def _models(pipe_or_model: Any) -> dict[str, torch.nn.Module]:
@@ -234,24 +198,21 @@ def _models(pipe_or_model: Any) -> dict[str, torch.nn.Module]:
     return {name: model for name, model in models.items() if isinstance(model, torch.nn.Module)}
 
 
-def _layers(pipe_or_model: Any) -> list[tuple[str, Attention]]:
-    """Every attention layer of Diffusers' own class, with its dotted name; `InputError` if there is none."""
-    layers = list(_find_layers(pipe_or_model))
-    if not layers:
+def _layers(pipe_or_model: Any) -> dict[str, Any]:
+    """Every attention layer of Diffusers' own class by its dotted name, once; `InputError` if there is none."""
+    found: dict[str, Any] = {}
+    seen: set[int] = set()  # a model may stand in a pipeline twice
+    for part, model in _models(pipe_or_model).items():
+        for name, layer in layers.attention_layers(model).items():
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                found[f"{part}.{name}".strip(".")] = layer
+    if not found:
         raise InputError(
             f"{type(pipe_or_model).__name__} has no attention layers of Diffusers' class Attention; pass a pipeline or "
             "model of the Stable Diffusion kind"
         )
-    return layers
-
-
-def _find_layers(pipe_or_model: Any) -> Iterator[tuple[str, Attention]]:
-    seen: set[int] = set()
-    for part, model in _models(pipe_or_model).items():
-        for name, module in model.named_modules():
-            if isinstance(module, Attention) and id(module) not in seen:
-                seen.add(id(module))
-                yield f"{part}.{name}".strip("."), module
+    return found
 
 
 class AttentionSwitch:

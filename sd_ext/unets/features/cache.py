@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from sd_ext.unets.inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
-
 from ...errors import InputError
 from ..inside import views
+from ..inside.host import Host
+from ..inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
+from ..inside.steps import Call
 from ..inside.views import Cut, Replay
-from . import cache_schedule as full_steps
+from . import cache_schedule
 from .feature import Feature, Inner, Options
 
 WHOLE = "cache: last step that ran whole"
@@ -51,7 +52,7 @@ class DeepFeatureCache(Feature):
         cache_interval: N, whole passes are N steps apart; 1 is neutral.
         cache_depth, cache_layer: the cut, see `views`; deeper is slower and closer to the exact picture. None takes
             the family's, see `family_cut`.
-        cache_schedule: which passes are whole, see `full_steps.is_full`.
+        cache_schedule: which passes are whole, see `cache_schedule.is_full`.
         cache_threshold: for the schedule "threshold", which does not use N: a pass is whole where the features at the
             cut differ from those at the last whole pass by more than this share of their mean absolute value; the
             first call of a step decides for its others. This reads a number from the device at each step; the other
@@ -74,26 +75,27 @@ class DeepFeatureCache(Feature):
         interval = options["cache_interval"]
         return type(interval) is int and interval == 1 and schedule in ("uniform", "front-loaded")
 
-    def validate(self, unet: Any, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         interval = options["cache_interval"]
         if type(interval) is not int or interval < 1:
             raise InputError(f"cache_interval must be a whole number from 1 on, got {interval!r}")
-        full_steps.check(options["cache_schedule"], options["cache_threshold"])
+        cache_schedule.check(options["cache_schedule"], options["cache_threshold"])
         chosen_cut(unet, options)
 
     def forward(
-        self, unet: Any, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
+        self, unet: Host, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
     ) -> torch.Tensor:
         call = unet.call
+        assert call is not None  # this feature runs where steps are counted
         entries: dict[int, _Entry] = unet.memory.setdefault(self.name, {})
         reason = _obstacle(unet, kwargs)
         if reason is not None:
             unet.say_once(f"the cache is not used and the exact network runs: {reason}")
             entries.pop(call.branch, None)
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
-        step = _Step(unet, inner, (sample, timestep, encoder_hidden_states), kwargs)
+        step = _Step(unet, call, inner, (sample, timestep, encoder_hidden_states), kwargs)
         entry = entries.get(call.branch)
-        planned = full_steps.is_full(unet.config["cache_schedule"], unet.config["cache_interval"], call.step)
+        planned = cache_schedule.is_full(unet.config["cache_schedule"], unet.config["cache_interval"], call.step)
         # Guidance weighs differences of a step's calls: their features should be of one age.
         whole = planned or call.exact or call.rises or unet.memory.get(WHOLE) == call.step
         if entry is not None and not whole and step.fits(entry):
@@ -110,9 +112,9 @@ class DeepFeatureCache(Feature):
 class _Step:
     """One call, and the two ways to make it."""
 
-    def __init__(self, unet: Any, inner: Inner, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]):
+    def __init__(self, unet: Host, call: Call, inner: Inner, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]):
         self.unet, self.inner, self.inputs, self.kwargs = unet, inner, inputs, kwargs
-        self.call, self.model = unet.call, unet.call.model
+        self.call, self.model = call, call.model
         self.cut = chosen_cut(unet, unet.config)
         self.threshold = unet.config["cache_threshold"] if unet.config["cache_schedule"] == "threshold" else None
         self.key = _key(unet, inputs, kwargs)
@@ -174,7 +176,7 @@ class _Step:
         return {"mid_block_additional_residual": residual.new_zeros(())}
 
 
-def family_cut(unet: Any) -> Cut:
+def family_cut(unet: Host) -> Cut:
     """The measured default of a model family: the largest speed-up whose pictures stay close to the exact ones.
 
     SDXL's first block has no attention and 1.5% of the work lies before the first cut, too little to follow the
@@ -183,7 +185,7 @@ def family_cut(unet: Any) -> Cut:
     return Cut(0, 0) if hasattr(unet.down_blocks[0], "attentions") or len(unet.down_blocks) < 2 else Cut(1, 0)
 
 
-def chosen_cut(unet: Any, options: Options) -> Cut:
+def chosen_cut(unet: Host, options: Options) -> Cut:
     """The cut that options ask for; `InputError` if the model does not have it."""
     possible = views.cuts(unet)
     if not possible:
@@ -208,12 +210,12 @@ def relative_change(now: torch.Tensor, before: torch.Tensor | None) -> float:
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
 
 
-def _key(unet: Any, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _key(unet: Host, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     sample = inputs[0]
     return sample.shape, sample.dtype, sample.device, call_key(unet, kwargs)
 
 
-def _obstacle(unet: Any, kwargs: dict[str, Any]) -> str | None:
+def _obstacle(unet: Host, kwargs: dict[str, Any]) -> str | None:
     """Why this call cannot reuse, if so."""
     down, mid = kwargs.get("down_block_additional_residuals"), kwargs.get("mid_block_additional_residual")
     # Down residuals without one for the mid block are T2I-Adapter's older way.

@@ -10,7 +10,12 @@ NAMES = ("uniform", "front-loaded", "threshold")
 
 
 def check(schedule: Any, threshold: Any) -> None:
-    """Raise `InputError` for what is no schedule."""
+    """Raise `InputError` for what is no schedule.
+
+    Args:
+        schedule: as `is_full` takes it.
+        threshold: of the schedule "threshold", see `cache.DeepFeatureCache`.
+    """
     if isinstance(schedule, str):
         if schedule not in NAMES:
             raise InputError(f"cache_schedule must be one of {', '.join(NAMES)} or a list of steps, got {schedule!r}")
@@ -23,13 +28,17 @@ def check(schedule: Any, threshold: Any) -> None:
 
 
 def is_full(schedule: Any, interval: int, step: int) -> bool:
-    """Whether the whole network is planned to run at a step. Step 0 always does: nothing is there to reuse.
+    """Whether the whole network is planned to run at a step. It always is at step 0, where nothing is kept yet.
 
     Args:
-        schedule: "uniform", steps 0, N, 2N, ...; "front-loaded", gaps of 1, 2, 3, ... up to 2N - 1 and that from then
-            on, for features change fastest early; a list, those steps; "threshold", none but the first: what is
-            computed decides.
+        schedule: which steps are whole, by one of
+            "uniform": 0, N, 2N, ...;
+            "front-loaded": with gaps of 1, 2, 3, ... up to 2N - 1 and that from then on, since features change fastest
+            early in a run;
+            a list: the steps in it;
+            "threshold": step 0 only; `cache_threshold` decides the others while they run.
         interval: N.
+        step: from 0 on.
     """
     if step == 0:
         return True

@@ -8,21 +8,20 @@ and in config.json. A feature acts in one or both of two ways:
 
 What no feature does: put another module in the place of a registered one, add parameters or buffers, or set `forward`
 on a block. So names in the state dict stay those of the plain U-Net, and views of its blocks (`views.py`) run the same
-hooks.
+hooks. What a feature may ask of its model is in `inside/host.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from ..variant import VariantUNet2DConditionModel
+from ..inside.host import Host
 
 Options = Mapping[str, Any]
-Inner = Callable[..., "torch.Tensor"]
+Inner = Callable[..., torch.Tensor]
 """The next feature, or the plain network: (sample, timestep, encoder_hidden_states, **kwargs) to the prediction."""
 
 
@@ -46,35 +45,47 @@ class Feature:
         """Whether the model with these options is the plain one. All other methods are called only if it is not."""
         return all(options[name] == value for name, value in self.options.items())
 
-    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         """Raise `InputError` naming the option, its value and what this model allows. Weights may be on `meta`."""
 
-    def install(self, unet: VariantUNet2DConditionModel, options: Options) -> Callable[[], None] | None:
-        """Change the model in place and return what undoes it.
+    def install(self, unet: Host, options: Options) -> Callable[[], None] | None:
+        """Change the model in place. Called again, after the undoing, whenever options or attention processors change.
 
-        Called again, after the undoing, whenever options or attention processors change.
+        Args:
+            unet: to be changed; what `forward` needs of the changes is kept in `unet.installed`.
+            options: the values of all features' options.
+
+        Returns:
+            What undoes it, or None where nothing was done.
         """
         return None
 
     def forward(
         self,
-        unet: VariantUNet2DConditionModel,
+        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
         encoder_hidden_states: torch.Tensor,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """The prediction, `(batch, out_channels, height, width)`. Runs in eager code, also in a compiled model.
+        """What the model predicts. Runs in eager code, also in a compiled model.
 
         Args:
+            unet: the model. Its `call` is there, save before a feature with `before_steps` has called `inner`.
             inner: calls the next feature; takes and gives tensors as here.
+            sample: `(batch, in_channels, height, width)`.
+            timestep: a number, or a tensor `()`, `(1,)` or `(batch,)`.
+            encoder_hidden_states: of the text, `(batch, tokens, channels)`.
             kwargs: the remaining arguments of `UNet2DConditionModel.forward` as the caller gave them, without
                 `return_dict`.
+
+        Returns:
+            The prediction, `(batch, out_channels, height, width)`.
         """
         return inner(sample, timestep, encoder_hidden_states, **kwargs)
 
-    def reuse_key(self, unet: VariantUNet2DConditionModel, options: Options) -> Hashable:
+    def reuse_key(self, unet: Host, options: Options) -> Hashable:
         """What must be equal in two steps for one to use features of the other, such as the level of a downscaling."""
         return None
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from diffusers import UNet2DConditionModel
 
 from ...errors import InputError
+from ...seams.diffusers.unets import freeu_factors
+from ..inside.host import Host
 from .feature import Feature, Options
-
-if TYPE_CHECKING:
-    from ..variant import VariantUNet2DConditionModel
 
 
 class FreeU(Feature):
@@ -33,7 +32,7 @@ class FreeU(Feature):
     name: ClassVar[str] = "FreeU"
     options: ClassVar[dict[str, Any]] = {"freeu_s1": None, "freeu_s2": None, "freeu_b1": None, "freeu_b2": None}
 
-    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         """Four positive numbers."""
         missing = [name for name in self.options if options[name] is None]
         if missing:
@@ -43,17 +42,17 @@ class FreeU(Feature):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise InputError(f"{name} must be a number above 0, or None for off; got {value!r}")
 
-    def install(self, unet: VariantUNet2DConditionModel, options: Options) -> Callable[[], None]:
+    def install(self, unet: Host, options: Options) -> Callable[[], None]:
         """Diffusers' switch, past any override of it that records the factors."""
         factors = {name.removeprefix("freeu_"): float(options[name]) for name in self.options}
-        UNet2DConditionModel.enable_freeu(unet, **factors)
-        return lambda: UNet2DConditionModel.disable_freeu(unet)
+        plain: Any = UNet2DConditionModel
+        plain.enable_freeu(unet, **factors)
+        return lambda: plain.disable_freeu(unet)
 
 
 def adopted(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """The options that say what `enable_freeu` has done to a U-Net; none if it is off."""
-    found = {name: getattr(unet.up_blocks[0], name.removeprefix("freeu_"), None) for name in FreeU.options}
-    return {} if None in found.values() else found
+    """The options that say what `enable_freeu` has done to a plain U-Net; none if FreeU is off."""
+    return {f"freeu_{name}": factor for name, factor in freeu_factors(unet).items()}
 
 
 class FreeUSwitch:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
-from sd_ext.unets.inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
-
 from ...errors import InputError
+from ...seams.diffusers.attention import is_cross
+from ...seams.diffusers.unets import is_transformer_block
 from ..inside import views
 from ..inside.branches import conditional_half
+from ..inside.host import Host
+from ..inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
 from .feature import Feature, Inner, Options
 
 
@@ -67,7 +68,7 @@ class CrossAttentionGate(Feature):
     def is_neutral(self, options: Options) -> bool:
         return options["attention_gate"] in (0, None) and options["attention_gate"] is not False
 
-    def validate(self, unet: Any, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         gate, mean = options["attention_gate"], options["attention_gate_mean"]
         if not isinstance(mean, bool):
             raise InputError(f"attention_gate_mean must be true or false, got {mean!r}")
@@ -77,9 +78,10 @@ class CrossAttentionGate(Feature):
             raise InputError(f"attention_gate must be 0: this model has no cross-attention to freeze, got {gate!r}")
 
     def forward(
-        self, unet: Any, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
+        self, unet: Host, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
     ) -> torch.Tensor:
         call, gate = unet.call, unet.config["attention_gate"]
+        assert call is not None  # this feature runs where steps are counted
         reason = views.obstacle(unet)
         if reason is not None:
             unet.say_once(f"cross-attention is not frozen and the exact network runs: {reason}")
@@ -106,11 +108,8 @@ class CrossAttentionGate(Feature):
 
 def cross_attentions(unet: nn.Module) -> list[str]:
     """Names of the modules that attend to the text."""
-    return [
-        f"{name}.attn2"
-        for name, module in unet.named_modules()
-        if isinstance(module, BasicTransformerBlock) and getattr(module.attn2, "is_cross_attention", False)
-    ]
+    blocks: dict[str, Any] = {name: module for name, module in unet.named_modules() if is_transformer_block(module)}
+    return [f"{name}.attn2" for name, block in blocks.items() if block.attn2 is not None and is_cross(block.attn2)]
 
 
 def _recorded(
@@ -124,7 +123,7 @@ def _recorded(
     return _Record(outputs, rows, kind, list(map(Noted.of, now)))
 
 
-def _kind(unet: Any, sample: torch.Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _kind(unet: Host, sample: torch.Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...]:
     return sample.shape[1:], sample.dtype, sample.device, call_key(unet, kwargs)
 
 

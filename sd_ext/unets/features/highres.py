@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from ...errors import InputError
 from ..inside import levels
 from ..inside.hooks import Hooks
+from ..inside.host import Host
 from ..inside.shrinking import Shrink, pairs, resized_residuals
 from .feature import Feature, Inner, Options
-
-if TYPE_CHECKING:
-    from ..variant import VariantUNet2DConditionModel
 
 TRAINING_TIMESTEPS = 1000
 COMPOSITION = 0.4  # share of the noise schedule in which a picture is composed
@@ -50,7 +48,7 @@ class HighRes(Feature):
     def is_neutral(self, options: Options) -> bool:
         return options["highres_factor"] == 1 or options["highres_until"] == 0
 
-    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         factor, until, block = (options[name] for name in self.options)
         if factor == "auto":
             levels.training_size(unet, 'highres_factor="auto"')
@@ -63,23 +61,23 @@ class HighRes(Feature):
             allowed = f"one of {', '.join(map(str, known))}" if known else "nothing: no down block has a downsampler"
             raise InputError(f"highres_block must be {allowed} in this model, got {block!r}")
 
-    def install(self, unet: VariantUNet2DConditionModel, options: Options) -> Callable[[], None]:
+    def install(self, unet: Host, options: Options) -> Callable[[], None]:
         """Put hooks on the samplers from `highres_block` on; they do nothing until `forward` says how much."""
         hooks = Hooks()
         shrinks = {level: Shrink() for level in pairs(unet) if level >= options["highres_block"]}
         for level, shrink in shrinks.items():
             shrink.install(*pairs(unet)[level], hooks)
-        unet.__dict__["_highres_shrinks"] = shrinks
+        unet.installed[self.name] = shrinks
 
         def undo() -> None:
             hooks.remove()
-            del unet.__dict__["_highres_shrinks"]  # of one model: they stay out of copies
+            del unet.installed[self.name]
 
         return undo
 
     def forward(
         self,
-        unet: VariantUNet2DConditionModel,
+        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
@@ -87,7 +85,7 @@ class HighRes(Feature):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Run with the blocks below `highres_block` on a smaller grid, if the step is an early one."""
-        options, shrinks = unet.config, unet.__dict__["_highres_shrinks"]
+        options, shrinks = unet.config, unet.installed[self.name]
         factor = self.factor(unet, options, sample.shape[-2:]) if self.is_early(unet, options) else 1.0
         if factor == 1:
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
@@ -101,18 +99,18 @@ class HighRes(Feature):
             for shrink in shrinks.values():
                 shrink.active = False
 
-    def reuse_key(self, unet: VariantUNet2DConditionModel, options: Options) -> Hashable:
+    def reuse_key(self, unet: Host, options: Options) -> Hashable:
         """Features of a shrunk step do not fit one that is not."""
         return self.is_early(unet, options)
 
-    def is_early(self, unet: VariantUNet2DConditionModel, options: Options) -> bool:
+    def is_early(self, unet: Host, options: Options) -> bool:
         """Whether the step in progress belongs to the first `highres_until` of the noise schedule."""
         until = options["highres_until"]
         if until is None:
             until = 1.0 if len(pairs(unet)) == 1 else COMPOSITION
         return unet.call is not None and unet.call.timestep >= TRAINING_TIMESTEPS * (1 - until)
 
-    def factor(self, unet: VariantUNet2DConditionModel, options: Options, size: tuple[int, ...]) -> float:
+    def factor(self, unet: Host, options: Options, size: tuple[int, ...]) -> float:
         """How much a latent of this height and width is shrunk; 1 is not at all."""
         if options["highres_factor"] != "auto":
             return float(options["highres_factor"])

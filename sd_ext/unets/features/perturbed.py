@@ -12,26 +12,25 @@ unchanged: (u + d) + w ((c + d) - (u + d)) = u + w (c - u) + d.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import torch
-from diffusers.models.attention_processor import Attention
 
 from ...errors import InputError
-from ..attention import kernels as backends
+from ...seams.diffusers.attention import attention_layers, is_cross
+from ...seams.torch import shadowed
 from ..attention.processors import MemoryEfficientAttnProcessor
 from ..inside import levels
 from ..inside.blur import blur
 from ..inside.branches import conditional_half, count_branches
+from ..inside.host import Host
+from ..inside.say import say
 from . import tokens
 from .feature import Feature, Inner, Options
-
-if TYPE_CHECKING:
-    from ..variant import VariantUNet2DConditionModel
 
 TRAINED_STEPS = 1000  # of every model of this architecture in use
 
@@ -68,7 +67,7 @@ class PerturbedGuidance(Feature):
         """Layers and intervals alone change nothing."""
         return options["pag_scale"] == options["seg_scale"] == 0
 
-    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         """Finite scales, layers this model has, an interval within [0, 1], a blur of some width."""
         for kind in ("pag", "seg"):
             _check_number(f"{kind}_scale", options[f"{kind}_scale"])
@@ -85,7 +84,7 @@ class PerturbedGuidance(Feature):
 
     def forward(
         self,
-        unet: VariantUNet2DConditionModel,
+        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
@@ -96,12 +95,10 @@ class PerturbedGuidance(Feature):
         if unet.training:
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
-        with unet._states.lock:  # layers are perturbed for every thread that calls this model
+        with unet.lock:  # layers are perturbed for every thread that calls this model
             return self._guided(unet, inner, sample, inputs)
 
-    def _guided(
-        self, unet: VariantUNet2DConditionModel, inner: Inner, sample: torch.Tensor, inputs: dict[str, Any]
-    ) -> torch.Tensor:
+    def _guided(self, unet: Host, inner: Inner, sample: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         output = inner(**_own_lists(inputs))
         scales = {kind: scale for kind, scale in self._scales(unet).items() if scale}
         branches = self._branches(unet, sample) if scales else None
@@ -121,7 +118,7 @@ class PerturbedGuidance(Feature):
                 unet.memory.pop(self._key, None)
         return output + torch.cat([push] * branches)
 
-    def reuse_key(self, unet: VariantUNet2DConditionModel, options: Options) -> Hashable:
+    def reuse_key(self, unet: Host, options: Options) -> Hashable:
         """Features of a perturbed network serve no other, though either may be a step's second call.
 
         Where a guidance begins or ends all of a step's calls run whole: a difference is between features of one age.
@@ -132,7 +129,7 @@ class PerturbedGuidance(Feature):
     def _key(self) -> str:
         return f"{self.name}: in progress"
 
-    def _scales(self, unet: VariantUNet2DConditionModel) -> dict[str, float]:
+    def _scales(self, unet: Host) -> dict[str, float]:
         """What is on at this step."""
         call = unet.call
         if call is None:
@@ -141,7 +138,7 @@ class PerturbedGuidance(Feature):
         on = {kind: unet.config[f"{kind}_interval"] for kind in ("pag", "seg")}
         return {kind: unet.config[f"{kind}_scale"] * (a <= share < b) for kind, (a, b) in on.items()}
 
-    def _branches(self, unet: VariantUNet2DConditionModel, sample: torch.Tensor) -> int | None:
+    def _branches(self, unet: Host, sample: torch.Tensor) -> int | None:
         """2 for [unconditional, conditional], 1 without; None if it is something else again.
 
         Found in the first two steps: pictures without guidance may begin from the same noise, but do not go on so.
@@ -150,13 +147,11 @@ class PerturbedGuidance(Feature):
         if key not in unet.memory or unet.call is None or unet.call.step < 2:
             unet.memory[key] = count_branches(sample, unet.config["out_channels"])
         if unet.memory[key] > 2:
-            backends.say(logging.WARNING, "perturbed guidance knows no pipelines of three branches, and adds nothing")
+            say(logging.WARNING, "perturbed guidance knows no pipelines of three branches, and adds nothing")
             return None
         return unet.memory[key]
 
-    def _perturbation(
-        self, unet: VariantUNet2DConditionModel, kind: str, sample: torch.Tensor
-    ) -> MemoryEfficientAttnProcessor:
+    def _perturbation(self, unet: Host, kind: str, sample: torch.Tensor) -> MemoryEfficientAttnProcessor:
         if kind == "pag":
             return IdentityAttention()
         height, width = sample.shape[-2:]
@@ -187,32 +182,29 @@ class BlurredQueries(MemoryEfficientAttnProcessor):
         return blur(attn.to_q(x), self.sigma, self.aspect)
 
 
-@contextlib.contextmanager
-def perturbed(layers: Sequence[Attention], processor: MemoryEfficientAttnProcessor) -> Iterator[None]:
-    """The layers computed by `processor`, which carries no weights, and by their own again afterwards."""
-    own = [layer.__dict__.get("processor") for layer in layers]
-    for layer in layers:
-        layer.__dict__["processor"] = processor  # before a processor that is a module, which stays registered
-    try:
-        yield
-    finally:
-        for layer, processor_before in zip(layers, own, strict=True):
-            if processor_before is None:
-                del layer.__dict__["processor"]
-            else:
-                layer.__dict__["processor"] = processor_before
+def perturbed(layers: Sequence[Any], processor: MemoryEfficientAttnProcessor) -> AbstractContextManager[None]:
+    """Within, the layers are computed by `processor`, which carries no weights; afterwards by their own again.
+
+    Their own stays registered where it is a module with weights, such as an IP-Adapter's.
+    """
+    return shadowed(layers, "processor", processor)
 
 
-def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[Attention]:
+def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[Any]:
     """The self-attention layers in the parts of the model named.
+
+    Args:
+        unet: the model.
+        option: where the names are from, for messages.
+        names: of layers, or of blocks that hold them; "mid", "down" and "up" are short for "mid_block", ...
 
     Raises:
         InputError: not a list of names, or a name under which this model has no self-attention.
     """
-    layers = {n: m for n, m in unet.named_modules() if isinstance(m, Attention) and not m.is_cross_attention}
+    layers = {n: layer for n, layer in attention_layers(unet).items() if not is_cross(layer)}
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{option} must be a list of names such as 'mid' or 'up_blocks.0', got {names!r}")
-    found: dict[str, Attention] = {}
+    found: dict[str, Any] = {}
     for name in names:
         prefix = SHORT.get(name, name)
         under = {n: m for n, m in layers.items() if f"{n}.".startswith(f"{prefix}.")}
@@ -233,7 +225,7 @@ def _own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}
 
 
-def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[Attention]) -> None:
+def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[Any]) -> None:
     """Raise `InputError` where tokens are merged or tiled in these layers: the blur needs the picture's own grid."""
     reduced = {level for level, how in tokens.plan(unet, options).items() if how.ratio or how.tile}
     for level, transformer in levels.transformers(unet):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from ...errors import InputError
 from ..inside import levels
 from ..inside.hooks import Hooks
+from ..inside.host import Host
 from ..inside.token_hooks import BlockTokens, Clock, Grid, Reduction
 from .feature import Feature, Inner, Options
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..variant import VariantUNet2DConditionModel
 
 PARTS = ("self", "cross", "ff")
 
@@ -68,10 +65,10 @@ class TokenReduction(Feature):
             for each in (options[name] if isinstance(options[name], list | tuple) else [options[name]])
         )
 
-    def validate(self, unet: VariantUNet2DConditionModel, options: Options) -> None:
+    def validate(self, unet: Host, options: Options) -> None:
         plan(unet, options)
 
-    def install(self, unet: VariantUNet2DConditionModel, options: Options) -> Callable[[], None]:
+    def install(self, unet: Host, options: Options) -> Callable[[], None]:
         """Put hooks on the blocks of the levels asked for."""
         reductions, clock, hooks = plan(unet, options), Clock(options["token_merge_seed"]), Hooks()
         for level, transformer in levels.transformers(unet):
@@ -81,17 +78,17 @@ class TokenReduction(Feature):
             hooks.before(transformer, grid.see)
             for index, block in enumerate(levels.transformer_blocks(transformer)):
                 BlockTokens(reductions[level], grid, clock, bool(index % 2)).install(block, hooks)
-        unet.__dict__["_token_clock"] = clock
+        unet.installed[self.name] = clock
 
         def undo() -> None:
             hooks.remove()
-            del unet.__dict__["_token_clock"]  # of one model: it stays out of copies
+            del unet.installed[self.name]
 
         return undo
 
     def forward(
         self,
-        unet: VariantUNet2DConditionModel,
+        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
@@ -101,7 +98,7 @@ class TokenReduction(Feature):
         """Set the clock by the step, then run."""
         # Checkpointed blocks run again in the backward pass, at whatever step the clock then stands.
         recomputed = torch.is_grad_enabled() and unet.is_gradient_checkpointing
-        unet.__dict__["_token_clock"].set(unet.call.step if unet.call and not recomputed else 0)
+        unet.installed[self.name].set(unet.call.step if unet.call and not recomputed else 0)
         return inner(sample, timestep, encoder_hidden_states, **kwargs)
 
 

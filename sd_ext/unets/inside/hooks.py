@@ -17,18 +17,27 @@ class Hooks:
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Add a pre-hook (module, args, kwargs)."""
+        """Have `hook(module, args, kwargs)` called before each call of the module.
+
+        It may return `(args, kwargs)` to replace them, or None.
+        """
         self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Add a hook (module, args, kwargs, output)."""
+        """Have `hook(module, args, kwargs, output)` called after each call of the module.
+
+        It may return what to give in place of the output, or None.
+        """
         self.handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
-        """Leave no hook behind."""
+        """Take all of them off."""
         for handle in self.handles:
             handle.remove()
 
 
 class OfThread(threading.local):
-    """What hooks leave for each other within a call: apart for each thread, as the runs of a variant are."""
+    """Base of the values that one model's hooks hand to each other during a call.
+
+    Several threads may call one model at a time; each sees values of its own.
+    """

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
 from ...errors import InputError
+from ...seams.diffusers.unets import attends_over_picture, is_transformer_block
 
 
 def block_levels(unet: nn.Module) -> Iterator[tuple[int, nn.Module]]:
@@ -25,23 +24,24 @@ def block_levels(unet: nn.Module) -> Iterator[tuple[int, nn.Module]]:
         level -= getattr(block, "upsamplers", None) is not None
 
 
-def transformers(unet: nn.Module) -> list[tuple[int, Transformer2DModel]]:
+def transformers(unet: nn.Module) -> list[tuple[int, nn.Module]]:
     """The transformers that attend over the grid, with their levels. SD has them at 0 to 3, SDXL at 1 and 2."""
     return [
         (level, module)
         for level, block in block_levels(unet)
         for module in block.modules()
-        if isinstance(module, Transformer2DModel) and module.is_input_continuous and transformer_blocks(module)
+        if attends_over_picture(module) and transformer_blocks(module)
     ]
 
 
-def transformer_blocks(transformer: Transformer2DModel) -> list[BasicTransformerBlock]:
-    """Its blocks, one after the other."""
-    return [block for block in transformer.transformer_blocks if isinstance(block, BasicTransformerBlock)]
+def transformer_blocks(transformer: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer that attends over the picture, one after the other."""
+    blocks = transformer.get_submodule("transformer_blocks").children()
+    return [block for block in blocks if is_transformer_block(block)]
 
 
 def by_level(unet: nn.Module, name: str, value: Any, neutral: float, kinds: tuple[type, ...]) -> dict[int, Any]:
-    """What an option asks for at each level; levels where it is neutral are left out.
+    """What an option asks for at each level.
 
     Args:
         unet: whose levels count.
@@ -50,6 +50,9 @@ def by_level(unet: nn.Module, name: str, value: Any, neutral: float, kinds: tupl
             the latent's own size on, in which missing ones are neutral.
         neutral: the number that changes nothing.
         kinds: types a number may have.
+
+    Returns:
+        The number for each level where it is not neutral.
 
     Raises:
         InputError: neither of the two, or a number for a level that does not exist or has no attention.
@@ -77,8 +80,12 @@ def by_level(unet: nn.Module, name: str, value: Any, neutral: float, kinds: tupl
 def training_size(unet: nn.Module, option: str) -> tuple[int, int]:
     """Height and width of the latents this model was trained on, from its config.
 
+    Args:
+        unet: the model.
+        option: what needs them, for the message.
+
     Raises:
-        InputError: the config does not say; `option` names what needs it.
+        InputError: the config does not say.
     """
     size = unet.config.get("sample_size")  # type: ignore[union-attr]
     if size is None:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..steps import version
+from ...seams.diffusers.unets import image_scales
+from ...seams.torch import version
+from .host import Host
 
 BRANCHES = 8
 """Calls of one step that are remembered. More are no branches of guidance, but runs that nothing tells apart."""
@@ -61,19 +63,19 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
         yield from itertools.chain.from_iterable(map(_tensors, value))
 
 
-def call_key(unet: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """What must be equal in two calls beside the sample: arguments given, scales, and what features say."""
+def call_key(unet: Host, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be equal in two calls beside the sample and the conditions, for one to reuse what the other computed.
+
+    Args:
+        unet: the model.
+        kwargs: the arguments of the call after the text.
+
+    Returns:
+        Which arguments are given, the scales of LoRA and IP-Adapters, and what the active features say.
+    """
     given = tuple(sorted(name for name, value in kwargs.items() if value is not None))
     scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
-    features = tuple(feature.reuse_key(unet, unet.config) for feature in unet.active_features)
-    return given, scale, _image_scales(unet), features
-
-
-def _image_scales(unet: Any) -> tuple[str, ...]:
-    """Of IP-Adapters, which pipelines change without telling the model."""
-    if not hasattr(unet.encoder_hid_proj, "image_projection_layers"):
-        return ()
-    return tuple(str(module.scale) for module in unet.modules() if "to_k_ip" in module._modules)
+    return given, scale, image_scales(unet), unet.reuse_keys()
 
 
 def conditions(text: torch.Tensor, kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -6,25 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers.models.downsampling import Downsample2D
-from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from torch.nn import functional as F
 
+from ...seams.diffusers.unets import (
+    downsampled,
+    has_cross_attention,
+    is_downsampler,
+    is_upsampler,
+    with_output_size,
+)
 from .hooks import Hooks, OfThread
 from .levels import block_levels
 
 
-def pairs(unet: nn.Module) -> dict[int, tuple[Downsample2D, Upsample2D]]:
+def pairs(unet: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
     """By level, the downsampler that leaves it and the upsampler that comes back to it."""
-    down: dict[int, Downsample2D] = {}
-    up: dict[int, Upsample2D] = {}
+    down: dict[int, nn.Module] = {}
+    up: dict[int, nn.Module] = {}
     for level, block in block_levels(unet):
         for module in getattr(block, "downsamplers", None) or ():
-            if isinstance(module, Downsample2D):
+            if is_downsampler(module):
                 down[level] = module
         for module in getattr(block, "upsamplers", None) or ():
-            if isinstance(module, Upsample2D):
+            if is_upsampler(module):
                 up[level - 1] = module
     return {level: (down[level], up[level]) for level in down.keys() & up.keys()}
 
@@ -42,7 +47,7 @@ class Shrink(OfThread):
     factor: float = 1.0
     size: tuple[int, int] = (0, 0)
 
-    def install(self, downsampler: Downsample2D, upsampler: Upsample2D, hooks: Hooks) -> None:
+    def install(self, downsampler: nn.Module, upsampler: nn.Module, hooks: Hooks) -> None:
         """Put the hooks on both."""
         hooks.before(downsampler, self.see)
         hooks.after(downsampler, self.shrink)
@@ -57,8 +62,8 @@ class Shrink(OfThread):
         return resize(output, shrunk(output.shape[-2:], self.factor)) if self.active else output
 
     def restore(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the upsampler, whose second argument is the size to come to."""
-        return ((args[0], self.size, *args[2:]), kwargs) if self.active else None
+        """Before the upsampler."""
+        return (with_output_size(args, self.size), kwargs) if self.active else None
 
 
 def shrunk(size: tuple[int, ...], factor: float) -> tuple[int, int]:
@@ -78,6 +83,7 @@ def resized_residuals(
     """A call's arguments with the residuals of ControlNet and T2I-Adapter as small as the features they are added to.
 
     Args:
+        unet: the model that is called.
         size: height and width of the call's sample.
         kwargs: the arguments of `UNet2DConditionModel.forward`.
         block, factor: where features are shrunk, and how much.
@@ -111,17 +117,12 @@ def _sizes(
         level = len(sizes) - 1
         skips += [level] * len(each.resnets)  # type: ignore[arg-type]
         for sampler in getattr(each, "downsamplers", None) or ():
-            halved = (_halved(sizes[-1][0], sampler), _halved(sizes[-1][1], sampler))
+            halved = (downsampled(sizes[-1][0], sampler), downsampled(sizes[-1][1], sampler))
             sizes.append(shrunk(halved, factor) if level == block else halved)
             skips.append(level + 1)
         # An adapter's residual joins before the downsampler in a block with attention, after it in one without.
-        blocks.append(level if getattr(each, "has_cross_attention", False) else len(sizes) - 1)
+        blocks.append(level if has_cross_attention(each) else len(sizes) - 1)
     return [*blocks, len(sizes) - 1], skips, sizes
-
-
-def _halved(side: int, sampler: Any) -> int:
-    """What a downsampler makes of a side: a convolution of 3 with its padding, or pairs averaged."""
-    return (side + (2 * sampler.padding or 1) - 3) // 2 + 1 if sampler.use_conv else side // 2
 
 
 def _fit(residuals: Any, at: list[int], sizes: list[tuple[int, int]]) -> list[torch.Tensor]:

@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from . import merging, tiling
 from .hooks import Hooks, OfThread
-
-logger = logging.getLogger(__name__)
-_warned: set[str] = set()
+from .say import say
 
 
 class Clock(OfThread):
@@ -103,8 +100,8 @@ class BlockTokens:
     turn: bool
     held: Held = field(default_factory=Held)
 
-    def install(self, block: BasicTransformerBlock, hooks: Hooks) -> None:
-        """Put the hooks on."""
+    def install(self, block: Any, hooks: Hooks) -> None:
+        """Put the hooks on the block's attention and feed-forward."""
         hooks.before(block.attn1, self.before_self)
         hooks.after(block.attn1, self.after_self)
         for name, module in (("cross", block.attn2), ("ff", block.ff)):
@@ -166,7 +163,7 @@ def _plain(x: torch.Tensor, grid: tuple[int, int], kwargs: Mapping[str, Any]) ->
         given = [name for name in ("encoder_hidden_states", "attention_mask") if kwargs.get(name) is not None]
         if not given:
             return True
-        _once(f"self-attention with {' and '.join(given)} keeps all its tokens")
+        say(logging.WARNING, f"self-attention with {' and '.join(given)} keeps all its tokens")
     return False
 
 
@@ -174,11 +171,6 @@ def _fused(attn: nn.Module) -> bool:
     """Fused projections have no keys and values of their own."""
     fused = getattr(attn, "fused_projections", False)
     if fused:
-        _once("fused projections keep all keys and values; call unfuse_qkv_projections() for token_kv_stride")
+        advice = "call unfuse_qkv_projections() for token_kv_stride"
+        say(logging.WARNING, f"fused projections keep all keys and values; {advice}")
     return fused
-
-
-def _once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning(message)

@@ -15,20 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import nn
 
-from .sharing import is_offloaded_in_groups
-
-DOWN_BLOCKS = {
-    *("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D"),
-    *("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-}
-UP_BLOCKS = {
-    *("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D"),
-    *("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
-}
-"""Blocks with one skip connection for each layer, which is what a cut needs. The K blocks have one for each block."""
+from ...seams import torch as torch_seam
+from ...seams.diffusers.unets import has_skip_for_each_layer, is_offloaded_in_groups, say_whether_cross
 
 
 class Cut(NamedTuple):
@@ -40,22 +31,16 @@ class Cut(NamedTuple):
 
 def cuts(unet: Any) -> list[Cut]:
     """Every cut of this model, shallowest first; empty where its blocks cannot be cut."""
-    down, up = list(unet.down_blocks), list(unet.up_blocks)
-    known = {type(b).__name__ for b in down} <= DOWN_BLOCKS and {type(b).__name__ for b in up} <= UP_BLOCKS
-    if not known or unet.mid_block is None:
+    if not has_skip_for_each_layer(unet):
         return []
+    up = list(unet.up_blocks)
     return [Cut(depth, layer) for depth in range(len(up)) for layer in range(len(up[-1 - depth].resnets))]
 
 
 def replica(module: Any, children: Mapping[str, Any]) -> Any:
-    """A copy of the module alone, with other children; the rest is shared."""
+    """A copy of the module alone, with other children; the rest is shared. That of a variant is a plain U-Net."""
     cls = UNet2DConditionModel if isinstance(module, UNet2DConditionModel) else type(module)
-    other: Any = object.__new__(cls)
-    other.__dict__.update(module.__dict__)
-    # What was compiled is bound to the module it was compiled for.
-    other.__dict__["_compiled_call_impl"] = None
-    other.__dict__["_modules"] = {**module._modules, **children}
-    return other
+    return torch_seam.replica(module, children, cls)
 
 
 def substitute(module: Any, replacements: Mapping[str, nn.Module]) -> Any:
@@ -69,7 +54,7 @@ def substitute(module: Any, replacements: Mapping[str, nn.Module]) -> Any:
         else:
             children[head] = replacement
     for head, rest in inner.items():
-        children[head] = substitute(module._modules[head], rest)
+        children[head] = substitute(getattr(module, head), rest)
     return replica(module, children)
 
 
@@ -79,7 +64,7 @@ class Capture(nn.Module):
     def __init__(self, inner: Any):
         super().__init__()
         self.inner = inner
-        self.has_cross_attention = getattr(inner, "has_cross_attention", False)
+        say_whether_cross(self, inner)
         self.kept: torch.Tensor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,10 +81,9 @@ class Replay(nn.Module):
         see: called with what the shallow part hands to it.
     """
 
-    has_cross_attention = False
-
     def __init__(self, deep: torch.Tensor | None, see: Callable[[torch.Tensor], None] | None = None):
         super().__init__()
+        say_whether_cross(self, None)
         self.deep, self.see = deep, see
 
     def forward(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -136,7 +120,7 @@ def ends_at_mid(unet: Any, cut: Cut) -> bool:
 
 def _trimmed(block: Any, layers: slice, **children: Any) -> Any:
     """A view of a block with some of its layers."""
-    lists = {name: block._modules[name] for name in ("resnets", "attentions") if name in block._modules}
+    lists = {name: getattr(block, name) for name in ("resnets", "attentions") if hasattr(block, name)}
     return replica(block, {**{name: nn.ModuleList(list(m)[layers]) for name, m in lists.items()}, **children})
 
 
@@ -152,7 +136,7 @@ def _last_deep(unet: Any, cut: Cut) -> str:
         if upsamplers:
             return f"up_blocks.{place}.upsamplers.{len(upsamplers) - 1}"
         layer = len(unet.up_blocks[place].resnets)
-    kind = "attentions" if "attentions" in unet.up_blocks[place]._modules else "resnets"
+    kind = "attentions" if hasattr(unet.up_blocks[place], "attentions") else "resnets"
     return f"up_blocks.{place}.{kind}.{layer - 1}"
 
 
@@ -163,6 +147,6 @@ def obstacle(unet: Any) -> str | None:
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     if any(is_offloaded_in_groups(module) for module in (unet.conv_in, *blocks) if module is not None):
         return "its layers are offloaded in groups, in the order of the whole network"
-    if any("forward" in block.__dict__ for block in blocks if block is not None):
+    if any("forward" in vars(block) for block in blocks if block is not None):
         return "a block's forward has been replaced"
     return None

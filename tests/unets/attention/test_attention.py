@@ -24,6 +24,7 @@ from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention import kernels as backends
 from sd_ext.unets.attention import processors as attention
 from sd_ext.unets.attention.processors import MemoryEfficientAttnProcessor, attention_report, set_attention
+from sd_ext.unets.inside import say
 
 ON_CPU = ["auto", "sdpa", "xformers", "sage", "sliced"]
 SD15 = [(8, size, 768) for size in (40, 80, 160)]
@@ -34,7 +35,7 @@ STATED = pytest.mark.parametrize("backend", ON_CPU)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """Nothing said yet, nothing refused yet, and what is installed looked up anew."""
-    monkeypatch.setattr(backends, "_said", set())
+    say.forget()
     monkeypatch.setattr(backends, "_refused", set())
     backends.available.cache_clear()
     yield
@@ -443,7 +444,7 @@ def ip_adapter(unet) -> dict:
     """Random weights of an IP-Adapter for this U-Net: pictures of 16 numbers, four tokens."""
     torch.manual_seed(0)
     weights = {}
-    cross = [module for _, module in attention._layers(unet) if module.is_cross_attention]
+    cross = [module for module in attention._layers(unet).values() if module.is_cross_attention]
     for i, module in enumerate(cross):
         for which in ("k", "v"):
             weights[f"{2 * i + 1}.to_{which}_ip.weight"] = torch.randn(module.inner_dim, 32)

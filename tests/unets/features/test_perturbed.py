@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
-from sd_ext.unets.features import perturbed as p
 from sd_ext.unets.features.perturbed import find_self_attention
+from sd_ext.unets.inside import say
 from sd_ext.unets.inside.blur import blur, grid_of
 from sd_ext.unets.inside.branches import conditional_half, count_branches
 
@@ -204,7 +204,7 @@ def test_three_branches_are_left_exact_and_said(variant, caplog):
     x, states = torch.randn(1, 4, 8, 8).repeat(3, 1, 1, 1), torch.randn(3, 3, 32)
     expected = variant(x, 5, states).sample
     variant.set_options(pag_scale=2.0)
-    p.backends._said.clear()
+    say.forget()
     for step in (5, 4):
         got = variant(x, step, states).sample
         assert step == 4 or torch.equal(got, expected)

@@ -219,7 +219,7 @@ def test_kept_tokens_are_drawn_anew_each_step_from_the_seed(plain):
         salts.add(int(clock.salt))  # type: ignore[arg-type]
     assert len(salts) == 50
     steps(token_merge_seed=None)
-    assert model.__dict__["_token_clock"].salt is None
+    assert model.installed["tokens"].salt is None
 
 
 @pytest.mark.parametrize("name", CONFIGS)

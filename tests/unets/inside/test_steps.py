@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd_ext.unets.steps import States, StepTracker
+from sd_ext.unets.inside.steps import States, StepTracker
 
 
 def seen(tracker: StepTracker, timesteps) -> list[tuple[int, int]]:

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from ...seams.torch import version
+
 
 @dataclass
 class Call:
@@ -77,11 +79,6 @@ def _identity(timestep: torch.Tensor) -> tuple[Any, ...]:
         *(timestep.untyped_storage().data_ptr(), _length(timestep)),
         *(timestep.dtype, timestep.device, version(timestep)),
     )
-
-
-def version(tensor: torch.Tensor) -> int | None:
-    """A number that changes when the tensor is written to; None in inference mode, where none is kept."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def _is_element(timestep: torch.Tensor) -> bool:
