@@ -28,9 +28,6 @@ _OTHERS = {
 }
 """Where all else is."""
 
-_DIFFUSERS = ("ModelMixin", "SchedulerMixin")
-"""What Diffusers looks up on the module that a saved pipeline names."""
-
 if TYPE_CHECKING:
     from .pretrained import pretrained_path as pretrained_path
     from .schedulers import *  # noqa: F403
@@ -47,10 +44,13 @@ def _all() -> list[str]:
 
 def _room(name: str) -> str | None:
     """The module that has a public name, or None."""
-    if name in _DIFFUSERS:
-        return "diffusers"
     by_end = (room for end, room in _ROOMS.items() if name.endswith(end) and not name.startswith("_"))
-    return _OTHERS.get(name) or next(by_end, None)
+    found = _OTHERS.get(name) or next(by_end, None)
+    if found is None:
+        from .seams.diffusers.records import LOOKED_UP
+
+        found = "diffusers" if name in LOOKED_UP else None
+    return found
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ def test_published_names_stay_and_only_classes_of_the_rooms_are_new():
 FIND = """
 import sys, sd_ext
 assert "torch" not in sys.modules
-first = sd_ext.AutoScheduler, sd_ext.VariantUNet2DConditionModel  # loads both rooms, as any pipeline would
+first = sd_ext.AutoScheduler, sd_ext.CachedUNet2DConditionModel  # loads both rooms, as any pipeline would
 
 def below(cls):
     return {cls}.union(*map(below, cls.__subclasses__()))

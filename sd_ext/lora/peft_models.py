@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ..errors import InputError, UnknownNameError
+from ..seams.peft import adapter_names, adapter_of
 from .adapter import Adapter, ModuleName
-from .formats.keys import Fields, completed
+from .formats.keys import completed
 from .kinds import kind_of, kinds_beside, spellings
 from .lora import Lora
 from .weights import canonical, models_by_part
@@ -35,11 +34,9 @@ def from_peft(models: Any, adapter: str = "default", base: str | None = None) ->
     names: set[str] = set()
     for part, model in models_by_part(models).items():
         for path, module in model.named_modules():
-            strengths = getattr(module, "scaling", None)
-            if not (hasattr(module, "get_base_layer") and isinstance(strengths, dict)):
-                continue
-            names |= set(strengths)
-            if adapter in strengths:
+            carried = adapter_names(module)
+            names |= set(carried)
+            if adapter in carried:
                 name = canonical(part, path)
                 try:
                     found[name] = _adapter_of(module, adapter)
@@ -53,38 +50,15 @@ def from_peft(models: Any, adapter: str = "default", base: str | None = None) ->
 
 
 def _adapter_of(module: Any, name: str) -> Adapter:
-    kind, fields = _fields_of(module, name)
-    tensors = completed(kind, fields)
-    return Adapter(kind, *kind_of(kind, tensors).from_training(tensors, *_alpha_and_rank(module, name)))
-
-
-def _fields_of(module: Any, name: str) -> tuple[str, Fields]:
-    """The adapter's kind, and its tensors by the names that files with peft's spellings give them."""
-    variant = getattr(module, "lora_variant", {}).get(name)
-    if variant is not None and not any(kind.name in type(variant).__name__.lower() for kind in kinds_beside()):
-        raise InputError(f"{type(variant).__name__} is a LoRA of a kind that fits no file format")
-    kinds, fields = set(), {}
-    for spelling, (kind, field) in spellings("dotted").items():
-        held = getattr(module, spelling.removesuffix(".weight"), None)
-        if not isinstance(held, (nn.ParameterDict, nn.ModuleDict)) or name not in held:
-            continue
-        found: Any = held[name]
-        if getattr(found, "bias", None) is not None:
-            raise InputError("a LoRA with a bias (lora_bias=True) fits no file format")
-        fields[field] = (found.weight if isinstance(found, nn.Module) else found).detach()
-        kinds |= {kind} - {""}
+    meanings = {spelling.removesuffix(".weight"): meaning for spelling, meaning in spellings("dotted").items()}
+    held = adapter_of(module, name, meanings)
+    if held.variant and not any(kind.name in held.variant.lower() for kind in kinds_beside()):
+        raise InputError(f"{held.variant} is a LoRA of a kind that fits no file format")
+    if held.bias:
+        raise InputError("a LoRA with a bias (lora_bias=True) fits no file format")
+    kinds = {meanings[factor][0] for factor in held.factors} - {""}
     if len(kinds) != 1:
-        raise InputError(f"a {type(module).__module__.rpartition('.')[0]} adapter cannot be written to a file")
-    return kinds.pop(), fields
-
-
-def _alpha_and_rank(module: Any, name: str) -> tuple[float, int]:
-    """Their quotient is the strength. Rank-stabilised LoRA configures it as alpha / sqrt(rank) (arXiv:2312.03732)."""
-    rank = module.r[name]
-    if not hasattr(module, "lora_alpha"):  # LyCORIS's kinds
-        return float(module.alpha[name]), rank
-    by_root = getattr(module, "use_rslora", None)
-    if not isinstance(by_root, dict):  # peft before 0.19 keeps the strength only
-        return float(module.scaling[name] * rank), rank
-    alpha = float(module.lora_alpha[name])
-    return alpha * rank**0.5 if by_root.get(name) else alpha, rank
+        raise InputError(f"a {held.package} adapter cannot be written to a file")
+    (kind,) = kinds
+    tensors = completed(kind, {meanings[factor][1]: tensor for factor, tensor in held.factors.items()})
+    return Adapter(kind, *kind_of(kind, tensors).from_training(tensors, held.alpha, held.rank))

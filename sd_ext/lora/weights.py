@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .. import whole
 from ..errors import InputError, ModelError, UnknownNameError
 from ..reading import open_tensors
+from ..seams.torch import uncompiled_path
+from ..seams.transformers import without_prefix
 from .adapter import PARTS, Adapter, ModuleName
 
 ADAPTED = nn.Linear, nn.Conv2d
@@ -28,8 +30,8 @@ class Base(Protocol):
 
 def canonical(part: str, path: str) -> ModuleName:
     """A module's name without what wrappers and versions of transformers put around it."""
-    path = path.removeprefix("base_model.model.").replace(".base_layer", "").removeprefix("_orig_mod.")
-    return ModuleName(part, path if part == "unet" else path.removeprefix("text_model."))
+    path = uncompiled_path(path.removeprefix("base_model.model.").replace(".base_layer", ""))
+    return ModuleName(part, path if part == "unet" else without_prefix(path))
 
 
 class ModelBase:

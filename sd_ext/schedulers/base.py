@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from ..declared import Unbounded
 from ..errors import InputError
 from ..model_configs import GuardedConfig
+from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours
 from . import placement
 from .fields import OptionFields
 from .noise import BrownianNoise
@@ -84,13 +84,10 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith("sd_ext."):
-            if cls._table is not TableScheduler._table:
-                # Saved pipelines record this module; the short name stays right wherever the file moves.
-                cls.__module__ = "sd_ext"
-        elif cls.__module__ in sys.modules:
-            # Diffusers loads a scheduler only if the module that a saved pipeline names has this base, too.
-            vars(sys.modules[cls.__module__]).setdefault("SchedulerMixin", SchedulerMixin)
+        if not is_ours(cls):
+            let_be_found(cls, SchedulerMixin)
+        elif cls._table is not TableScheduler._table:
+            record_as_ours(cls)
 
     # ---- what a sampler is -------------------------------------------------------------------------------------------
 

@@ -11,25 +11,18 @@ from torch import Tensor, nn
 
 from .seam import declare, seam
 
-FACTORS = (
-    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-)
-"""What peft's LoHa and LoKr layers call their factors, which is also what files call them."""
-
 
 @dataclass(frozen=True)
 class PeftAdapter:
     """An adapter that a layer carries; the tensors are the layer's own.
 
     Args:
-        factors: by peft's names. Of a LoRA "lora_A" (rank, in, ...), "lora_B" (out, rank, ...) and of a DoRA
-            "lora_magnitude_vector"; of LoHa and LoKr those of `FACTORS` that it has.
+        factors: by peft's names: "lora_A" (rank, in, ...), "lora_B" (out, rank, ...), "hada_w1_a", ...
         alpha: such that the configured strength is alpha / rank, for rank-stabilised LoRA too.
         rank: as configured.
-        bias: whether the upper factor has a bias.
-        variant: class of a LoRA's variant, in lower case, "" for none: "doralinearvariant", ...
-        kind: package of the layer's class, for messages.
+        bias: whether a factor has a bias.
+        variant: class of a LoRA's variant, such as "DoraLinearVariant"; "" for none.
+        package: of the layer's class, for messages.
     """
 
     factors: dict[str, Tensor]
@@ -37,7 +30,7 @@ class PeftAdapter:
     rank: int
     bias: bool
     variant: str
-    kind: str
+    package: str
 
 
 def adapter_names(module: nn.Module) -> tuple[str, ...]:
@@ -47,42 +40,43 @@ def adapter_names(module: nn.Module) -> tuple[str, ...]:
 
 
 @seam(
-    *("scaling", "lora_A", "lora_B", "lora_variant", "lora_magnitude_vector", "use_rslora", "lora_alpha", "alpha", "r"),
+    *("scaling", "lora_variant", "use_rslora", "lora_alpha", "alpha", "r"),
     seen="peft 0.18 to 0.21, tuners.lora.layer and tuners.lycoris_utils",
     gone="saving the adapters of models in memory",
 )
-def adapter_of(module: Any, name: str) -> PeftAdapter:
+def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
     """An adapter that a layer carries.
 
     Args:
         module: a layer for which `adapter_names` has the name.
+        name: the adapter's.
+        factors: peft's names of all factors that are looked for.
+
+    Returns:
+        It with those factors that it has; without alpha and rank where it has none of them.
     """
-    kind = type(module).__module__.rpartition(".")[0]
-    if name not in getattr(module, "lora_A", {}):
-        factors = {key: getattr(module, key)[name].detach() for key in FACTORS if name in getattr(module, key, {})}
-        return PeftAdapter(factors, float(module.alpha[name]), int(module.r[name]), False, "", kind)
-    down, up = module.lora_A[name], module.lora_B[name]
-    factors = {"lora_A": down.weight.detach(), "lora_B": up.weight.detach()}
-    if name in module.lora_magnitude_vector:
-        factors["lora_magnitude_vector"] = module.lora_magnitude_vector[name].weight.detach()
-    found = module.lora_variant.get(name)
-    variant = "" if found is None else type(found).__name__.lower()
-    bias = getattr(up, "bias", None) is not None
-    rank = int(down.weight.shape[0])
-    return PeftAdapter(factors, _alpha(module, name, rank), rank, bias, variant, kind)
-
-
-def _alpha(module: Any, name: str, rank: int) -> float:
-    """The alpha for a strength of alpha / rank: rank-stabilised LoRA's is alpha / sqrt(rank) (arXiv 2312.03732)."""
-    if not isinstance(module.use_rslora, dict):  # peft 0.18 keeps the strength only
-        return float(module.scaling[name] * rank)
-    alpha = float(module.lora_alpha[name])
-    return alpha * rank**0.5 if module.use_rslora.get(name) else alpha
+    held, bias = {}, False
+    for factor in factors:
+        by_name = getattr(module, factor, None)
+        if isinstance(by_name, nn.ParameterDict | nn.ModuleDict) and name in by_name:
+            found: Any = by_name[name]
+            bias = bias or getattr(found, "bias", None) is not None
+            held[factor] = (found.weight if isinstance(found, nn.Module) else found).detach()
+    package = type(module).__module__.rpartition(".")[0]
+    if not held:
+        return PeftAdapter(held, 0.0, 0, bias, "", package)
+    if not hasattr(module, "lora_A"):  # LyCORIS's kinds
+        return PeftAdapter(held, float(module.alpha[name]), module.r[name], bias, "", package)
+    variant = module.lora_variant.get(name)
+    alpha, rank = float(module.lora_alpha[name]), module.r[name]
+    if module.use_rslora.get(name):  # whose strength is alpha / sqrt(rank) (arXiv 2312.03732)
+        alpha *= rank**0.5
+    return PeftAdapter(held, alpha, rank, bias, "" if variant is None else type(variant).__name__, package)
 
 
 @seam(
-    "lycoris_utils",
     "LycorisLayer",
+    "lycoris_utils",
     seen="peft 0.18 to 0.21, tuners.lycoris_utils",
     gone="estimates of a LoHa or LoKr run's memory",
 )

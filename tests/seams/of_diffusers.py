@@ -32,7 +32,7 @@ def pipelines_record_our_name_and_find_it(tiny_pipeline: Any, tmp_path: Path) ->
     assert type(loaded.unet) is sd_ext.CachedUNet2DConditionModel
 
 
-@probe("diffusers.exchange_with")
+@probe("diffusers.compatibles")
 def configs_keep_what_diffusers_schedulers_know() -> None:
     foreign = diffusers.PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=True)
     ours = sd_ext.DPMSolverMultistepScheduler.from_config(foreign.config)

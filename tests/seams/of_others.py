@@ -24,29 +24,36 @@ def adapted(config: Any) -> Any:
     return model
 
 
+LYCORIS = (
+    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+)
+
+
 @probe("peft.adapter_of")
 def adapters_in_memory_are_what_they_compute() -> None:
     import peft
 
+    names = ("lora_A", "lora_B", "lora_magnitude_vector", *LYCORIS)
     lora = {"r": 4, "lora_alpha": 3, "target_modules": ["0"]}
     for config, scale in ((peft.LoraConfig(**lora), 3 / 4), (peft.LoraConfig(**lora, use_rslora=True), 3 / 2)):
         layer = adapted(config)[0]
         assert peft_seam.adapter_names(layer) == ("one",)
-        held, x = peft_seam.adapter_of(layer, "one"), torch.rand(2, 6)
+        held, x = peft_seam.adapter_of(layer, "one", names), torch.rand(2, 6)
         assert held.alpha / held.rank == pytest.approx(scale)
         change = x @ (held.factors["lora_B"] @ held.factors["lora_A"]).T * (held.alpha / held.rank)
         torch.testing.assert_close(layer(x), layer.get_base_layer()(x) + change)
         assert not held.bias
         assert held.variant == ""
-    dora = peft_seam.adapter_of(adapted(peft.LoraConfig(**lora, use_dora=True))[0], "one")
-    assert "dora" in dora.variant
+    dora = peft_seam.adapter_of(adapted(peft.LoraConfig(**lora, use_dora=True))[0], "one", names)
+    assert "dora" in dora.variant.lower()
     assert dora.factors["lora_magnitude_vector"].shape == (8,)
-    assert peft_seam.adapter_of(adapted(peft.LoraConfig(**lora, lora_bias=True))[0], "one").bias
+    assert peft_seam.adapter_of(adapted(peft.LoraConfig(**lora, lora_bias=True))[0], "one", names).bias
     for config in (peft.LoHaConfig(r=2, alpha=3, target_modules=["0"]), peft.LoKrConfig(r=2, target_modules=["0"])):
-        held = peft_seam.adapter_of(adapted(config)[0], "one")
+        held = peft_seam.adapter_of(adapted(config)[0], "one", names)
         assert held.rank == 2
         assert held.factors
-        assert set(held.factors) <= set(peft_seam.FACTORS)
+        assert set(held.factors) <= set(LYCORIS)
     assert peft_seam.adapter_names(nn.Linear(2, 2)) == ()
 
 

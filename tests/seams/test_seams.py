@@ -146,7 +146,7 @@ def test_a_part_that_an_object_lacks_is_named():
     layer = of_others.adapted(peft.LoraConfig(r=2, target_modules=["0"]))[0]
     del layer.lora_variant
     with pytest.raises(SeamError, match="has no lora_variant"):
-        adapter_of(layer, "one")
+        adapter_of(layer, "one", ["lora_A", "lora_B"])
 
 
 def test_errors_of_other_kinds_pass():

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...declared import check, shown
 from ...errors import InputError
 from ...reading import parse_json
+from ...seams.peft import pattern_for
 from ..adapter import Adapter, ModuleName
 from ..kinds import kinds_beside
 from ..lora import Lora
@@ -108,8 +109,6 @@ def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
     Raises:
         InputError: settings that are not peft's.
     """
-    from peft.utils.other import get_pattern_key
-
     for part, known in settings.items():
         _check_strengths(part, known)
 
@@ -121,7 +120,7 @@ def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
             patterns = dict(known.get("alpha_pattern") or {})
             path = module.path if module.part == "unet" else to_text_model(module.path)
             # A pattern matches from the right; one that begins with ^, the whole path, with or without text_model.
-            key = next((k for p in (path, module.path) if (k := get_pattern_key(list(patterns), p)) in patterns), None)
+            key = pattern_for(path, patterns) or pattern_for(module.path, patterns)
             strength = float(patterns[key] if key else known.get("lora_alpha", known.get("alpha", rank)))
             return strength * rank**0.5 if known.get("use_rslora") else strength
         except (TypeError, ValueError, AttributeError) as error:

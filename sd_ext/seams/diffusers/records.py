@@ -6,7 +6,8 @@ Importing this file imports neither Diffusers nor torch: `import sd_ext` needs i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..seam import declare, seam
@@ -24,36 +25,35 @@ LOOKED_UP = ("SchedulerMixin", "ModelMixin")
 """What Diffusers looks for on the module that a saved pipeline names, to see what kind of class it is."""
 
 
-def looked_up(name: str) -> Any:
-    """One of `LOOKED_UP`."""
-    import diffusers
-
-    return getattr(diffusers, name)
+def is_ours(cls: type) -> bool:
+    """Whether a class is of this package, and not of another that derives from it."""
+    return cls.__module__.partition(".")[0] == "sd_ext"
 
 
 def record_as_ours(cls: type) -> None:
-    """Have saved pipelines record `["sd_ext", name]` for a class of ours, wherever its file may move."""
-    if cls.__module__.startswith("sd_ext."):
+    """Have saved pipelines record `["sd_ext", name]` for a class of this package, wherever its file may move."""
+    if is_ours(cls):
         cls.__module__ = "sd_ext"
 
 
+def let_be_found(cls: type, base: type) -> None:
+    """Have Diffusers find what kind of class one of another package is, on the module that saved pipelines name.
+
+    Args:
+        cls: the class.
+        base: one of `LOOKED_UP`, which it derives from.
+    """
+    module = sys.modules.get(cls.__module__)
+    if module is not None:
+        vars(module).setdefault(base.__name__, base)
+
+
 declare(
-    f"{__name__}.exchange_with",
+    f"{__name__}.compatibles",
     "_compatibles",
-    seen="diffusers 0.41 to 0.42, schedulers.scheduling_utils.SchedulerMixin",
+    seen="diffusers 0.41 to 0.42, schedulers.scheduling_utils.SchedulerMixin; named in schedulers/stepping.py",
     gone="options of other schedulers, kept in a config for a change of scheduler",
 )
-
-
-def exchange_with(names: Iterable[str]) -> Callable[[type], type]:
-    """Class decorator of a scheduler: its configs also keep what schedulers of these names know."""
-
-    def decorate(cls: Any) -> Any:
-        cls._compatibles = list(names)
-        return cls
-
-    return decorate
-
 
 # ---- configs ---------------------------------------------------------------------------------------------------------
 

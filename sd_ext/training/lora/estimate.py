@@ -7,6 +7,7 @@ its operations would hold at once is counted. To that come weights, gradients, o
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sd_ext.errors import InputError
+from sd_ext.errors import InputError, SeamError
+from sd_ext.seams.peft import let_all_act
+from sd_ext.seams.torch import fake_tensors
 from sd_ext.training.lora.adapters import trained_parameters
 from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.objective.loss import DiffusionLoss
@@ -25,6 +27,8 @@ from sd_ext.training.settings import LoraConfig
 
 if TYPE_CHECKING:
     from sd_ext.training.lora.task import LoraTask
+
+log = logging.getLogger(__name__)
 
 # Bytes of optimizer state for each trained number.
 STATE = {"adamw": 8, "schedulefree-adamw": 8, "adamw8bit": 2, "adafactor": 1, "lion": 4, "sgd": 0, "prodigy": 16}
@@ -70,7 +74,7 @@ def estimate(task: LoraTask, device: torch.device) -> Estimate:
     vae = vae_on_meta(task.files)
     models = [unet, *([towers] if towers else [])]
     trained = sum(trained_parameters(model) for model in models)
-    with FakeTensorMode(), torch.device(device.type):
+    with fake_tensors(), torch.device(device.type):
         for model in models:
             make_fake(model, base_dtype(config))
         make_fake(vae, torch.float32)
@@ -112,12 +116,8 @@ def _frozen(module: nn.Module) -> bool:
 
 def in_training(loss: DiffusionLoss) -> DiffusionLoss:
     """As in training, but for the adapters that draw a number, of which there are none here, whether to act."""
-    from peft.tuners.lycoris_utils import LycorisLayer
-
     loss.train()
-    for module in loss.modules():
-        if isinstance(module, LycorisLayer):
-            module.training = False  # they act
+    let_all_act(loss)
     return loss
 
 
@@ -167,12 +167,17 @@ def decode_once(task: LoraTask, vae: Any) -> None:
 def check_fits(task: LoraTask, device: torch.device) -> None:
     """Refuse a run that cannot fit; an exact estimate is made only where it may be close.
 
+    Where no estimate can be made, that is said and the run goes on.
+
     Raises:
         InputError: see `check_memory`.
     """
     free = free_memory(device)
-    if task.config.memory_check and at_most(task) > free:
-        check_memory(estimate(task, device), free, task.config)
+    try:
+        if task.config.memory_check and at_most(task) > free:
+            check_memory(estimate(task, device), free, task.config)
+    except SeamError as error:
+        log.warning("whether the run fits into memory is not checked: %s", error)
 
 
 def check_memory(needed: Estimate, free: int, config: LoraConfig) -> None:

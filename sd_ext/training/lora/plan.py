@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from sd_ext.errors import SeamError
 from sd_ext.training.lora.class_pictures import missing
 from sd_ext.training.lora.estimate import check_memory, estimate
 from sd_ext.training.lora.task import LoraTask
@@ -32,7 +33,11 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
         yield f"{name:<15} {text}"
     if config.out:
         check_folder(task.config, task.name)
-    needed, free = estimate(task, state.device), free_memory(state.device)
+    try:
+        needed, free = estimate(task, state.device), free_memory(state.device)
+    except SeamError as error:
+        yield f"{'memory':<15} not known: {error}"
+        return
     yield f"{'trained':<15} {needed.trained:,} parameters ({config.method}, rank {config.rank})"
     yield f"{'memory':<15} {needed}, beside about 1 GB for Python; {gb(free)} free on {state.device.type}"
     check_memory(needed, free, task.config)

@@ -18,6 +18,7 @@ from sd_ext import whole
 from sd_ext.checked import load_checked, save_checked
 from sd_ext.errors import DamagedError
 from sd_ext.lora import Adapter, Lora, ModuleName, from_peft, merge
+from sd_ext.seams.transformers import find_module
 
 
 def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Accelerator) -> Lora:
@@ -64,8 +65,7 @@ def adapters_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 def base_weight(models: Mapping[str, nn.Module], module: ModuleName) -> Tensor:
     """The frozen weight that a module's adapter is added to."""
     model: Any = models[module.part]
-    found = dict(model.named_modules())
-    return (found.get(module.path) or found[f"text_model.{module.path}"]).get_base_layer().weight
+    return find_module(dict(model.named_modules()), module.path).get_base_layer().weight
 
 
 def on_cpu(lora: Lora) -> Lora:

@@ -7,11 +7,12 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from sd_ext.seams.transformers import with_prefix
+
 
 def save_text_encoder(text_model: Any, new: Path) -> None:
     """Fill a new folder with the weight names every version of Transformers reads: 5 alone omits `text_model.`."""
     text_model.save_pretrained(new)
     weights = load_file(new / "model.safetensors")
-    own = ("text_model.", "text_projection.")  # the second is SDXL's, and stands outside
-    named = {key if key.startswith(own) else f"text_model.{key}": value for key, value in weights.items()}
+    named = {with_prefix(key): value for key, value in weights.items()}
     save_file(named, new / "model.safetensors", metadata={"format": "pt"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sd_ext.errors import InputError
+from sd_ext.seams.diffusers.unets import checkpointable, set_checkpointing
 from sd_ext.training.settings import DiffusionConfig
-from sd_ext.unets.attention.processors import set_attention
 
 
 def prepare_unet(unet: Any, config: DiffusionConfig) -> None:
@@ -14,15 +14,15 @@ def prepare_unet(unet: Any, config: DiffusionConfig) -> None:
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         if config.checkpoint_blocks:
-            able = [(name, m) for name, m in unet.named_modules() if hasattr(m, "gradient_checkpointing")]
-            chosen = [name for name, _ in able if name.startswith(config.checkpoint_blocks)]
+            able = checkpointable(unet)
             for block in config.checkpoint_blocks:
-                if not any(name.startswith(block) for name in chosen):
-                    there = ", ".join(name for name, _ in able if name)
+                if not any(name.startswith(block) for name in able):
+                    there = ", ".join(name for name in able if name)
                     raise InputError(f"checkpoint_blocks: {block} is no block of the U-Net; it has {there}")
-            for name, module in able:
-                module.gradient_checkpointing = name in chosen
+            set_checkpointing(unet, [name for name in able if name.startswith(config.checkpoint_blocks)])
     if config.attention_backend != "default":
+        from sd_ext.unets.attention.processors import set_attention
+
         set_attention(unet, config.attention_backend)
     if config.compile:
         unet.compile_repeated_blocks(fullgraph=False)

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-
-
-def inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside accelerate's wrapper, or itself."""
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+from sd_ext.seams.accelerate import inner_optimizer
 
 
 def to_training(optimizer: Any) -> None:
     """Bring the weights of a schedule-free optimizer to where gradients are taken; nothing for others."""
-    switch = getattr(inner(optimizer), "train", None)
+    switch = getattr(inner_optimizer(optimizer), "train", None)
     if callable(switch):
         switch()
 
 
 def to_evaluation(optimizer: Any) -> None:
     """Bring the weights of a schedule-free optimizer to the average, which is the result; nothing for others."""
-    switch = getattr(inner(optimizer), "eval", None)
+    switch = getattr(inner_optimizer(optimizer), "eval", None)
     if callable(switch):
         switch()
 
@@ -40,8 +32,8 @@ def evaluating(optimizer: Any) -> Iterator[None]:
     """
     import torch
 
-    switches = callable(getattr(inner(optimizer), "eval", None))
-    weights = [p for group in inner(optimizer).param_groups for p in group["params"]] if switches else []
+    switches = callable(getattr(inner_optimizer(optimizer), "eval", None))
+    weights = [p for group in inner_optimizer(optimizer).param_groups for p in group["params"]] if switches else []
     before = [p.detach().clone() for p in weights]
     to_evaluation(optimizer)
     try:

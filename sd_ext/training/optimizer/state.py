@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_ext.errors import InputError, TrainingError
-from sd_ext.training.optimizer.averaged import inner
+from sd_ext.seams.accelerate import inner_optimizer
 
 Names = dict[Any, str]  # parameter -> its name in the model
 
@@ -29,7 +29,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Names) -> tuple[dic
     Raises:
         TrainingError: it keeps something that is neither a plain tensor nor a number, text, list or dictionary.
     """
-    optimizer, tensors, states = inner(optimizer), {}, {}
+    optimizer, tensors, states = inner_optimizer(optimizer), {}, {}
     for parameter, state in optimizer.state.items():
         if parameter not in names:
             raise TrainingError(f"{_kind(optimizer)} keeps state of what is not among the trained parameters")
@@ -54,7 +54,7 @@ def restore_optimizer(
     Raises:
         InputError: the state is another optimizer's, or of other parameters; says what differs.
     """
-    optimizer = inner(optimizer)
+    optimizer = inner_optimizer(optimizer)
     _check_same(optimizer, names, scalars)
     parameters = {name: p for p, name in names.items()}
     states: dict[str, dict[str, Any]] = {

@@ -7,11 +7,16 @@ tokens the fused kernel is the quicker one, and the only one whose memory does n
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
+
+from sd_ext.errors import SeamError
+from sd_ext.seams.diffusers.attention import attention_layers, make_processor, processor_kind
+
+log = logging.getLogger(__name__)
 
 FEW = 2**17  # queries x keys, up to which plain products were quicker (bfloat16, one and two cores)
 
@@ -20,11 +25,11 @@ class SmallAttention:
     """An attention processor: plain products for few tokens while gradients are taken, else the fused kernel."""
 
     def __init__(self) -> None:
-        self.plain, self.fused = AttnProcessor(), AttnProcessor2_0()
+        self.plain, self.fused = make_processor("plain"), make_processor("sdpa")
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         *args: Any,
@@ -38,7 +43,14 @@ class SmallAttention:
 
 
 def quicken_attention(model: nn.Module) -> None:
-    """Let every plain attention of `model` choose by its tokens, in place; for training on a CPU in bfloat16."""
-    for module in model.modules():
-        if isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0:
-            module.set_processor(SmallAttention())  # type: ignore[arg-type]
+    """Let every plain attention of `model` choose by its tokens, in place; for training on a CPU in bfloat16.
+
+    Where Diffusers' layers are no longer what they were, that is said and they stay as they are.
+    """
+    try:
+        plain = [layer for layer in attention_layers(model).values() if processor_kind(layer) == "sdpa"]
+    except SeamError as error:
+        log.warning("attention is as slow as PyTorch computes it: %s", error)
+        return
+    for layer in plain:
+        layer.set_processor(SmallAttention())

@@ -12,13 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sd_ext.seams.torch import group_norm_statistics, has_group_norm_statistics
+
 
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        n, c, pixels = x.shape[0], x.shape[1], x[0, 0].numel()
-        weight_, bias_ = weight.to(x.dtype), bias.to(x.dtype)
-        y, mean, rstd = torch.native_group_norm(x, weight_, bias_, n, c, pixels, groups, eps)
+        y, mean, rstd = group_norm_statistics(x, weight.to(x.dtype), bias.to(x.dtype), groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.groups = groups
         return y
@@ -56,8 +56,11 @@ class GroupNorm(nn.GroupNorm):
 
 
 def quicken(model: nn.Module) -> nn.Module:
-    """Let every group norm of `model` use the quick backward pass, in place; for training on a CPU."""
-    for module in model.modules():
+    """Let every group norm of `model` use the quick backward pass, in place; for training on a CPU.
+
+    Where PyTorch does not give what that needs, norms stay as they are.
+    """
+    for module in model.modules() if has_group_norm_statistics() else ():
         if type(module) is nn.GroupNorm and module.affine:
             module.__class__ = GroupNorm
     return model

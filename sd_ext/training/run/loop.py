@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sd_ext.errors import TrainingError
+from sd_ext.seams.accelerate import inner_optimizer
+from sd_ext.seams.torch import lerp_all
 from sd_ext.training.data import random
 from sd_ext.training.data.order import Pass
-from sd_ext.training.optimizer.averaged import inner
 from sd_ext.training.optimizer.schedules import learning_rate
 from sd_ext.training.settings import RunConfig
 
@@ -41,7 +42,7 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), [p.float() for p in self.source.values()], 1 - decay)
+        lerp_all(list(self.average.values()), [p.float() for p in self.source.values()], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -128,7 +129,7 @@ def train(run: Run) -> Iterator[dict[str, float]]:
     while run.step < config.steps:
         work = next(batches)
         rate = learning_rate(config, run.step)
-        for group in inner(run.optimizer).param_groups:
+        for group in inner_optimizer(run.optimizer).param_groups:
             group["lr"] = rate * group.get("ratio", 1.0) if run.step < group.get("until", math.inf) else 0.0
         sums = backward(run, work)
         names, passes = list(sums), [each for each, _ in work]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from sd_ext.seams.torch import storage_number, watching
 
 
 def gb(size: int) -> str:
@@ -22,36 +22,36 @@ def size_of(models: Iterable[nn.Module]) -> int:
     return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
 
 
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the storages that operations within the block make, and the most there are at once.
+class PeakMemory:
+    """Counts the bytes of storages that appear, and the most there are at once.
 
     Args:
         known: tensors that are there already.
     """
 
     def __init__(self, known: Iterable[Tensor]):
-        super().__init__()
-        self.alive = {tensor.untyped_storage()._cdata for tensor in known}
+        self.alive = {storage_number(tensor.untyped_storage()) for tensor in known}
         self.now = self.peak = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
-                self.alive.add(storage._cdata)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        return made
+    def see(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, unless it is counted, until nothing refers to it any more."""
+        storage = tensor.untyped_storage()
+        number = storage_number(storage)
+        if number not in self.alive:
+            self.alive.add(number)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, number, storage.nbytes())
 
-    def _gone(self, storage: int, size: int) -> None:
-        self.alive.discard(storage)
+    def _gone(self, number: int, size: int) -> None:
+        self.alive.discard(number)
         self.now -= size
 
 
 def peak_bytes(models: Iterable[nn.Module], call: Callable[[], Any]) -> int:
     """The most bytes that `call()` holds at once beside the models' weights."""
-    with PeakMemory(p for model in models for p in model.parameters()) as memory:
+    memory = PeakMemory(p for model in models for p in model.parameters())
+    with watching(memory.see):
         call()
     return memory.peak
 
@@ -61,7 +61,7 @@ def kept_bytes(call: Callable[[], Any]) -> int:
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets its number
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        kept[storage_number(tensor.untyped_storage())] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -70,20 +70,18 @@ def kept_bytes(call: Callable[[], Any]) -> int:
 
 
 def make_fake(model: nn.Module, frozen: torch.dtype) -> None:
-    """Turn a model on the meta device into one of fake tensors (call it under `FakeTensorMode` and `torch.device`).
+    """Turn a model on the meta device into one of fake tensors (call it under `fake_tensors` and `torch.device`).
 
     Args:
         model: changed in place.
         frozen: number format of the weights that are not trained.
     """
     for module in model.modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                dtype = frozen if p.is_floating_point() and not p.requires_grad else p.dtype
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=dtype), p.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+        for name, p in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            dtype = frozen if p.is_floating_point() and not p.requires_grad else p.dtype
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=dtype), p.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
 
 
 def free_memory(device: torch.device) -> int:

@@ -31,7 +31,12 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises `InputError` in place of printing its usage and leaving."""
+    """One that raises `InputError` in place of printing its usage and leaving, and knows its flags."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        action = super().add_argument(*args, **kwargs)
+        self.flags = [*getattr(self, "flags", ()), *action.option_strings]
+        return action
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help lists the flags")
@@ -182,9 +187,8 @@ def read_flags(
     made = parser(cls, doc, prog)
     found, unknown = made.parse_known_args(arguments)
     if unknown:
-        flags = [flag for action in made._actions for flag in action.option_strings]
         if unknown[0].startswith("-"):
-            raise UnknownNameError("flag", unknown[0].partition("=")[0], flags)
+            raise UnknownNameError("flag", unknown[0].partition("=")[0], made.flags)
         raise InputError(f"unexpected argument {unknown[0]!r}; give one CONFIG.toml, and settings as flags")
     given = vars(found)
     dry, file, path, overrides = (given.pop(name) for name in ("dry_run", "file", "config", "override"))

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from sd_ext.errors import InputError
 from sd_ext.lora import apply_lora, read_lora
 from sd_ext.training.data.order import StepOrder
-from sd_ext.training.optimizer.averaged import inner
+from sd_ext.seams.accelerate import inner_optimizer
 
 from ..lora_cases import a_task, assert_same, outputs, pipeline
 
@@ -69,7 +69,7 @@ def test_adapters_and_optimizer_are_float32_over_a_base_in_bfloat16(lora_run):
     trained = lora_run("sd15", mixed_precision="bf16", text_encoder=True, ema=0.5)
     kinds = {p.requires_grad: p.dtype for p in trained.task.model.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
-    moments = [value for state in inner(trained.run.optimizer).state.values() for value in state.values()]
+    moments = [value for state in inner_optimizer(trained.run.optimizer).state.values() for value in state.values()]
     assert {value.dtype for value in moments} == {torch.float32}
     assert {value.dtype for value in trained.run.ema.average.values()} == {torch.float32}
     lora = read_lora(trained.diffusers)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.training.optimizer.averaged import evaluating, inner, to_evaluation, to_training
+from sd_ext.seams.accelerate import inner_optimizer
+from sd_ext.training.optimizer.averaged import evaluating, to_evaluation, to_training
 from sd_ext.training.optimizer.make import LORA_UP, find_class, make_optimizer, parameter_groups
 from sd_ext.training.optimizer.names import PRESETS, parse_options
 
@@ -237,8 +238,8 @@ def test_the_optimizer_inside_accelerates_wrapper():
     from accelerate import Accelerator
 
     optimizer = make_optimizer("adamw", groups_of(Adapter()), 0.1)
-    assert inner(Accelerator(cpu=True).prepare(optimizer)) is optimizer
-    assert inner(optimizer) is optimizer
+    assert inner_optimizer(Accelerator(cpu=True).prepare(optimizer)) is optimizer
+    assert inner_optimizer(optimizer) is optimizer
 
 
 def test_settings_can_be_checked_without_torch():
