@@ -11,8 +11,8 @@ from accelerate import Accelerator
 
 from sd_ext.errors import InputError
 from sd_ext.lora import apply_lora, read_lora
-from sd_ext.training.data.order import StepOrder
 from sd_ext.seams.accelerate import inner_optimizer
+from sd_ext.training.data.order import StepOrder
 
 from ..lora_cases import a_task, assert_same, outputs, pipeline
 
