@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from typing_extensions import dataclass_transform
 
 from ..declared import check
+from ..seams.diffusers.records import SiblingOptions
 
 
 def _is_option(name: str, annotation: Any) -> bool:
@@ -33,14 +34,11 @@ def _resolved(cls: type, annotation: Any) -> Any:
 
 
 @dataclass_transform(kw_only_default=False)
-class OptionFields:
+class OptionFields(SiblingOptions):
     """Turns annotated fields of subclasses into constructor arguments; mix in before ConfigMixin."""
 
-    _options: ClassVar[dict[str, Any]] = {}
     _kinds: ClassVar[dict[str, Any]] = {}
     """The declared type of each option."""
-    _known: ClassVar[set[str]] = set()
-    """Options of any class."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,16 +51,6 @@ class OptionFields:
         cls._options, cls._kinds = options, kinds
         cls._known.update(options)
         cls.__init__ = _constructor(options)
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """As ConfigMixin's: what goes to the constructor, what nobody knows, and the config. Options of other classes
-        stay in the config, for them, and are nothing to warn of.
-        """
-        others = {k: v for k, v in config_dict.items() if k in cls._known and k not in cls._options}
-        own = {k: v for k, v in config_dict.items() if k not in others}
-        init, unused, hidden = super().extract_init_dict(own, **kwargs)  # type: ignore[misc]
-        return init, unused, {**hidden, **others}
 
 
 def _constructor(options: dict[str, Any]) -> Any:
