@@ -57,7 +57,7 @@ class Scene:
     def facts(self) -> dict[str, Any]:
         """What a line of `metadata.jsonl` says of it."""
         return {
-            "concepts": self.concepts, "colours": self.seen_colours, "number": self.number, "style": self.style,
-            "ground": self.ground_colour or self.ground, "place": self.place, "size": self.size,
-            "sets": tuple(drawing.set for drawing in self.drawings),
+            "shows": self.shows, "concepts": self.concepts, "colours": self.seen_colours, "number": self.number,
+            "style": self.style, "ground": self.ground, "ground_colour": self.ground_colour, "place": self.place,
+            "size": self.size, "sets": tuple(drawing.set for drawing in self.drawings),
         }  # fmt: skip
