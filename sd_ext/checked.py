@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import DamagedError
+from .plain_files import why_not
 from .tensors import storable
 
 CONTENT = "content"  # the header's entry
@@ -66,6 +67,8 @@ def load_checked(path: Path, name: str) -> dict[str, Tensor]:
         DamagedError: the file does not hold them.
         OSError: it cannot be opened.
     """
+    if (reason := why_not(path)) and path.exists():  # a pipe
+        raise DamagedError(f"{path} {reason}")
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dictionary

@@ -19,6 +19,7 @@ from sd_ext.checked import load_checked, save_checked
 from sd_ext.errors import DamagedError
 from sd_ext.lora import Adapter, Lora, ModuleName, from_peft, merge
 from sd_ext.seams.transformers import find_module
+from sd_ext.training.run.checkpoint import restore
 
 
 def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Accelerator) -> Lora:
@@ -41,8 +42,7 @@ def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Acceler
         raise DamagedError(f"{error}; without it the run cannot go on: choose another --out") from error
     drawn = {module: adapter.product() for module, adapter in from_peft(dict(models)).adapters.items()}
     with torch.no_grad():
-        for name, value in then.items():
-            now[name].copy_(value)
+        restore(path, then, dict(now))
         start = from_peft(dict(models))
         for module, adapter in start.adapters.items():
             difference = drawn[module] - adapter.product()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sd_ext import whole
+from sd_ext.reading import read_json
 from sd_ext.schedulers import DPMSolverMultistepScheduler
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import TextTowers
@@ -91,7 +92,7 @@ def fill_pipeline(pipe: Any, new: Path) -> None:
 
 def edit_json(new: Path, **values: Any) -> None:
     """Set top-level values of a new JSON file; None removes one."""
-    kept = {**json.loads(new.read_text(encoding="utf-8")), **values}
+    kept = {**read_json(new, dict[str, Any], finite=False), **values}
     text = json.dumps(
         {name: value for name, value in kept.items() if name not in values or value is not None}, indent=2
     )

@@ -55,11 +55,20 @@ def restore_optimizer(
         InputError: the state is another optimizer's, or of other parameters; says what differs.
     """
     optimizer = inner_optimizer(optimizer)
-    _check_same(optimizer, names, scalars)
     parameters = {name: p for p, name in names.items()}
-    states: dict[str, dict[str, Any]] = {
-        name: {key: _unpack(value, tensors) for key, value in state.items()} for name, state in scalars["state"].items()
-    }
+    try:
+        _check_same(optimizer, names, scalars)
+        states: dict[str, dict[str, Any]] = {
+            name: {key: _unpack(value, tensors) for key, value in state.items()}
+            for name, state in scalars["state"].items()
+        }
+        settings = [
+            {key: _unpack(v, tensors) for key, v in kept.items() if key != "params"} for kept in scalars["groups"]
+        ]
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the checkpoint's optimizer state is not what a run writes ({error!r})") from error
     for key, value in tensors.items():
         name, _, kind = key.rpartition("|")
         if name in parameters:  # else it lies deeper, or in a group
@@ -72,8 +81,8 @@ def restore_optimizer(
             placed[p] = {key: _place(value, key, p, on_device) for key, value in found.items()}
     optimizer.state.clear()
     optimizer.state.update({p: state for p, state in placed.items() if state})
-    for group, kept in zip(optimizer.param_groups, scalars["groups"], strict=True):
-        group.update({key: _unpack(value, tensors) for key, value in kept.items() if key != "params"})
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:

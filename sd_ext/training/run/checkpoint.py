@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from sd_ext import whole
 from sd_ext.checked import load_checked, save_checked
+from sd_ext.declared import check, shown
 from sd_ext.errors import DamagedError, InputError, TrainingError, WriteError
 from sd_ext.reading import read_json
 from sd_ext.training.optimizer.state import differences, optimizer_state, restore_optimizer
@@ -34,6 +37,17 @@ PREFIX, DAMAGED, STATE = "step-", "damaged-", "state.json"
 CHECKSUM, FILES = "checksum", "files"  # entries of the state that this file adds
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """What `state.json` declares, whoever wrote it."""
+
+    files: list[str]
+    step: int = 0
+    optimizer: dict[str, Any] | None = None
+    loss_scale: dict[str, Any] | None = None
+    history: str | None = None
 
 
 def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -89,6 +103,9 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """
     try:
         state = read_json(folder / STATE, dict[str, Any], finite=False)
+        check(state, State, str(folder / STATE))
+        if strange := [name for name in state[FILES] if not re.fullmatch(r"\w+\.safetensors", name)]:
+            raise DamagedError(f"{folder / STATE} names {shown(strange[0])}, which is no file of a checkpoint")
         if state.pop(CHECKSUM, None) != state_checksum(state):
             raise DamagedError(f"{folder / STATE} does not hold what was written into it")
         return {name: load_checked(folder / name, f"{folder.name}/{name}") for name in state.pop(FILES)}, state

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from sd_ext import whole
+from sd_ext.declared import shown
 from sd_ext.errors import InputError
+from sd_ext.reading import read_json
 from sd_ext.training.settings import RunConfig, result_settings
 
 RECORD = "run.json"
@@ -42,14 +43,12 @@ def is_fresh(folder: Path) -> bool:
 def compare(folder: Path, settings: dict[str, Any]) -> None:
     """Refuse a record of other settings."""
     try:
-        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if not isinstance(before, dict):
-            raise ValueError("no settings by name")
-    except ValueError as error:
-        raise InputError(f"{folder / RECORD} is damaged ({error}); choose another --out") from error
+        before = read_json(folder / RECORD, dict[str, Any])
+    except InputError as error:
+        raise InputError(f"{error}; choose another --out") from error
     differing = [key for key in settings if before.get(key) != settings.get(key)]
     if differing:
-        changes = ", ".join(f"{key} {before.get(key)!r} -> {settings.get(key)!r}" for key in differing)
+        changes = ", ".join(f"{key} {shown(before.get(key))} -> {shown(settings.get(key))}" for key in differing)
         raise InputError(f"{folder} holds a run with other settings ({changes}); choose another --out")
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from sd_ext import whole
+from sd_ext.declared import Measured, check
+from sd_ext.errors import InputError, printable
+from sd_ext.plain_files import open_file
+from sd_ext.reading import LINE_BYTES, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +56,37 @@ class History:
         return "".join(json.dumps(entry) + "\n" for entry in self.entries)
 
 
+@dataclass
+class Entry:
+    """What a line declares beside its measures."""
+
+    step: int
+
+
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The entries of a file; a last line that was cut off by a kill is left out."""
-    if not path.exists():
+    """The entries of a file. It is a log: damaged lines, such as a last one cut off by a kill, are left out and said.
+
+    A file that cannot be read at all counts as one of damaged lines only.
+    """
+    if not os.path.lexists(path):
         return []
-    entries = []
-    for line in path.read_text().splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
+    entries, damaged = [], ""
+    try:
+        with open_file(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES), b""), 1):
+                try:
+                    entries.append(_entry(line, f"line {number}"))
+                except InputError as error:
+                    damaged = damaged or f" (first: {error})"
+                    continue
+    except (InputError, OSError) as error:
+        damaged = f" ({error})"
+    if damaged:
+        log.warning("%s: damaged lines are left out of the log%s", path, printable(damaged))
     return entries
+
+
+def _entry(line: bytes, where: str) -> dict[str, float]:
+    found = parse_json(line, where, dict[str, Measured], finite=False)
+    check(found, Entry, where)
+    return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from sd_ext.reading import read_json
 from sd_ext.training.data import read_items
 from sd_ext.training.model.pipeline import folder_size
 
@@ -40,7 +40,7 @@ def write_card(new: Path, pipe: Any, out: Path, recipe: str, where: str, guidanc
         guidance: the guidance scale to recommend.
     """
     stages = ("autoencoder", "text_encoder", "text_to_image")
-    runs = {stage: json.loads((out / stage / "run.json").read_text()) for stage in stages}
+    runs = {stage: read_json(out / stage / "run.json", dict[str, Any]) for stage in stages}
     held_out = [item.caption for item in read_items(out / "data", "all") if item.caption]
     glyphs = len(held_out)
     try:

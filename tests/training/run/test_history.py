@@ -1,6 +1,9 @@
 """The log: each step once, whatever happened while it was written."""
 
 import json
+import os
+
+import pytest
 
 from sd_ext.training.run.history import History, read_history
 
@@ -44,3 +47,39 @@ def test_other_processes_write_nothing(tmp_path):
     other.add(2, {"loss": 0.0})
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     assert [e["step"] for e in other.entries] == [1, 2]
+
+
+DAMAGE = [
+    b"\xff\xfe",
+    b"[1]",
+    b'{"loss": 1}',
+    b'{"step": "3"}',
+    b'{"step": 2, "loss": "x"}',
+    b"[" * 9999,
+    b"\0" * 99,
+    b"x" * 2**21,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=[str(each[:20]) for each in DAMAGE])
+def test_damaged_lines_are_left_out_and_said(tmp_path, caplog, damage):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": NaN}\n' + damage + b'\n{"step": 2, "loss": 0.5}\n')
+    history = History(path, 9)
+    assert [entry["step"] for entry in history.entries] == [1, 2]
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        f"{path}: damaged lines are left out of the log"
+    ]
+    assert "line 2" in caplog.text
+    history.add(3, {"loss": 0.2})
+    caplog.clear()
+    assert [entry["step"] for entry in read_history(path)] == [1, 2, 3]
+    assert not caplog.records
+
+
+def test_a_log_that_cannot_be_read_at_all_stops_nothing(tmp_path, caplog):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        assert read_history(tmp_path / name) == []
+        assert f"{name}: damaged lines are left out" in caplog.text
