@@ -65,6 +65,8 @@ def read_icons(folder: Path, package: Package) -> Icons:
     for name, alias in table.get("aliases", {}).items():
         if set(alias) == {"parent"} and alias["parent"] in drawings:  # turned or mirrored ones are left out
             drawings.setdefault(name, drawings[str(alias["parent"])])
+    for name in package.wrong:
+        drawings.pop(name, None)
     if not drawings:
         raise InputError(f"{where} holds no drawings")
     characters = read_packed_json(folder, package, "chars.json", dict[str, str])

@@ -38,7 +38,7 @@ class Package:
         licence: its SPDX identifier.
         author, source: whom to name, and where it comes from.
         style: how it draws; empty for words.
-        use: see `sets.toml`.
+        use, wrong: see `sets.toml`.
         name: what we call it.
     """
 
@@ -49,6 +49,7 @@ class Package:
     source: str
     style: str = ""
     use: Literal["train", "held_out", "never"] = "train"
+    wrong: tuple[str, ...] = ()
     name: str = "words"
 
     @property

@@ -131,3 +131,14 @@ def test_fetching_that_cannot_work(tmp_path, noto, monkeypatch):
     monkeypatch.setattr(room.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(InputError, match="failed: npm error code E404 not found"):
         fetch(tmp_path, [noto])
+
+
+def test_drawings_that_show_something_else_are_not_taken(tmp_path):
+    streamline = declared()[0]["streamline"]
+    assert "turkey" in streamline.wrong  # its flag
+    icons = {name: {"body": "<g/>"} for name in ("turkey", "cat")}
+    write_package(tmp_path, streamline, icons={"width": 32, "height": 32, "icons": icons})
+    read = read_icons(tmp_path, streamline)
+    finder = Finder([read], {code_of("🦃"): "turkey", code_of("🐈"): "cat"})
+    assert finder.find(read, "🐈") == "cat"
+    assert finder.find(read, "🦃") is None
