@@ -1,8 +1,7 @@
-"""The package as it is shipped: what the wheel holds, what imports what, and the README's two commands."""
+"""The package as it is shipped: what the wheel holds, and the README's two commands."""
 
 from __future__ import annotations
 
-import ast
 import re
 import shutil
 import subprocess
@@ -10,16 +9,12 @@ import sys
 import zipfile
 from importlib.metadata import entry_points
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
 import sd_ext
 
-ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {
-    "schedulers": 0, "unets": 0, "lora": 0, "pretrained": 0, "hub": 1, "training": 2, "calibration": 2, "cli": 3
-}  # fmt: skip
+from .source import ROOT, import_statements, sources
 
 
 def tracked(*paths: str) -> list[str]:
@@ -30,24 +25,6 @@ def tracked(*paths: str) -> list[str]:
         ["git", "ls-files", "-z", "--", *paths], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return [name for name in names.stdout.split("\0") if name and (ROOT / name).exists()]
-
-
-def sources() -> list[Path]:
-    return sorted(path for path in (ROOT / "sd_ext").rglob("*.py"))
-
-
-def imports(path: Path) -> set[str]:
-    """The modules a file imports anywhere, in full: `from ..errors import X` is `sd_ext.errors`."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {module, *(f"{module}.{name.name}" for name in node.names)}
-    return found
 
 
 def test_the_wheel_holds_the_tracked_files_and_nothing_else(tmp_path):
@@ -99,25 +76,7 @@ def test_the_links_at_the_front_door(name):
 def test_nothing_imports_through_the_links():
     files = [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     through = {"schedulers", "training"}
-    assert not [path for path in files if {name.split(".")[0] for name in imports(path)} & through]
-
-
-def test_dependencies_point_one_way():
-    wrong = []
-    for path in sources():
-        own = path.relative_to(ROOT / "sd_ext").parts[0]
-        for name in imports(path):
-            other = name.split(".")[1] if name.startswith("sd_ext.") else ""
-            if other in LAYERS and other != own and LAYERS[other] >= LAYERS.get(own, 4 if own == "__init__.py" else -1):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-            if own == "schedulers" and name == "sd_ext":
-                wrong.append(f"{path.relative_to(ROOT)} imports sd_ext, which leads to all the rest")
-    assert not wrong
-
-
-def test_every_folder_has_its_place_in_the_layers():
-    folders = {path.parent.name for path in (ROOT / "sd_ext").glob("*/__init__.py")}
-    assert folders <= set(LAYERS)
+    assert not [path for path in files if {module.split(".")[0] for module, _ in import_statements(path)} & through]
 
 
 def test_every_dependency_is_pinned_at_or_above_its_bound():

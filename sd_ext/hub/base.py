@@ -46,7 +46,7 @@ def look_up(base_model: str, online: bool = False) -> Base:
     The card of a model on the Hub is read from this machine's cache, or, with `online`, from the Hub. A card that
     cannot be read is no error: the licence is then unknown, and the reason is given.
     """
-    from .. import pretrained_path
+    from ..pretrained import pretrained_path
 
     path = Path(base_model).expanduser()
     if base_model == EMBEDDED or (path.exists() and path.resolve() == pretrained_path().resolve()):

@@ -195,7 +195,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
 
     def export(self, folder: str | Path, num_inference_steps: int | Iterable[int] | None = range(1, 51)) -> Path:
         """Write a component folder that runs this sampler with Diffusers only; see `export.export`."""
-        from .export import export  # it needs this class
+        from .export import export  # few need it
 
         return export(self, folder, num_inference_steps)
 

@@ -15,7 +15,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,17 +24,37 @@ from .. import whole
 from ..errors import InputError
 from ..model_configs import read_index
 from .assemble import SOURCE
-from .base import TableScheduler
 from .exported import MODULE, ExportedScheduler
 from .run import P0, STASH, X
+from .schedule import Levels, NoiseSchedule
+from .table import Table
 
 COUNTS = range(1, 51)
 """Numbers of network calls that are exported unless told otherwise: up to the default of Diffusers' pipelines."""
 
 
-def export(
-    scheduler: TableScheduler, folder: str | Path, num_inference_steps: int | Iterable[int] | None = COUNTS
-) -> Path:
+class RunsTables(Protocol):
+    """What is asked of a scheduler to be exported; every `TableScheduler` has it."""
+
+    config: Any
+    schedule: NoiseSchedule
+
+    @property
+    def levels(self) -> Levels: ...
+    @property
+    def timesteps(self) -> torch.Tensor: ...
+    @property
+    def num_inference_steps(self) -> int | None: ...
+    @property
+    def init_noise_sigma(self) -> float: ...
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+    def announce(self, levels: Levels) -> None: ...
+    def set_begin_index(self, begin_index: int) -> None: ...
+    def table(self, begin_index: int = 0) -> Table: ...
+    def step(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def export(scheduler: RunsTables, folder: str | Path, num_inference_steps: int | Iterable[int] | None = COUNTS) -> Path:
     """Write the folder: `scheduler_config.json` with the tables, and `exported_scheduler.py`, which runs them.
 
     Where the folder is a component of a pipeline's folder, that is, the `model_index.json` beside it has an entry of
@@ -68,7 +88,7 @@ def export(
     return folder
 
 
-def exported(scheduler: TableScheduler, num_inference_steps: int | Iterable[int] | None = COUNTS) -> ExportedScheduler:
+def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | None = COUNTS) -> ExportedScheduler:
     """The scheduler that a folder written by `export` holds; arguments and errors as there.
 
     A pipeline with it is saved, and pushed to the Hub, as one that needs no `sd_ext`.
@@ -130,7 +150,7 @@ def _known_to_diffusers(config: Mapping[str, Any], compatibles: Iterable[type]) 
     return {key: value for key, value in finite.items() if key in known}
 
 
-def _run(scheduler: TableScheduler) -> dict[str, Any]:
+def _run(scheduler: RunsTables) -> dict[str, Any]:
     """The announced run, as `exported.py` reads it."""
     levels, table = scheduler.levels, scheduler.table()
     n = table.calls
@@ -177,7 +197,7 @@ def _short(values: np.ndarray) -> list[float]:
     return [int(v) if v.is_integer() and abs(v) < 2**53 else v for v in values.tolist()]
 
 
-def _prove(scheduler: TableScheduler, exported: ExportedScheduler, count: int) -> None:
+def _prove(scheduler: RunsTables, exported: ExportedScheduler, count: int) -> None:
     """Make a run both ways, from its first call and from the middle.
 
     Raises:

@@ -33,7 +33,7 @@ class PeftAdapter:
     package: str
 
 
-def adapter_names(module: nn.Module) -> tuple[str, ...]:
+def adapter_names(module: Any) -> tuple[str, ...]:
     """The names of the adapters that a layer carries; none if it is no layer of peft's."""
     strengths = getattr(module, "scaling", None)
     return tuple(strengths) if hasattr(module, "get_base_layer") and isinstance(strengths, dict) else ()

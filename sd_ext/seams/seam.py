@@ -16,6 +16,7 @@ from ..errors import SeamError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+ROOM = "sd_ext.seams"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def seam(*parts: str, seen: str, gone: str, fallback: str = "") -> Callable[[Cal
 
 def declare(place: str, *parts: str, seen: str, gone: str, fallback: str = "") -> Seam:
     """Enter a seam that is no function, such as a class. Arguments as those of `Seam`; `place` is its full name."""
-    library, _, rest = place.removeprefix(f"{__package__}.").partition(".")
+    library, _, rest = place.removeprefix(f"{ROOM}.").partition(".")
     made = Seam(f"{library}.{rest.rpartition('.')[2]}", parts, seen, gone, fallback)
     _SEAMS[made.name] = made
     return made
@@ -97,8 +98,8 @@ def declare(place: str, *parts: str, seen: str, gone: str, fallback: str = "") -
 
 def seams() -> dict[str, Seam]:
     """Every seam by its name. Imports all files of this folder, and with them torch."""
-    package = importlib.import_module(__package__)
-    for file in pkgutil.walk_packages(package.__path__, f"{__package__}."):
+    package = importlib.import_module(ROOM)
+    for file in pkgutil.walk_packages(package.__path__, f"{ROOM}."):
         importlib.import_module(file.name)
     return dict(_SEAMS)
 

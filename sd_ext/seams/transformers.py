@@ -34,6 +34,11 @@ def without_prefix(path: str) -> str:
     return path.removeprefix(PREFIX)
 
 
+def text_tower(clip: Any) -> Any:
+    """The text encoder inside a `CLIPModel`."""
+    return clip.text_model
+
+
 def find_module(modules: Mapping[str, Any], path: str) -> Any:
     """A text encoder's module by a path without prefix, in the model's modules by name; KeyError if there is none."""
     return modules[path] if path in modules else modules[f"{PREFIX}{path}"]

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from sd_ext.errors import InputError
+from sd_ext.seams.transformers import text_tower
 from sd_ext.training.data import Pass, Pictures
 from sd_ext.training.data.pictures import fingerprint, read_pixels, report_broken
 from sd_ext.training.model.files import from_folder
@@ -109,7 +110,7 @@ class TextEncoderTask(Task):
         """Save `text_encoder/` and `tokenizer/` as a pipeline has them, and the whole CLIP to train on from."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.clip.eval().save_pretrained(new / "clip")
-        save_text_encoder(self.clip.text_model, new / "text_encoder")
+        save_text_encoder(text_tower(self.clip), new / "text_encoder")
         save_tokenizer(self.tokenizer, new / "tokenizer")
 
 

@@ -77,10 +77,16 @@ def patterns_hold_for_what_peft_says() -> None:
         assert get_pattern_key(patterns, path) == (path if found is None else found)
 
 
+VISION = {
+    "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8,
+    "patch_size": 4, "projection_dim": 4,
+}  # fmt: skip
+
+
 @probe("transformers.with_prefix")
 def text_encoders_read_weights_under_the_prefix(tmp_path: Any) -> None:
     from safetensors.torch import load_file, save_file
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection
 
     sizes = {"vocab_size": 9, "hidden_size": 4, "intermediate_size": 4, "projection_dim": 4}
     config = CLIPTextConfig(**sizes, num_hidden_layers=1, num_attention_heads=1)
@@ -95,8 +101,12 @@ def text_encoders_read_weights_under_the_prefix(tmp_path: Any) -> None:
     assert torch.equal(loaded(ids).text_embeds, model(ids).text_embeds)
     path = "encoder.layers.0.mlp.fc1"
     assert transformers_seam.without_prefix(transformers_seam.with_prefix(path)) == path
-    text: Any = model.text_model
-    assert transformers_seam.find_module(dict(model.named_modules()), path) is text.encoder.layers[0].mlp.fc1
+    modules = dict(model.named_modules())
+    (found,) = (module for name, module in modules.items() if name.endswith(path))
+    assert transformers_seam.find_module(modules, path) is found
+    clip = CLIPModel(CLIPConfig(text_config=config.to_dict(), vision_config=VISION, projection_dim=4)).eval()
+    states = transformers_seam.text_tower(clip)(ids).last_hidden_state
+    assert states.shape == (1, 3, 4)
 
 
 @probe("xformers.has_gradient")

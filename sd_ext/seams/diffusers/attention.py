@@ -131,8 +131,8 @@ def bias_of(layer: Any, mask: Tensor | None, context: Tensor) -> Tensor | None:
     if mask is None:
         return None
     batch, keys, _ = context.shape
-    mask = layer.prepare_attention_mask(mask, keys, batch)
-    return mask.view(batch, layer.heads, -1, mask.shape[-1])
+    bias: Tensor = layer.prepare_attention_mask(mask, keys, batch)
+    return bias.view(batch, layer.heads, -1, bias.shape[-1])
 
 
 def output_of(layer: Any, x: Tensor, called_with: Tensor) -> Tensor:
