@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,13 +65,14 @@ TINY_TEXT = {
 
 
 def tiny_unet(shape: str) -> UNet2DConditionModel:
-    """The blocks and layers of the full U-Net, a few channels wide."""
+    """The blocks of the full U-Net, a few channels wide; SDXL's layers too, by whose number its files name modules."""
     config = {
         **FULL_UNETS[shape],
         "block_out_channels": [8, 16, 16] if shape == "sdxl" else [8, 16, 16, 16],
         "attention_head_dim": 2 if shape == "sd15" else [2] * (3 if shape == "sdxl" else 4),
         "cross_attention_dim": 2 * WIDTH if shape == "sdxl" else WIDTH,
         "norm_num_groups": 4,
+        "layers_per_block": 2 if shape == "sdxl" else 1,
         "sample_size": 8,
     }
     if shape == "sdxl":
@@ -95,14 +97,19 @@ def full_models(shape: str) -> dict[str, nn.Module]:
         }
 
 
-def tiny_models(shape: str, seed: int = 0) -> dict[str, nn.Module]:
-    """Tiny models with weights, the same each time."""
+@cache
+def _tiny_models(shape: str, seed: int) -> dict[str, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         models: dict[str, nn.Module] = {"unet": tiny_unet(shape), "text_encoder": CLIPTextModel(text_config())}
         if shape == "sdxl":
             models["text_encoder_2"] = CLIPTextModelWithProjection(text_config())
     return {part: model.eval().requires_grad_(False) for part, model in models.items()}
+
+
+def tiny_models(shape: str, seed: int = 0) -> dict[str, nn.Module]:
+    """Tiny models with weights, made once for all tests: copy them before changing a weight."""
+    return dict(_tiny_models(shape, seed))
 
 
 def text_config() -> CLIPTextConfig:
