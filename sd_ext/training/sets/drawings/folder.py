@@ -92,8 +92,8 @@ def write_drawings(
         What to say: one line each.
 
     Raises:
-        InputError: the folder is taken, the disk too small, packages are missing or not what they should be, or a
-            setting cannot work.
+        InputError: the folder is taken, the disk too small or full, packages are missing or not what they should be,
+            or a setting cannot work.
     """
     _check(out, pictures, size, seed, first)
     sets, words, held_out = usable(), declared()[1], read_held_out()

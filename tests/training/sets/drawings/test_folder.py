@@ -86,6 +86,16 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, packages, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["packages"]
 
 
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, packages, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(room, "sheet", full)
+    with pytest.raises(InputError, match=r"cannot write .*set: No space left on device"):
+        write_drawings(tmp_path / "set", packages, 2, size=32, quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["packages"]
+
+
 def test_nothing_to_draw(tmp_path, packages):
     for package in usable():
         icons = {"width": 32, "height": 32, "icons": {"nobody-knows": {"body": "<g/>"}}}
