@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from sd_ext import whole
+
 BY_PATH = ("mkdir", "rmdir", "unlink", "remove", "rename", "replace", "link", "symlink", "chmod", "truncate")
 BY_DESCRIPTOR = ("fsync", "write", "ftruncate", "sendfile", "copy_file_range")
 GROWS = {"open", "mkdir", "link", "symlink", "write", "save", "fsync", "sendfile", "copy_file_range"}
@@ -97,13 +99,25 @@ def disk_full(operation: Operation, disk: Disk) -> Any:
     raise no_space(operation)
 
 
+def puts_in_place(operation: Operation) -> bool:
+    """Whether something is at its last place after the operation: by a rename, or by an addition to a log."""
+    renamed = operation.name in ("rename", "replace", "link")
+    return not is_working(operation.path) and (renamed or operation.name in ("write", "save"))
+
+
+def is_working(path: str) -> bool:
+    return any(whole.is_temporary(part) for part in Path(path).parts)
+
+
 def flip(operation: Operation, disk: Disk) -> Any:
-    """One bit of what the operation has put in place, in any of the files of a folder."""
+    """One bit, in any of the files, of what the operation has put in place; which file is told in ROOT.flipped."""
     result = operation.do()
     path = Path(operation.path)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     draw = random.Random(f"{disk.at} {operation.name}")
-    flip_bit(draw.choice([file for file in files if file.stat().st_size]), draw)
+    file = draw.choice([file for file in files if file.stat().st_size])
+    flip_bit(file, draw)
+    Path(f"{disk.root}.flipped").write_text(str(file))
     return result
 
 
@@ -117,8 +131,6 @@ def flip_bit(path: Path, draw: random.Random) -> None:
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     with REAL["open"](path, "r+b") as file:
         file.write(data)
-    with REAL["open"](os.environ.get("SD_EXT_TEST_FLIPPED", os.devnull), "w") as file:
-        file.write(str(path))
 
 
 # Watching.
@@ -242,12 +254,15 @@ def _serialize(disk: Disk, real: Callable) -> Callable:
 
 # Processes.
 
+LONGEST = 180  # seconds, after which a process hangs and is killed
+
 
 def in_child(work: Callable[[], Any], log: Path | None = None) -> int:
     """Exit code of `work` in a forked process: what it returns, or -9 after a kill. What it says goes to a file."""
     child = os.fork()
     if child == 0:
         try:
+            signal.alarm(LONGEST)
             if log is not None:
                 target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 for stream in (1, 2):

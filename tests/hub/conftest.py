@@ -27,6 +27,23 @@ SETTINGS = {
 }
 
 
+FACTS = {
+    "name": "brush",
+    "base_model": "someone/base",
+    "family": "sd15",
+    "instance_prompt": f"a {WORD} picture",
+    "prompts": ["a `red` apple | \"twice\"", f"{WORD} moon"],
+    "seeds": [7, 8],
+    "guidance": 1.5,
+    "settings": SETTINGS,
+    "steps": 200,
+    "pictures": 20,
+    "validation": [[0, 0.5], [100, 0.25], [200, 0.3]],
+    "tokens": [WORD],
+    "sd_ext": "0.1.0",
+}  # fmt: skip
+
+
 def tiny_lora(pipe: Any, kind: str = "lora") -> Any:
     """A LoRA, DoRA or LoKr of rank 4 and alpha 2 on copies of a pipeline's networks, as peft makes it."""
     import torch
@@ -79,22 +96,7 @@ def write_run(model: Path, pipe: Any, facts: dict[str, Any]) -> None:
 def finished(_tiny_components, tiny_pipeline_dir, tmp_path_factory) -> Path:
     """The output of a run on the tiny pipeline. Shared by all tests: copy it before changing a file."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    facts = {
-        "name": "brush",
-        "base_model": "someone/base",
-        "family": "sd15",
-        "instance_prompt": f"a {WORD} picture",
-        "prompts": ["a `red` apple | \"twice\"", f"{WORD} moon"],
-        "seeds": [7, 8],
-        "guidance": 1.5,
-        "settings": SETTINGS,
-        "steps": 200,
-        "pictures": 20,
-        "validation": [[0, 0.5], [100, 0.25], [200, 0.3]],
-        "tokens": [WORD],
-        "sd_ext": "0.1.0",
-    }  # fmt: skip
-    write_run(out / "model", SimpleNamespace(**_tiny_components), facts)
+    write_run(out / "model", SimpleNamespace(**_tiny_components), FACTS)
     return out
 
 

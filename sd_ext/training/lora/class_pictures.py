@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sd_ext import whole
+from sd_ext.errors import TrainingError
 from sd_ext.training.data import Item
 from sd_ext.training.data.folders import picture_files
 from sd_ext.training.data.items import FileReader
@@ -92,6 +93,10 @@ def make_class_pictures(config: LoraConfig, files: ModelFiles, state: PartialSta
     """Draw what is missing with the base model, each process a share.
 
     A picture appears whole, and is kept if the run is stopped.
+
+    Raises:
+        WriteError: the disk is full or fails.
+        TrainingError: what was written is not there.
     """
     numbers = to_make(config)
     state.wait_for_everyone()  # until all have counted
@@ -105,6 +110,11 @@ def make_class_pictures(config: LoraConfig, files: ModelFiles, state: PartialSta
         with whole.file(folder / f"{number:04d}-{name}.png") as new:
             picture.save(new)
     state.wait_for_everyone()
+    if count := missing(config):
+        raise TrainingError(
+            f"{count} class pictures in {folder} are damaged or gone as soon as they were made; see to that disk, and "
+            "start again"
+        )
 
 
 @torch.no_grad()
