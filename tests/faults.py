@@ -52,6 +52,7 @@ class Disk:
     fault: Callable[[Operation, Disk], Any] = lambda operation, disk: operation.do()
     done: list[Operation] = field(default_factory=list)
     full: bool = False
+    seed: int = 0  # of which bit flips
 
     def operate(self, operation: Operation) -> Any:
         if not operation.path.startswith(f"{self.root}{os.sep}"):
@@ -114,7 +115,7 @@ def flip(operation: Operation, disk: Disk) -> Any:
     result = operation.do()
     path = Path(operation.path)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    draw = random.Random(f"{disk.at} {operation.name}")
+    draw = random.Random(f"{disk.at} {disk.seed}")
     file = draw.choice([file for file in files if file.stat().st_size])
     flip_bit(file, draw)
     Path(f"{disk.root}.flipped").write_text(str(file))
@@ -139,9 +140,11 @@ REAL: dict[str, Any] = {"open": builtins.open, "FileIO": io.FileIO}
 
 
 @contextmanager
-def faulty_disk(root: Path, at: int = -1, fault: Callable[[Operation, Disk], Any] = kill) -> Iterator[Disk]:
+def faulty_disk(
+    root: Path, at: int = -1, fault: Callable[[Operation, Disk], Any] = kill, seed: int = 0
+) -> Iterator[Disk]:
     """Within the block the fault happens at operation number `at` of those below a folder; -1 counts only."""
-    disk = Disk(Path(os.path.realpath(root)), at, fault)
+    disk = Disk(Path(os.path.realpath(root)), at, fault, seed=seed)
     with ExitStack() as stack:
 
         def put(owner: Any, name: str, function: Any) -> None:
