@@ -59,15 +59,19 @@ def described(kind: Any, several: bool = False) -> str:
     if kind in _WORDS:
         return _WORDS[kind][several]
     if origin in (Union, types.UnionType):
-        return " or ".join(described(each, several) for each in args)
+        return _or([described(each, several) for each in args])
     if origin is Literal:
-        return " or ".join(map(repr, args))
+        return _or([repr(each) for each in args])
     if origin is tuple and args[-1:] != (...,):
         return f"a list of {len(args)}: {', '.join(described(each) for each in args)}"
     if _is_list(kind):
         items = f" of {described(args[0], True)}" if args and args[0] is not Any else ""
         return f"lists{items}" if several else f"a list{items}"
     return "objects" if several else "an object with keys"
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def check(value: Any, kind: Any, where: str, *path: str | int, error: type[InputError] = InputError) -> None:

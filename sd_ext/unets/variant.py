@@ -13,7 +13,9 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 
+from ..declared import check
 from ..errors import InputError, UnknownNameError
+from ..model_configs import GuardedConfig
 from ..seams.accelerate import stands_for
 from ..seams.diffusers.records import bare_constructor, record_as_ours, write_options
 from ..seams.torch import uncompiled
@@ -47,7 +49,7 @@ ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
 
 
-class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, Overrides, UNet2DConditionModel):
+class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, Overrides, UNet2DConditionModel):
     """`UNet2DConditionModel` with this package's features. Takes every argument of it, and the features' options.
 
     Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class loads what
@@ -137,6 +139,8 @@ class VariantUNet2DConditionModel(AttentionSwitch, FreeUSwitch, Overrides, UNet2
     def _apply_options(self, options: dict[str, Any]) -> None:
         options = copy.deepcopy(options)  # lists in it are the caller's, or the defaults of all models
         for feature in FEATURES:
+            for name, kind in feature.kinds.items():
+                check(options[name], kind, type(self).__name__, name)
             if not feature.is_neutral(options):
                 feature.validate(self, options)
         with self.uninstalled():

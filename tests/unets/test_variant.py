@@ -18,6 +18,7 @@ from peft import LoraConfig
 
 import sd_ext
 from sd_ext import CachedUNet2DConditionModel, TokenReducedUNet2DConditionModel, VariantUNet2DConditionModel
+from sd_ext.declared import check
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.unets.variant import FEATURES, OPTIONS
 
@@ -495,3 +496,44 @@ def test_a_fallback_is_logged_once(caplog):
 def test_names():
     assert sd_ext.VariantUNet2DConditionModel.__module__ == sd_ext.CachedUNet2DConditionModel.__module__ == "sd_ext"
     assert "cache (cache_interval=3)" in build("sd15", CachedUNet2DConditionModel).describe()
+
+
+# ---- types -----------------------------------------------------------------------------------------------------------
+
+STRANGE = ["false", 1, True, 1.5, float("nan"), None, [], [1, "x"], ["mid"], {}, b"x"]
+
+
+def test_values_of_other_types_are_refused_by_name():
+    """Whether the feature is on or not: what is written into a config is of the declared type."""
+    variant = VariantUNet2DConditionModel.from_unet(build())
+    assert OPTIONS.keys() == {name for feature in FEATURES for name in feature.kinds}
+    for feature in FEATURES:
+        for name, kind in feature.kinds.items():
+            check(feature.options[name], kind, name)
+            wrong = [value for value in STRANGE if not fits(value, kind)]
+            assert len(wrong) > 5
+            for value in wrong:
+                with pytest.raises(InputError, match=f"^VariantUNet2DConditionModel: {name}.* must be .*, got "):
+                    variant.set_options(**{name: value})
+    assert variant.describe() == "plain"
+
+
+def fits(value, kind):
+    try:
+        check(value, kind, "")
+    except InputError:
+        return False
+    return True
+
+
+def test_types_are_checked_where_a_folder_is_loaded(tmp_path):
+    CachedUNet2DConditionModel.from_unet(build()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong, words in (({"cache_interval": "3"}, "cache_interval must be a whole number, got '3'"),
+                         ({"tile_shift": "false"}, "tile_shift must be true or false, got 'false'")):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps({**config, **wrong}))
+        with pytest.raises(InputError, match=words):
+            CachedUNet2DConditionModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 9999)
+    with pytest.raises(InputError, match=r"config\.json is nested"):
+        CachedUNet2DConditionModel.from_pretrained(tmp_path)

@@ -67,17 +67,24 @@ class DeepFeatureCache(Feature):
         "cache_schedule": "uniform",
         "cache_threshold": 0.0,
     }
+    kinds: ClassVar[dict[str, Any]] = {
+        "cache_interval": int,
+        "cache_depth": int | None,
+        "cache_layer": int | None,
+        "cache_schedule": str | list[int],
+        "cache_threshold": float,
+    }
 
     def is_neutral(self, options: Options) -> bool:
         schedule = options["cache_schedule"]
         if schedule == "threshold":
             return options["cache_threshold"] == 0
         interval = options["cache_interval"]
-        return type(interval) is int and interval == 1 and schedule in ("uniform", "front-loaded")
+        return interval == 1 and schedule in ("uniform", "front-loaded")
 
     def validate(self, unet: Host, options: Options) -> None:
         interval = options["cache_interval"]
-        if type(interval) is not int or interval < 1:
+        if interval < 1:
             raise InputError(f"cache_interval must be a whole number from 1 on, got {interval!r}")
         cache_schedule.check(options["cache_schedule"], options["cache_threshold"])
         chosen_cut(unet, options)
@@ -199,7 +206,7 @@ def chosen_cut(unet: Host, options: Options) -> Cut:
 
 
 def _check_one_of(name: str, value: Any, allowed: list[int], where: str = "") -> None:
-    if value is not None and (type(value) is not int or value not in allowed):
+    if value is not None and value not in allowed:
         raise InputError(f"{name} must be {allowed[0]} to {allowed[-1]} for this model{where}, or None, got {value!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import InputError
@@ -9,7 +10,7 @@ from ...errors import InputError
 NAMES = ("uniform", "front-loaded", "threshold")
 
 
-def check(schedule: Any, threshold: Any) -> None:
+def check(schedule: str | Sequence[int], threshold: float) -> None:
     """Raise `InputError` for what is no schedule.
 
     Args:
@@ -19,11 +20,10 @@ def check(schedule: Any, threshold: Any) -> None:
     if isinstance(schedule, str):
         if schedule not in NAMES:
             raise InputError(f"cache_schedule must be one of {', '.join(NAMES)} or a list of steps, got {schedule!r}")
-        if schedule == "threshold" and not (isinstance(threshold, (int, float)) and 0 <= threshold < float("inf")):
+        if schedule == "threshold" and threshold < 0:
             raise InputError(f"cache_threshold must be a number from 0 on, got {threshold!r}")
         return
-    whole = isinstance(schedule, (list, tuple)) and all(type(step) is int and step >= 0 for step in schedule)
-    if not whole or sorted(set(schedule)) != list(schedule):
+    if min(schedule, default=0) < 0 or sorted(set(schedule)) != list(schedule):
         raise InputError(f"cache_schedule as a list must be rising steps from 0 on, got {schedule!r}")
 
 

@@ -31,6 +31,7 @@ class Feature:
     Attributes:
         name: how messages call it.
         options: its options and their neutral values. Prefix them with the feature, as in `cache_interval`.
+        kinds: the declared type of each (see `sd_ext.declared`), to which values are held before all else.
         before_steps: whether `forward` stands outside the counting of steps; such a feature may call `inner` several
             times, and each is a branch of the same step.
         needs_steps: whether the step is counted (`unet.call`) even if the feature has no `forward`.
@@ -38,6 +39,7 @@ class Feature:
 
     name: ClassVar[str]
     options: ClassVar[dict[str, Any]]
+    kinds: ClassVar[dict[str, Any]]
     before_steps: ClassVar[bool] = False
     needs_steps: ClassVar[bool] = False
 
@@ -46,7 +48,10 @@ class Feature:
         return all(options[name] == value for name, value in self.options.items())
 
     def validate(self, unet: Host, options: Options) -> None:
-        """Raise `InputError` naming the option, its value and what this model allows. Weights may be on `meta`."""
+        """Raise `InputError` naming the option, its value and what this model allows; types are as declared.
+
+        Weights may be on `meta`.
+        """
 
     def install(self, unet: Host, options: Options) -> Callable[[], None] | None:
         """Change the model in place. Called again, after the undoing, whenever options or attention processors change.

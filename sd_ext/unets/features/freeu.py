@@ -5,7 +5,6 @@ Diffusers computes it (`enable_freeu`) but does not save it with the model; here
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -31,6 +30,7 @@ class FreeU(Feature):
 
     name: ClassVar[str] = "FreeU"
     options: ClassVar[dict[str, Any]] = {"freeu_s1": None, "freeu_s2": None, "freeu_b1": None, "freeu_b2": None}
+    kinds: ClassVar[dict[str, Any]] = dict.fromkeys(options, float | None)
 
     def validate(self, unet: Host, options: Options) -> None:
         """Four positive numbers."""
@@ -39,7 +39,7 @@ class FreeU(Feature):
             raise InputError(f"FreeU needs all of {', '.join(self.options)}; {', '.join(missing)} missing")
         for name in self.options:
             value = options[name]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            if value <= 0:
                 raise InputError(f"{name} must be a number above 0, or None for off; got {value!r}")
 
     def install(self, unet: Host, options: Options) -> Callable[[], None]:

@@ -64,15 +64,14 @@ class CrossAttentionGate(Feature):
 
     name = "gate"
     options: ClassVar[dict[str, Any]] = {"attention_gate": 0, "attention_gate_mean": False}
+    kinds: ClassVar[dict[str, Any]] = {"attention_gate": int | None, "attention_gate_mean": bool}
 
     def is_neutral(self, options: Options) -> bool:
-        return options["attention_gate"] in (0, None) and options["attention_gate"] is not False
+        return options["attention_gate"] in (0, None)
 
     def validate(self, unet: Host, options: Options) -> None:
-        gate, mean = options["attention_gate"], options["attention_gate_mean"]
-        if not isinstance(mean, bool):
-            raise InputError(f"attention_gate_mean must be true or false, got {mean!r}")
-        if type(gate) is not int or gate < 0:
+        gate = options["attention_gate"]
+        if gate < 0:
             raise InputError(f"attention_gate must be a whole number of steps, or 0 for none, got {gate!r}")
         if not cross_attentions(unet):
             raise InputError(f"attention_gate must be 0: this model has no cross-attention to freeze, got {gate!r}")

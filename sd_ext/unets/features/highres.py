@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -44,6 +44,11 @@ class HighRes(Feature):
 
     name = "high resolution"
     options: ClassVar[dict[str, Any]] = {"highres_factor": 1.0, "highres_until": None, "highres_block": 0}
+    kinds: ClassVar[dict[str, Any]] = {
+        "highres_factor": Literal["auto"] | float,
+        "highres_until": float | None,
+        "highres_block": int,
+    }
 
     def is_neutral(self, options: Options) -> bool:
         return options["highres_factor"] == 1 or options["highres_until"] == 0
@@ -52,12 +57,12 @@ class HighRes(Feature):
         factor, until, block = (options[name] for name in self.options)
         if factor == "auto":
             levels.training_size(unet, 'highres_factor="auto"')
-        elif not levels.is_number(factor) or not 1 <= factor <= 8:
+        elif not 1 <= factor <= 8:
             raise InputError(f'highres_factor must be "auto" or a number from 1 to 8, got {factor!r}')
-        if until is not None and not (levels.is_number(until) and 0 <= until <= 1):
+        if until is not None and not 0 <= until <= 1:
             raise InputError(f"highres_until must be a share of the noise schedule from 0 to 1, or None; got {until!r}")
         known = sorted(pairs(unet))
-        if type(block) is not int or block not in known:
+        if block not in known:
             allowed = f"one of {', '.join(map(str, known))}" if known else "nothing: no down block has a downsampler"
             raise InputError(f"highres_block must be {allowed} in this model, got {block!r}")
 

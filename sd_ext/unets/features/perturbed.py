@@ -13,7 +13,6 @@ unchanged: (u + d) + w ((c + d) - (u + d)) = u + w (c - u) + d.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -62,6 +61,15 @@ class PerturbedGuidance(Feature):
         "seg_interval": [0.0, 1.0],
         "seg_sigma": 10.0,
     }
+    kinds: ClassVar[dict[str, Any]] = {
+        "pag_scale": float,
+        "pag_layers": list[str],
+        "pag_interval": tuple[float, float],
+        "seg_scale": float,
+        "seg_layers": list[str],
+        "seg_interval": tuple[float, float],
+        "seg_sigma": float | None,
+    }
 
     def is_neutral(self, options: Options) -> bool:
         """Layers and intervals alone change nothing."""
@@ -70,17 +78,14 @@ class PerturbedGuidance(Feature):
     def validate(self, unet: Host, options: Options) -> None:
         """Finite scales, layers this model has, an interval within [0, 1], a blur of some width."""
         for kind in ("pag", "seg"):
-            _check_number(f"{kind}_scale", options[f"{kind}_scale"])
             _check_interval(f"{kind}_interval", options[f"{kind}_interval"])
             if options[f"{kind}_scale"]:
                 layers = find_self_attention(unet, f"{kind}_layers", options[f"{kind}_layers"])
                 if kind == "seg":
                     _check_whole_grid(unet, options, layers)
         sigma = options["seg_sigma"]
-        if sigma is not None:
-            _check_number("seg_sigma", sigma)
-            if sigma <= 0:
-                raise InputError(f"seg_sigma must be above 0, or None for the mean of all; got {sigma!r}")
+        if sigma is not None and sigma <= 0:
+            raise InputError(f"seg_sigma must be above 0, or None for the mean of all; got {sigma!r}")
 
     def forward(
         self,
@@ -202,7 +207,7 @@ def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[
         InputError: not a list of names, or a name under which this model has no self-attention.
     """
     layers = {n: layer for n, layer in attention_layers(unet).items() if not is_cross(layer)}
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+    if not names:
         raise InputError(f"{option} must be a list of names such as 'mid' or 'up_blocks.0', got {names!r}")
     found: dict[str, Any] = {}
     for name in names:
@@ -233,15 +238,6 @@ def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[
             raise InputError(f"seg_layers holds layers at level {level}, where tokens are merged or tiled: choose one")
 
 
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number, got {value!r}")
-
-
 def _check_interval(name: str, value: Any) -> None:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise InputError(f"{name} must be [start, stop] as shares of the steps, got {value!r}")
-    for end in value:
-        _check_number(name, end)
     if not 0 <= value[0] < value[1] <= 1:
-        raise InputError(f"{name} must be 0 <= start < stop <= 1, got {value!r}")
+        raise InputError(f"{name} must be [start, stop] with 0 <= start < stop <= 1, got {value!r}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -56,6 +56,16 @@ class TokenReduction(Feature):
         "token_kv_stride": 1,
         "tile_size": 0,
         "tile_shift": False,
+    }
+    kinds: ClassVar[dict[str, Any]] = {
+        "token_merge_ratio": float | list[float],
+        "token_merge_parts": list[str],
+        "token_merge_cell": int,
+        "token_merge_seed": int | None,
+        "token_merge_weighted": bool,
+        "token_kv_stride": int | list[int],
+        "tile_size": Literal["auto"] | int | list[int],
+        "tile_shift": bool,
     }
 
     def is_neutral(self, options: Options) -> bool:
@@ -109,8 +119,8 @@ def plan(unet: nn.Module, options: Options) -> dict[int, Reduction]:
         InputError: an option out of its range, for a level without attention, or in conflict with another.
     """
     cell, parts = _cell(options["token_merge_cell"]), _parts(options["token_merge_parts"])
-    ratios = levels.by_level(unet, "token_merge_ratio", options["token_merge_ratio"], 0, (int, float))
-    strides = levels.by_level(unet, "token_kv_stride", options["token_kv_stride"], 1, (int,))
+    ratios = levels.by_level(unet, "token_merge_ratio", options["token_merge_ratio"], 0)
+    strides = levels.by_level(unet, "token_kv_stride", options["token_kv_stride"], 1)
     tiles = _tiles(unet, options["tile_size"])
     for name, given, least, most in (
         ("token_merge_ratio", ratios, 0, 1 - cell**-2),
@@ -123,48 +133,39 @@ def plan(unet: nn.Module, options: Options) -> dict[int, Reduction]:
         raise InputError(f"token_merge_ratio and token_kv_stride are both on at level {level}: choose one of them")
     if set(parts) != {"self"} and (both := ratios.keys() & tiles.keys()):
         raise InputError(f"token_merge_parts={list(parts)!r} with tiles at level {min(both)}: tiles merge 'self' alone")
-    seed = options["token_merge_seed"]
-    if not (seed is None or type(seed) is int):
-        raise InputError(f"token_merge_seed must be a whole number or None, got {seed!r}")
     return {
         level: Reduction(
             ratio=ratios.get(level, 0.0),
             cell=cell,
-            weighted=_flag(options, "token_merge_weighted"),
+            weighted=options["token_merge_weighted"],
             parts=parts,
             stride=strides.get(level, 1),
             tile=tiles.get(level),
-            shift=_flag(options, "tile_shift"),
+            shift=options["tile_shift"],
         )
         for level in ratios.keys() | strides.keys() | tiles.keys()
     }
 
 
-def _flag(options: Options, name: str) -> bool:
-    if not isinstance(options[name], bool):
-        raise InputError(f"{name} must be true or false, got {options[name]!r}")
-    return options[name]
-
-
-def _cell(cell: Any) -> int:
-    if type(cell) is not int or cell < 2:
+def _cell(cell: int) -> int:
+    if cell < 2:
         raise InputError(f"token_merge_cell must be a whole number of at least 2 tokens, got {cell!r}")
     return cell
 
 
-def _parts(parts: Any) -> tuple[str, ...]:
-    if not isinstance(parts, list | tuple) or not parts or not all(part in PARTS for part in parts):
+def _parts(parts: Sequence[str]) -> tuple[str, ...]:
+    if not parts or not all(part in PARTS for part in parts):
         raise InputError(f"token_merge_parts must be a list of {', '.join(map(repr, PARTS))}, got {parts!r}")
     return tuple(parts)
 
 
 def _tiles(unet: nn.Module, size: Any) -> dict[int, tuple[int, int]]:
     if size != "auto":
-        sides = levels.by_level(unet, "tile_size", size, 0, (int,))
+        sides = levels.by_level(unet, "tile_size", size, 0)
         for level, side in sides.items():
             if side < 1:
                 raise InputError(f"tile_size must be 0 (off) or a side in tokens, got {side!r} at level {level}")
         return {level: (side, side) for level, side in sides.items()}
-    finest = next(iter(levels.by_level(unet, "tile_size", 1, 0, (int,))))
+    finest = next(iter(levels.by_level(unet, "tile_size", 1, 0)))
     height, width = levels.training_size(unet, 'tile_size="auto"')
     return {finest: (-(-height >> finest), -(-width >> finest))}

@@ -40,7 +40,7 @@ def transformer_blocks(transformer: nn.Module) -> list[nn.Module]:
     return [block for block in blocks if is_transformer_block(block)]
 
 
-def by_level(unet: nn.Module, name: str, value: Any, neutral: float, kinds: tuple[type, ...]) -> dict[int, Any]:
+def by_level(unet: nn.Module, name: str, value: Any, neutral: float) -> dict[int, Any]:
     """What an option asks for at each level.
 
     Args:
@@ -49,24 +49,20 @@ def by_level(unet: nn.Module, name: str, value: Any, neutral: float, kinds: tupl
         value: a number, which holds at the finest level that has attention; or a list, one number for each level from
             the latent's own size on, in which missing ones are neutral.
         neutral: the number that changes nothing.
-        kinds: types a number may have.
 
     Returns:
         The number for each level where it is not neutral.
 
     Raises:
-        InputError: neither of the two, or a number for a level that does not exist or has no attention.
+        InputError: a number for a level that does not exist or has no attention.
     """
     levels = sorted({level for level, _ in transformers(unet)})
-    if is_number(value, *kinds):
+    if not isinstance(value, list | tuple):
         if value == neutral:
             return {}
         if not levels:
             raise InputError(f"{name}={value!r}: this model has no attention over the picture")
         return {levels[0]: value}
-    if not isinstance(value, list | tuple) or not all(is_number(each, *kinds) for each in value):
-        kind = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{name} must be a number ({kind}) or a list of one for each level, got {value!r}")
     asked = {level: each for level, each in enumerate(value) if each != neutral}
     for level, each in asked.items():
         if level not in levels:

@@ -249,7 +249,7 @@ def test_bfloat16_and_gradients():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"highres_factor": "big"}, '"auto" or a number from 1 to 8'),
+        ({"highres_factor": "big"}, "'auto' or a number, got"),
         ({"highres_factor": 0.5}, "from 1 to 8"),
         ({"highres_factor": 2, "highres_until": 1.5}, "from 0 to 1"),
         ({"highres_factor": 2, "highres_block": 2}, "one of 0, 1 in this model"),

@@ -415,9 +415,9 @@ def test_the_cost_falls_as_theory_says(full):
         ({"token_merge_ratio": 0.5, "token_kv_stride": 2}, "both on at level 1"),
         ({"token_merge_ratio": 0.5, "token_merge_parts": ["ff"], "tile_size": 4}, "tiles merge 'self' alone"),
         ({"token_kv_stride": 0}, "from 1"),
-        ({"token_kv_stride": 1.5}, "must be a number"),
+        ({"token_kv_stride": 1.5}, "must be a whole number or a list of whole numbers"),
         ({"tile_size": -4}, "side in tokens"),
-        ({"tile_size": "big"}, "must be a number"),
+        ({"tile_size": "big"}, "must be 'auto', a whole number or a list"),
         ({"tile_size": 4, "tile_shift": "yes"}, "true or false"),
     ],
 )
