@@ -27,9 +27,10 @@ from skimage.color import rgb2gray, rgb2lab
 from skimage.feature import hog
 
 import sd_ext
-from sd_ext.training.data import Pictures, read_items
+from sd_ext.training.data.images import to_uint8
+from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.sources import read_items
 from sd_ext.training.model.pipeline import folder_size
-from sd_ext.training.run.progress import to_uint8
 from sd_ext.training.sets.glyphs import write_imagefolder
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")

@@ -30,8 +30,9 @@ from bars import SHOWN, Descriptions, colour_and_shape, generate, ranks, shares,
 from torch.utils.flop_counter import FlopCounterMode
 
 import sd_ext
-from sd_ext.training.data import Pictures, read_items
-from sd_ext.training.run.progress import to_uint8
+from sd_ext.training.data.images import to_uint8
+from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.sources import read_items
 from sd_ext.training.sets.glyphs import write_imagefolder
 from sd_ext.unets.presets import preset_options
 

@@ -14,7 +14,7 @@ import typer
 from ..errors import InputError
 from . import checks
 from .models import find_model, load_pipeline
-from .pictures import EMBEDDED, Destination, Recipe, contact_sheet, encode, name_stem, thumbnail
+from .pictures import EMBEDDED, Destination, Recipe, encode, name_stem, thumbnail
 
 if TYPE_CHECKING:
     import torch
@@ -205,6 +205,7 @@ def _draw_and_write(
     """Draw, and write each picture as soon as it is there; then the contact sheet of several."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..sheets import WHITE, contact_sheet
     from .drawing import batches, draw
 
     columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -219,6 +220,7 @@ def _draw_and_write(
         prompts = {recipe.prompt for recipe in recipes}
         per_prompt = len(recipes) // len(prompts)
         wide = per_prompt if 1 < per_prompt < len(recipes) else math.ceil(math.sqrt(len(recipes)))
-        sheet = contact_sheet(thumbnails, [f"{recipe.prompt} ({recipe.seed})" for recipe in recipes], wide)
+        titles = [f"{recipe.prompt} ({recipe.seed})" for recipe in recipes]
+        sheet = contact_sheet(thumbnails, wide, titles, gap=8, ground=WHITE)
         paths.append(destination.write(encode(sheet), "sheet"))
     return paths

@@ -1,4 +1,4 @@
-"""Picture files: what a PNG remembers about its making, contact sheets, and writing without ever overwriting."""
+"""Picture files: what a PNG remembers about its making, and writing without ever overwriting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,25 +108,6 @@ def thumbnail(picture: Image) -> Image:
     small = picture.convert("RGB")
     small.thumbnail((SHEET_CELL[1], SHEET_CELL[1]))
     return small
-
-
-def contact_sheet(thumbnails: Sequence[Image], titles: Sequence[str], columns: int) -> Image:
-    """The pictures in a grid of `columns`, row by row, each over its title."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    width = max(picture.width for picture in thumbnails)
-    height = max(picture.height for picture in thumbnails)
-    gap, line, rows = 8, 16, math.ceil(len(thumbnails) / columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + line + gap) + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for i, (picture, title) in enumerate(zip(thumbnails, titles, strict=True)):
-        x, y = gap + i % columns * (width + gap), gap + i // columns * (height + line + gap)
-        sheet.paste(picture, (x, y))
-        title = " ".join(title.split())
-        while draw.textlength(title, font) > width:
-            title = title[:-2] + "…"
-        draw.text((x, y + height + 1), title, "black", font)
-    return sheet
 
 
 @dataclass(frozen=True)

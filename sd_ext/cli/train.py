@@ -23,12 +23,11 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def _script(ctx: typer.Context, config: str, module: str, doc: str) -> None:
-    from ..training import settings
-    from ..training.settings.command import run_command
+    from ..training.settings.command import resolve, run_command
 
-    prog = f"sd-ext train {ctx.info_name}"
+    prog, room = f"sd-ext train {ctx.info_name}", "sd_ext.training"
     try:
-        run_command(getattr(settings, config), f"sd_ext.training.{module}:run", ctx.args, doc, prog)
+        run_command(resolve(f"{room}.{config}"), f"{room}.{module}:run", ctx.args, doc, prog)
     except TrainingError as error:
         _stop(error)
     except KeyboardInterrupt as stop:  # the message says how to go on
@@ -88,25 +87,29 @@ def _draw_scenes(out: Path, packages: Path, fetch: bool, pictures: int, size: in
 @app.command(context_settings=FORWARD)
 def autoencoder(ctx: typer.Context) -> None:
     """Train an AutoencoderKL on a folder of pictures."""
-    _script(ctx, "AutoencoderConfig", "train_autoencoder", "Train an AutoencoderKL on a folder of pictures.")
+    _script(ctx, "configs:AutoencoderConfig", "train_autoencoder", "Train an AutoencoderKL on a folder of pictures.")
 
 
 @app.command(context_settings=FORWARD)
 def text_encoder(ctx: typer.Context) -> None:
     """Train a small CLIP on captioned pictures; its text tower is a pipeline's text encoder."""
-    _script(ctx, "TextEncoderConfig", "train_text_encoder", "Train a small CLIP on captioned pictures.")
+    _script(ctx, "configs:TextEncoderConfig", "train_text_encoder", "Train a small CLIP on captioned pictures.")
 
 
 @app.command(context_settings=FORWARD)
 def text_to_image(ctx: typer.Context) -> None:
     """Train the U-Net of a latent diffusion model on captioned pictures."""
-    _script(ctx, "TextToImageConfig", "train_text_to_image", "Train a latent diffusion U-Net on captioned pictures.")
+    _script(
+        ctx, "configs:TextToImageConfig", "train_text_to_image", "Train a latent diffusion U-Net on captioned pictures."
+    )
 
 
 @app.command(context_settings=FORWARD)
 def lora(ctx: typer.Context) -> None:
     """Train a LoRA of Stable Diffusion 1.x, 2.x, SDXL or the embedded model: `sd-ext train lora CONFIG.toml`."""
-    _script(ctx, "LoraConfig", "train_lora", "Train a LoRA; give a file of settings or the name of a preset.")
+    _script(
+        ctx, "lora.config:LoraConfig", "train_lora", "Train a LoRA; give a file of settings or the name of a preset."
+    )
 
 
 @app.command()

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from sd_ext import whole
 from sd_ext.errors import InputError, TrainingError
-from sd_ext.training.settings import AutoencoderConfig, RunConfig, TextEncoderConfig, TextToImageConfig
+from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.settings.command import describe, parse
+from sd_ext.training.settings.config import Config
 from sd_ext.training.settings.toml_file import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 GUIDANCE = 1.5  # the scale at which the embedded model measures best, see benchmarks/bars.py
-TRAINED: dict[str, type[RunConfig]] = {
+TRAINED: dict[str, type[Config]] = {
     "autoencoder": AutoencoderConfig,
     "text_encoder": TextEncoderConfig,
     "text_to_image": TextToImageConfig,

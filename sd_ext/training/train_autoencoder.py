@@ -18,29 +18,37 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from sd_ext.training.data import Pass, Pictures, random
-from sd_ext.training.data.pictures import fingerprint, read_pixels, report_broken
+from sd_ext.sheets import contact_sheet
+from sd_ext.training.configs import AutoencoderConfig, AutoencoderSettings
+from sd_ext.training.data.draws import Stream, stream_generator
+from sd_ext.training.data.images import to_uint8
+from sd_ext.training.data.order import Pass
+from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
 from sd_ext.training.model.files import from_folder
 from sd_ext.training.run.fit import fit
-from sd_ext.training.run.progress import contact_sheet, to_uint8
 from sd_ext.training.run.task import Task
-from sd_ext.training.settings import AutoencoderConfig
 from sd_ext.training.settings.command import main
 
 
-def build(config: AutoencoderConfig) -> Any:
-    """A new AutoencoderKL as the settings say, its weights a function of the seed."""
-    torch.manual_seed(config.seed)
-    levels = len(config.channels)
+def build(settings: AutoencoderSettings, side: int, seed: int) -> Any:
+    """A new AutoencoderKL as the settings say, its weights a function of the seed.
+
+    Args:
+        settings: its shape.
+        side: height and width of the pictures it is meant for, in pixels.
+        seed: of its weights.
+    """
+    torch.manual_seed(seed)
+    levels = len(settings.channels)
     autoencoder: Any = AutoencoderKL  # its annotations say tuples of one
     return autoencoder(
-        block_out_channels=config.channels,
+        block_out_channels=settings.channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=config.layers_per_block,
-        norm_num_groups=config.norm_groups,
-        latent_channels=config.latent_channels,
-        sample_size=config.resolution,
+        layers_per_block=settings.layers_per_block,
+        norm_num_groups=settings.norm_groups,
+        latent_channels=settings.latent_channels,
+        sample_size=side,
     )
 
 
@@ -67,23 +75,25 @@ class AutoencoderTask(Task):
 
     def __init__(self, config: AutoencoderConfig):
         self.config = config
-        self.pictures = Pictures(config.data, config.resolution, config.split)
+        self.pictures = Pictures(config.data.data, config.pictures.resolution, config.data.split)
         report_broken(self.pictures)
         self.sizes = self.pictures.sizes
         self.parts = {"samples": fingerprint(self.pictures, [""] * len(self.pictures))}
-        self.vae = from_folder(AutoencoderKL, config.model, "vae") if config.model else build(config)
-        if config.gradient_checkpointing:
+        settings, model, side = config.autoencoder, config.start.model, config.pictures.resolution
+        self.vae = from_folder(AutoencoderKL, model, "vae") if model else build(settings, side, config.loop.seed)
+        if config.memory.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
-        self.model = AutoencoderLoss(self.vae, config.l1_weight, config.kl_weight)
+        self.model = AutoencoderLoss(self.vae, settings.l1_weight, settings.kl_weight)
 
     def read(self, each: Pass) -> Tensor:
-        return read_pixels(self.pictures, each, self.config.seed, self.config.flip)
+        return read_pixels(self.pictures, each, self.config.loop.seed, self.config.data.flip)
 
     def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        side = self.config.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = self.config.pictures.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
         shape = (self.vae.config.latent_channels, side, side)
-        draws = [random(self.config.seed, 1, each.step, position) for position in each.positions]
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in draws])
+        seed = self.config.loop.seed
+        generators = [stream_generator(seed, Stream.AUTOENCODER, each.step, position) for position in each.positions]
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return read.to(device, memory_format=torch.channels_last), noise.to(device)
 
     def some(self, count: int) -> Tensor:
@@ -98,7 +108,7 @@ class AutoencoderTask(Task):
         rows = []
         for start in range(0, len(pixels), 16):
             rows += [*to_uint8(pixels[start : start + 16]), *to_uint8(decoded[start : start + 16])]
-        return contact_sheet(rows, columns=min(16, len(pixels)))
+        return contact_sheet([Image.fromarray(picture) for picture in rows], columns=min(16, len(pixels)))
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
         """Save the autoencoder with its scaling factor."""

@@ -15,13 +15,14 @@ from pathlib import Path
 from accelerate import PartialState
 
 from sd_ext.training.lora.class_pictures import make_class_pictures, missing
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_fits
-from sd_ext.training.lora.task import LoraTask, base_dtype
+from sd_ext.training.lora.network import base_dtype
+from sd_ext.training.lora.task import LoraTask
 from sd_ext.training.model.files import find_model
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.folder import check_folder
 from sd_ext.training.run.machine import check_machine, uses_cpu
-from sd_ext.training.settings import LoraConfig
 from sd_ext.training.settings.command import main
 
 
@@ -32,21 +33,22 @@ def run(config: LoraConfig) -> Path:
         InputError: settings, data or model that cannot work.
     """
     check_machine(config)
-    files = find_model(config.model, config.variant)
-    state = PartialState(cpu=uses_cpu(config))
-    if missing(config):
+    files = find_model(config.base.model, config.base.variant)
+    state = PartialState(cpu=uses_cpu(config.machine))
+    if missing(config.prior):
         planned = LoraTask(config, files)  # what is wrong with settings or data is said before pictures are drawn
         check_folder(planned.config, planned.name)
-        check_fits(planned, state.device)
-        make_class_pictures(config, files, state, base_dtype(config))
+        check_fits(planned.workload, state.device)
+        side = config.pictures.resolution[0]
+        make_class_pictures(config.prior, config.previews, files, state, base_dtype(config), side)
     task = LoraTask(config, files)
     task.parts["model"] = files.digest("unet", "scheduler")
-    check_fits(task, state.device)
+    check_fits(task.workload, state.device)
     folder = fit(task, task.config)
-    if config.push_to_hub and state.is_main_process:
+    if config.result.push_to_hub and state.is_main_process:
         from sd_ext.hub import publish
 
-        print(publish(folder, config.push_to_hub))
+        print(publish(folder, config.result.push_to_hub))
     return folder
 
 

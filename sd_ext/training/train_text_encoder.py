@@ -20,21 +20,28 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from sd_ext.errors import InputError
 from sd_ext.seams.transformers import text_tower
-from sd_ext.training.data import Pass, Pictures
-from sd_ext.training.data.pictures import fingerprint, read_pixels, report_broken
+from sd_ext.training.configs import ClipSettings, TextEncoderConfig
+from sd_ext.training.data.order import Pass
+from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
 from sd_ext.training.model.files import from_folder
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import tokenize
 from sd_ext.training.model.tokenizer import save_tokenizer, train_tokenizer
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.task import Task
-from sd_ext.training.settings import TextEncoderConfig
 from sd_ext.training.settings.command import main
 
 
-def build(config: TextEncoderConfig, tokenizer: Any) -> Any:
-    """A new CLIP as the settings say, its weights a function of the seed."""
-    torch.manual_seed(config.seed)
+def build(settings: ClipSettings, tokenizer: Any, side: int, seed: int) -> Any:
+    """A new CLIP as the settings say, its weights a function of the seed.
+
+    Args:
+        settings: its shape.
+        tokenizer: of its captions.
+        side: height and width of its pictures in pixels.
+        seed: of its weights.
+    """
+    torch.manual_seed(seed)
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -42,24 +49,24 @@ def build(config: TextEncoderConfig, tokenizer: Any) -> Any:
     }
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": config.width,
-        "intermediate_size": 4 * config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "max_position_embeddings": config.tokens,
-        "projection_dim": config.projection,
+        "hidden_size": settings.width,
+        "intermediate_size": 4 * settings.width,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": settings.tokens,
+        "projection_dim": settings.projection,
         **special,
     }
     vision = {
-        "hidden_size": config.vision_width,
-        "intermediate_size": 4 * config.vision_width,
-        "num_hidden_layers": config.vision_layers,
-        "num_attention_heads": config.heads,
-        "image_size": config.resolution,
-        "patch_size": config.patch,
-        "projection_dim": config.projection,
+        "hidden_size": settings.vision_width,
+        "intermediate_size": 4 * settings.vision_width,
+        "num_hidden_layers": settings.vision_layers,
+        "num_attention_heads": settings.heads,
+        "image_size": side,
+        "patch_size": settings.patch,
+        "projection_dim": settings.projection,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.projection, **special))
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.projection, **special))
 
 
 class ContrastiveLoss(nn.Module):
@@ -71,9 +78,9 @@ class ContrastiveLoss(nn.Module):
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         similarity = self.clip(input_ids=tokens, pixel_values=pixels).logits_per_text.float()
-        own = torch.arange(len(tokens), device=tokens.device)
-        loss = (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
-        return {"loss": loss, "found": (similarity.argmax(1) == own).float().mean()}
+        pairs = torch.arange(len(tokens), device=tokens.device)
+        loss = (cross_entropy(similarity, pairs) + cross_entropy(similarity.T, pairs)) / 2
+        return {"loss": loss, "found": (similarity.argmax(1) == pairs).float().mean()}
 
 
 class TextEncoderTask(Task):
@@ -83,25 +90,25 @@ class TextEncoderTask(Task):
 
     def __init__(self, config: TextEncoderConfig):
         self.config = config
-        self.pictures = Pictures(config.data, config.resolution, config.split)
+        self.pictures = Pictures(config.data.data, config.pictures.resolution, config.data.split)
         report_broken(self.pictures)
         self.sizes = self.pictures.sizes
         self.parts = {"samples": fingerprint(self.pictures, self.pictures.captions)}
         if not any(self.pictures.captions):
-            raise InputError(f"{config.data} has no captions: give metadata.jsonl a 'text' for each picture")
-        if config.model:
-            self.tokenizer = from_folder(CLIPTokenizer, config.model, "tokenizer")
-            self.clip = from_folder(CLIPModel, config.model, "clip")
+            raise InputError(f"{config.data.data} has no captions: give metadata.jsonl a 'text' for each picture")
+        if model := config.start.model:
+            self.tokenizer = from_folder(CLIPTokenizer, model, "tokenizer")
+            self.clip = from_folder(CLIPModel, model, "clip")
         else:
-            self.tokenizer = train_tokenizer(self.pictures.captions, config.vocabulary, config.tokens)
-            self.clip = build(config, self.tokenizer)
-        if config.gradient_checkpointing:
+            self.tokenizer = train_tokenizer(self.pictures.captions, config.clip.vocabulary, config.clip.tokens)
+            self.clip = build(config.clip, self.tokenizer, config.pictures.resolution, config.loop.seed)
+        if config.memory.gradient_checkpointing:
             self.clip.gradient_checkpointing_enable()
         self.tokens = tokenize(self.tokenizer, self.pictures.captions)
         self.model = ContrastiveLoss(self.clip)
 
     def read(self, each: Pass) -> Tensor:
-        return read_pixels(self.pictures, each, self.config.seed, self.config.flip)
+        return read_pixels(self.pictures, each, self.config.loop.seed, self.config.data.flip)
 
     def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return read.to(device), self.tokens[list(each.samples)].to(device)

@@ -17,22 +17,31 @@ import torch
 from PIL import Image
 
 from sd_ext.errors import InputError
-from sd_ext.training.diffusion import DiffusionTask
+from sd_ext.sheets import labelled_sheet
+from sd_ext.training.configs import NewUnetSettings, TextToImageConfig
+from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.model.files import ModelFiles, find_model, find_part
-from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline, noise_settings
+from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.objective.loss import DiffusionLoss
+from sd_ext.training.objective.settings import PredictionSettings
 from sd_ext.training.run.fit import fit
-from sd_ext.training.run.previews import labelled_sheet
-from sd_ext.training.settings import TextToImageConfig
 from sd_ext.training.settings.command import main
 
 
-def build(config: TextToImageConfig, latent_channels: int, latent_size: int, text_width: int) -> Any:
-    """A new U-Net as the settings say, its weights a function of the seed."""
-    torch.manual_seed(config.seed)
-    down = ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in config.attention]
-    up = ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(config.attention)]
+def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_size: int, text_width: int) -> Any:
+    """A new U-Net as the settings say, its weights a function of the seed.
+
+    Args:
+        settings: its shape.
+        seed: of its weights.
+        latent_channels: channels of a latent.
+        latent_size: height and width of the latents it is meant for.
+        text_width: features of a text's states.
+    """
+    torch.manual_seed(seed)
+    down = ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in settings.attention]
+    up = ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(settings.attention)]
     from diffusers import UNet2DConditionModel
 
     unet: Any = UNet2DConditionModel  # its annotations say tuples of one
@@ -40,14 +49,14 @@ def build(config: TextToImageConfig, latent_channels: int, latent_size: int, tex
         sample_size=latent_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        block_out_channels=config.channels,
+        block_out_channels=settings.channels,
         down_block_types=tuple(down),
         up_block_types=tuple(up),
-        layers_per_block=config.layers_per_block,
-        norm_num_groups=config.norm_groups,
+        layers_per_block=settings.layers_per_block,
+        norm_num_groups=settings.norm_groups,
         cross_attention_dim=text_width,
         # Diffusers' name is wrong for historical reasons: this is the number of heads.
-        attention_head_dim=tuple(max(1, channels // config.head_dim) for channels in config.channels),
+        attention_head_dim=tuple(max(1, channels // settings.head_dim) for channels in settings.channels),
     )
 
 
@@ -57,15 +66,27 @@ def find_files(config: TextToImageConfig) -> ModelFiles:
     Raises:
         InputError: there is no autoencoder or no text encoder.
     """
-    if not (config.autoencoder or config.model) or not (config.text_encoder or config.model):
+    base, given = config.base, config.parts
+    if not (given.autoencoder or base.model) or not (given.text_encoder or base.model):
         raise InputError("give --autoencoder and --text-encoder, or --model with a pipeline that has both")
-    whole = find_model(config.model, config.variant).parts if config.model else {}
-    own = {}
-    if config.autoencoder:
-        own["vae"] = find_part(config.autoencoder, "vae")
-    if config.text_encoder:
-        own |= {part: find_part(config.text_encoder, part) for part in ("text_encoder", "tokenizer")}
-    return ModelFiles({**whole, **own}, config.variant, config.model)
+    parts = dict(find_model(base.model, base.variant).parts) if base.model else {}
+    if given.autoencoder:
+        parts["vae"] = find_part(given.autoencoder, "vae")
+    if given.text_encoder:
+        parts |= {part: find_part(given.text_encoder, part) for part in ("text_encoder", "tokenizer")}
+    return ModelFiles(parts, base.variant, base.model)
+
+
+def new_schedule(settings: NewUnetSettings, prediction: PredictionSettings) -> dict[str, Any]:
+    """The noise schedule of a new model as Diffusers' schedulers take it."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": settings.beta_start,
+        "beta_end": settings.beta_end,
+        "beta_schedule": settings.beta_schedule,
+        "prediction_type": "epsilon" if prediction.prediction_type == "auto" else prediction.prediction_type,
+        "rescale_betas_zero_snr": prediction.zero_snr,
+    }
 
 
 class TextToImageTask(DiffusionTask):
@@ -75,26 +96,30 @@ class TextToImageTask(DiffusionTask):
     config: TextToImageConfig
 
     def __init__(self, config: TextToImageConfig):
-        super().__init__(config, find_files(config))
+        super().__init__(config, find_files(config), config.phrases.rephrase)
 
     def noise_settings(self) -> dict[str, Any]:
-        return super().noise_settings() if "scheduler" in self.files.parts else noise_settings(self.config)
+        if "scheduler" in self.files.parts:
+            return super().noise_settings()
+        return new_schedule(self.config.network, self.config.prediction)
 
     def make_model(self) -> DiffusionLoss:
         config, text = self.config, self.encoded.text_width
-        side = config.resolution[0] // self.scale
-        unet = self.files.load("unet") if "unet" in self.files.parts else build(config, self.channels, side, text)
+        side, seed = config.pictures.resolution[0] // self.scale, config.loop.seed
+        known = "unet" in self.files.parts
+        unet = self.files.load("unet") if known else build(config.network, seed, self.channels, side, text)
         if unet.config.cross_attention_dim != text or unet.config.in_channels != self.channels:
             raise InputError(
                 f"the U-Net takes {unet.config.in_channels} latent channels and "
                 f"{unet.config.cross_attention_dim} text features, the encoders give {self.channels} and {text}"
             )
-        return DiffusionLoss(unet, config.loss)
+        return DiffusionLoss(unet, config.loss.loss)
 
     def preview(self) -> Image.Image:
         """One picture for each preview caption, the same noise every time."""
         pipe = make_pipeline(self.encoded.vae(), self.unet, self.noise, None, self.files.family)
-        return labelled_sheet({"": self.draw_prompts(pipe)}, self.prompts)
+        pictures = [Image.fromarray(picture) for picture in self.draw_prompts(pipe)]
+        return labelled_sheet({"": pictures}, self.prompts)
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
         """Save the whole pipeline."""

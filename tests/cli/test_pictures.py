@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sd_ext.cli.pictures import Destination, Recipe, contact_sheet, encode, name_stem, read_recipe, thumbnail
+from sd_ext.cli.pictures import Destination, Recipe, encode, name_stem, read_recipe, thumbnail
 from sd_ext.errors import InputError, printable
 
 RECIPE = Recipe(
@@ -151,15 +151,3 @@ def test_small_pictures_are_enlarged_in_whole_pixels():
     assert thumbnail(PICTURE).size == (128, 192)
     assert thumbnail(Image.new("RGB", (1024, 512))).size == (256, 128)
     assert thumbnail(Image.new("L", (200, 200))).mode == "RGB"
-
-
-def test_a_contact_sheet_holds_every_picture():
-    pictures = [Image.new("RGB", (128, 128), colour) for colour in ("red", "green", "blue")]
-    sheet = contact_sheet(pictures, ["a title far too long for a picture of this width"] * 3, columns=2)
-    assert sheet.size == (2 * 136 + 8, 2 * 152 + 8)
-    assert [sheet.getpixel(at) for at in [(70, 70), (206, 70), (70, 222), (206, 222)]] == [
-        (255, 0, 0),
-        (0, 128, 0),
-        (0, 0, 255),
-        (255, 255, 255),
-    ]

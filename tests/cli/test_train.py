@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from sd_ext.errors import HubError, TrainingError
-from sd_ext.training.settings import LoraConfig
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.settings.command import parse
+from sd_ext.training.settings.config import every_setting
 
 from .test_startup import SLOW, modules_after
 
@@ -36,7 +36,7 @@ def test_help_is_one_line_a_setting_and_imports_nothing_slow():
     shown = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "400"})
     lines = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  --")]
     assert lines == [
-        *("--config", "--override", "--dry-run"), *("--" + f.name.replace("_", "-") for f in fields(LoraConfig))
+        *("--config", "--override", "--dry-run"), *("--" + name.replace("_", "-") for name in every_setting(LoraConfig))
     ]  # fmt: skip
     assert "embedded, sd15, sd21, sdxl" in shown.stdout
 
@@ -48,21 +48,21 @@ def test_a_misspelled_flag_imports_nothing_slow():
 
 def test_presets_by_name_in_a_file_and_beneath_flags(file):
     preset = settings_of("sd15")
-    assert (preset.resolution, preset.rank, preset.mixed_precision) == ((512,), 16, "fp16")
+    assert (preset.pictures.resolution, preset.adapters.rank, preset.machine.mixed_precision) == ((512,), 16, "fp16")
     own = settings_of(file)
-    assert (own.rank, own.steps, own.targets) == (4, 7, ("cross_attention",))
-    assert own.model == preset.model
+    assert (own.adapters.rank, own.loop.steps, own.adapters.targets) == (4, 7, ("cross_attention",))
+    assert own.base.model == preset.base.model
     over = settings_of(file, "--rank", 8, "--override", "steps=9", "--override", "learning-rate=1e-3")
-    assert (over.rank, over.steps, over.learning_rate) == (8, 9, 1e-3)
-    assert settings_of(file, "--rank", 8, "--override", "rank=2").rank == 2  # the last word
+    assert (over.adapters.rank, over.loop.steps, over.rate.learning_rate) == (8, 9, 1e-3)
+    assert settings_of(file, "--rank", 8, "--override", "rank=2").adapters.rank == 2  # the last word
 
 
 def test_the_file_may_follow_a_switch(file):
     for arguments in ((file, "--flip"), ("--flip", file), ("--rank", 4, "--flip", file)):
         found = settings_of(*arguments)
-        assert (found.flip, found.steps) == (True, 7)
-    assert settings_of("--flip", "sdxl").resolution == (1024,)
-    assert not settings_of("--flip", "no", file).flip
+        assert (found.data.flip, found.loop.steps) == (True, 7)
+    assert settings_of("--flip", "sdxl").pictures.resolution == (1024,)
+    assert not settings_of("--flip", "no", file).data.flip
 
 
 REFUSED = {

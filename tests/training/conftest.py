@@ -81,14 +81,14 @@ TINY_IMAGE = {**TINY, "channels": (32, 32), "norm_groups": 8, "head_dim": 16, "l
 @pytest.fixture(scope="session")
 def tiny_parts(picture_folder, tmp_path_factory) -> tuple[str, str]:
     """Folders of a trained tiny autoencoder and text encoder."""
-    from sd_ext.training.settings import AutoencoderConfig, TextEncoderConfig
+    from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig
     from sd_ext.training.train_autoencoder import run as run_autoencoder
     from sd_ext.training.train_text_encoder import run as run_text_encoder
 
     root = tmp_path_factory.mktemp("parts")
     data = str(picture_folder)
-    autoencoder = AutoencoderConfig(data=data, out=str(root / "vae"), steps=30, **TINY_AUTOENCODER)
-    text = TextEncoderConfig(data=data, out=str(root / "text"), steps=30, **TINY_TEXT)
+    autoencoder = AutoencoderConfig.of(data=data, out=str(root / "vae"), steps=30, **TINY_AUTOENCODER)
+    text = TextEncoderConfig.of(data=data, out=str(root / "text"), steps=30, **TINY_TEXT)
     return str(run_autoencoder(autoencoder)), str(run_text_encoder(text))
 
 

@@ -87,7 +87,7 @@ class Trained:
 
     @property
     def kohya(self) -> Path:
-        return self.folder / f"{self.config.name}_kohya.safetensors"
+        return self.folder / f"{self.config.result.name}_kohya.safetensors"
 
     @property
     def diffusers(self) -> Path:
@@ -111,8 +111,8 @@ class Trained:
 def train(base: Path, out: Path, **settings: Any) -> Trained:
     """Run with `SETTINGS` but for those given."""
     from sd_ext.training import train_lora
+    from sd_ext.training.lora.config import LoraConfig
     from sd_ext.training.run import fit as runner
-    from sd_ext.training.settings import LoraConfig
 
     from .conftest import forget_accelerate_state
 
@@ -123,7 +123,7 @@ def train(base: Path, out: Path, **settings: Any) -> Trained:
         patch.setattr(train_lora, "estimate", lambda *_: None, raising=False)
         patch.setattr(train_lora, "check_memory", lambda *_: None, raising=False)
         patch.setattr(runner, "start", lambda *args: seen.setdefault("run", start(*args)))
-        config = LoraConfig(**{**SETTINGS, "model": str(base), "out": str(out), **settings})
+        config = LoraConfig.of(**{**SETTINGS, "model": str(base), "out": str(out), **settings})
         forget_accelerate_state()
         try:
             folder = train_lora.run(config)
@@ -134,12 +134,12 @@ def train(base: Path, out: Path, **settings: Any) -> Trained:
 
 def a_task(tmp_path: Path, base: Path, data: Path, **settings: Any) -> Any:
     """A task before it begins."""
+    from sd_ext.training.lora.config import LoraConfig
     from sd_ext.training.lora.task import LoraTask
     from sd_ext.training.model.files import find_model
-    from sd_ext.training.settings import LoraConfig
 
     given = {**SETTINGS, "model": str(base), "data": str(data), "out": str(tmp_path / "out"), **settings}
-    return LoraTask(LoraConfig(**given), find_model(str(base)))
+    return LoraTask(LoraConfig.of(**given), find_model(str(base)))
 
 
 def pipeline(folder: Path, vae: bool = False) -> Any:

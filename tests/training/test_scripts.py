@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_ext.errors import InputError, ModelError
-from sd_ext.training.data import Pass, Pictures
+from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
+from sd_ext.training.data.order import Pass
+from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.model.pipeline import folder_size, save_pipeline
 from sd_ext.training.model.text_encoders import tokenize
-from sd_ext.training.settings import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.train_autoencoder import latent_std, reconstruct
 from sd_ext.training.train_autoencoder import run as run_autoencoder
 from sd_ext.training.train_text_encoder import run as run_text_encoder
@@ -33,7 +34,7 @@ def same_unet(one: dict, other: dict) -> bool:
 
 def test_autoencoder_learns_and_saves(picture_folder, tmp_path, metrics):
     settings = {**TINY_AUTOENCODER, "validate_every": 40}
-    config = AutoencoderConfig(data=str(picture_folder), out=str(tmp_path / "run"), steps=80, **settings)
+    config = AutoencoderConfig.of(data=str(picture_folder), out=str(tmp_path / "run"), steps=80, **settings)
     folder = run_autoencoder(config)
     assert mean(metrics, "mse", slice(-5, None)) < 0.3 * mean(metrics, "mse", slice(0, 5))
     vae, pictures = AutoencoderKL.from_pretrained(folder), Pictures(picture_folder, 16)
@@ -50,7 +51,7 @@ def test_autoencoder_learns_and_saves(picture_folder, tmp_path, metrics):
 
 
 def test_text_encoder_learns_and_saves(picture_folder, tmp_path, metrics):
-    config = TextEncoderConfig(data=str(picture_folder), out=str(tmp_path / "run"), steps=60, **TINY_TEXT)
+    config = TextEncoderConfig.of(data=str(picture_folder), out=str(tmp_path / "run"), steps=60, **TINY_TEXT)
     folder = run_text_encoder(config)
     assert mean(metrics, "loss", slice(-5, None)) < 0.6 * mean(metrics, "loss", slice(0, 5))
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -71,7 +72,7 @@ def test_text_encoder_learns_and_saves(picture_folder, tmp_path, metrics):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_text_to_image_learns(picture_folder, tiny_parts, tmp_path, metrics, prediction):
     settings = image_settings(picture_folder, tiny_parts, prediction_type=prediction, batch_size=11)
-    run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run"), steps=100))
+    run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run"), steps=100))
     assert mean(metrics, "loss", slice(-20, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
 
 
@@ -85,7 +86,7 @@ def test_text_to_image_saves_a_pipeline_that_can_be_trained_on(picture_folder, t
         gradient_checkpointing=True,
         preview_steps=2,
     )
-    folder = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run")))
+    folder = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run")))
     assert (tmp_path / "run" / "previews" / "step-00000002.png").exists()
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
@@ -103,7 +104,7 @@ def test_text_to_image_saves_a_pipeline_that_can_be_trained_on(picture_folder, t
     assert "_name_or_path" not in (half / "model_index.json").read_text()
 
     on = {**settings, "autoencoder": "", "text_encoder": "", "model": str(folder), "prediction_type": "auto"}
-    task = TextToImageTask(TextToImageConfig(**on, out=str(tmp_path / "on")))
+    task = TextToImageTask(TextToImageConfig.of(**on, out=str(tmp_path / "on")))
     task.begin(Accelerator(cpu=True))
     assert same_unet(
         dict(task.unet.state_dict()), dict(StableDiffusionPipeline.from_pretrained(folder).unet.state_dict())
@@ -118,7 +119,7 @@ def test_sdxl_learns_and_saves_a_pipeline_that_loads(two_sizes_folder, tiny_sdxl
         "learning_rate": 2e-3, "model": str(tiny_sdxl_dir), "preview_steps": 2, "preview_guidance": 2.0,
         "data": str(two_sizes_folder), "steps": 90, "validate_every": 90, "prompts": ("red bar",),
     }  # fmt: skip
-    folder = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run")))
+    folder = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run")))
     assert mean(metrics, "loss", slice(-30, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
     pipe, base = (StableDiffusionXLPipeline.from_pretrained(p) for p in (folder, tiny_sdxl_dir))
     assert not same_unet(dict(pipe.unet.state_dict()), dict(base.unet.state_dict()))
@@ -135,7 +136,7 @@ def test_dropped_captions_become_the_empty_one(picture_folder, tiny_parts, tmp_p
     """All of them, none of them; the loss is told the states of what was drawn."""
     for share in (0.0, 1.0):
         settings = image_settings(picture_folder, tiny_parts, text_dropout=share, out=str(tmp_path / str(share)))
-        task = TextToImageTask(TextToImageConfig(**settings))
+        task = TextToImageTask(TextToImageConfig.of(**settings))
         task.begin(Accelerator(cpu=True))
         each = Pass(0, (0, 1), (0, 1), 2)
         conditions = task.batch(each, task.read(each), torch.device("cpu"))[5]
@@ -149,7 +150,7 @@ def test_what_cannot_work_is_refused(picture_folder, tiny_parts, tiny_pipeline_d
 
     def refused(kind, match, **values):
         with pytest.raises(kind, match=match):
-            TextToImageTask(TextToImageConfig(**{**settings, "out": str(tmp_path / "run"), **values}))
+            TextToImageTask(TextToImageConfig.of(**{**settings, "out": str(tmp_path / "run"), **values}))
 
     refused(InputError, "give --autoencoder and --text-encoder", autoencoder="")
     refused(ModelError, "no model folder at", autoencoder=str(tmp_path / "nowhere"))
@@ -162,11 +163,11 @@ def test_what_cannot_work_is_refused(picture_folder, tiny_parts, tiny_pipeline_d
     captionless.mkdir()
     (captionless / "a.png").write_bytes((picture_folder / "red_bar.png").read_bytes())
     with pytest.raises(InputError, match="has no captions"):
-        run_text_encoder(TextEncoderConfig(data=str(captionless), out=str(tmp_path / "t"), **TINY_TEXT))
+        run_text_encoder(TextEncoderConfig.of(data=str(captionless), out=str(tmp_path / "t"), **TINY_TEXT))
     refused(InputError, "none of 1 pictures .*no caption", data=str(captionless))
     whole = {**TINY, "model": str(tiny_pipeline_dir), "data": str(picture_folder), "out": str(tmp_path / "blocks")}
     task = TextToImageTask(
-        TextToImageConfig(**whole, gradient_checkpointing=True, checkpoint_blocks=("no_such_block",))
+        TextToImageConfig.of(**whole, gradient_checkpointing=True, checkpoint_blocks=("no_such_block",))
     )
     with pytest.raises(InputError, match=r"no_such_block is no block of the U-Net; it has down_blocks\.0"):
         task.begin(Accelerator(cpu=True))
@@ -175,7 +176,7 @@ def test_what_cannot_work_is_refused(picture_folder, tiny_parts, tiny_pipeline_d
 def test_a_unet_and_encoders_that_do_not_fit_are_refused(picture_folder, tiny_parts, tiny_sdxl_dir, tmp_path):
     """SDXL's U-Net wants wider states than the text encoder that is put in their place gives."""
     settings = {**TINY, "model": str(tiny_sdxl_dir), "data": str(picture_folder), "out": str(tmp_path / "run")}
-    task = TextToImageTask(TextToImageConfig(**settings))
+    task = TextToImageTask(TextToImageConfig.of(**settings))
     del task.files.parts["text_encoder_2"]
     with pytest.raises(InputError, match="48 text features, the encoders give 4 and 16"):
         task.begin(Accelerator(cpu=True))
@@ -185,7 +186,7 @@ def test_a_unet_and_encoders_that_do_not_fit_are_refused(picture_folder, tiny_pa
 def test_gradient_checkpointing_changes_memory_only(picture_folder, tiny_pipeline_dir, tmp_path, blocks):
     def losses(name, **values):
         settings = {**TINY, "model": str(tiny_pipeline_dir), "data": str(picture_folder), "steps": 3, "log_every": 1}
-        run_text_to_image(TextToImageConfig(**settings, **values, ema=0.0, out=str(tmp_path / name)))
+        run_text_to_image(TextToImageConfig.of(**settings, **values, ema=0.0, out=str(tmp_path / name)))
         return [json.loads(line)["loss"] for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
 
     assert losses("on", gradient_checkpointing=True, checkpoint_blocks=blocks) == pytest.approx(losses("off"), rel=1e-4)

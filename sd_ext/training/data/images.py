@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,3 +74,19 @@ def covering_mask(mask: Image.Image, original: Size, size: Size) -> Tensor:
 def crop_to(pixels: Tensor, corner: tuple[int, int], size: Size) -> Tensor:
     """The part (..., height, width) of `size` whose top left corner is `corner`."""
     return pixels[..., corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a PNG file is undamaged: the checksum of each of its chunks is right."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+    except Exception:  # Pillow has no common type for what can be wrong with a file
+        return False
+    return True
+
+
+def to_uint8(pictures: Tensor) -> np.ndarray:
+    """(batch, 3, height, width) in [-1, 1] to (batch, height, width, 3) uint8."""
+    array = pictures.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return np.round((array + 1) * 127.5).astype(np.uint8)

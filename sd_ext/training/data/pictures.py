@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 from sd_ext.errors import InputError, TrainingError, UnknownNameError, printable
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.buckets import Buckets, Size
-from sd_ext.training.data.draws import random
+from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.images import UNREADABLE, covering, covering_mask, crop_to, on_white, open_picture
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.look import Look, Sample, Wanted, look_at, read_mask
@@ -216,5 +216,6 @@ def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) ->
 
 def read_pixels(pictures: Pictures, each: Pass, seed: int, flip: bool) -> Tensor:
     """The pictures of a pass (b, 3, height, width), half of them mirrored where `flip` says so."""
-    mirrored = [flip and float(torch.rand((), generator=random(seed, 4, each.step, p))) < 0.5 for p in each.positions]
+    generators = [stream_generator(seed, Stream.FLIP, each.step, position) for position in each.positions]
+    mirrored = [flip and float(torch.rand((), generator=generator)) < 0.5 for generator in generators]
     return torch.stack([pictures.pixels(s, m) for s, m in zip(each.samples, mirrored, strict=True)])

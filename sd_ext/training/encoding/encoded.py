@@ -15,12 +15,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from sd_ext.training.data import Pictures
+from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, Entry
 from sd_ext.training.encoding.keys import latent_key, text_key
+from sd_ext.training.encoding.settings import CacheSettings
 from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoders import TextTowers
-from sd_ext.training.settings import DiffusionConfig
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 TEXTS_AT_ONCE = 64
@@ -33,26 +33,45 @@ class Encoded:
     """The encoders' side of a run.
 
     Args:
-        config: the settings.
+        settings: what is cached, and where.
         files: of the model.
         accelerator: the device encoders run on, and the processes that share the work.
+        out: the run's folder, for a cache of its own.
+        flip: whether mirror images are needed too.
+        side: of the largest resolution, in pixels: what an encoder takes at once depends on it.
+        workers: threads that read pictures ahead.
+
+    Raises:
+        InputError: the cache's folder cannot be written to.
     """
 
-    def __init__(self, config: DiffusionConfig, files: ModelFiles, accelerator: Accelerator):
-        self.config, self.files, self.accelerator = config, files, accelerator
-        self.dtype = DTYPES[config.cache_dtype]
-        self.cache = Cache(Path(config.cache_dir or Path(config.out) / "cache"))
+    def __init__(
+        self,
+        settings: CacheSettings,
+        files: ModelFiles,
+        accelerator: Accelerator,
+        *,
+        out: str,
+        flip: bool,
+        side: int,
+        workers: int,
+    ):
+        self.settings, self.files, self.accelerator = settings, files, accelerator
+        self.flip, self.workers = flip, workers
+        self.at_once = max(1, PIXELS_AT_ONCE.get(accelerator.device.type, 2**19) // side**2)
+        self.dtype = DTYPES[settings.cache_dtype]
+        self.cache = Cache(Path(settings.cache_dir or Path(out) / "cache"))
         self._vae: Any = None
         self._latents: dict[int, Cached] = {}
 
     def prepare(self, sets: Sequence[Pictures], texts: Sequence[str]) -> None:
         """Encode what is not in the cache yet: texts, and pictures unless they are encoded each step."""
         self.vae_digest, self.text_digest = self.files.digest("vae"), self.files.digest(*self._text_files())
-        if self.config.cache:
+        if self.settings.cache:
             for pictures in sets:
                 self.fill_latents(pictures)
         self.add_texts(texts)
-        if self.config.cache:
+        if self.settings.cache:
             self.release()
 
     def _text_files(self) -> list[str]:
@@ -77,12 +96,11 @@ class Encoded:
 
     def fill_latents(self, pictures: Pictures) -> None:
         """Encode every sample, and its mirror image where samples are mirrored."""
-        flips = (False, True) if self.config.flip else (False,)
+        flips = (False, True) if self.flip else (False,)
         places = [(i, flip) for i in range(len(pictures)) for flip in flips]
         keys = {place: latent_key(*pictures.content(*place), self.vae_digest, self.dtype) for place in places}
         jobs = {key: (pictures.sizes[place[0]], (pictures, *place)) for place, key in keys.items()}
-        at_once = max(1, PIXELS_AT_ONCE.get(self.accelerator.device.type, 2**19) // max(self.config.resolution) ** 2)
-        self.fill(jobs, self._encode_pictures, at_once, "pictures", lambda job: job[0].pixels(*job[1:]))
+        self.fill(jobs, self._encode_pictures, self.at_once, "pictures", lambda job: job[0].pixels(*job[1:]))
         self._latents[id(pictures)] = Cached(self.cache, keys)
 
     def _encode_pictures(self, pixels: Sequence[Tensor]) -> list[Entry]:
@@ -98,7 +116,7 @@ class Encoded:
 
     def moments(self, pictures: Pictures, samples: Sequence[int], flips: Sequence[bool]) -> Tensor:
         """Mean and standard deviation of samples' latents, (b, 2, c, h, w)."""
-        if not self.config.cache:
+        if not self.settings.cache:
             pixels = [pictures.pixels(i, flip) for i, flip in zip(samples, flips, strict=True)]
             return self.encode(torch.stack(pixels).to(self.accelerator.device)).cpu()
         return self._latents[id(pictures)].stack(list(zip(samples, flips, strict=True)))["moments"].float()
@@ -141,7 +159,7 @@ class Encoded:
         """Make the entries that are missing; processes share the work and wait for one another."""
         a = self.accelerator
         self.cache.fill(
-            jobs, make, batch_size, f"encoding {title}", load=load, threads=self.config.workers,
+            jobs, make, batch_size, f"encoding {title}", load=load, threads=self.workers,
             process=a.process_index, processes=a.num_processes,
         )  # fmt: skip
         a.wait_for_everyone()

@@ -11,7 +11,7 @@ from torch import nn
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.lora.kinds import find_kind
-from sd_ext.training.settings import LoraConfig
+from sd_ext.training.lora.settings import AdapterSettings
 
 KINDS = {
     "attention": r".*attn\d\.(to_q|to_k|to_v|to_out\.0)",
@@ -53,18 +53,28 @@ def target_modules(model: nn.Module, targets: Sequence[str], blocks: Sequence[st
     return [name for name in inside if name in chosen]
 
 
-def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank: int) -> Any:
-    """The configuration of adapters in the named modules; convolutions may have a rank and alpha of their own."""
-    alpha = config.alpha or rank
+def peft_config(settings: AdapterSettings, model: nn.Module, names: Sequence[str], rank: int) -> Any:
+    """peft's configuration of adapters.
+
+    Args:
+        settings: the kind, and what convolutions have of their own.
+        model: that gets them.
+        names: of its modules that do.
+        rank: of those that are no convolutions.
+
+    Raises:
+        InputError: the initialisation is for linear layers, and a module is a convolution.
+    """
+    alpha = settings.alpha or rank
     modules = dict(model.named_modules())
     convolutions = [re.escape(name) for name in names if isinstance(modules[name], nn.Conv2d)]
-    if convolutions and config.init in ("pissa", "olora"):
+    if convolutions and settings.changes_base:
         raise InputError(
-            f"init = {config.init} is for linear layers, and targets mean convolutions as well, such as "
+            f"init = {settings.init} is for linear layers, and targets mean convolutions as well, such as "
             f"{next(n for n in names if isinstance(modules[n], nn.Conv2d))}: choose other targets or init = default"
         )
-    conv_rank = config.conv_rank or rank
-    conv_alpha = config.conv_alpha or alpha * conv_rank / rank
+    conv_rank = settings.conv_rank or rank
+    conv_alpha = settings.conv_alpha or alpha * conv_rank / rank
     common: dict[str, Any] = {
         "r": rank,
         "target_modules": list(names),
@@ -72,8 +82,8 @@ def peft_config(config: LoraConfig, model: nn.Module, names: Sequence[str], rank
         "alpha_pattern": dict.fromkeys(convolutions, conv_alpha) if conv_alpha != alpha else {},
     }
     weightless = any(p.is_meta for p in model.parameters())  # then no initialisation can look at weights
-    init = True if config.init == "default" or weightless else config.init
-    return find_kind(config.method).peft_config(common, alpha, init, config)
+    init = True if settings.init == "default" or weightless else settings.init
+    return find_kind(settings.method).peft_config(common, alpha, init, settings)
 
 
 def add_adapters(model: Any, settings: Any, seed: int) -> None:

@@ -20,36 +20,47 @@ from rich.progress import track
 
 from sd_ext import whole
 from sd_ext.errors import TrainingError
-from sd_ext.training.data import Item
 from sd_ext.training.data.folders import picture_files
-from sd_ext.training.data.items import FileReader
+from sd_ext.training.data.images import is_whole_png
+from sd_ext.training.data.items import FileReader, Item
+from sd_ext.training.diffusion.previews import draw
+from sd_ext.training.diffusion.settings import PreviewSettings
+from sd_ext.training.lora.settings import ClassSettings
 from sd_ext.training.model.files import ModelFiles
-from sd_ext.training.run.previews import is_whole_png
-from sd_ext.training.settings import LoraConfig
+from sd_ext.training.model.pipeline import make_pipeline
+from sd_ext.training.model.text_encoders import TextTowers
+
 
 OURS = re.compile(r"\d{4,}-[0-9a-f]{12}\.png")  # number, which is the seed too, and digest
 
 log = logging.getLogger(__name__)
 
 
-def with_class_pictures(config: LoraConfig, items: list[Item]) -> list[Item]:
+def with_class_pictures(settings: ClassSettings, items: list[Item], side: int) -> list[Item]:
     """Items with as many class pictures beside them.
 
-    An epoch holds every picture of both; those of the smaller set come again and again, as often as it takes. Pictures
-    that are still to be made are blank.
+    An epoch holds every picture of both; those of the smaller set come again and again, as often as it takes.
+
+    Args:
+        settings: where class pictures are, how many there should be, and what they show.
+        items: of the data.
+        side: in pixels, of the blank pictures that stand for class pictures which are still to be made.
     """
-    if not config.class_data:
+    if not settings.class_data:
         return items
-    there = class_files(config)
-    readers = [(path.name, FileReader(path, within=Path(config.class_data))) for path in there]
-    readers += [("still to be made", _blank(config.resolution[0]))] * (config.class_images - len(there))
-    own = sum(item.repeats for item in items)
-    times = max(1, -(-len(readers) // max(1, own)))
-    each, more = divmod(own * times, len(readers))
+    there = class_files(settings)
+    readers = [(path.name, FileReader(path, within=Path(settings.class_data))) for path in there]
+    readers += [("still to be made", _blank(side))] * (settings.class_images - len(there))
+    learnt = sum(item.repeats for item in items)
+    times = max(1, -(-len(readers) // max(1, learnt)))
+    each, more = divmod(learnt * times, len(readers))
     beside = [
-        Item(f"class picture {name}", read, config.class_prompt, None, each + (n < more), config.prior_weight, True)
+        Item(
+            f"class picture {name}", read, settings.class_prompt, repeats=each + (n < more),
+            weight=settings.prior_weight, prior=True,
+        )
         for n, (name, read) in enumerate(readers)
-    ]
+    ]  # fmt: skip
     return [*(replace(item, repeats=item.repeats * times) for item in items), *beside]
 
 
@@ -59,13 +70,12 @@ def _blank(side: int) -> Any:
     return file.getvalue
 
 
-def class_files(config: LoraConfig) -> list[Path]:
+def class_files(settings: ClassSettings) -> list[Path]:
     """The class pictures that are there, at most as many as wanted; damaged ones of our making are left out."""
-    folder = Path(config.class_data)
+    folder = Path(settings.class_data)
     files = picture_files(folder) if folder.is_dir() else []
-    return [path for path in files if not OURS.fullmatch(path.name) or is_whole(path, path.stat().st_mtime_ns)][
-        : config.class_images
-    ]
+    usable = [path for path in files if not OURS.fullmatch(path.name) or is_whole(path, path.stat().st_mtime_ns)]
+    return usable[: settings.class_images]
 
 
 @cache
@@ -77,35 +87,51 @@ def is_whole(path: Path, changed: int) -> bool:
     return False
 
 
-def missing(config: LoraConfig) -> int:
+def missing(settings: ClassSettings) -> int:
     """How many class pictures are still to be made."""
-    return config.class_images - len(class_files(config)) if config.class_data else 0
+    return settings.class_images - len(class_files(settings)) if settings.class_data else 0
 
 
-def to_make(config: LoraConfig) -> list[int]:
+def to_make(settings: ClassSettings) -> list[int]:
     """Numbers, which are seeds too, of the pictures still to be made: the first that no picture there has."""
-    taken = {int(found[0]) for path in class_files(config) if (found := re.match(r"\d+", path.name))}
-    free = (number for number in range(config.class_images + len(taken)) if number not in taken)
-    return [number for number, _ in zip(free, range(missing(config)), strict=False)]
+    taken = {int(found[0]) for path in class_files(settings) if (found := re.match(r"\d+", path.name))}
+    free = (number for number in range(settings.class_images + len(taken)) if number not in taken)
+    return [number for number, _ in zip(free, range(missing(settings)), strict=False)]
 
 
-def make_class_pictures(config: LoraConfig, files: ModelFiles, state: PartialState, dtype: torch.dtype) -> None:
+def make_class_pictures(
+    settings: ClassSettings,
+    previews: PreviewSettings,
+    files: ModelFiles,
+    state: PartialState,
+    dtype: torch.dtype,
+    side: int,
+) -> None:
     """Draw what is missing with the base model, each process a share.
 
     A picture appears whole, and is kept if the run is stopped.
+
+    Args:
+        settings: where, how many, and what they show.
+        previews: how pictures are drawn.
+        files: of the base model.
+        state: the processes, and their device.
+        dtype: that the U-Net computes in.
+        side: height and width in pixels.
 
     Raises:
         WriteError: the disk is full or fails.
         TrainingError: what was written is not there.
     """
-    numbers = to_make(config)
+    numbers = to_make(settings)
     state.wait_for_everyone()  # until all have counted
     if not numbers:
         return
-    folder = Path(config.class_data)
+    folder = Path(settings.class_data)
     mine = numbers[state.process_index :: state.num_processes]
     shown = track(mine, "class pictures", console=Console(stderr=True), disable=not state.is_main_process)
-    for number, picture in zip(shown, drawn(config, files, state, dtype, mine), strict=True):
+    pictures = drawn(settings.class_prompt, mine, previews, files, state.device, dtype, side)
+    for number, picture in zip(shown, pictures, strict=True):
         name = hashlib.sha256(picture.tobytes()).hexdigest()[:12]
         with whole.file(folder / f"{number:04d}-{name}.png") as new:
             picture.save(new)
@@ -119,20 +145,21 @@ def make_class_pictures(config: LoraConfig, files: ModelFiles, state: PartialSta
 
 @torch.no_grad()
 def drawn(
-    config: LoraConfig, files: ModelFiles, state: PartialState, dtype: torch.dtype, seeds: list[int]
+    prompt: str,
+    seeds: list[int],
+    previews: PreviewSettings,
+    files: ModelFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    side: int,
 ) -> Iterator[Image.Image]:
-    """Pictures of the class by the base model, one for each seed; the model is gone afterwards."""
-    from sd_ext.training.model.pipeline import make_pipeline
-    from sd_ext.training.model.text_encoders import TextTowers
-    from sd_ext.training.run.previews import draw
-
-    device = state.device
+    """Pictures of a prompt by the base model, one for each seed; the model is gone afterwards."""
     towers = TextTowers.load(files).to(device)
-    told, negative = (towers(towers.tokenize([text]).to(device)) for text in (config.class_prompt, ""))
+    states, negative = (towers(towers.tokenize([text]).to(device)) for text in (prompt, ""))
     vae, unet = files.load("vae").eval().to(device), files.load("unet", dtype).eval().to(device)
     pipe = make_pipeline(vae, unet, files.noise(), None, files.family)
     for seed in seeds:
-        yield Image.fromarray(draw(pipe, told, negative, seed, config))
+        yield Image.fromarray(draw(pipe, states, negative, seed, side, previews))
     del pipe, vae, unet, towers
     if device.type == "cuda":
         torch.cuda.empty_cache()  # or the run would seem not to fit

@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from sd_ext.errors import SeamError
 from sd_ext.training.lora.class_pictures import missing
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_memory, estimate
 from sd_ext.training.lora.task import LoraTask
 from sd_ext.training.model.files import find_model
@@ -17,7 +18,6 @@ from sd_ext.training.model.text_encoders import cut_off
 from sd_ext.training.run.folder import check_folder
 from sd_ext.training.run.machine import check_machine, uses_cpu
 from sd_ext.training.run.memory import free_memory, gb
-from sd_ext.training.settings import LoraConfig
 
 
 def plan_lora(config: LoraConfig) -> Iterator[str]:
@@ -27,18 +27,19 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
         InputError: the run could not work; says why.
     """
     check_machine(config)
-    state = PartialState(cpu=uses_cpu(config))
-    task = LoraTask(config, find_model(config.model, config.variant))
+    state = PartialState(cpu=uses_cpu(config.machine))
+    task = LoraTask(config, find_model(config.base.model, config.base.variant))
     for name, text in facts(task, state.num_processes):
         yield f"{name:<15} {text}"
-    if config.out:
+    if config.folder.out:
         check_folder(task.config, task.name)
     try:
-        needed, free = estimate(task, state.device), free_memory(state.device)
+        needed, free = estimate(task.workload, state.device), free_memory(state.device)
     except SeamError as error:
         yield f"{'memory':<15} not known: {error}"
         return
-    yield f"{'trained':<15} {needed.trained:,} parameters ({config.method}, rank {config.rank})"
+    adapters = config.adapters
+    yield f"{'trained':<15} {needed.trained:,} parameters ({adapters.method}, rank {adapters.rank})"
     yield f"{'memory':<15} {needed}, beside about 1 GB for Python; {gb(free)} free on {state.device.type}"
     check_memory(needed, free, task.config)
 
@@ -46,15 +47,16 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
 def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
     """(what, value) of all that needs no model."""
     config = task.config
-    yield "model", f"{config.model} ({task.files.base}), predicts {task.prediction}"
+    yield "model", f"{config.base.model} ({task.files.base}), predicts {task.levels.prediction}"
     yield "pictures", pictures(task)
     yield "buckets", buckets(task)
     yield "held out", f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss"
     yield "captions", captions(task)
-    made = missing(config)
-    yield "class pictures", f"{made} of {config.class_images} to be made" if config.class_data else "none"
+    prior = config.prior
+    made = f"{missing(prior)} of {prior.class_images} to be made"
+    yield "class pictures", made if prior.class_data else "none"
     yield "steps", steps(task, processes)
-    yield "result", str(Path(config.out or "OUT") / "model")
+    yield "result", str(Path(config.folder.out or "OUT") / "model")
 
 
 def pictures(task: LoraTask) -> str:
@@ -80,9 +82,9 @@ def captions(task: LoraTask) -> str:
 
 def steps(task: LoraTask, processes: int) -> str:
     """How many, of how many samples, and what that is in epochs."""
-    config, per_epoch = task.config, task.steps_per_epoch(processes)
-    samples = config.batch_size * config.accumulation * processes
+    loop, per_epoch = task.config.loop, task.steps_per_epoch(processes)
+    samples = loop.batch_size * loop.accumulation * processes
     return (
-        f"{config.steps} of {samples} samples, {per_epoch} an epoch: {config.steps / per_epoch:.1f} epochs, "
-        f"a checkpoint every {config.checkpoint_every}"
+        f"{loop.steps} of {samples} samples, {per_epoch} an epoch: {loop.steps / per_epoch:.1f} epochs, "
+        f"a checkpoint every {task.config.folder.checkpoint_every}"
     )

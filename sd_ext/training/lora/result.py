@@ -11,119 +11,157 @@ training.json                      what was trained, on what, how
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from sd_ext import __version__
 from sd_ext.hub.finished import Facts
-from sd_ext.lora import save_lora
+from sd_ext.lora import Lora, save_lora
 from sd_ext.lora.formats.file_names import DIFFUSERS_FILE, kohya_file
 from sd_ext.lora.kinds import find_kind
-from sd_ext.training.lora.new_words import embeddings
-from sd_ext.training.run.previews import labelled_sheet
-from sd_ext.training.settings import LoraConfig, result_settings
-
-if TYPE_CHECKING:
-    from sd_ext.training.lora.task import LoraTask
+from sd_ext.sheets import labelled_sheet
+from sd_ext.training.lora.config import LoraConfig
+from sd_ext.training.lora.new_words import Words, embeddings
+from sd_ext.training.objective.settings import WEIGHTS
 
 SAVED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_result(task: LoraTask, new: Path, history: list[dict[str, float]], pictures: list[np.ndarray]) -> None:
-    """Fill a new folder with everything above."""
-    config = task.config
-    write_weights(task, new)
-    for number, table in enumerate(task.new_words):
+@dataclass(frozen=True)
+class Finished:
+    """What a run that is over leaves to be written.
+
+    Args:
+        config: all its settings.
+        lora: what was trained.
+        new_words: of each text encoder.
+        base: "sd15", "sd21" or "sdxl".
+        source: the base model as the user called it.
+        noise: the noise schedule as Diffusers' schedulers take it.
+        history: what was logged.
+        samples, class_samples, held_out: how many were trained on, of the data and of the class, and held out.
+        pictures: how many different ones the samples are of.
+        steps_per_epoch: optimizer steps.
+        prompts: captions of the pictures.
+        base_drawn, drawn: pictures of the prompts by the base model and by the LoRA; none if none were wanted.
+    """
+
+    config: LoraConfig
+    lora: Lora
+    new_words: list[Words]
+    base: str
+    source: str
+    noise: dict[str, Any]
+    history: list[dict[str, float]]
+    samples: int
+    class_samples: int
+    held_out: int
+    pictures: int
+    steps_per_epoch: int
+    prompts: list[str]
+    base_drawn: list[Image.Image]
+    drawn: list[Image.Image]
+
+
+def write_result(finished: Finished, new: Path) -> list[str]:
+    """Fill a new folder with everything above.
+
+    Returns:
+        What a reader of the files should know, each once.
+    """
+    words = finished.config.words
+    notes = write_weights(finished, new)
+    for number, table in enumerate(finished.new_words):
         name = f"learned_embeds{f'_{number + 1}' if number else ''}.safetensors"
-        save_file(embeddings(table, config.tokens, config.token_vectors), new / name)
-    if pictures:
-        write_pictures(new / "samples", task.prompts, task.base_pictures, pictures)
-    plot_losses(new / "validation.png", history)
-    text = json.dumps(asdict(facts(task, history, len(pictures))), indent=1)
-    (new / "training.json").write_text(text, encoding="utf-8")
+        save_file(embeddings(table, words.tokens, words.token_vectors), new / name)
+    if finished.drawn:
+        write_pictures(finished, new / "samples")
+    plot_losses(new / "validation.png", finished.history)
+    (new / "training.json").write_text(json.dumps(asdict(facts(finished)), indent=1), encoding="utf-8")
+    return notes
 
 
-def write_weights(task: LoraTask, new: Path) -> None:
+def write_weights(finished: Finished, new: Path) -> list[str]:
     """The LoRA in both formats; LoHa and LoKr in kohya's alone, since Diffusers' loader cannot read them."""
-    config, lora, dtype = task.config, task.trained(), SAVED[task.config.save_dtype]
-    notes = []
-    if find_kind(config.method).in_diffusers:
+    lora, settings = finished.lora, finished.config.result
+    dtype, notes = SAVED[settings.save_dtype], []
+    if find_kind(finished.config.adapters.method).in_diffusers:
         notes.append(save_lora(lora, new / DIFFUSERS_FILE, "diffusers", dtype=dtype))
-    kohya = kohya_file(config.name)
-    notes.append(save_lora(lora, new / kohya, "kohya", dtype=dtype, metadata=kohya_metadata(task)))
-    for note in filter(None, dict.fromkeys(notes)):
-        task.accelerator.print(note)
+    kohya = new / kohya_file(settings.name)
+    notes.append(save_lora(lora, kohya, "kohya", dtype=dtype, metadata=kohya_metadata(finished)))
+    return list(filter(None, dict.fromkeys(notes)))
 
 
-def kohya_metadata(task: LoraTask) -> dict[str, str]:
+def kohya_metadata(finished: Finished) -> dict[str, str]:
     """The entries of kohya's header that only the run knows."""
-    config, side, learnt = task.config, task.config.resolution[0], len(task.learnt)
+    config, rate, noise = finished.config, finished.config.rate.learning_rate, finished.noise
+    side, loop, loss = config.pictures.resolution[0], config.loop, config.loss
     entries: dict[str, Any] = {
-        "ss_output_name": config.name,
-        "ss_steps": config.steps,
-        "ss_max_train_steps": config.steps,
-        "ss_learning_rate": config.learning_rate,
-        "ss_unet_lr": config.learning_rate,
-        "ss_text_encoder_lr": (config.text_encoder_learning_rate or config.learning_rate) if config.text_encoder else 0,
-        "ss_lr_scheduler": config.lr_schedule,
-        "ss_optimizer": config.optimizer,
-        "ss_batch_size_per_device": config.batch_size,
-        "ss_gradient_accumulation_steps": config.accumulation,
-        "ss_num_train_images": learnt,
-        "ss_num_reg_images": len(task.pictures) - learnt,
-        "ss_prior_loss_weight": config.prior_weight,
-        "ss_num_validation_images": len(task.held_out or ()),
-        "ss_num_batches_per_epoch": task.steps_per_epoch(task.accelerator.num_processes) * config.accumulation,
-        "ss_lr_warmup_steps": config.warmup,
-        "ss_gradient_checkpointing": config.gradient_checkpointing,
-        "ss_network_dropout": config.dropout or None,
-        "ss_max_grad_norm": config.clip,
+        "ss_output_name": config.result.name,
+        "ss_steps": loop.steps,
+        "ss_max_train_steps": loop.steps,
+        "ss_learning_rate": rate,
+        "ss_unet_lr": rate,
+        "ss_text_encoder_lr": (config.text.text_encoder_learning_rate or rate) if config.text.text_encoder else 0,
+        "ss_lr_scheduler": config.rate.lr_schedule,
+        "ss_optimizer": config.optimizer.optimizer,
+        "ss_batch_size_per_device": loop.batch_size,
+        "ss_gradient_accumulation_steps": loop.accumulation,
+        "ss_num_train_images": finished.samples,
+        "ss_num_reg_images": finished.class_samples,
+        "ss_prior_loss_weight": config.prior.prior_weight,
+        "ss_num_validation_images": finished.held_out,
+        "ss_num_batches_per_epoch": finished.steps_per_epoch * loop.accumulation,
+        "ss_lr_warmup_steps": config.rate.warmup,
+        "ss_gradient_checkpointing": config.unet.gradient_checkpointing,
+        "ss_network_dropout": config.adapters.dropout or None,
+        "ss_max_grad_norm": loop.clip,
         "ss_resolution": f"({side}, {side})",
-        "ss_enable_bucket": config.buckets,
-        "ss_flip_aug": config.flip,
-        "ss_caption_dropout_rate": config.text_dropout,
-        "ss_noise_offset": config.offset_noise or None,
-        "ss_zero_terminal_snr": task.noise["rescale_betas_zero_snr"],
-        "ss_min_snr_gamma": (config.gamma or 5.0) if config.loss_weighting == "min_snr" else None,
-        "ss_seed": config.seed,
-        "ss_mixed_precision": config.mixed_precision,
-        "modelspec.title": config.name,
+        "ss_enable_bucket": config.pictures.buckets,
+        "ss_flip_aug": config.data.flip,
+        "ss_caption_dropout_rate": config.captions.text_dropout,
+        "ss_noise_offset": config.noise.offset_noise or None,
+        "ss_zero_terminal_snr": noise["rescale_betas_zero_snr"],
+        "ss_min_snr_gamma": (loss.gamma or WEIGHTS["min_snr"]) if loss.loss_weighting == "min_snr" else None,
+        "ss_seed": loop.seed,
+        "ss_mixed_precision": config.machine.mixed_precision,
+        "modelspec.title": config.result.name,
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": "v" if task.prediction == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if noise["prediction_type"] == "v_prediction" else "epsilon",
     }
     return {name: str(value) for name, value in entries.items()}
 
 
-def write_pictures(new: Path, prompts: list[str], base: list[np.ndarray], pictures: list[np.ndarray]) -> None:
+def write_pictures(finished: Finished, new: Path) -> None:
     """Each picture by itself, and all beside the base model's."""
     new.mkdir()
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(new / f"{number:04d}.png")
-    labelled_sheet({"base": base, "LoRA": pictures}, prompts).save(new / "sheet.png")
+    for number, picture in enumerate(finished.drawn):
+        picture.save(new / f"{number:04d}.png")
+    labelled_sheet({"base": finished.base_drawn, "LoRA": finished.drawn}, finished.prompts).save(new / "sheet.png")
 
 
-def facts(task: LoraTask, history: list[dict[str, float]], pictures: int) -> Facts:
+def facts(finished: Finished) -> Facts:
     """What `training.json` holds."""
-    config: LoraConfig = task.config
+    config, previews = finished.config, finished.config.previews
+    tokens, measured = config.words.tokens, [entry for entry in finished.history if "validation_loss" in entry]
     return Facts(
-        name=config.name,
-        base_model=base_model(task.files.source),
-        family=task.files.base,
-        instance_prompt=config.instance_prompt or " ".join([config.prefix, *config.tokens]).strip(),
-        prompts=tuple(task.prompts[:pictures]),
-        seeds=tuple(config.preview_seed + number for number in range(pictures)),
-        guidance=config.preview_guidance,
-        settings=result_settings(config),
-        steps=config.steps,
-        pictures=len({sample.digest for sample in task.learnt}),
-        validation=tuple((int(e["step"]), e["validation_loss"]) for e in history if "validation_loss" in e),
-        tokens=tuple(config.tokens),
+        name=config.result.name,
+        base_model=base_model(finished.source),
+        family=finished.base,
+        instance_prompt=config.captions.instance_prompt or " ".join([config.captions.prefix, *tokens]).strip(),
+        prompts=tuple(finished.prompts[: len(finished.drawn)]),
+        seeds=tuple(previews.preview_seed + number for number in range(len(finished.drawn))),
+        guidance=previews.preview_guidance,
+        settings=config.result_settings(),
+        steps=config.loop.steps,
+        pictures=finished.pictures,
+        validation=tuple((int(entry["step"]), entry["validation_loss"]) for entry in measured),
+        tokens=tokens,
         sd_ext=__version__,
     )
 

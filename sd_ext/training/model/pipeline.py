@@ -15,19 +15,6 @@ from sd_ext.schedulers import DPMSolverMultistepScheduler
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.tokenizer import save_tokenizer
-from sd_ext.training.settings import TextToImageConfig
-
-
-def noise_settings(config: TextToImageConfig) -> dict[str, Any]:
-    """The noise schedule of a new model as Diffusers' schedulers take it."""
-    return {
-        "num_train_timesteps": 1000,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "beta_schedule": config.beta_schedule,
-        "prediction_type": "epsilon" if config.prediction_type == "auto" else config.prediction_type,
-        "rescale_betas_zero_snr": config.zero_snr,
-    }
 
 
 def make_scheduler(settings: dict[str, Any]) -> Any:
@@ -40,7 +27,7 @@ def make_pipeline(vae: Any, unet: Any, settings: dict[str, Any], towers: TextTow
     """A StableDiffusionPipeline without safety checker, or a StableDiffusionXLPipeline.
 
     Args:
-        settings: the noise schedule, see `noise_settings`.
+        settings: the noise schedule, as Diffusers' schedulers take it.
         towers: text encoders and tokenizers; None for a pipeline that takes states only.
         family: "sd" or "sdxl".
     """

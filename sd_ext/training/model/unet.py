@@ -6,23 +6,23 @@ from typing import Any
 
 from sd_ext.errors import InputError
 from sd_ext.seams.diffusers.unets import checkpointable, set_checkpointing
-from sd_ext.training.settings import DiffusionConfig
+from sd_ext.training.model.settings import UnetSettings
 
 
-def prepare_unet(unet: Any, config: DiffusionConfig) -> None:
+def prepare_unet(unet: Any, settings: UnetSettings) -> None:
     """Checkpointing, compilation and attention as the settings say."""
-    if config.gradient_checkpointing:
+    if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-        if config.checkpoint_blocks:
+        if settings.checkpoint_blocks:
             able = checkpointable(unet)
-            for block in config.checkpoint_blocks:
+            for block in settings.checkpoint_blocks:
                 if not any(name.startswith(block) for name in able):
                     there = ", ".join(name for name in able if name)
                     raise InputError(f"checkpoint_blocks: {block} is no block of the U-Net; it has {there}")
-            set_checkpointing(unet, [name for name in able if name.startswith(config.checkpoint_blocks)])
-    if config.attention_backend != "default":
+            set_checkpointing(unet, [name for name in able if name.startswith(settings.checkpoint_blocks)])
+    if settings.attention_backend != "default":
         from sd_ext.unets.attention.processors import set_attention
 
-        set_attention(unet, config.attention_backend)
-    if config.compile:
+        set_attention(unet, settings.attention_backend)
+    if settings.compile:
         unet.compile_repeated_blocks(fullgraph=False)

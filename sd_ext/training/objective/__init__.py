@@ -1,26 +1,11 @@
-"""What a diffusion model is asked to predict, from what noise, and how its errors count."""
+"""What a diffusion model is asked to predict, at which noise levels, from what noise, and how its errors count.
 
-from sd_ext.training.objective.error import ERRORS, HUBER_SCHEDULES, error, huber_delta
-from sd_ext.training.objective.noise import draw_noise, offset_noise, perturbed, pyramid_noise
-from sd_ext.training.objective.target import PREDICTION_TYPES, check_terminal_snr, target
-from sd_ext.training.objective.timesteps import check_range, stratified_timesteps
-from sd_ext.training.objective.weights import WEIGHTS, loss_weight, min_snr_weight
-
-__all__ = [
-    "ERRORS",
-    "HUBER_SCHEDULES",
-    "PREDICTION_TYPES",
-    "WEIGHTS",
-    "check_range",
-    "check_terminal_snr",
-    "draw_noise",
-    "error",
-    "huber_delta",
-    "loss_weight",
-    "min_snr_weight",
-    "offset_noise",
-    "perturbed",
-    "pyramid_noise",
-    "stratified_timesteps",
-    "target",
-]
+settings    their settings
+levels      the noise levels of a run: its schedule, and what each level asks and counts
+target      what the network predicts
+timesteps   which levels a step trains
+noise       noise other than white
+error       the error of a prediction
+weights     how much each level counts
+loss        the module that a run minimises
+"""

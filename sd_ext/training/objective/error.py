@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from sd_ext.errors import InputError, UnknownNameError
-
-ERRORS = ("l2", "l1", "huber", "smooth_l1")
-HUBER_SCHEDULES = ("constant", "exponential", "snr")
+from sd_ext.training.objective.settings import ERRORS, HUBER_SCHEDULES
 
 
 def error(

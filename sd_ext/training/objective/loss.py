@@ -7,9 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sd_ext.training.model.text_encoders import TextTowers, unet_arguments
-from sd_ext.training.objective import (
-    error,
-)
+from sd_ext.training.objective.error import error
 
 
 class DiffusionLoss(nn.Module):

@@ -12,6 +12,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from sd_ext.training.objective.settings import NoiseSettings
+
+WHITE = NoiseSettings()
+
 
 def offset_noise(eps: Tensor, strength: float, generator: Generator) -> Tensor:
     """eps + strength n, one n ~ N(0, 1) per channel: (c, h, w) to the same.
@@ -62,29 +66,24 @@ def perturbed(eps: Tensor, gamma: float, generator: Generator) -> Tensor:
 
 
 def draw_noise(
-    shape: Sequence[int],
-    generators: Sequence[Generator],
-    offset: float = 0.0,
-    pyramid: int = 0,
-    discount: float = 0.4,
-    perturbation: float = 0.0,
+    shape: Sequence[int], generators: Sequence[Generator], settings: NoiseSettings = WHITE
 ) -> tuple[Tensor, Tensor]:
-    """The noise that is the target and the noise that is in x_t, (b, c, h, w) each; the same without perturbation.
+    """The noise of samples.
 
     Args:
         shape: (c, h, w) of a sample.
         generators: one for each sample; its noise depends on nothing else.
-        offset: strength of `offset_noise`.
-        pyramid: iterations of `pyramid_noise`; 0 for none.
-        discount: of `pyramid_noise`.
-        perturbation: gamma of `perturbed`.
+        settings: what is added to white noise.
+
+    Returns:
+        The noise that is the target, and the noise that is in x_t: (b, c, h, w) each; the same without perturbation.
     """
-    wanted, seen = [], []
+    in_target, in_input = [], []
     for generator in generators:
         eps = torch.randn(tuple(shape), generator=generator, device=generator.device)
-        if pyramid:
-            eps = pyramid_noise(eps, pyramid, discount, generator)
-        eps = offset_noise(eps, offset, generator)
-        wanted.append(eps)
-        seen.append(perturbed(eps, perturbation, generator))
-    return torch.stack(wanted), torch.stack(seen)
+        if settings.pyramid_iterations:
+            eps = pyramid_noise(eps, settings.pyramid_iterations, settings.pyramid_discount, generator)
+        eps = offset_noise(eps, settings.offset_noise, generator)
+        in_target.append(eps)
+        in_input.append(perturbed(eps, settings.input_perturbation, generator))
+    return torch.stack(in_target), torch.stack(in_input)

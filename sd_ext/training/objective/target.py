@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.schedulers.schedule import LEAST_SIGNAL
-
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+from sd_ext.training.objective.settings import PREDICTION_TYPES
 
 
 def target(prediction_type: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from sd_ext.errors import UnknownNameError
-from sd_ext.training.objective.target import PREDICTION_TYPES
+from sd_ext.training.objective.settings import PREDICTION_TYPES, WEIGHTS
 
 LEAST_SNR, MOST_SNR = 1e-5, 1e5
 """Weights are those of the nearest snr within, so that none is infinite where alpha or sigma is 0.
 
 Stable Diffusion's schedule lies between 0.0047 and 1175, DDPM's between 4e-5 and 1e4.
 """
-
-WEIGHTS = {"none": None, "min_snr": 5.0, "soft_min_snr": 5.0, "debiased": None, "p2": 1.0}
-"""Names of the weightings, each with its gamma when none is given."""
 
 
 def loss_weight(kind: str, prediction_type: str, snr: Tensor, gamma: float | None = None, k: float = 1.0) -> Tensor:
@@ -69,8 +66,3 @@ def _weight_on_x0(kind: str, snr: Tensor, gamma: float | None, k: float) -> Tens
     if kind == "min_snr":
         return snr.clamp(max=gamma)
     return snr * gamma / (snr + gamma) if kind == "soft_min_snr" else snr / (k + snr) ** gamma
-
-
-def min_snr_weight(prediction_type: str, snr: Tensor, gamma: float) -> Tensor:
-    """`loss_weight` of kind min_snr; `gamma` 0 is no weighting: 1 everywhere."""
-    return loss_weight("min_snr" if gamma else "none", prediction_type, snr, gamma)

@@ -1,15 +1,6 @@
-"""Optimizers by name or class path.
+"""Optimizers by name or class path. An optimizer that has a name is one entry of `PRESETS`, and nothing elsewhere.
 
-    adamw               torch.optim.AdamW, fused
-    adamw8bit           bitsandbytes: moments in 8 bits
-    adafactor           transformers: second moments of rows and columns only
-    prodigy             prodigyopt: finds the learning rate itself; leave it at 1
-    lion                lion-pytorch: the sign of the momentum; wants a tenth to a third of AdamW's rate
-    schedulefree-adamw  schedulefree: averages in place of a falling learning rate
-    sgd                 torch.optim.SGD
-    package.Class       any other torch.optim.Optimizer
-
-Imports torch where it is needed only, so that settings can be checked against `PRESETS` at once.
+Imports no torch, so that settings can be checked at once.
 """
 
 from __future__ import annotations
@@ -17,12 +8,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sd_ext.errors import InputError, UnknownNameError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -31,31 +19,67 @@ class Preset:
 
     Args:
         path: its class.
+        help: one line for the reader of `--help`.
         options: of its constructor, unless others are given.
         package: to install with pip; empty where sd_ext already needs it.
-        learning_rate: the one its authors mean to be left alone; None where it has to be chosen.
+        state_bytes: what it keeps for each trained number, in bytes.
+        learning_rate: the one its authors mean to be left alone; None where it follows AdamW's.
+        rate_share: its customary learning rate as a share of AdamW's.
         constant: it wants a constant learning rate (a warm-up is fine), because it averages by itself.
-        one_rate: it takes the same learning rate for every group.
+        one_rate: it takes the same learning rate for every group of parameters.
     """
 
     path: str
+    help: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     package: str = ""
+    state_bytes: int = 8
     learning_rate: float | None = None
+    rate_share: float = 1.0
     constant: bool = False
     one_rate: bool = False
 
+    def usual_rate(self, adamw: float) -> float:
+        """The learning rate when none is given, from the one that AdamW would have."""
+        return self.learning_rate or adamw * self.rate_share
+
 
 PRESETS = {
-    "adamw": Preset("torch.optim.AdamW", {"fused": True}),
-    "adamw8bit": Preset("bitsandbytes.optim.AdamW8bit", package="bitsandbytes"),
-    # torch.optim.Adafactor scales each step by the weights' own size: LoRA's zeros would move a thousandth of the rate.
-    "adafactor": Preset("transformers.optimization.Adafactor", {"scale_parameter": False, "relative_step": False}),
-    "prodigy": Preset("prodigyopt.Prodigy", package="prodigyopt", learning_rate=1.0, one_rate=True),
-    "lion": Preset("lion_pytorch.Lion", package="lion-pytorch"),
-    "schedulefree-adamw": Preset("schedulefree.AdamWScheduleFree", package="schedulefree", constant=True),
-    "sgd": Preset("torch.optim.SGD"),
+    "adamw": Preset("torch.optim.AdamW", "torch.optim.AdamW, fused", {"fused": True}),
+    "adamw8bit": Preset(
+        "bitsandbytes.optim.AdamW8bit", "bitsandbytes: moments in 8 bits", package="bitsandbytes", state_bytes=2
+    ),
+    "adafactor": Preset(
+        "transformers.optimization.Adafactor",
+        "transformers: second moments of rows and columns only",
+        # Scaled by the weights' own size, as by default, LoRA's zeros would move a thousandth of the rate.
+        {"scale_parameter": False, "relative_step": False},
+        state_bytes=1,
+    ),
+    "lion": Preset(
+        "lion_pytorch.Lion",
+        "lion-pytorch: the sign of the momentum; wants a tenth to a third of AdamW's learning rate",
+        package="lion-pytorch",
+        state_bytes=4,
+        rate_share=0.2,
+    ),
+    "prodigy": Preset(
+        "prodigyopt.Prodigy",
+        "prodigyopt: finds the learning rate itself; leave it at 1",
+        package="prodigyopt",
+        state_bytes=16,
+        learning_rate=1.0,
+        one_rate=True,
+    ),
+    "schedulefree-adamw": Preset(
+        "schedulefree.AdamWScheduleFree",
+        "schedulefree: averages in place of a falling learning rate",
+        package="schedulefree",
+        constant=True,
+    ),
+    "sgd": Preset("torch.optim.SGD", "torch.optim.SGD", state_bytes=0),
 }
+"""Optimizers that have a name, in the order in which `--help` lists them."""
 
 
 def preset(name: str) -> Preset:

@@ -29,15 +29,15 @@ from safetensors import SafetensorError
 
 from sd_ext import whole
 from sd_ext.errors import TrainingError
-from sd_ext.training.data import read_ahead
+from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.optimizer.averaged import evaluating as averaged
 from sd_ext.training.optimizer.averaged import to_training
 from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
-from sd_ext.training.optimizer.names import parse_options
 from sd_ext.training.quick.attention import quicken_attention
 from sd_ext.training.quick.group_norm import quicken
 from sd_ext.training.run import checkpoint
+from sd_ext.training.run.config import RunConfig
 from sd_ext.training.run.folder import open_run
 from sd_ext.training.run.history import History
 from sd_ext.training.run.loop import Ema, Run, train
@@ -46,7 +46,6 @@ from sd_ext.training.run.progress import TrainingProgress
 from sd_ext.training.run.result import check as check_result
 from sd_ext.training.run.result import record as record_result
 from sd_ext.training.run.task import Task
-from sd_ext.training.settings import RunConfig
 
 SAME_REQUEST = 2.0  # seconds in which a terminal's signal and the launcher's, which passes it on, are one request
 
@@ -60,10 +59,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     check_machine(config)
     there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: False}
     return Accelerator(
-        cpu=uses_cpu(config),
-        mixed_precision=config.mixed_precision,
-        log_with=config.tracker if there[config.tracker]() else None,
-        project_dir=config.out,
+        cpu=uses_cpu(config.machine),
+        mixed_precision=config.machine.mixed_precision,
+        log_with=config.folder.tracker if there[config.folder.tracker]() else None,
+        project_dir=config.folder.out,
         # The loop accumulates; without this accelerate would divide by what its own configuration says, too.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
@@ -93,7 +92,7 @@ def save(run: Run, folder: Path, history: History) -> None:
             "history": history.seal(),
         }
         checkpoint.write_folder(target, tensors, state)
-        checkpoint.prune(folder, run.config.keep)
+        checkpoint.prune(folder, run.config.folder.keep)
     run.accelerator.wait_for_everyone()
     run.last_checkpoint = str(target)
 
@@ -118,9 +117,9 @@ def resume(run: Run, folder: Path) -> str | None:
 
 def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int) -> Iterator[list[tuple[Pass, tuple]]]:
     """What this process does in steps `first`, `first + 1`, ..., read ahead by `workers` threads."""
-    processes = accelerator.num_processes
-    group = config.batch_size * config.accumulation * processes
-    order = StepOrder(task.sizes, config.batch_size, group, config.seed)
+    processes, loop, workers = accelerator.num_processes, config.loop, config.machine.workers
+    group = loop.batch_size * loop.accumulation * processes
+    order = StepOrder(task.sizes, loop.batch_size, group, loop.seed)
 
     def calls() -> Iterator[Any]:
         step = first
@@ -129,7 +128,7 @@ def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int)
             yield partial(lambda passes: [(each, task.read(each)) for each in passes], work)
             step += 1
 
-    for step, work in enumerate(read_ahead(calls(), config.workers, 2 * config.workers), first):
+    for step, work in enumerate(read_ahead(calls(), workers, 2 * workers), first):
         task.after(step)
         yield [(each, task.batch(each, read, accelerator.device)) for each, read in work]
 
@@ -161,14 +160,14 @@ def fit(task: Task, config: RunConfig) -> Path:
         with (
             handle_signals() as asked,
             TrainingProgress(
-                task.name, config.steps, run.step, config.log_every, accelerator.is_main_process
+                task.name, config.loop.steps, run.step, config.folder.log_every, accelerator.is_main_process
             ) as progress,
         ):
             millions = sum(p.numel() for p in task.model.parameters() if p.requires_grad) / 1e6
             progress.say(f"{task.name}: {millions:.2f} M parameters on {accelerator.device}, from step {run.step}")
             for metrics in train(run):
                 observe(run, task, folder, metrics, progress, history)
-                if agreed(accelerator, bool(asked)) and run.step < config.steps:
+                if agreed(accelerator, bool(asked)) and run.step < config.loop.steps:
                     save(run, folder / "checkpoints", history)
                     raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
         save_result(run, task, history, result)
@@ -199,14 +198,11 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
         quicken(task.model)
         if accelerator.mixed_precision == "bf16":
             quicken_attention(task.model)
-    groups = groups_of(task, config.weight_decay)
-    options = parse_options(config.optimizer_options)
-    if config.optimizer == "adamw":
-        options = {"betas": (0.9, config.beta2), **options}
-    optimizer = make_optimizer(config.optimizer, groups, config.learning_rate, options)
+    groups, settings = groups_of(task, config.optimizer.weight_decay), config.optimizer
+    optimizer = make_optimizer(settings.optimizer, groups, config.rate.learning_rate, settings.options)
     model, prepared = accelerator.prepare(task.model, optimizer)
     to_training(prepared)
-    ema = Ema(accelerator.unwrap_model(model), config.ema) if config.ema else None
+    ema = Ema(accelerator.unwrap_model(model), config.loop.ema) if config.loop.ema else None
     return Run(
         config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names
     )
@@ -248,15 +244,15 @@ def observe(
     run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress, history: History
 ) -> None:
     """What happens after a step: the bar, validation, the log, a preview, a checkpoint."""
-    config, step, last = run.config, run.step, run.step == run.config.steps
+    settings, step, last = run.config.folder, run.step, run.step == run.config.loop.steps
     progress.update(step, metrics)
-    if config.validate_every and (step % config.validate_every == 0 or last):
+    if settings.validate_every and (step % settings.validate_every == 0 or last):
         metrics = {**metrics, **look(run, task, folder / "previews" / f"step-{step:08d}.png")}
         run.accelerator.wait_for_everyone()
-    if step % config.log_every == 0 or last or "validation_loss" in metrics:
+    if step % settings.log_every == 0 or last or "validation_loss" in metrics:
         run.accelerator.log(metrics, step=step)
         history.add(step, metrics)
-    if step % config.checkpoint_every == 0 or last:
+    if step % settings.checkpoint_every == 0 or last:
         save(run, folder / "checkpoints", history)
 
 

@@ -10,7 +10,7 @@ from sd_ext import whole
 from sd_ext.declared import shown
 from sd_ext.errors import InputError
 from sd_ext.reading import read_json
-from sd_ext.training.settings import RunConfig, result_settings
+from sd_ext.training.run.config import RunConfig
 
 RECORD = "run.json"
 
@@ -21,9 +21,9 @@ def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = No
     Raises:
         InputError: it holds something else, or a run with other settings or data (names them), or cannot be written.
     """
-    if not config.out:
+    if not config.folder.out:
         raise InputError("no folder for the run: give --out DIR")
-    folder, settings = Path(config.out), {"run": name, **result_settings(config), **(parts or {})}
+    folder, settings = Path(config.folder.out), {"run": name, **config.result_settings(), **(parts or {})}
     if (folder / RECORD).is_file():
         compare(folder, settings)
         return folder, settings

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from sd_ext.errors import TrainingError
 from sd_ext.seams.accelerate import inner_optimizer
 from sd_ext.seams.torch import lerp_all
-from sd_ext.training.data import random
+from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.order import Pass
 from sd_ext.training.optimizer.schedules import learning_rate
-from sd_ext.training.settings import RunConfig
+from sd_ext.training.run.config import RunConfig
 
 Batches = Callable[[int], Iterator[list[tuple[Pass, tuple]]]]
 
@@ -103,7 +103,8 @@ def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
     """Gradients of the step's mean loss; returns this process's part of the metrics, sums of shares of means."""
     accelerator, sums = run.accelerator, {}
     for number, (each, batch) in enumerate(work):
-        torch.random.manual_seed(random(run.config.seed, 5, each.step, each.positions[0]).initial_seed())  # dropout
+        dropout = stream_generator(run.config.loop.seed, Stream.DROPOUT, each.step, each.positions[0])
+        torch.random.manual_seed(dropout.initial_seed())
         last = number == len(work) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
             losses = run.model(*batch)
@@ -115,26 +116,26 @@ def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
 
 
 def train(run: Run) -> Iterator[dict[str, float]]:
-    """Train from `run.step` to `config.steps`, yielding the metrics of each optimizer step after it is done.
+    """Train from `run.step` to the last step, yielding the metrics of each optimizer step after it is done.
 
     Metrics are means over the step's samples, with "gradient_norm" before clipping and "lr".
 
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are still those of the step before.
     """
-    config, accelerator = run.config, run.accelerator
+    settings, accelerator = run.config.loop, run.accelerator
     trained = [p for p in run.model.parameters() if p.requires_grad]
     run.model.train()
     batches = run.batches(run.step)
-    while run.step < config.steps:
+    while run.step < settings.steps:
         work = next(batches)
-        rate = learning_rate(config, run.step)
+        rate = learning_rate(run.config.rate, run.step, settings.steps)
         for group in inner_optimizer(run.optimizer).param_groups:
             group["lr"] = rate * group.get("ratio", 1.0) if run.step < group.get("until", math.inf) else 0.0
         sums = backward(run, work)
         names, passes = list(sums), [each for each, _ in work]
         reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")
-        norm = accelerator.clip_grad_norm_(trained, config.clip or math.inf)
+        norm = accelerator.clip_grad_norm_(trained, settings.clip or math.inf)
         *values, norm = torch.cat([reduced, torch.as_tensor(norm).reshape(1).to(reduced)]).tolist()  # one wait a step
         metrics: dict[str, float] = {"lr": rate, **dict(zip(names, values, strict=True)), "gradient_norm": norm}
         check_finite(run, {"loss": metrics["loss"]}, passes)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -52,21 +48,3 @@ class TrainingProgress:
             values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             left = (self.total - step) / rate / 60
             self.say(f"{self.title} step {step}/{self.total}  {values}  {rate:.2f} steps/s  {left:.0f} min left")
-
-
-def to_uint8(pictures: Any) -> np.ndarray:
-    """(batch, 3, height, width) in [-1, 1] to (batch, height, width, 3) uint8."""
-    array = pictures.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy()
-    return np.round((array + 1) * 127.5).astype(np.uint8)
-
-
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int, gap: int = 2) -> Image.Image:
-    """Pictures (height, width, 3) uint8 of one size, in rows on a grey ground."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
-    sheet = Image.new("RGB", size, (200, 200, 200))
-    for i, picture in enumerate(pictures):
-        row, column = divmod(i, columns)
-        sheet.paste(Image.fromarray(picture), (gap + column * (width + gap), gap + row * (height + gap)))
-    return sheet

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_ext.reading import read_json
-from sd_ext.training.data import read_items
+from sd_ext.training.data.sources import read_items
 from sd_ext.training.model.pipeline import folder_size
 
 TEMPLATE = Path(__file__).parent / "card.md"

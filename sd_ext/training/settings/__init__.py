@@ -1,17 +1,7 @@
-"""Every setting of the training scripts: one dataclass field = one flag = one line of help."""
+"""How settings are written down, and how they get there: one setting = one flag = one line of help.
 
-from sd_ext.training.settings.base import RunConfig, result_settings, setting
-from sd_ext.training.settings.diffusion import DiffusionConfig, TextToImageConfig
-from sd_ext.training.settings.lora import LoraConfig
-from sd_ext.training.settings.scratch import AutoencoderConfig, TextEncoderConfig
-
-__all__ = [
-    "AutoencoderConfig",
-    "DiffusionConfig",
-    "LoraConfig",
-    "RunConfig",
-    "TextEncoderConfig",
-    "TextToImageConfig",
-    "result_settings",
-    "setting",
-]
+setting     a setting, and a group of them; groups lie beside what reads them
+config      all groups of a script, and their settings by name
+command     from a command line and a file to a config
+toml_file   TOML files
+"""

@@ -3,7 +3,7 @@
 CONFIG.toml             settings from a file (its table named like the script, or FILE.toml#table, or all of it), also
                         --config; a preset's name where the script has presets, and `preset = "name"` in the file
 --learning-rate 1e-4    one flag per field
---override key=value    the same for scripts; last word
+--override key=value    the same for scripts; overrides file and flags
 --dry-run               print the settings, and what a run would do, and stop
 """
 
@@ -15,17 +15,15 @@ import importlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from sd_ext.errors import InputError, SdExtError, UnknownNameError
-from sd_ext.training.settings import RunConfig
+from sd_ext.training.settings.config import Config, check_names, every_setting
 from sd_ext.training.settings.toml_file import read_toml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-C = TypeVar("C", bound=RunConfig)
-
+C = TypeVar("C", bound=Config)
 
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -68,63 +66,97 @@ def convert(kind: Any, value: Any, name: str) -> Any:
 
 
 def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
-    """A settings object from names and values; names may use - or _.
+    """A script's settings from names and values as a person writes them.
+
+    Args:
+        cls: of the script.
+        values: by name, with - or _; each as the text of a flag, or as TOML has it.
+        where: they come from, for messages.
 
     Raises:
         InputError: an unknown name or an impossible value; says where it came from.
     """
-    hints, normal = get_type_hints(cls), known_names(cls, values, where)
-    return cls(**{name: convert(hints[name], value, f"{where}: {name}") for name, value in normal.items()})
+    return cls.of(**converted(cls, values, where))
 
 
-def parser(cls: type[RunConfig], doc: str, prog: str | None = None) -> Parser:
-    """The argparse parser of a settings class."""
+def converted(cls: type[Config], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same values by names with _, each of its setting's type.
+
+    Raises:
+        UnknownNameError: a name that is no setting; gives the closest.
+        InputError: a value of another type.
+    """
+    known, normal = every_setting(cls), {name.replace("-", "_"): value for name, value in values.items()}
+    check_names(cls, normal, where)
+    return {name: convert(known[name].kind, value, f"{where}: {name}") for name, value in normal.items()}
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def parser(cls: type[Config], doc: str, prog: str | None = None) -> Parser:
+    """The argparse parser of a script's settings."""
     made = Parser(
-        prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog, description=doc, epilog=cls.epilog(), formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )  # fmt: skip
     presets = f", or a preset: {', '.join(cls.presets)}" if cls.presets else ""
     made.add_argument(
         "file", nargs="?", metavar="CONFIG.toml", help=f"settings from a file{presets}; flags win over it"
     )
     made.add_argument("--config", metavar="FILE.toml", help="the same")
-    made.add_argument("--override", metavar="key=value", action="append", default=[], help="one setting; last word")
+    made.add_argument(
+        "--override", metavar="key=value", action="append", default=[], help="one setting; overrides file and flags"
+    )
     made.add_argument("--dry-run", action="store_true", help="print settings and plan, and stop")
-    for spec in fields(cls):
-        meta, default = spec.metadata, spec.default
+    headings: dict[str, Any] = {}
+    for name, each in every_setting(cls).items():
+        if each.group not in headings:
+            headings[each.group] = made.add_argument_group(each.heading)
+        meta, default = each.meta, each.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
+        text = each.help + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
         switch: Any = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
-        made.add_argument(
-            "--" + spec.name.replace("_", "-"), default=None, metavar=meta["unit"] or "VALUE", **switch,
+        headings[each.group].add_argument(
+            flag(name), default=None, metavar=meta["unit"] or "VALUE", **switch,
             help=(f"{text} [{shown}]" if shown != "" else text).replace("%", "%%"),
         )  # fmt: skip
     return made
 
 
-def read_settings(cls: type[RunConfig], path: str) -> dict[str, Any]:
-    """Names and values of a file, over those of the preset it names; or of a preset.
+def read_settings(cls: type[C], path: str) -> tuple[C, dict[str, Any]]:
+    """(the settings to start from: a preset's, or the script's defaults; what the file says beside them).
+
+    Args:
+        cls: of the script.
+        path: of a TOML file, maybe with `#table`; or the name of a preset. A file may name a preset to start from.
 
     Raises:
         InputError: see `make_config`; also a file that cannot be read, or an unknown preset.
     """
     if path in cls.presets:
-        return read_settings(cls, str(RECIPES / cls.presets[path]))
+        return preset_config(cls, path), {}
     if cls.presets and not Path(path.partition("#")[0]).exists() and not path.endswith(".toml"):
         raise UnknownNameError("file or preset", path, cls.presets)
     path, _, section = path.partition("#")
-    given = read_table(cls, path, section)
-    base, preset = {}, given.pop("preset", None)
-    if preset is not None:
-        if not cls.presets:
-            raise InputError(f"{path}: this script has no presets; leave out preset")
-        if preset not in list(cls.presets):
-            raise UnknownNameError(f"preset in {path}:", preset, cls.presets)
-        base = read_settings(cls, preset)
-    hints, names = get_type_hints(cls), known_names(cls, given, path)
-    return base | {name: convert(hints[name], value, f"{path}: {name}") for name, value in names.items()}
+    values = read_table(cls, path, section)
+    preset = values.pop("preset", None)
+    if preset is not None and not cls.presets:
+        raise InputError(f"{path}: this script has no presets; leave out preset")
+    if preset is not None and preset not in list(cls.presets):
+        raise UnknownNameError(f"preset in {path}:", preset, cls.presets)
+    return preset_config(cls, preset) if preset else cls(), converted(cls, values, path)
 
 
-def read_table(cls: type[RunConfig], path: str, section: str) -> dict[str, Any]:
+def preset_config(cls: type[C], name: str) -> C:
+    """The settings of one of the script's presets."""
+    path = str(RECIPES / cls.presets[name])
+    return make_config(cls, read_table(cls, path, ""), path)
+
+
+def read_table(cls: type[Config], path: str, section: str) -> dict[str, Any]:
     """The table of a file that holds the settings: the one asked for, the script's own, or all of the file.
 
     Raises:
@@ -143,41 +175,28 @@ def read_table(cls: type[RunConfig], path: str, section: str) -> dict[str, Any]:
     return dict(whole[name])
 
 
-def known_names(cls: type[RunConfig], values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same with _ for -.
-
-    Raises:
-        UnknownNameError: a name that is no setting; gives the closest.
-    """
-    known = {spec.name for spec in fields(cls)}
-    normal = {name.replace("-", "_"): value for name, value in values.items()}
-    if unknown := sorted(set(normal) - known):
-        raise UnknownNameError(f"setting in {where}:", unknown[0], known)
-    return normal
-
-
 def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | None = None) -> tuple[C, bool]:
     """(settings, whether it is a dry run) from a command line.
 
     Raises:
         InputError: see `make_config`; also a settings file that cannot be read.
     """
-    given, dry, file, path, overrides = read_flags(cls, arguments, doc, prog)
+    flags, dry, file, path, overrides = read_flags(cls, arguments, doc, prog)
     if file and path:
         raise InputError(f"two files of settings: {file} and {path}; give one")
-    hints = get_type_hints(cls)
     source = file or path
-    values = read_settings(cls, source) if source else {}
-    values |= {name: convert(hints[name], value, f"--{name.replace('_', '-')}") for name, value in given.items()}
+    start, values = read_settings(cls, source) if source else (cls(), {})
+    known = every_setting(cls)
+    values |= {name: convert(known[name].kind, text, flag(name)) for name, text in flags.items()}
     pairs = [pair.partition("=") for pair in overrides]
-    if malformed := [p for p in pairs if not p[1]]:
+    if malformed := [pair for pair in pairs if not pair[1]]:
         raise InputError(f"--override {malformed[0][0]}: write key=value")
-    values |= {key.strip().replace("-", "_"): value for key, _, value in pairs}
-    return make_config(cls, values, "command line"), dry
+    values |= converted(cls, {key.strip(): value for key, _, value in pairs}, "command line")
+    return start.change(**values), dry
 
 
 def read_flags(
-    cls: type[RunConfig], arguments: Sequence[str] | None, doc: str, prog: str | None
+    cls: type[Config], arguments: Sequence[str] | None, doc: str, prog: str | None
 ) -> tuple[dict[str, str], bool, str | None, str | None, list[str]]:
     """(settings given as flags, dry run, CONFIG.toml, --config, --override) as they stand.
 
@@ -190,28 +209,30 @@ def read_flags(
         if unknown[0].startswith("-"):
             raise UnknownNameError("flag", unknown[0].partition("=")[0], made.flags)
         raise InputError(f"unexpected argument {unknown[0]!r}; give one CONFIG.toml, and settings as flags")
-    given = vars(found)
-    dry, file, path, overrides = (given.pop(name) for name in ("dry_run", "file", "config", "override"))
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():  # `--flip CONFIG.toml` is a switch and the file, not the switch's value
-        if isinstance(getattr(cls, name), bool) and not file and (value.endswith(".toml") or value in cls.presets):
-            file, given[name] = value, "true"
-    return given, dry, file, path, overrides
+    flags = vars(found)
+    dry, file, path, overrides = (flags.pop(name) for name in ("dry_run", "file", "config", "override"))
+    flags = {name: value for name, value in flags.items() if value is not None}
+    for name, value in flags.items():  # `--flip CONFIG.toml` is a switch and the file, not the switch's value
+        switch = isinstance(every_setting(cls)[name].default, bool)
+        if switch and not file and (value.endswith(".toml") or value in cls.presets):
+            file, flags[name] = value, "true"
+    return flags, dry, file, path, overrides
 
 
-def describe(config: RunConfig) -> str:
-    """The settings, one a line."""
-    width = max(len(spec.name) for spec in fields(config))
+def describe(config: Config) -> str:
+    """The settings, one a line: name, value, help, and where it is not plain, why."""
+    known, notes = every_setting(type(config)), config.notes()
+    width = max(map(len, known))
     lines = []
-    for spec in fields(config):
-        value = getattr(config, spec.name)
+    for name, value in config.values().items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"{spec.name:<{width}}  {text!s:<28} {spec.metadata['help']}")
+        why = f" ({notes[name]})" if name in notes else ""
+        lines.append(f"{name:<{width}}  {text!s:<28} {known[name].help}{why}")
     return "\n".join(lines)
 
 
 def run_command(
-    cls: type[RunConfig], target: str, arguments: Sequence[str] | None, doc: str, prog: str | None = None
+    cls: type[Config], target: str, arguments: Sequence[str] | None, doc: str, prog: str | None = None
 ) -> None:
     """Parse, then run `module:function` with the settings (imported only now), or print them on a dry run."""
     config, dry = parse(cls, arguments, doc, prog)
@@ -246,7 +267,7 @@ def resolve(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def main(cls: type[RunConfig], target: str, doc: str | None) -> int:
+def main(cls: type[Config], target: str, doc: str | None) -> int:
     """The exit code of a script: 0, 2 for bad input, 1 for a run that stopped, 130 for Ctrl-C; no traceback."""
     try:
         run_command(cls, target, None, doc or "")

@@ -6,7 +6,7 @@ from itertools import count, islice
 
 import pytest
 
-from sd_ext.training.data import read_ahead
+from sd_ext.training.data.ahead import read_ahead
 
 THREADS = [(0, 1), (1, 1), (3, 2), (3, 9)]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import CaptionTricks
+from sd_ext.training.data.captions import CaptionTricks
 
 TAGS = st.lists(st.text("abcdef é", min_size=1).map(str.strip).filter(bool), max_size=8)
 SEED = st.integers(0, 2**32)

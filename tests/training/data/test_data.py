@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import Pictures, random
+from sd_ext.training.data.draws import Stream, stream_generator
+from sd_ext.training.data.pictures import Pictures
 
 
 @pytest.fixture
@@ -78,6 +79,8 @@ def test_pictures_too_many_for_memory_are_read_again(picture_folder, monkeypatch
 
 
 def test_random_is_a_function_of_its_arguments():
-    draws = [torch.rand(4, generator=random(*where)).tolist() for where in [(0, 1), (0, 1), (0, 2), (1, 1), (0, 1, 5)]]
+    streams = [(0, stream) for stream in Stream]
+    places = [(0, Stream.SAMPLE), *streams, (1, Stream.SAMPLE), (0, Stream.SAMPLE, 5), (0, Stream.SAMPLE, 5, 1)]
+    draws = [torch.rand(4, generator=stream_generator(*place)).tolist() for place in places]
     assert draws[0] == draws[1]
     assert len({tuple(d) for d in draws}) == 4

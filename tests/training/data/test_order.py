@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import Pass, StepOrder
+from sd_ext.training.data.order import Pass, StepOrder
 
 SIZES = st.lists(st.sampled_from([(8, 8), (8, 12), (12, 8)]), min_size=1, max_size=40)
 GROUPS = {6: [(6, 1), (3, 2), (2, 3), (1, 6), (1, 1), (2, 1), (3, 1)], 4: [(4, 1), (2, 2), (1, 4), (1, 2), (1, 1)]}

@@ -4,13 +4,14 @@ from collections import Counter
 
 import pytest
 
-from sd_ext.training.data import Pass
-from sd_ext.training.data.chosen import texts_of, wordings
+from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.data.order import Pass
 from sd_ext.training.data.phrases import rephrasings
-from sd_ext.training.settings import TextToImageConfig
+from sd_ext.training.data.settings import CaptionSettings
+from sd_ext.training.data.texts import texts_of, wordings
 from sd_ext.training.train_text_to_image import TextToImageTask
 
-from ..conftest import TINY_IMAGE, image_settings
+from ..conftest import image_settings
 
 
 def test_rephrasings():
@@ -26,7 +27,7 @@ def test_rephrasings():
 
 def test_a_share_of_captions_is_said_in_another_way(picture_folder, tiny_parts):
     settings = image_settings(picture_folder, tiny_parts, rephrase=0.5, text_dropout=0.25, cache=False)
-    task = TextToImageTask(TextToImageConfig(**settings))
+    task = TextToImageTask(TextToImageConfig.of(**settings))
     captions, samples = task.pictures.captions, tuple(range(11))
     seen = {caption: Counter() for caption in captions}
     for step in range(200):
@@ -42,13 +43,13 @@ def test_a_share_of_captions_is_said_in_another_way(picture_folder, tiny_parts):
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.3, 0.5, 0.9, 1.0])
 def test_the_share_is_what_was_asked_for(share):
-    texts = wordings(TextToImageConfig(**TINY_IMAGE, rephrase=share), "red apple", {"red apple"})
+    texts = wordings(CaptionSettings(), 0, "red apple", {"red apple"}, share)
     assert sum(text != "red apple" for text in texts) / len(texts) == pytest.approx(share, rel=0.01)
 
 
 def test_a_rephrasing_is_never_the_caption_of_another_picture():
     assert "dog" in rephrasings("dog face")
-    choices, texts = texts_of(TextToImageConfig(**TINY_IMAGE, rephrase=0.5), ["dog", "dog face", "dog"])
+    choices, texts = texts_of(CaptionSettings(), 0, ["dog", "dog face", "dog"], rephrase=0.5)
     assert choices[0] == choices[2]
     said = [{texts[n] for n in numbers} for numbers in choices]
     assert said[0] == {"dog", *rephrasings("dog")}

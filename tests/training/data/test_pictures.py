@@ -10,7 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from sd_ext.errors import InputError, TrainingError, UnknownNameError
-from sd_ext.training.data import Buckets, Item, Pictures
+from sd_ext.training.data.buckets import Buckets
+from sd_ext.training.data.items import Item
+from sd_ext.training.data.pictures import Pictures
 
 SETS = {"kept": 4 * 2**30, "read again": 0}  # what IN_MEMORY is
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.training.data import Pictures, hold_out, read_items
 from sd_ext.training.data.items import Item, inside
+from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.sources import hold_out, read_items
 
 
 def png(colour="red", size=(20, 20)) -> bytes:

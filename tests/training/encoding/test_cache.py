@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sd_ext import whole
 from sd_ext.errors import InputError, TrainingError
-from sd_ext.training.data import Pictures
+from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, key, latent_key, text_key
 from sd_ext.training.encoding.keys import encode
 

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from sd_ext.training.data import Pass
+from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.data.order import Pass
 from sd_ext.training.model.files import ModelFiles
-from sd_ext.training.settings import TextToImageConfig
 from sd_ext.training.train_text_to_image import TextToImageTask
 
 from ..conftest import TINY
@@ -41,7 +41,7 @@ def own(tiny_pipeline_dir, picture_folder, tmp_path) -> dict:
 
 
 def begin(settings: dict, **more) -> TextToImageTask:
-    task = TextToImageTask(TextToImageConfig(**{**settings, **more}))
+    task = TextToImageTask(TextToImageConfig.of(**{**settings, **more}))
     task.begin(Accelerator(cpu=True))
     return task
 

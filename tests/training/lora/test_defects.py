@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from sd_ext.training.lora.adapters import TEXT_TARGETS
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import train_once
 from sd_ext.training.lora.task import LoraTask
 from sd_ext.training.model.files import find_model
 from sd_ext.training.run.fit import start
 from sd_ext.training.run.memory import peak_bytes
-from sd_ext.training.settings import LoraConfig
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -131,9 +131,9 @@ def settings(two_sizes_folder, tiny_pipeline_dir, tmp_path) -> dict[str, Any]:
 
 
 def begun(settings: dict[str, Any], **values: Any) -> LoraTask:
-    config = LoraConfig(**{**settings, **values})
-    task = LoraTask(config, find_model(config.model))
-    task.begin(Accelerator(cpu=True, mixed_precision=config.mixed_precision))
+    config = LoraConfig.of(**{**settings, **values})
+    task = LoraTask(config, find_model(config.base.model))
+    task.begin(Accelerator(cpu=True, mixed_precision=config.machine.mixed_precision))
     return task
 
 
@@ -142,7 +142,7 @@ def test_under_bf16_what_is_trained_is_in_float32(settings):
     values = {"mixed_precision": "bf16", "text_encoder": True, "tokens": ("<toy>",), "prefix": "<toy>", "ema": 0.9}
     task = begun(settings, **values)
     run = start(task, task.config, task.accelerator)
-    train_once(task, task.loss, "cpu")
+    train_once(task.workload, task.loss, "cpu")
     trained = [p for p in task.model.parameters() if p.requires_grad]
     assert {p.dtype for p in task.model.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert len(trained) > 20
@@ -167,7 +167,7 @@ def test_looking_at_a_run_takes_no_more_memory_than_training(settings):
     """Held-out pictures are measured and previews drawn one after the other, however many there are."""
     prompts = tuple(f"red {shape}" for shape in ("bar", "circle", "square", "ball", "dot", "ring"))
     one, many = (begun({**settings, "out": settings["out"] + str(n)}, prompts=prompts[:n]) for n in (1, 6))
-    step = peak_bytes([one.model], lambda: train_once(one, one.loss, "cpu"))
+    step = peak_bytes([one.model], lambda: train_once(one.workload, one.loss, "cpu"))
 
     @torch.no_grad()
     def looking(task: LoraTask, call: str) -> int:

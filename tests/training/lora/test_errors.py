@@ -19,15 +19,15 @@ from sd_ext import checked
 from sd_ext.errors import InputError, ModelError, TrainingError
 from sd_ext.lora import Lora
 from sd_ext.training import train_lora
-from sd_ext.training.diffusion import DiffusionTask
+from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.encoding import cache
 from sd_ext.training.lora import estimate
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.plan import plan_lora
 from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.run import checkpoint
 from sd_ext.training.run import history as history_module
 from sd_ext.training.run.checkpoint import checkpoints
-from sd_ext.training.settings import LoraConfig
 from sd_ext.training.settings.command import make_config
 
 SMALL = {"device": "cpu", "tracker": "none", "resolution": 32, "batch_size": 4, "steps": 4, "rank": 2, "log_every": 1,

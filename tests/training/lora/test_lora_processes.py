@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sd_ext.training.settings import LoraConfig
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.train_lora import run
 
 from ..conftest import exit_codes, start_processes
@@ -50,7 +50,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def test_two_processes_are_one(settings, tmp_path):
     def config(name: str, **cut: Any) -> LoraConfig:
-        return LoraConfig(**settings, **cut, out=str(tmp_path / name))
+        return LoraConfig.of(**settings, **cut, out=str(tmp_path / name))
 
     one = load_file(run(config("one", batch_size=4, checkpoint_every=1)) / FILES[0])
     assert any(value.abs().max() > 1e-3 for name, value in one.items() if "lora_B" in name)  # something is learnt

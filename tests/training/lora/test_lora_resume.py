@@ -24,9 +24,9 @@ import pytest
 
 from sd_ext.training import train_lora
 from sd_ext.training.encoding.encoded import Encoded
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run import fit as run_module
 from sd_ext.training.run.checkpoint import checkpoints
-from sd_ext.training.settings import LoraConfig
 from sd_ext.training.settings.command import main
 
 from ..conftest import forget_accelerate_state

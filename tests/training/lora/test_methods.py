@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.lora.adapters import KINDS, target_modules
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.start import keep_start
 from sd_ext.training.optimizer.averaged import inner
-from sd_ext.training.settings import LoraConfig
+from sd_ext.training.settings.config import every_setting
 
 from ..lora_cases import untouched, weights
 
@@ -52,7 +53,7 @@ def test_only_factors_in_attention_are_trained_and_the_base_keeps_every_bit(lora
     assert kinds == FACTORS[method] or method == "lokr"
     assert all(ATTENTION.match(name) for name in names)
     base = {name: w for name, w in weights(untouched(trained.base)).items() if name.startswith("unet.")}
-    blocks = tuple(f"unet.{block}" for block in trained.config.blocks or [""])
+    blocks = tuple(f"unet.{block}" for block in trained.config.adapters.blocks or [""])
     there = {name for name in base if ATTENTION.match(name) and name.startswith(blocks)}
     assert {part(ATTENTION, name)[0] for name in names} == {part(ATTENTION, name)[0] for name in there}
     left = frozen(trained)
@@ -225,7 +226,7 @@ def test_without_ratios_all_have_the_same(lora_run):
 def test_epochs_in_place_of_steps(lora_run):
     trained = lora_run(epochs=2, batch_size=4, rank=1)  # 11 pictures to train on
     assert trained.run.step == 2 * 3
-    assert trained.config.steps == 6
+    assert trained.config.loop.steps == 6
 
 
 def test_the_average_is_what_is_saved(lora_run):
@@ -242,5 +243,5 @@ def test_the_average_is_what_is_saved(lora_run):
 
 
 def test_names_of_kinds_are_documented():
-    (text,) = [spec.metadata["help"] for spec in LoraConfig.__dataclass_fields__.values() if spec.name == "targets"]
+    text = every_setting(LoraConfig)["targets"].help
     assert all(kind in text for kind in KINDS)

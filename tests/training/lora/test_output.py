@@ -44,7 +44,7 @@ def test_training_changes_all_that_is_trained(trained):
     before, made = outputs(untouched(trained.base)), trained.made
     changes = {name: (made[name] - before[name]).abs().max().item() for name in made}
     assert changes["unet"] > 5e-3  # far above the tolerance of what follows
-    assert (changes["states"] > 5e-3) == trained.config.text_encoder
+    assert (changes["states"] > 5e-3) == trained.config.text.text_encoder
 
 
 @of(IN_DIFFUSERS)
@@ -72,7 +72,7 @@ def test_ours_reads_every_file_and_takes_it_out_again(trained):
     pipe, made = pipeline(trained.base), trained.made
     before = weights(pipe)
     files = [path for path in (trained.kohya, trained.diffusers) if path.exists()]
-    assert len(files) == 1 + (trained.config.method in ("lora", "dora"))
+    assert len(files) == 1 + (trained.config.adapters.method in ("lora", "dora"))
     for path in files:
         lora = read_lora(path)
         assert lora.base == trained.base.name or path == trained.diffusers
@@ -129,7 +129,7 @@ def test_fusing_is_applying(trained):
 @of(["pissa, text"])
 def test_pissas_difference_to_the_original_base_has_twice_the_rank(trained):
     lora = read_lora(trained.diffusers)
-    assert {adapter.rank for adapter in lora} == {2 * trained.config.rank}
+    assert {adapter.rank for adapter in lora} == {2 * trained.config.adapters.rank}
     base, moved = weights(untouched(trained.base)), []
     for name, p in trained.task.model.named_parameters():
         if name.endswith("base_layer.weight"):

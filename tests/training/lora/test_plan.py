@@ -14,13 +14,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from sd_ext.training.lora import estimate as estimates
 from sd_ext.training.lora.adapters import trained_parameters
+from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import at_most, check_fits, estimate, train_once
 from sd_ext.training.lora.plan import plan_lora, steps
 from sd_ext.training.lora.task import LoraTask
 from sd_ext.training.model.files import ModelFiles, find_model
 from sd_ext.training.run import memory
 from sd_ext.training.run.memory import peak_bytes
-from sd_ext.training.settings import LoraConfig
 from sd_ext.training.settings.command import parse
 
 CPU = torch.device("cpu")
@@ -35,15 +35,15 @@ def settings(two_sizes_folder, tiny_pipeline_dir, tmp_path) -> dict[str, Any]:
 
 
 def make_task(settings: dict[str, Any], **values: Any) -> LoraTask:
-    config = LoraConfig(**{**settings, **values})
-    return LoraTask(config, find_model(config.model))
+    config = LoraConfig.of(**{**settings, **values})
+    return LoraTask(config, find_model(config.base.model))
 
 
 def real_step(task: LoraTask) -> tuple[torch.nn.Module, Callable[[], None]]:
     """The model of the run, and a step of its largest batch."""
     task.begin(Accelerator(cpu=True))
     task.model.train()
-    return task.model, lambda: train_once(task, task.loss, "cpu")
+    return task.model, lambda: train_once(task.workload, task.loss, "cpu")
 
 
 def test_a_plan_says_all_loads_nothing_and_writes_nothing(settings, monkeypatch, tmp_path):
@@ -57,7 +57,7 @@ def test_a_plan_says_all_loads_nothing_and_writes_nothing(settings, monkeypatch,
 
     monkeypatch.setattr(ModelFiles, "load", load)
     settings["out"] = str(tmp_path / "planned")
-    told = {line[:15].strip(): line[16:] for line in plan_lora(LoraConfig(**settings, **values))}
+    told = {line[:15].strip(): line[16:] for line in plan_lora(LoraConfig.of(**settings, **values))}
     assert told["pictures"] == "11, 11 samples an epoch, none left out"
     assert told["buckets"] == "32x32: 6, 40x24: 5"
     assert told["held out"] == "1 pictures"
@@ -71,7 +71,7 @@ def test_a_plan_says_all_loads_nothing_and_writes_nothing(settings, monkeypatch,
 def test_steps_of_epochs_and_processes(settings):
     """Groups of four of one size, and one of what is left: three steps an epoch, for one process or two."""
     task = make_task(settings, epochs=5, accumulation=2)
-    assert task.config.steps == 15
+    assert task.config.loop.steps == 15
     assert steps(task, 1) == "15 of 4 samples, 3 an epoch: 5.0 epochs, a checkpoint every 500"
     task = make_task(settings, steps=15)
     assert steps(task, 2) == steps(make_task(settings, steps=15, accumulation=2), 1)
@@ -98,25 +98,25 @@ def test_the_estimate_is_what_a_step_takes(settings, tiny_sdxl_dir, family, kind
     if family == "sdxl":
         settings["model"] = str(tiny_sdxl_dir)
     task = make_task(settings, **KINDS[kind])
-    found, bound = estimate(task, CPU), at_most(task)
+    found, bound = estimate(task.workload, CPU), at_most(task.workload)
     model, step = real_step(task)
     assert found.trained == trained_parameters(model)
     assert found.activations == peak_bytes([model], step)
-    vae = 0 if task.config.cache else sum(p.nbytes for p in task.encoded.vae().parameters())
+    vae = 0 if task.config.cache.cache else sum(p.nbytes for p in task.encoded.vae().parameters())
     assert found.weights == sum(p.nbytes for p in model.parameters()) + vae
     assert bound >= found.total
 
 
 def test_the_estimate_for_int8(settings):
     pytest.importorskip("torchao")
-    full, int8 = (estimate(make_task(settings, base_precision=p), CPU) for p in ("fp32", "int8"))
+    full, int8 = (estimate(make_task(settings, base_precision=p).workload, CPU) for p in ("fp32", "int8"))
     assert int8.weights < full.weights
     assert int8.trained == full.trained
 
 
 def test_what_costs_and_what_saves_memory(settings):
     def taken(**values: Any) -> estimates.Estimate:
-        return estimate(make_task(settings, **values), CPU)
+        return estimate(make_task(settings, **values).workload, CPU)
 
     one, three = taken(batch_size=1), taken(batch_size=3)
     assert three.activations == pytest.approx(3 * one.activations, rel=0.1)
@@ -132,7 +132,7 @@ def test_what_costs_and_what_saves_memory(settings):
 def test_the_allocator_agrees(settings, checkpointing):
     """An independent measure: what PyTorch's allocator gave out at most, temporaries within operations among it."""
     task = make_task(settings, batch_size=4, gradient_checkpointing=checkpointing)
-    found = estimate(task, CPU).activations
+    found = estimate(task.workload, CPU).activations
     model, step = real_step(task)
     step()
     model.zero_grad()
@@ -149,7 +149,7 @@ def test_the_allocator_agrees(settings, checkpointing):
 def test_a_run_that_clearly_fits_is_not_estimated(settings, monkeypatch):
     task = make_task(settings)
     monkeypatch.setattr(estimates, "estimate", lambda *_: pytest.fail("no need"))
-    check_fits(task, CPU)
+    check_fits(task.workload, CPU)
 
 
 def test_what_a_container_leaves(tmp_path):
@@ -209,7 +209,7 @@ def test_presets_fit_the_cards_they_name(picture_folder, tmp_path, shape, parame
     """
     arguments = [shape, "--data", str(picture_folder), "--out", str(tmp_path / "run"), "--upscale", "--buckets=no"]
     task = LoraTask(parse(LoraConfig, arguments, "")[0], full_size(shape, tmp_path / "model"))
-    found = estimate(task, CPU)
+    found = estimate(task.workload, CPU)
     assert found.trained == trained
     assert found.weights == 2 * parameters + 4 * trained  # frozen in 16 bits, trained in 32
     assert found.total + 1.5e9 < card * 1e9

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from sd_ext.training.run.previews import labelled_sheet
 
 from sd_ext.errors import InputError
 from sd_ext.hub import read_finished, stage
-from sd_ext.training.run.previews import labelled_sheet
-from sd_ext.training.settings import LoraConfig
+from sd_ext.training.lora.config import LoraConfig
 
 from ..lora_cases import pipeline, train
 
@@ -119,13 +119,13 @@ def test_a_relative_base_model_is_named_by_its_whole_path(bases, tmp_path, pictu
 @pytest.mark.parametrize("name", ["", "-x", "a/b", "a:b", "..", "a<b", "x" * 101])
 def test_names_that_no_file_can_have_are_refused_at_once(name):
     with pytest.raises(InputError, match=r"name is .*plain file name"):
-        LoraConfig(name=name)
+        LoraConfig.of(name=name)
 
 
 @pytest.mark.parametrize("tokens", [("a b",), ("<x>", "<x>"), ("",)])
 def test_tokens_are_different_words(tokens):
     with pytest.raises(InputError, match=r"tokens are .*without spaces"):
-        LoraConfig(tokens=tokens)
+        LoraConfig.of(tokens=tokens)
 
 
 @pytest.mark.parametrize("shape", ["sd15", "sdxl"])

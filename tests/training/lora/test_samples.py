@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from sd_ext.training.data import Item
+from sd_ext.training.data.items import Item
 from sd_ext.training.data.order import StepOrder
 from sd_ext.training.lora.class_pictures import missing, to_make, with_class_pictures
+from sd_ext.training.lora.settings import ClassSettings
 from sd_ext.training.model.pipeline import make_scheduler
-from sd_ext.training.settings import LoraConfig
 
 from ..conftest import write_pictures
 from ..lora_cases import a_task, pipeline
@@ -67,8 +67,8 @@ def test_class_pictures_have_their_own_caption_and_weight_and_are_as_many(prior)
 def test_all_of_more_class_pictures_than_samples_are_used(tmp_path):
     for n in range(7):
         Image.new("RGB", (64, 64), (n, n, n)).save(tmp_path / f"{n}.png")
-    config = LoraConfig(class_data=str(tmp_path), class_prompt="x", class_images=7)
-    items = with_class_pictures(config, [Item("a", bytes), Item("b", bytes, repeats=2)])
+    settings = ClassSettings(class_data=str(tmp_path), class_prompt="x", class_images=7)
+    items = with_class_pictures(settings, [Item("a", bytes), Item("b", bytes, repeats=2)], 64)
     count = {prior: sum(item.repeats for item in items if item.prior is prior) for prior in (False, True)}
     assert count == {False: 9, True: 9}
     assert all(item.repeats >= 1 for item in items)
@@ -76,12 +76,12 @@ def test_all_of_more_class_pictures_than_samples_are_used(tmp_path):
 
 
 def test_class_pictures_that_were_removed_are_made_again(tmp_path):
-    config = LoraConfig(class_data=str(tmp_path / "class"), class_prompt="x", class_images=4)
-    assert (missing(config), to_make(config)) == (4, [0, 1, 2, 3])
+    settings = ClassSettings(class_data=str(tmp_path / "class"), class_prompt="x", class_images=4)
+    assert (missing(settings), to_make(settings)) == (4, [0, 1, 2, 3])
     (tmp_path / "class").mkdir()
     for n in (0, 1, 3):
         Image.new("RGB", (8, 8)).save(tmp_path / "class" / f"{n:04d}-abc.png")
-    assert (missing(config), to_make(config)) == (1, [2])
+    assert (missing(settings), to_make(settings)) == (1, [2])
 
 
 def test_a_plan_counts_class_pictures_that_are_still_to_be_made(tmp_path, bases, picture_folder):

@@ -25,7 +25,7 @@ def style(tmp_path_factory):
         find_symbola()
     except InputError as missing:
         pytest.skip(str(missing))
-    from sd_ext.training.settings import LoraConfig
+    from sd_ext.training.lora.config import LoraConfig
     from sd_ext.training.settings.command import parse
     from sd_ext.training.train_lora import run
 

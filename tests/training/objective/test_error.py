@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.training.objective import ERRORS, error, huber_delta
+from sd_ext.training.objective.error import error, huber_delta
+from sd_ext.training.objective.settings import ERRORS
 
 
 @pytest.fixture

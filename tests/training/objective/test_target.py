@@ -5,7 +5,7 @@ import torch
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.schedulers import NoiseSchedule
-from sd_ext.training.objective import check_terminal_snr, target
+from sd_ext.training.objective.target import check_terminal_snr, target
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

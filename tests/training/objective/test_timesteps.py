@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sd_ext.errors import InputError
-from sd_ext.training.objective import stratified_timesteps
+from sd_ext.training.objective.timesteps import stratified_timesteps
 
 
 def draw(seed, count, **settings):

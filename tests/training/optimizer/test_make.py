@@ -245,6 +245,6 @@ def test_the_optimizer_inside_accelerates_wrapper():
 def test_settings_can_be_checked_without_torch():
     import subprocess
 
-    modules = "sd_ext.training.optimizer.make, sd_ext.training.optimizer.schedules"
+    modules = "sd_ext.training.optimizer.settings, sd_ext.training.optimizer.schedules"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sd_ext.errors import TrainingError
-from sd_ext.training.data import Pass, StepOrder
+from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.optimizer.make import parameter_groups
+from sd_ext.training.run.config import RunConfig
 from sd_ext.training.run.loop import Ema, Run, train
-from sd_ext.training.settings import RunConfig
 
 
 class Line(nn.Module):
@@ -59,10 +59,10 @@ def one_pass(make_batch):
 
 
 def start(batches, model=None, ema=None, optimizer=None, ratios=None, **settings) -> Run:
-    config = RunConfig(**{"steps": 5, "warmup": 0, "weight_decay": 0.0, "ema": 0.0, **settings})
+    config = RunConfig.of(**{"steps": 5, "warmup": 0, "weight_decay": 0.0, "ema": 0.0, **settings})
     accelerator, model = Accelerator(cpu=True), model or Line()
     groups = parameter_groups(model.named_parameters(), 0.0, ratios)
-    optimizer = (optimizer or torch.optim.AdamW)(groups, lr=config.learning_rate)
+    optimizer = (optimizer or torch.optim.AdamW)(groups, lr=config.rate.learning_rate)
     model, optimizer = accelerator.prepare(model, optimizer)
     names = lambda each: ", ".join(f"picture {s}" for s in each.samples)  # noqa: E731
     return Run(config, accelerator, model, optimizer, batches, Ema(model, ema) if ema else None, names)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sd_ext.training.data import Pass
+from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.data.order import Pass
 from sd_ext.training.run import fit as run_module
 from sd_ext.training.run.checkpoint import checkpoints
-from sd_ext.training.settings import TextToImageConfig
 from sd_ext.training.train_text_to_image import TextToImageTask
 from sd_ext.training.train_text_to_image import run as run_text_to_image
 
@@ -35,7 +35,7 @@ def settings(two_sizes_folder, tiny_parts, tmp_path) -> dict:
 
 
 def config(settings: dict, out: Path, **cut: int) -> TextToImageConfig:
-    return TextToImageConfig(**{**settings, **cut, "out": str(out)})
+    return TextToImageConfig.of(**{**settings, **cut, "out": str(out)})
 
 
 def history(out: Path) -> list[dict[str, float]]:
@@ -147,5 +147,5 @@ def test_accelerate_launch_and_ctrl_c(settings, tmp_path):
     assert not (tmp_path / "launched" / "model").exists()
     assert history(tmp_path / "launched")[-1]["step"] == int(reached.name.split("-")[1])
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    run_text_to_image(TextToImageConfig(**{**there, "out": str(tmp_path / "alone"), "accumulation": 2}))
+    run_text_to_image(TextToImageConfig.of(**{**there, "out": str(tmp_path / "alone"), "accumulation": 2}))
     assert history(tmp_path / "launched") == history(tmp_path / "alone")

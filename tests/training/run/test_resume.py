@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd_ext.errors import InputError, TrainingError
+from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.run import fit as run_module
 from sd_ext.training.run.checkpoint import checkpoints
 from sd_ext.training.run.fit import Interrupted, make_accelerator, open_run
-from sd_ext.training.settings import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.train_autoencoder import run as run_autoencoder
 from sd_ext.training.train_text_encoder import run as run_text_encoder
 from sd_ext.training.train_text_to_image import TextToImageTask
@@ -77,17 +77,19 @@ def logged(out: str) -> int:
 def test_killed_runs_end_with_the_same_weights(settings, tmp_path, optimizer):
     """Real SIGKILLs: before the first checkpoint and at two places after it, with the other optimizers at one."""
     settings = {**settings, "optimizer": optimizer, **OPTIMIZERS[optimizer]}
-    alone = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "alone")))
-    config = TextToImageConfig(**settings, out=str(tmp_path / "killed"))
+    alone = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
+    config = TextToImageConfig.of(**settings, out=str(tmp_path / "killed"))
     for step in (1, 4, 7) if optimizer == "adamw" else (4,):
-        assert kill_when(config, lambda step=step: logged(config.out) >= step), "it ended before it could be killed"
+        assert kill_when(config, lambda step=step: logged(config.folder.out) >= step), (
+            "it ended before it could be killed"
+        )
     assert not (tmp_path / "killed" / "model").exists()
     assert len(checkpoints(tmp_path / "killed" / "checkpoints")) >= 1
     assert same_weights(run_text_to_image(config) / "unet", alone / "unet")
-    assert history(config.out) == history(tmp_path / "alone")
-    assert [entry["step"] for entry in history(config.out)] == list(range(1, STEPS + 1))
+    assert history(config.folder.out) == history(tmp_path / "alone")
+    assert [entry["step"] for entry in history(config.folder.out)] == list(range(1, STEPS + 1))
     if optimizer == "adamw":
-        other = run_text_to_image(TextToImageConfig(**{**settings, "seed": 1}, out=str(tmp_path / "other")))
+        other = run_text_to_image(TextToImageConfig.of(**{**settings, "seed": 1}, out=str(tmp_path / "other")))
         assert not same_weights(other / "unet", alone / "unet")
 
 
@@ -95,21 +97,21 @@ def test_killed_runs_end_with_the_same_weights(settings, tmp_path, optimizer):
 def test_killed_at_twenty_random_moments(settings, tmp_path):
     """While it encodes, trains, validates, saves, or writes the result."""
     draw, killed = random.Random(0), 0
-    alone = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "alone")))
+    alone = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
     before = time.monotonic()
-    run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "timed")))
+    run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "timed")))
     whole = time.monotonic() - before
-    config = TextToImageConfig(**settings, out=str(tmp_path / "killed"))
+    config = TextToImageConfig.of(**settings, out=str(tmp_path / "killed"))
     while killed < 20:
         end = time.monotonic() + draw.uniform(0, whole)
         if kill_when(config, lambda end=end: time.monotonic() > end):
             killed += 1
         else:
             assert same_weights(tmp_path / "killed" / "model" / "unet", alone / "unet")
-            assert history(config.out) == history(tmp_path / "alone")
-            shutil.rmtree(config.out)
+            assert history(config.folder.out) == history(tmp_path / "alone")
+            shutil.rmtree(config.folder.out)
     assert same_weights(run_text_to_image(config) / "unet", alone / "unet")
-    assert history(config.out) == history(tmp_path / "alone")
+    assert history(config.folder.out) == history(tmp_path / "alone")
 
 
 class stop_at:
@@ -135,13 +137,13 @@ def test_an_interrupted_run_resumes_exactly(settings, tmp_path, monkeypatch, cac
     def spy(self, each, read, device):
         made = real(self, each, read, device)
         flat = torch.cat([made[0].flatten(), made[1].float(), made[2].flatten(), made[5]["states"].flatten()])
-        seen[Path(self.config.out).name].setdefault(each.step, []).append((each.samples, flat))
+        seen[Path(self.config.folder.out).name].setdefault(each.step, []).append((each.samples, flat))
         return made
 
     monkeypatch.setattr(TextToImageTask, "batch", spy)
     settings = {**settings, "cache": cache, "steps": 8, **crop}
-    alone = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "alone")))
-    config = TextToImageConfig(**settings, out=str(tmp_path / "stopped"))
+    alone = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
+    config = TextToImageConfig.of(**settings, out=str(tmp_path / "stopped"))
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         stop_at(patch, 4, number)
@@ -168,11 +170,11 @@ def test_epochs_differ_and_are_the_same_after_a_resume(settings, tmp_path, monke
 
     monkeypatch.setattr(TextToImageTask, "read", spy)
     settings = {**settings, "validate_every": 0, "steps": 9, "workers": 0}
-    run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "alone")))
+    run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
     alone = {step: orders[step] for step in range(9)}
     epochs = [str([sorted(alone[step].items()) for step in range(first, first + 3)]) for first in (0, 3, 6)]
     assert len(set(epochs)) == 3
-    config = TextToImageConfig(**settings, out=str(tmp_path / "stopped"))
+    config = TextToImageConfig.of(**settings, out=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         stop_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Interrupted):
@@ -185,21 +187,21 @@ def test_epochs_differ_and_are_the_same_after_a_resume(settings, tmp_path, monke
 def test_looking_at_a_run_does_not_change_it(settings, tmp_path):
     """Previews, validation, the log, workers, checkpoints: none leaves a trace in the weights."""
     settings = {**settings, "steps": 6, "validate_every": 2}
-    looked = run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "looked")))
+    looked = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "looked")))
     free = {"validate_every": 0, "log_every": 7, "workers": 0, "checkpoint_every": 100, "keep": 1}
-    unseen = run_text_to_image(TextToImageConfig(**{**settings, **free}, out=str(tmp_path / "unseen")))
+    unseen = run_text_to_image(TextToImageConfig.of(**{**settings, **free}, out=str(tmp_path / "unseen")))
     assert same_weights(looked / "unet", unseen / "unet")
     averaging = {**settings, "optimizer": "schedulefree-adamw", **OPTIMIZERS["schedulefree-adamw"]}
-    looked = run_text_to_image(TextToImageConfig(**averaging, out=str(tmp_path / "averaging looked")))
-    unseen = run_text_to_image(TextToImageConfig(**{**averaging, **free}, out=str(tmp_path / "averaging unseen")))
+    looked = run_text_to_image(TextToImageConfig.of(**averaging, out=str(tmp_path / "averaging looked")))
+    unseen = run_text_to_image(TextToImageConfig.of(**{**averaging, **free}, out=str(tmp_path / "averaging unseen")))
     assert same_weights(looked / "unet", unseen / "unet")
 
 
 def test_a_killed_autoencoder_resumes_exactly(picture_folder, tmp_path, monkeypatch):
     settings = {**TINY_AUTOENCODER, "data": str(picture_folder), "steps": 9, "accumulation": 2, "flip": True,
                 "checkpoint_every": 2, "clip": 0.5}  # fmt: skip
-    alone = run_autoencoder(AutoencoderConfig(**settings, out=str(tmp_path / "alone")))
-    config = AutoencoderConfig(**settings, out=str(tmp_path / "killed"))
+    alone = run_autoencoder(AutoencoderConfig.of(**settings, out=str(tmp_path / "alone")))
+    config = AutoencoderConfig.of(**settings, out=str(tmp_path / "killed"))
 
     class Killed(BaseException):
         pass
@@ -218,7 +220,7 @@ def test_a_killed_autoencoder_resumes_exactly(picture_folder, tmp_path, monkeypa
 
 
 def test_a_finished_run_is_left_as_it_is(picture_folder, tmp_path):
-    config = AutoencoderConfig(data=str(picture_folder), out=str(tmp_path / "run"), steps=2, **TINY_AUTOENCODER)
+    config = AutoencoderConfig.of(data=str(picture_folder), out=str(tmp_path / "run"), steps=2, **TINY_AUTOENCODER)
     result = run_autoencoder(config)
     before = (result / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
     assert run_autoencoder(config) == result
@@ -226,7 +228,7 @@ def test_a_finished_run_is_left_as_it_is(picture_folder, tmp_path):
 
 
 def test_nan_names_step_samples_and_last_good_checkpoint(settings, tmp_path, monkeypatch):
-    config = TextToImageConfig(**{**settings, "checkpoint_every": 2, "validate_every": 0}, out=str(tmp_path / "run"))
+    config = TextToImageConfig.of(**{**settings, "checkpoint_every": 2, "validate_every": 0}, out=str(tmp_path / "run"))
     real, poisoned = TextToImageTask.batch, []
 
     def poison(self, each, read, device):
@@ -253,11 +255,11 @@ def test_a_resume_with_other_samples_or_another_base_is_refused(settings, tiny_p
     with monkeypatch.context() as patch:
         stop_at(patch, 2, signal.SIGTERM)
         with pytest.raises(Interrupted):
-            run_text_to_image(TextToImageConfig(**settings))
+            run_text_to_image(TextToImageConfig.of(**settings))
 
     def refused(match, **values):
         with pytest.raises(InputError, match=match):
-            run_text_to_image(TextToImageConfig(**{**settings, **values}))
+            run_text_to_image(TextToImageConfig.of(**{**settings, **values}))
 
     whole = (folder / "red_bar.png").read_bytes()
     (folder / "red_bar.png").write_bytes((folder / "blue_bar.png").read_bytes())
@@ -275,12 +277,12 @@ def test_a_resume_with_other_samples_or_another_base_is_refused(settings, tiny_p
     (vae / "diffusion_pytorch_model.safetensors").write_bytes(kept)
     folder.rename(tmp_path / "moved")
     moved = {**settings, "data": str(tmp_path / "moved"), "steps": STEPS}
-    assert run_text_to_image(TextToImageConfig(**moved)).exists()
+    assert run_text_to_image(TextToImageConfig.of(**moved)).exists()
 
 
 def test_another_unet_or_noise_schedule_is_another_base(picture_folder, tiny_pipeline_dir, tmp_path):
     model = shutil.copytree(tiny_pipeline_dir, tmp_path / "model")
-    config = TextToImageConfig(model=str(model), data=str(picture_folder), out=str(tmp_path / "run"), batch_size=4)
+    config = TextToImageConfig.of(model=str(model), data=str(picture_folder), out=str(tmp_path / "run"), batch_size=4)
     base = TextToImageTask(config).parts["base"]
     scheduler = model / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "prediction_type": "v_prediction"}))
@@ -307,10 +309,10 @@ def test_the_other_scripts_refuse_other_samples_too(run, cls, tiny, picture_fold
 
 
 def test_a_folder_of_something_else_is_refused(picture_folder, tmp_path):
-    config = AutoencoderConfig(data=str(picture_folder), out=str(tmp_path / "run"), steps=2, **TINY_AUTOENCODER)
+    config = AutoencoderConfig.of(data=str(picture_folder), out=str(tmp_path / "run"), steps=2, **TINY_AUTOENCODER)
     open_run(config, "autoencoder")
     with pytest.raises(InputError, match="seed 0 -> 1"):
-        open_run(AutoencoderConfig(**{**config.__dict__, "seed": 1}), "autoencoder")
+        open_run(config.change(seed=1), "autoencoder")
     with pytest.raises(InputError, match="other settings"):
         open_run(config, "text encoder")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["seed"] == 0
@@ -321,14 +323,14 @@ def test_a_folder_of_something_else_is_refused(picture_folder, tmp_path):
     thesis.mkdir()
     (thesis / "chapter1.txt").write_text("years of work")
     with pytest.raises(InputError, match="is not a run of this script"):
-        open_run(AutoencoderConfig(**{**config.__dict__, "out": str(thesis)}), "autoencoder")
+        open_run(config.change(out=str(thesis)), "autoencoder")
     assert [p.name for p in thesis.iterdir()] == ["chapter1.txt"]
     with pytest.raises(InputError, match="give --out"):
         open_run(AutoencoderConfig(), "autoencoder")
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(picture_folder, tmp_path, caplog):
-    config = AutoencoderConfig(
+    config = AutoencoderConfig.of(
         data=str(picture_folder), out=str(tmp_path / "run"), steps=4, checkpoint_every=2, **TINY_AUTOENCODER
     )
     alone = run_autoencoder(config).rename(tmp_path / "alone")
@@ -342,17 +344,17 @@ def test_devices_and_precisions_that_are_not_there():
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
     with pytest.raises(InputError, match="no CUDA device"):
-        make_accelerator(AutoencoderConfig(device="cuda"))
+        make_accelerator(AutoencoderConfig.of(device="cuda"))
     with pytest.raises(InputError, match="fp16 needs a GPU"):
-        make_accelerator(AutoencoderConfig(device="cpu", mixed_precision="fp16"))
+        make_accelerator(AutoencoderConfig.of(device="cpu", mixed_precision="fp16"))
 
 
 def test_what_a_launcher_says_of_accumulation_is_not_done_twice(picture_folder, tmp_path, monkeypatch):
     """`accelerate config` may leave it in the environment, where accelerate would divide every gradient by it."""
     settings = {**TINY_AUTOENCODER, "data": str(picture_folder), "steps": 2, "accumulation": 2}
-    alone = run_autoencoder(AutoencoderConfig(**settings, out=str(tmp_path / "alone")))
+    alone = run_autoencoder(AutoencoderConfig.of(**settings, out=str(tmp_path / "alone")))
     from ..conftest import forget_accelerate_state
 
     forget_accelerate_state()
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    assert same_weights(run_autoencoder(AutoencoderConfig(**settings, out=str(tmp_path / "told"))), alone)
+    assert same_weights(run_autoencoder(AutoencoderConfig.of(**settings, out=str(tmp_path / "told"))), alone)

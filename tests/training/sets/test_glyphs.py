@@ -5,7 +5,8 @@ import re
 import pytest
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import Pictures, read_items
+from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.sources import read_items
 from sd_ext.training.sets.glyphs import clean, corrections, find_font, glyphs, write_imagefolder
 
 

@@ -2,35 +2,55 @@
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, replace
 
 import pytest
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.training.settings import (
-    AutoencoderConfig,
-    LoraConfig,
-    RunConfig,
-    TextEncoderConfig,
-    TextToImageConfig,
-    result_settings,
-)
+from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
+from sd_ext.training.lora.config import LoraConfig
+from sd_ext.training.run.config import RunConfig
 from sd_ext.training.settings.command import describe, make_config, parse, parser, run_command
+from sd_ext.training.settings.config import Config, every_setting
+from sd_ext.training.settings.setting import Settings, setting
 
 ALL = [AutoencoderConfig, TextEncoderConfig, TextToImageConfig, LoraConfig]
 
 
 @pytest.mark.parametrize("cls", ALL)
 def test_each_field_is_one_flag_with_one_line_of_help(cls):
-    names = {spec.name for spec in fields(cls)}
-    made = [action for action in parser(cls, "")._actions if action.dest in names]
-    assert [action.option_strings for action in made] == [["--" + spec.name.replace("_", "-")] for spec in fields(cls)]
-    for spec, action in zip(fields(cls), made, strict=True):
-        assert spec.metadata["help"]
-        assert spec.metadata["help"] in action.help.replace("%%", "%")
+    known = every_setting(cls)
+    made = [action for action in parser(cls, "")._actions if action.dest in known]
+    assert [action.option_strings for action in made] == [["--" + name.replace("_", "-")] for name in known]
+    for each, action in zip(known.values(), made, strict=True):
+        assert each.help
+        assert each.help in action.help.replace("%%", "%")
         assert "\n" not in action.help
     lines = describe(cls()).splitlines()
-    assert [line.split()[0] for line in lines] == [spec.name for spec in fields(cls)]
+    assert [line.split()[0] for line in lines] == list(known)
+
+
+def test_two_groups_with_a_setting_of_one_name_are_a_mistake():
+    @dataclass(frozen=True)
+    class One(Settings):
+        steps: int = setting(1, "so many")
+
+    @dataclass(frozen=True)
+    class Twice(Config):
+        one: One = One()
+        other: One = One()
+
+    with pytest.raises(TypeError, match="steps is in both one and other"):
+        Twice.of(steps=2)
+
+
+def test_a_value_goes_to_the_group_that_has_the_setting():
+    config = LoraConfig.of(rank=4, steps=7, flip=True)
+    assert (config.adapters.rank, config.loop.steps, config.data.flip) == (4, 7, True)
+    assert config.change(steps=8).loop == replace(config.loop, steps=8)
+    assert config.change(steps=8).adapters is config.adapters
+    with pytest.raises(UnknownNameError, match=r"'stepz'; did you mean 'steps'"):
+        config.change(stepz=8)
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -46,7 +66,7 @@ def test_every_setting_can_be_given_as_a_flag_in_a_file_and_as_an_override(cls, 
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     config = cls()
-    values = {spec.name: getattr(config, spec.name) for spec in fields(cls)}
+    values = config.values()
     file = tmp_path / "all.toml"
     file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items()))
     flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), text(value))]
@@ -71,9 +91,9 @@ def test_resolution_in_a_file_is_one_number_or_several(tmp_path):
     file = tmp_path / "recipe.toml"
     for said, resolution in (("48", (48,)), ("[48, 64]", (48, 64)), ('"48,64"', (48, 64))):
         file.write_text(f"resolution = {said}\n")
-        assert parse(TextToImageConfig, ["--config", str(file)], "")[0].resolution == resolution
-    assert TextToImageConfig(resolution=48).resolution == (48,)
-    assert parse(AutoencoderConfig, ["--resolution", "48"], "")[0].resolution == 48
+        assert parse(TextToImageConfig, ["--config", str(file)], "")[0].pictures.resolution == resolution
+    assert TextToImageConfig.of(resolution=48).pictures.resolution == (48,)
+    assert parse(AutoencoderConfig, ["--resolution", "48"], "")[0].pictures.resolution == 48
     file.write_text("resolution = [48, 64]\n")
     with pytest.raises(InputError, match="resolution is"):
         parse(AutoencoderConfig, ["--config", str(file)], "")
@@ -84,14 +104,15 @@ def test_flags_file_and_override(tmp_path):
     file.write_text("[text_to_image]\nsteps = 7\nbatch_size = 3\nchannels = [32, 64]\nattention = [0, 1]\nseed = 1\n")
     arguments = ["--config", str(file), "--batch-size", "5", "--seed", "2", "--override", "seed=3", "--flip"]
     config, dry = parse(TextToImageConfig, arguments, "")
-    assert (config.steps, config.batch_size, config.seed, config.channels, config.flip) == (7, 5, 3, (32, 64), True)
+    values = [config.values()[name] for name in ("steps", "batch_size", "seed", "channels", "flip")]
+    assert values == [7, 5, 3, (32, 64), True]
     assert not dry
     file.write_text("[text_to_image]\nsteps = 7\n[other]\nsteps = 8\n")
-    assert parse(TextToImageConfig, ["--config", f"{file}#other"], "")[0].steps == 8
+    assert parse(TextToImageConfig, ["--config", f"{file}#other"], "")[0].loop.steps == 8
     with pytest.raises(InputError, match=r"has no table \[phrases\]"):
         parse(TextToImageConfig, ["--config", f"{file}#phrases"], "")
     file.write_text("steps = 9\n")
-    assert parse(AutoencoderConfig, ["--config", str(file), "--dry-run"], "") == (AutoencoderConfig(steps=9), True)
+    assert parse(AutoencoderConfig, ["--config", str(file), "--dry-run"], "") == (AutoencoderConfig.of(steps=9), True)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +138,7 @@ def test_flags_file_and_override(tmp_path):
         ({"prediction_type": "score"}, "prediction_type is 'score'; it can be auto, epsilon, v_prediction, sample"),
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; did you mean 'adamw'"),
         ({"optimizer_options": "eps"}, "optimizer option 'eps': write name=value"),
-        ({"validation_share": 1.0}, "validation_share is 1.0; it must be below 1"),
+        ({"validation_share": 1.0}, "validation_share is 1.0; it must be from 0 up to, not including, 1"),
         ({"caption_variants": 0}, "caption_variants is 0; it must be at least 1"),
         ({"huber_c": 0}, "huber_c is 0.0; it must be more than 0"),
         ({"bucket_ratio": 0.5}, "bucket_ratio is 0.5; it must be 1 or more"),
@@ -162,18 +183,20 @@ def test_malformed_override_and_missing_file():
 def test_dry_run_prints_and_runs_nothing(capsys):
     run_command(AutoencoderConfig, "no.such.module:run", ["--steps", "12", "--dry-run"], "")
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(fields(AutoencoderConfig))
+    assert len(lines) == len(every_setting(AutoencoderConfig))
     assert next(line for line in lines if line.startswith("steps")).split()[1] == "12"
-    assert describe(AutoencoderConfig(steps=12)).splitlines() == lines
+    assert describe(AutoencoderConfig.of(steps=12)).splitlines() == lines
 
 
 def test_result_settings_are_those_that_change_a_result():
     """Where data lie and what is looked at do not; a run's samples and base are recorded by their content instead."""
-    settings = result_settings(RunConfig(data="somewhere", out="there", workers=3))
-    assert settings.keys().isdisjoint({"data", "out", "workers", "keep", "checkpoint_every", "log_every"})
+    settings = RunConfig.of(out="there", workers=3).result_settings()
+    assert settings.keys().isdisjoint({"out", "workers", "keep", "checkpoint_every", "log_every"})
     assert settings.keys() >= {"seed", "steps", "batch_size", "accumulation", "learning_rate", "ema"}
-    whole = result_settings(TextToImageConfig()).keys()
-    assert whole.isdisjoint({"model", "autoencoder", "prompts", "preview_steps", "validation_data", "cache_dir"})
+    whole = TextToImageConfig.of(data="somewhere").result_settings().keys()
+    assert whole.isdisjoint(
+        {"data", "model", "autoencoder", "prompts", "preview_steps", "validation_data", "cache_dir"}
+    )
     assert whole >= {"cache_dtype", "shuffle_tags", "loss_weighting", "timestep_power", "rephrase", "flip"}
 
 

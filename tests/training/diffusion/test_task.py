@@ -8,19 +8,19 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from sd_ext.training.data import Pass
+from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.data.images import covering
-from sd_ext.training.settings import TextToImageConfig
+from sd_ext.training.data.order import Pass
 from sd_ext.training.train_text_to_image import TextToImageTask
 from sd_ext.training.train_text_to_image import run as run_text_to_image
 
-from .conftest import TINY, TWO_SIZES, image_settings
+from ..conftest import TINY, TWO_SIZES, image_settings
 
 CPU = torch.device("cpu")
 
 
 def begin(out, settings: dict, **more) -> TextToImageTask:
-    task = TextToImageTask(TextToImageConfig(**{**settings, "out": str(out), **more}))
+    task = TextToImageTask(TextToImageConfig.of(**{**settings, "out": str(out), **more}))
     task.begin(Accelerator(cpu=True))
     return task
 
@@ -164,7 +164,7 @@ def test_validation_loss_falls_when_what_is_learnt_is_more_than_the_pictures(pic
         picture_folder, tiny_parts, validation_share=0.2, batch_size=9, steps=90, validate_every=30, preview_steps=1,
         prompts=("red bar",), validation_times=8,
     )  # fmt: skip
-    run_text_to_image(TextToImageConfig(**settings, out=str(tmp_path / "run")))
+    run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run")))
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     losses = [entry["validation_loss"] for entry in history if "validation_loss" in entry]
     assert len(losses) == 3

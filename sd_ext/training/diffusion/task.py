@@ -9,7 +9,7 @@ position in the step) only; timesteps are one from each stratum of a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,28 +17,25 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
-from sd_ext.schedulers import NoiseSchedule
-from sd_ext.training.data import Item, Sample, random
-from sd_ext.training.data.chosen import open_pictures, plain, texts_of
+from sd_ext.training.data.draws import Stream, stream_generator
+from sd_ext.training.data.items import Item
+from sd_ext.training.data.look import Sample
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.data.pictures import fingerprint
+from sd_ext.training.data.texts import outside_training, texts_of
+from sd_ext.training.diffusion.config import DiffusionConfig
+from sd_ext.training.diffusion.previews import draw
+from sd_ext.training.diffusion.samples import open_pictures
 from sd_ext.training.encoding.encoded import Encoded
 from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
-from sd_ext.training.objective import (
-    check_range,
-    check_terminal_snr,
-    draw_noise,
-    huber_delta,
-    loss_weight,
-    stratified_timesteps,
-    target,
-)  # fmt: skip
+from sd_ext.training.objective.levels import NoiseLevels
 from sd_ext.training.objective.loss import DiffusionLoss
-from sd_ext.training.run.previews import draw
+from sd_ext.training.objective.noise import draw_noise
 from sd_ext.training.run.task import Task
-from sd_ext.training.settings import DiffusionConfig
+
+PREVIEWS = 8  # captions of the data that previews are drawn of, where no prompts are given
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Drawn:
     Args:
         noises: of the posterior, the target's, and the input's: (b, c, h, w) each.
         t: timesteps (b,).
-        texts: numbers of the texts; -1 for the empty one.
+        texts: indices of the texts; -1 for the empty one.
         flips: whether a sample is mirrored.
         crops: top and left of random crops; None for the centre.
         moments: mean and standard deviation of the latents (b, 2, c, h, w), or None with
@@ -67,38 +64,46 @@ class Drawn:
 
 
 class DiffusionTask(Task):
-    """See the module; a subclass makes the U-Net trainable (`make_model`) and saves the result (`export`)."""
+    """See the module; a subclass makes the U-Net trainable (`make_model`) and saves the result (`export`).
 
-    def __init__(self, config: DiffusionConfig, files: ModelFiles):
+    Args:
+        config: all settings.
+        files: of the model.
+        rephrase: the share of captions said in another way.
+
+    Attributes:
+        pictures, held_out: the samples to train on and to validate with; None for no validation.
+        choices, texts: what is said about each sample, see `texts_of`.
+        noise: the noise schedule as Diffusers' schedulers take it.
+    """
+
+    def __init__(self, config: DiffusionConfig, files: ModelFiles, rephrase: float = 0.0):
         self.config, self.files = config, files
-        scale = files.pixels_per_latent
-        self.pictures, self.held_out = open_pictures(config, scale, self.complete)
+        self.scale, self.channels = files.pixels_per_latent, files.setting("vae", "latent_channels", int, 4)
+        self.pictures, self.held_out = open_pictures(config, self.scale, self.complete)
         self.sizes = self.pictures.sizes
-        self.scale, self.channels = scale, files.setting("vae", "latent_channels", int, 4)
         self.noise = self.noise_settings()
-        schedule = NoiseSchedule.from_config(self.noise)
-        self.prediction = self.noise["prediction_type"]
-        self.alpha, self.sigma = (torch.from_numpy(a).float() for a in (schedule.alpha, schedule.sigma))
-        self.last_t = min(config.timestep_max, len(self.alpha))
-        check_range(len(self.alpha), config.timestep_min, self.last_t)
-        check_terminal_snr(self.prediction, self.alpha[config.timestep_min : self.last_t])
+        self.levels = NoiseLevels(self.noise, config.loss, config.timesteps)
+        class_pictures = [sample.item.prior for sample in self.pictures.samples]
         self.choices, self.texts = texts_of(
-            config, self.pictures.captions, [s.item.prior for s in self.pictures.samples]
+            config.captions, config.loop.seed, self.pictures.captions, class_pictures, rephrase
         )
-        self.told = [plain(config, caption) for caption in self.held_out.captions] if self.held_out else []
-        said = [[self.texts[n] for n in numbers] for numbers in self.choices]
+        held_out = self.held_out.captions if self.held_out else []
+        self.held_out_texts = [outside_training(config.captions, caption) for caption in held_out]
+        wordings = [[self.texts[index] for index in indices] for indices in self.choices]
         self.parts = {
             "base": files.digest(*files.decisive),
-            "samples": fingerprint(self.pictures, said, config.masked_loss),
+            "samples": fingerprint(self.pictures, wordings, config.loss.masked_loss),
         }
         self.unet: Any = None
-        if config.epochs:
-            self.config = replace(config, steps=config.epochs * self.steps_per_epoch(PartialState().num_processes))
+        if epochs := config.pictures.epochs:
+            self.config = config.change(steps=epochs * self.steps_per_epoch(PartialState().num_processes))
 
     def steps_per_epoch(self, processes: int = 1) -> int:
-        config = self.config
-        group = config.batch_size * config.accumulation * processes
-        return StepOrder(self.sizes, config.batch_size, group, config.seed).steps_per_epoch
+        """Optimizer steps in which every sample is seen once."""
+        loop = self.config.loop
+        group = loop.batch_size * loop.accumulation * processes
+        return StepOrder(self.sizes, loop.batch_size, group, loop.seed).steps_per_epoch
 
     def complete(self, items: list[Item]) -> list[Item]:
         """All that is trained on, from the pictures of the data."""
@@ -111,35 +116,40 @@ class DiffusionTask(Task):
 
     def noise_settings(self) -> dict[str, Any]:
         """The noise schedule of the model, as Diffusers' schedulers take it, with what the settings change."""
-        config, settings = self.config, self.files.noise()
-        if config.prediction_type != "auto":
-            settings["prediction_type"] = config.prediction_type
-        settings["rescale_betas_zero_snr"] = config.zero_snr or settings["rescale_betas_zero_snr"]
-        return settings
+        prediction, schedule = self.config.prediction, self.files.noise()
+        if prediction.prediction_type != "auto":
+            schedule["prediction_type"] = prediction.prediction_type
+        schedule["rescale_betas_zero_snr"] = prediction.zero_snr or schedule["rescale_betas_zero_snr"]
+        return schedule
 
     # What is encoded, and the model.
 
     def begin(self, accelerator: Accelerator) -> None:
-        self.device, self.accelerator = accelerator.device, accelerator
-        self.encoded = Encoded(self.config, self.files, accelerator)
+        config, self.device, self.accelerator = self.config, accelerator.device, accelerator
+        self.encoded = Encoded(
+            config.cache, self.files, accelerator, out=config.folder.out, flip=config.data.flip,
+            side=max(config.pictures.resolution), workers=config.machine.workers,
+        )  # fmt: skip
         self.encoded.prepare([self.pictures, *([self.held_out] if self.held_out else [])], self.all_texts())
         self.model = self.make_model()
         self.unet = self.model.unet
-        prepare_unet(self.unet, self.config)
+        prepare_unet(self.unet, config.unet)
 
     def all_texts(self) -> list[str]:
         """Every text whose states are needed: of samples, of validation, of previews, and none."""
-        return list(dict.fromkeys([*self.texts, *self.told, *self.prompts, self.config.negative_prompt, ""]))
+        more = [*self.prompts, self.config.previews.negative_prompt, ""]
+        return list(dict.fromkeys([*self.texts, *self.held_out_texts, *more]))
 
     @property
     def prompts(self) -> list[str]:
         """The captions of the previews."""
-        if self.config.prompts:
-            return list(self.config.prompts)
+        if self.config.previews.prompts:
+            return list(self.config.previews.prompts)
         learnt = [c for s, c in zip(self.pictures.samples, self.pictures.captions, strict=True) if not s.item.prior]
-        return [plain(self.config, caption) for caption in dict.fromkeys(learnt)][:8]
+        return [outside_training(self.config.captions, caption) for caption in dict.fromkeys(learnt)][:PREVIEWS]
 
     def make_model(self) -> DiffusionLoss:
+        """The module that is minimised, with a U-Net of which some parameters are trained."""
         raise AssertionError("every diffusion task makes its own model")
 
     def conditions(self, texts: Sequence[str], time_ids: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
@@ -156,73 +166,69 @@ class DiffusionTask(Task):
     # What is drawn.
 
     def latent_shape(self, sample: int) -> tuple[int, int, int]:
+        """Channels, height and width of a sample's latent."""
         height, width = self.pictures.sizes[sample]
         return self.channels, height // self.scale, width // self.scale
 
     def read(self, each: Pass) -> Drawn:
+        """All that is drawn for a pass, and its pictures or their latents."""
         config, samples = self.config, [self.pictures.samples[s] for s in each.samples]
-        generators = [random(config.seed, 2, each.step, position) for position in each.positions]
+        generators = [
+            stream_generator(config.loop.seed, Stream.SAMPLE, each.step, position) for position in each.positions
+        ]
+        # Five numbers a sample, whether they are used or not: mirrored, which text, no text, top, left.
         choices = torch.stack([torch.rand(5, generator=generator) for generator in generators]).tolist()
         shape = self.latent_shape(each.samples[0])
         posterior = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        noises = draw_noise(
-            shape, generators, config.offset_noise, config.pyramid_iterations, config.pyramid_discount,
-            config.input_perturbation,
-        )  # fmt: skip
         drawn = Drawn(
-            (posterior, *noises),
+            (posterior, *draw_noise(shape, generators, config.noise)),
             self.timesteps(each),
             texts=[self.choose_text(s, choice) for s, choice in zip(each.samples, choices, strict=True)],
-            flips=[config.flip and choice[0] < 0.5 for choice in choices],
+            flips=[config.data.flip and choice[0] < 0.5 for choice in choices],
             crops=[self.corner(sample, choice) for sample, choice in zip(samples, choices, strict=True)],
         )
-        placed = list(zip(each.samples, drawn.flips, drawn.crops, strict=True))
-        if config.cache:
+        places = list(zip(each.samples, drawn.flips, drawn.crops, strict=True))
+        if config.cache.cache:
             drawn.moments = self.encoded.moments(self.pictures, each.samples, drawn.flips)
         else:
-            drawn.pixels = torch.stack([self.pictures.pixels(*place) for place in placed])
-        if config.masked_loss:
-            masks = [self.pictures.mask(*place, self.scale) for place in placed]
-            drawn.mask = torch.stack(masks).clamp_min(config.mask_floor)
+            drawn.pixels = torch.stack([self.pictures.pixels(*place) for place in places])
+        if config.loss.masked_loss:
+            masks = [self.pictures.mask(*place, self.scale) for place in places]
+            drawn.mask = torch.stack(masks).clamp_min(config.loss.mask_floor)
         return drawn
 
     def timesteps(self, each: Pass) -> Tensor:
         """One from each stratum of the step, for the positions of a pass: (b,)."""
-        config, generator = self.config, random(self.config.seed, 3, each.step)
-        first, last, power = config.timestep_min, self.last_t, config.timestep_power
-        return stratified_timesteps(each.group, len(self.alpha), generator, first, last, power)[list(each.positions)]
+        generator = stream_generator(self.config.loop.seed, Stream.TIMESTEPS, each.step)
+        return self.levels.draw(each.group, generator)[list(each.positions)]
 
     def choose_text(self, sample: int, choice: list[float]) -> int:
-        """The number of the sample's text, -1 for the empty one."""
-        texts = self.choices[sample]
-        return -1 if choice[2] < self.config.text_dropout else texts[int(choice[1] * len(texts))]
+        """The index of the sample's text, -1 for the empty one."""
+        indices = self.choices[sample]
+        return -1 if choice[2] < self.config.captions.text_dropout else indices[int(choice[1] * len(indices))]
 
     def corner(self, sample: Sample, choice: list[float]) -> tuple[int, int] | None:
         """Where a random crop begins; None for the centre."""
-        if self.config.crop != "random":
+        if self.config.pictures.crop != "random":
             return None
         top, left = (int(share * (room + 1)) for share, room in zip(choice[3:], sample.room, strict=True))
         return top, left
 
     def batch(self, each: Pass, read: Drawn, device: torch.device) -> tuple:
+        """The arguments of `DiffusionLoss.forward`."""
         moments = read.moments
         if moments is None:
             assert read.pixels is not None
             moments = self.encoded.encode(read.pixels.to(device)).cpu()
-        posterior, eps, seen = read.noises
+        posterior, eps, eps_in_input = read.noises
         x0 = moments[:, 0].float() + moments[:, 1].float() * posterior
-        alpha, sigma = (c[read.t][:, None, None, None] for c in (self.alpha, self.sigma))
-        wanted = target(self.prediction, x0, eps, alpha, sigma)
-        snr = (alpha / sigma).square().flatten()
-        config = self.config
-        weight = loss_weight(config.loss_weighting, self.prediction, snr, config.gamma or None)
-        weight = weight * torch.tensor([self.pictures.samples[s].weight for s in each.samples])
-        delta = huber_delta(config.huber_schedule, config.huber_c, read.t, len(self.alpha), snr)
-        x = (alpha * x0 + sigma * seen).to(device, memory_format=torch.channels_last)
         samples = [self.pictures.samples[s] for s in each.samples]
+        weight = self.levels.weight(read.t) * torch.tensor([sample.weight for sample in samples])
+        x = self.levels.noised(x0, eps_in_input, read.t).to(device, memory_format=torch.channels_last)
         time_ids = [s.time_ids(flip, crop) for s, flip, crop in zip(samples, read.flips, read.crops, strict=True)]
         conditions = self.conditions([self.texts[n] if n >= 0 else "" for n in read.texts], time_ids)
         mask = None if read.mask is None else read.mask.to(device)
+        wanted, delta = self.levels.target(x0, eps, read.t), self.levels.delta(read.t)
         return x, read.t.to(device), wanted.to(device), weight.to(device), delta.to(device), conditions, mask
 
     def names(self, each: Pass) -> str:
@@ -234,37 +240,46 @@ class DiffusionTask(Task):
         """The mean squared error on the held-out pictures, with the same noise and timesteps each time."""
         if not self.held_out:
             return {}
-        times = self.config.validation_times
-        strata = (torch.arange(times) + 0.5) / times * (self.last_t - self.config.timestep_min)
-        total = 0.0
+        t = self.levels.spread(self.config.held_out.validation_times)
+        total, ones = 0.0, torch.ones(1)
         for i in range(len(self.held_out)):
             moments = self.encoded.moments(self.held_out, [i], [False])
-            eps = torch.stack([torch.randn(moments.shape[2:], generator=random(0, 7, i, k)) for k in range(times)])
-            t = strata.long() + self.config.timestep_min
-            alpha, sigma = (c[t][:, None, None, None] for c in (self.alpha, self.sigma))
+            generators = [stream_generator(0, Stream.VALIDATION, i, k) for k in range(len(t))]
+            eps = torch.stack([torch.randn(moments.shape[2:], generator=generator) for generator in generators])
             x0 = moments[:, 0].float()
-            wanted = target(self.prediction, x0, eps, alpha, sigma)
-            ones = torch.ones(1)
-            for k in range(times):  # one at a time: validation takes no more memory than training
-                conditions = self.conditions([self.told[i]], [self.held_out.samples[i].time_ids()])
-                batch = ((alpha * x0 + sigma * eps)[k : k + 1], t[k : k + 1], wanted[k : k + 1], ones, ones)
+            x, wanted = self.levels.noised(x0, eps, t), self.levels.target(x0.expand_as(eps), eps, t)
+            for k in range(len(t)):  # one at a time: validation takes no more memory than training
+                conditions = self.conditions([self.held_out_texts[i]], [self.held_out.samples[i].time_ids()])
+                batch = (x[k : k + 1], t[k : k + 1], wanted[k : k + 1], ones, ones)
                 total += float(self.loss(*(b.to(self.device) for b in batch), conditions)["loss"])
-        return {"validation_loss": total / times / len(self.held_out)}
+        return {"validation_loss": total / len(t) / len(self.held_out)}
 
     @property
     def loss(self) -> DiffusionLoss:
+        """The module that is minimised."""
         return self.model  # type: ignore[return-value]
 
     def draw_prompts(self, pipe: Any, towers: TextTowers | None = None) -> list[np.ndarray]:
-        """A picture of each prompt, from seeds that follow one another; words as `towers` have them, if given."""
+        """A picture of each prompt, from seeds that follow one another.
 
-        def words(text: str) -> dict[str, Tensor]:
+        Args:
+            pipe: a pipeline around the U-Net.
+            towers: text encoders to take the words' states from; None for those that are at hand.
+
+        Returns:
+            (height, width, 3) uint8 each.
+        """
+
+        def states(text: str) -> dict[str, Tensor]:
             return towers(towers.tokenize([text]).to(self.device)) if towers else self.preview_words(text)
 
-        negative, seed = words(self.config.negative_prompt), self.config.preview_seed
-        told = [words(prompt) for prompt in self.prompts]
+        settings, side = self.config.previews, self.config.pictures.resolution[0]
+        negative, prompts = states(settings.negative_prompt), [states(prompt) for prompt in self.prompts]
         with self.accelerator.autocast():
-            return [draw(pipe, each, negative, seed + number, self.config) for number, each in enumerate(told)]
+            return [
+                draw(pipe, prompt, negative, settings.preview_seed + number, side, settings)
+                for number, prompt in enumerate(prompts)
+            ]
 
     def preview_words(self, text: str) -> dict[str, Tensor]:
         """What a text is to the U-Net, on the device."""

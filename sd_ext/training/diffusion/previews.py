@@ -1,0 +1,65 @@
+"""Pictures by a model in training, drawn through the family's own Diffusers pipeline from states that are at hand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sd_ext.training.data.images import is_whole_png, to_uint8
+from sd_ext.training.diffusion.settings import PreviewSettings
+
+log = logging.getLogger(__name__)
+
+
+def draw(
+    pipe: Any, prompt: dict[str, Tensor], negative: dict[str, Tensor], seed: int, side: int, settings: PreviewSettings
+) -> np.ndarray:
+    """One picture from noise that is drawn in float32 on the CPU.
+
+    Args:
+        pipe: a pipeline as `make_pipeline` makes it.
+        prompt: states (1, n, d) and for SDXL pooled (1, p), on the pipeline's device.
+        negative: the same for what the picture should not show.
+        seed: of the noise.
+        side: height and width in pixels, rounded down to whole latents.
+        settings: guidance and steps.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    dtype = pipe.unet.dtype
+    states: dict[str, Any] = {
+        "prompt_embeds": prompt["states"].to(dtype), "negative_prompt_embeds": negative["states"].to(dtype)
+    }  # fmt: skip
+    if "pooled" in prompt:
+        states |= {
+            "pooled_prompt_embeds": prompt["pooled"].to(dtype),
+            "negative_pooled_prompt_embeds": negative["pooled"].to(dtype),
+        }
+    side = max(1, side // pipe.vae_scale_factor) * pipe.vae_scale_factor
+    latents = pipe(
+        **states, num_inference_steps=settings.preview_steps, guidance_scale=settings.preview_guidance,
+        generator=torch.Generator().manual_seed(seed), height=side, width=side, output_type="latent",
+    ).images  # fmt: skip
+    vae = pipe.vae
+    latents = latents.to(vae.device, torch.float32) / vae.config.scaling_factor
+    with torch.autocast(latents.device.type, enabled=False):  # in float32: in float16 SDXL's autoencoder overflows
+        return to_uint8(vae.decode(latents).sample)[0]
+
+
+def read_whole_pictures(folder: Path, count: int) -> list[Image.Image] | None:
+    """The `count` pictures of a folder; None if there is none, or, which is said, if it is damaged."""
+    if not folder.is_dir():
+        return None
+    paths = sorted(folder.glob("*.png"))
+    damaged = [path for path in paths if not is_whole_png(path)]
+    if damaged or len(paths) != count:
+        log.warning("%s is damaged, and its pictures are drawn anew", damaged[0] if damaged else folder)
+        return None
+    return [Image.open(path).copy() for path in paths]

@@ -1,0 +1,99 @@
+"""The model of a LoRA run: a frozen U-Net with adapters, and text encoders with adapters and new words.
+
+Built of real weights for a run, or of shapes alone for an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sd_ext.errors import InputError
+from sd_ext.training.lora.adapters import TEXT_TARGETS, add_adapters, peft_config, target_modules
+from sd_ext.training.lora.config import LoraConfig
+from sd_ext.training.lora.new_words import Words, add_words
+from sd_ext.training.model.files import ModelFiles
+from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.model.unet import prepare_unet
+
+DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def base_dtype(config: LoraConfig) -> torch.dtype:
+    """What the frozen model is held in; for int8 what it is quantised from."""
+    precision = config.memory.base_precision
+    return DTYPES[config.machine.mixed_precision if precision in ("auto", "int8") else precision]
+
+
+def quantize(model: nn.Module) -> None:
+    """Hold the weights of linear layers in 8 bits (torchao), in place.
+
+    Raises:
+        InputError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise InputError("base_precision is int8, which needs torchao: pip install torchao") from error
+    quantize_(model, Int8WeightOnlyConfig())
+
+
+def trains_text(config: LoraConfig) -> bool:
+    """Whether text encoders have to run in each step: they have adapters, or there are new words."""
+    return config.text.text_encoder or bool(config.words.tokens)
+
+
+def adapt_unet(unet: Any, config: LoraConfig) -> None:
+    """Freeze a U-Net and give it adapters, in place.
+
+    Raises:
+        InputError: the settings name modules that are not there.
+    """
+    adapters = config.adapters
+    names = target_modules(unet, adapters.targets, adapters.blocks)
+    add_adapters(unet, peft_config(adapters, unet, names, adapters.rank), config.loop.seed)
+
+
+def adapt_towers(towers: TextTowers, config: LoraConfig) -> list[Words]:
+    """Give text encoders adapters and new words, where wanted, in place.
+
+    Returns:
+        The new words of each text encoder.
+
+    Raises:
+        InputError: a new word is known already, or the one to start from is not known.
+    """
+    adapters, words = config.adapters, config.words
+    for number, encoder in enumerate(towers.encoders.values()):
+        if config.text.text_encoder:
+            names = target_modules(encoder, TEXT_TARGETS)
+            settings = peft_config(adapters, encoder, names, config.text.text_encoder_rank or adapters.rank)
+            add_adapters(encoder, settings, config.loop.seed + 1 + number)
+        if config.unet.gradient_checkpointing:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    return add_words(towers, words.tokens, words.token_vectors, words.token_init) if words.tokens else []
+
+
+def build_on_meta(config: LoraConfig, files: ModelFiles) -> tuple[Any, TextTowers | None]:
+    """U-Net and trained text encoders as they will be, on PyTorch's meta device: shapes without weights."""
+    with torch.device("meta"):
+        made = files.without_weights("unet")
+        unet = nn.Module.to(made, base_dtype(config))  # Diffusers' own warns of modules kept in float32: there are none
+        adapt_unet(unet, config)
+        towers = towers_on_meta(files).to(base_dtype(config)) if trains_text(config) else None
+    if towers is not None:
+        adapt_towers(towers, config)
+    prepare_unet(unet, replace(config.unet, compile=False, attention_backend="default"))
+    return unet, towers
+
+
+def towers_on_meta(files: ModelFiles) -> TextTowers:
+    """The frozen text encoders, without weights where the default device is meta; and their tokenizers."""
+    encoders = [files.without_weights(part) for part in files.text_parts]
+    tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]
+    for encoder in encoders:
+        encoder.requires_grad_(False)
+    return TextTowers(tokenizers, encoders, files.text_parts)

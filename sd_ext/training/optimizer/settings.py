@@ -1,0 +1,35 @@
+"""Settings of the optimizer; those of its learning rate lie with the schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sd_ext.training.optimizer.names import PRESETS, Preset, parse_options, preset
+from sd_ext.training.settings.setting import BETWEEN_0_AND_1, NOT_NEGATIVE, Settings, setting
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Settings):
+    """The optimizer."""
+
+    optimizer: str = setting("adamw", lambda: f"{', '.join(PRESETS)}, or a class package.module.Class")
+    optimizer_options: tuple[str, ...] = setting((), "arguments of the optimizer: name=value", "NAME=VALUE,...")
+    weight_decay: float = setting(0.01, "decay of matrices and kernels (not of biases and norms)", within=NOT_NEGATIVE)
+    beta2: float = setting(0.99, "second decay rate of adamw", within=BETWEEN_0_AND_1)
+
+    @property
+    def preset(self) -> Preset:
+        """What is known of it."""
+        return preset(self.optimizer)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of its constructor: those given, and `beta2` where it is AdamW."""
+        betas = {"betas": (0.9, self.beta2)} if self.optimizer == "adamw" else {}
+        return {**betas, **parse_options(self.optimizer_options)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_options(self.optimizer_options)
+        preset(self.optimizer)

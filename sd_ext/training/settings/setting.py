@@ -1,0 +1,94 @@
+"""One setting, and a group of them.
+
+A group is a frozen dataclass that lies beside the component that reads it (`data/settings.py`, `optimizer/settings.py`,
+...). Each of its fields is one setting: one flag, one key of a TOML file, one line of help. This room imports no torch,
+and nothing of the rooms whose settings it carries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from typing_extensions import Self
+
+from sd_ext.errors import InputError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting can be.
+
+    Args:
+        words: what a message says after "it must be".
+        holds: whether a number is one of them.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
+NOT_NEGATIVE = Range("0 or more", lambda value: value >= 0)
+POSITIVE = Range("more than 0", lambda value: value > 0)
+SHARE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_1 = Range("from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+BETWEEN_0_AND_1 = Range("between 0 and 1", lambda value: 0 < value < 1)
+
+
+def setting(
+    default: Any,
+    help: str | Callable[[], str],
+    unit: str | None = None,
+    choices: tuple[str, ...] = (),
+    free: bool = False,
+    within: Range | None = None,
+    packages: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
+    """A field of a group.
+
+    Args:
+        default: the value when nothing is given, unless a script has another default for its group.
+        help: one line; or what returns it, for a line that is made from a table.
+        unit: what the help shows after the flag, e.g. "STEPS".
+        choices: the texts allowed; empty for any.
+        free: whether a run may be resumed with another value, because it does not change the result.
+        within: the numbers allowed; of a tuple, of each of its numbers, of which there must be one.
+        packages: choice -> the package that it takes, which not everyone has installed.
+    """
+    metadata = {
+        "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages
+    }  # fmt: skip
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of every group.
+
+    Raises:
+        InputError: a value that is not among the setting's choices, not a finite number, or outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value, choices, within = getattr(self, spec.name), spec.metadata["choices"], spec.metadata["within"]
+            if choices and value not in choices:
+                raise InputError(f"{spec.name} is {value!r}; it can be {', '.join(choices)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{spec.name} is {value}; it must be a finite number")
+            numbers = value if isinstance(value, tuple) else (value,)
+            if within and not (numbers and all(map(within.holds, numbers))):
+                raise InputError(f"{spec.name} is {value}; it must be {within.words}")
+
+    def change(self, **values: Any) -> Self:
+        """The same group with other values."""
+        return replace(self, **values)
+
+
+def contradiction(message: str) -> InputError:
+    """The error of two settings that cannot both be."""
+    return InputError(f"settings contradict each other: {message}")

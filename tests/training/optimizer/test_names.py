@@ -1,0 +1,87 @@
+"""An optimizer preset is one entry: help, memory, and the learning rate that is used follow from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sd_ext.training.configs import AutoencoderConfig, TextToImageConfig
+from sd_ext.training.lora.config import LoraConfig
+from sd_ext.training.lora.estimate import estimate
+from sd_ext.training.optimizer.make import find_class
+from sd_ext.training.optimizer.names import PRESETS, Preset
+from sd_ext.training.settings.command import describe, parse, parser
+
+from ..lora_cases import a_task
+
+
+@pytest.fixture
+def toy(monkeypatch) -> Preset:
+    """A preset that is nowhere but in the table."""
+    preset = Preset("torch.optim.Adam", "a toy that wants half of AdamW's rate", state_bytes=100, rate_share=0.5)
+    monkeypatch.setitem(PRESETS, "toy", preset)
+    return preset
+
+
+def rate_line(config) -> str:
+    return next(line for line in describe(config).splitlines() if line.startswith("learning_rate "))
+
+
+@pytest.mark.parametrize("cls", [AutoencoderConfig, TextToImageConfig, LoraConfig])
+def test_help_lists_every_preset_with_its_line(cls, toy):
+    [action] = [action for action in parser(cls, "")._actions if action.dest == "optimizer"]
+    assert action.help == f"{', '.join(PRESETS)}, or a class package.module.Class [adamw]"
+    assert "toy" in PRESETS
+    shown = parser(cls, "").format_help()
+    for name, known in PRESETS.items():
+        assert known.help
+        assert any(line.split() == [name, *known.help.split()] for line in shown.splitlines())
+
+
+def test_the_estimate_has_the_presets_state(toy, tmp_path, bases, picture_folder):
+    def training(optimizer: str) -> int:
+        found = estimate(
+            a_task(tmp_path, bases["sd15"], picture_folder, optimizer=optimizer).workload, torch.device("cpu")
+        )
+        return found.training // found.trained
+
+    assert training("toy") - training("sgd") == 100
+    assert training("toy") - training("adamw") == 92
+
+
+def test_the_rate_that_is_used_is_the_presets(toy):
+    for cls in (AutoencoderConfig, LoraConfig):
+        usual = cls().rate.learning_rate
+        assert cls.of(optimizer="toy").rate.learning_rate == usual / 2
+        assert cls.of(optimizer="sgd").rate.learning_rate == usual
+        assert cls.of(optimizer="prodigy").rate.learning_rate == 1.0
+        assert cls.of(optimizer="lion").rate.learning_rate < usual / 3
+        assert cls.of(optimizer="toy", learning_rate=0.3).rate.learning_rate == 0.3
+    assert find_class("toy") is torch.optim.Adam
+
+
+def test_a_dry_run_says_the_rate_and_why(toy):
+    assert rate_line(LoraConfig.of(optimizer="toy")).split()[1] == "5e-05"
+    assert "(toy: a toy that wants half of AdamW's rate)" in rate_line(LoraConfig.of(optimizer="toy"))
+    assert rate_line(LoraConfig.of(optimizer="prodigy")).split()[1] == "1.0"
+    assert "leave it at 1" in rate_line(LoraConfig.of(optimizer="prodigy", learning_rate=0.1))
+    assert rate_line(LoraConfig()).endswith("the highest learning rate")
+
+
+def test_a_rate_counts_for_the_optimizer_it_was_chosen_for(toy, tmp_path):
+    """A preset's is AdamW's; what a person writes, in a file or as a flag, is meant as it stands."""
+
+    def rate(*arguments: str) -> float:
+        return parse(LoraConfig, arguments, "")[0].rate.learning_rate
+
+    assert rate("embedded") == 1e-3
+    assert rate("embedded", "--optimizer", "toy") == 5e-4
+    assert rate("embedded", "--optimizer", "prodigy") == 1.0
+    file = tmp_path / "own.toml"
+    file.write_text('preset = "embedded"\nlearning_rate = 2e-3\n')
+    assert rate(str(file), "--optimizer", "toy") == 2e-3
+    file.write_text('preset = "embedded"\noptimizer = "prodigy"\n')
+    assert rate(str(file)) == 1.0
+    assert rate(str(file), "--learning-rate", "0.5") == 0.5
+    assert LoraConfig.of(optimizer="prodigy").change(optimizer="adamw").rate.learning_rate == 1e-4
+    assert LoraConfig.of(optimizer="prodigy", learning_rate=0.5).change(steps=9).rate.learning_rate == 0.5
