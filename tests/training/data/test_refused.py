@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from sd_ext.errors import InputError
-from sd_ext.training.data import Item, Pictures, read_items
-from sd_ext.training.data.pictures import report_broken
-from sd_ext.training.data.sources import read_folder
+from sd_ext.training.data.items import Item
+from sd_ext.training.data.pictures import Pictures, report_broken
+from sd_ext.training.data.sources import read_folder, read_items
 
 
 def png(path, colour="red"):
