@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from sd_ext.training.run.previews import labelled_sheet
 
 from sd_ext.errors import InputError
 from sd_ext.hub import read_finished, stage
+from sd_ext.sheets import labelled_sheet
 from sd_ext.training.lora.config import LoraConfig
 
 from ..lora_cases import pipeline, train
@@ -150,7 +150,10 @@ def test_pictures_are_the_pipelines_own_beside_the_base_models(lora_run, shape):
         assert len(found) == 2
         for a, b in zip(expected, found, strict=True):
             assert np.abs(a.astype(int) - b).max() <= 1
-    sheet = labelled_sheet({"base": trained.task.base_pictures, "LoRA": saved}, ["red bar", "a circle"])
+    sheet = labelled_sheet(
+        {"base": trained.task.base_pictures, "LoRA": [Image.fromarray(picture) for picture in saved]},
+        ["red bar", "a circle"],
+    )
     assert np.array_equal(np.asarray(sheet), np.asarray(Image.open(trained.folder / "samples" / "sheet.png")))
     previews = sorted(path.name for path in (trained.folder.parent / "previews").glob("*.png"))
     assert previews == ["step-00000002.png", "step-00000003.png"]
