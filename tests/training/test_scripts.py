@@ -109,7 +109,7 @@ def test_text_to_image_saves_a_pipeline_that_can_be_trained_on(picture_folder, t
     assert same_unet(
         dict(task.unet.state_dict()), dict(StableDiffusionPipeline.from_pretrained(folder).unet.state_dict())
     )
-    assert task.prediction == "v_prediction"  # as the model's scheduler says
+    assert task.levels.prediction == "v_prediction"  # as the model's scheduler says
 
 
 def test_sdxl_learns_and_saves_a_pipeline_that_loads(two_sizes_folder, tiny_sdxl_dir, tmp_path, metrics):
