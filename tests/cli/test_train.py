@@ -75,7 +75,12 @@ REFUSED = {
     ("sd15", "other.toml"): "unexpected argument 'other.toml'; give one CONFIG.toml",
     ("sd15", "--override", "rnk=4"): "unknown setting in command line: 'rnk'; did you mean 'rank'",
     ("sd15", "--override", "rank"): "--override rank: write key=value",
-    ("sd15", "--method", "lokr", "--rslora"): "settings contradict each other: rslora and lora_plus",
+    (
+        "sd15",
+        "--method",
+        "lokr",
+        "--rslora",
+    ): "settings contradict each other: rslora is for method = lora or dora, not lokr",
     ("sd15", "--config", "sdxl"): "two files of settings: sd15 and sdxl; give one",
 }
 FILES = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sd_ext.errors import InputError
 from sd_ext.hub.finished import FILE_NAME
+from sd_ext.lora.kinds import KINDS
 from sd_ext.training.settings.setting import (
     AT_LEAST_1,
     BELOW_1,
@@ -21,7 +22,7 @@ from sd_ext.training.settings.setting import (
 class AdapterSettings(Settings):
     """The adapters: their kind, their strength, and which modules get one."""
 
-    method: str = setting("lora", "kind of adapter", choices=("lora", "dora", "loha", "lokr"))
+    method: str = setting("lora", "kind of adapter", choices=lambda: tuple(KINDS))
     rank: int = setting(16, "rank of the adapters", "N", within=AT_LEAST_1)
     alpha: float = setting(0.0, "network alpha: strength is alpha / rank; 0 for the rank itself", within=NOT_NEGATIVE)
     dropout: float = setting(0.0, "dropout before the adapters", within=BELOW_1)
@@ -51,14 +52,12 @@ class AdapterSettings(Settings):
         super().__post_init__()
         if not self.targets:
             raise InputError("targets is empty; name at least one kind of module")
-        if self.init != "default" and self.method not in ("lora", "dora"):
-            raise contradiction(f"init = {self.init} is for method = lora or dora, not {self.method}")
-        if self.lokr_factor != -1 and self.method != "lokr":
-            raise contradiction(f"lokr_factor is for method = lokr, not {self.method}")
+        for spec in fields(self):
+            able = [kind.name for kind in KINDS.values() if spec.name in kind.options]
+            if able and self.method not in able and getattr(self, spec.name) != spec.default:
+                raise contradiction(f"{spec.name} is for method = {' or '.join(able)}, not {self.method}")
         if self.changes_base and self.method == "dora":
             raise contradiction(f"init = {self.init} moves the base that DoRA's magnitudes are measured on")
-        if self.method in ("loha", "lokr") and (self.rslora or self.lora_plus != 1):
-            raise contradiction(f"rslora and lora_plus are for method = lora or dora, not {self.method}")
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def parser(cls: type[Config], doc: str, prog: str | None = None) -> Parser:
             headings[each.group] = made.add_argument_group(each.heading)
         meta, default = each.meta, each.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        text = each.help + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
+        text = each.help + (f" ({', '.join(each.choices)})" if each.choices else "")
         switch: Any = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
         headings[each.group].add_argument(
             flag(name), default=None, metavar=meta["unit"] or "VALUE", **switch,

@@ -12,7 +12,7 @@ Names are unique over the groups of a script, so flags and TOML files need not k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
@@ -20,6 +20,7 @@ from typing import Any, ClassVar, get_type_hints
 from typing_extensions import Self
 
 from sd_ext.errors import UnknownNameError
+from sd_ext.training.settings.setting import now
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ class Setting:
     @property
     def help(self) -> str:
         """One line, made anew where it comes from a table."""
-        return self.meta["help"]() if callable(self.meta["help"]) else self.meta["help"]
+        return now(self.meta["help"])
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """The texts allowed; empty for any."""
+        return now(self.meta["choices"])
 
 
 @cache

@@ -8,7 +8,7 @@ and nothing of the rooms whose settings it carries.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -43,7 +43,7 @@ def setting(
     default: Any,
     help: str | Callable[[], str],
     unit: str | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Sequence[str] | Callable[[], Sequence[str]] = (),
     free: bool = False,
     within: Range | None = None,
     packages: Mapping[str, str] = MappingProxyType({}),
@@ -54,7 +54,7 @@ def setting(
         default: the value when nothing is given, unless a script has another default for its group.
         help: one line; or what returns it, for a line that is made from a table.
         unit: what the help shows after the flag, e.g. "STEPS".
-        choices: the texts allowed; empty for any.
+        choices: the texts allowed; empty for any. Or what returns them, where they are the names in a table.
         free: whether a run may be resumed with another value, because it does not change the result.
         within: the numbers allowed; of a tuple, of each of its numbers, of which there must be one.
         packages: choice -> the package that it takes, which not everyone has installed.
@@ -63,6 +63,11 @@ def setting(
         "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages
     }  # fmt: skip
     return field(default=default, metadata=metadata)
+
+
+def now(given: Any) -> Any:
+    """What `setting` was given, or what it returns now."""
+    return given() if callable(given) else given
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            value, choices, within = getattr(self, spec.name), spec.metadata["choices"], spec.metadata["within"]
+            value, within = getattr(self, spec.name), spec.metadata["within"]
+            choices = now(spec.metadata["choices"])
             if choices and value not in choices:
                 raise InputError(f"{spec.name} is {value!r}; it can be {', '.join(choices)}")
             if isinstance(value, float) and not math.isfinite(value):
