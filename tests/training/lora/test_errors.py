@@ -17,11 +17,10 @@ from safetensors.torch import load_file
 
 from sd_ext import checked
 from sd_ext.errors import InputError, ModelError, TrainingError
-from sd_ext.lora import Lora
 from sd_ext.training import train_lora
 from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.encoding import cache
-from sd_ext.training.lora import estimate
+from sd_ext.training.lora import estimate, result
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.plan import plan_lora
 from sd_ext.training.model.files import ModelFiles
@@ -328,7 +327,7 @@ def at_history(patch: pytest.MonkeyPatch) -> None:
 
 
 def at_export(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lora, "save", raising(Lora.save, FULL, lambda _, path, kind: kind == "kohya"))
+    patch.setattr(result, "save_lora", raising(result.save_lora, FULL, lambda _, path, kind: kind == "kohya"))
 
 
 @pytest.mark.parametrize(("fill", "step"), [(at_checkpoint, 2), (at_history, 2), (at_export, 4)])
