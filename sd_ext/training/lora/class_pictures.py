@@ -30,7 +30,6 @@ from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 
-
 OURS = re.compile(r"\d{4,}-[0-9a-f]{12}\.png")  # number, which is the seed too, and digest
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from sd_ext.cli import app
 from sd_ext.errors import InputError
-from sd_ext.training.data import Pictures, read_items
+from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.sources import read_items
 from sd_ext.training.sets.drawings import folder as room
 from sd_ext.training.sets.drawings.book import read_words
 from sd_ext.training.sets.drawings.concepts import read_concepts
