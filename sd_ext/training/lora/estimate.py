@@ -28,7 +28,6 @@ from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.optimizer.names import PRESETS
 from sd_ext.training.run.memory import free_memory, gb, kept_bytes, make_fake, peak_bytes, size_of
 
-
 log = logging.getLogger(__name__)
 
 

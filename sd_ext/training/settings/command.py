@@ -29,12 +29,7 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises `InputError` in place of printing its usage and leaving, and knows its flags."""
-
-    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
-        action = super().add_argument(*args, **kwargs)
-        self.flags = [*getattr(self, "flags", ()), *action.option_strings]
-        return action
+    """One that raises `InputError` in place of printing its usage and leaving."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help lists the flags")
@@ -203,11 +198,11 @@ def read_flags(
     Raises:
         InputError: a flag that does not exist (names the closest), or without its value.
     """
-    made = parser(cls, doc, prog)
-    found, unknown = made.parse_known_args(arguments)
+    found, unknown = parser(cls, doc, prog).parse_known_args(arguments)
     if unknown:
+        flags = ["--help", "--config", "--override", "--dry-run", *map(flag, every_setting(cls))]
         if unknown[0].startswith("-"):
-            raise UnknownNameError("flag", unknown[0].partition("=")[0], made.flags)
+            raise UnknownNameError("flag", unknown[0].partition("=")[0], flags)
         raise InputError(f"unexpected argument {unknown[0]!r}; give one CONFIG.toml, and settings as flags")
     flags = vars(found)
     dry, file, path, overrides = (flags.pop(name) for name in ("dry_run", "file", "config", "override"))
