@@ -142,7 +142,7 @@ for file in pkgutil.walk_packages(sd_ext.training.__path__, "sd_ext.training."):
     importlib.import_module(file.name)
 assert not [name for name in sys.modules if name.startswith("sd_ext.unets")]
 from sd_ext.training.model.unet import prepare_unet
-from sd_ext.training.settings import TextToImageConfig
+from sd_ext.training.configs import TextToImageConfig
 from diffusers import UNet2DConditionModel
 unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8,), norm_num_groups=4, cross_attention_dim=8,
     down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), attention_head_dim=4)

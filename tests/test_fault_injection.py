@@ -270,7 +270,7 @@ SETTINGS = {
 def train_lora(sources: Path) -> Case:
     """A run with a cache, class pictures, a start that is kept, checkpoints that go, a log, previews and a result."""
     from sd_ext.training import train_lora
-    from sd_ext.training.settings import LoraConfig
+    from sd_ext.training.lora.config import LoraConfig
     from sd_ext.training.settings.command import main
 
     from .training.conftest import forget_accelerate_state

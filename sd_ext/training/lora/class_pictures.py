@@ -135,7 +135,7 @@ def make_class_pictures(
         with whole.file(folder / f"{number:04d}-{name}.png") as new:
             picture.save(new)
     state.wait_for_everyone()
-    if count := missing(config):
+    if count := missing(settings):
         raise TrainingError(
             f"{count} class pictures in {folder} are damaged or gone as soon as they were made; see to that disk, and "
             "start again"
