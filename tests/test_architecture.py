@@ -21,7 +21,18 @@ from .source import ROOT, graph, import_statements, module_of, sources, tree_of
 
 FLOORS = (
     {"errors"},
-    {"declared", "plain_files", "endings", "tensors", "checked", "reading", "whole", "model_configs", "seams"},
+    {
+        "declared",
+        "plain_files",
+        "endings",
+        "tensors",
+        "checked",
+        "reading",
+        "whole",
+        "model_configs",
+        "seams",
+        "sheets",
+    },
     {"pretrained", "schedulers", "unets"},
     {"models"},
     {"lora"},
@@ -34,12 +45,16 @@ FLOORS = (
 TOGETHER = FLOORS[1]
 """Files of the ground floor may import each other."""
 
-INSIDE = {"unets": ("inside", "attention", "features")}
+INSIDE = {
+    "unets": ("inside", "attention", "features"),
+    "training": (
+        *("settings", "quick", "optimizer", "data", "model", "sets", "encoding", "objective"),
+        *("run", "diffusion", "lora"),
+    ),
+}
 """Folders of a room, from the bottom; its own files lie above them."""
 
-CIRCLES: set[frozenset[str]] = {
-    frozenset({"sd_ext.training.lora.result", "sd_ext.training.lora.task"}),
-}
+CIRCLES: set[frozenset[str]] = set()
 """Circles that are known; none is allowed to be added."""
 
 
@@ -142,11 +157,11 @@ for file in pkgutil.walk_packages(sd_ext.training.__path__, "sd_ext.training."):
     importlib.import_module(file.name)
 assert not [name for name in sys.modules if name.startswith("sd_ext.unets")]
 from sd_ext.training.model.unet import prepare_unet
-from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.model.settings import UnetSettings
 from diffusers import UNet2DConditionModel
 unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8,), norm_num_groups=4, cross_attention_dim=8,
     down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), attention_head_dim=4)
-prepare_unet(unet, TextToImageConfig(data="d", out="o", attention_backend="auto"))
+prepare_unet(unet, UnetSettings(attention_backend="auto"))
 assert {type(processor).__name__ for processor in unet.attn_processors.values()} == {"MemoryEfficientAttnProcessor"}
 assert "sd_ext.unets.variant" not in sys.modules
 """
