@@ -19,6 +19,7 @@ characters, whatever a stranger's file put into it, so that it is safe to show i
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -104,7 +105,7 @@ class TakenError(WriteError, FileExistsError):
     """A file or folder that is there already, and was not to be replaced."""
 
     def __init__(self, path: object):
-        super().__init__(path, "it exists")
+        super().__init__(path, FileExistsError(errno.EEXIST, "it exists"))
 
 
 class TrainingError(SdExtError, RuntimeError):

@@ -258,8 +258,9 @@ def test_without_overwrite_the_first_wins(tmp_path, monkeypatch, links):
         monkeypatch.setattr(os, "link", no_link)
     with whole.file(tmp_path / "a", overwrite=False) as new:
         new.write_text("mine")
-    with pytest.raises(TakenError), whole.file(tmp_path / "a", overwrite=False):
+    with pytest.raises(FileExistsError) as caught, whole.file(tmp_path / "a", overwrite=False):
         raise AssertionError("refused before anything is written")
+    assert isinstance(caught.value, TakenError) and caught.value.errno == errno.EEXIST
     with pytest.raises(TakenError, match="b: it exists"), whole.file(tmp_path / "b", overwrite=False) as new:
         new.write_text("mine")
         (tmp_path / "b").write_text("meanwhile")

@@ -53,13 +53,14 @@ def compare(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:
-    """The run's folder, new or to be resumed.
+    """The run's folder, new or to be resumed; what killed runs left half-written in it goes.
 
     Raises:
         InputError: see `check_folder`.
         WriteError: the record cannot be written.
     """
     folder, settings = check_folder(config, name, parts)
+    whole.sweep(folder)
     if not (folder / RECORD).is_file():
         whole.write_json(folder / RECORD, settings)
     return folder

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.errors import DamagedError, InputError, UnknownNameError
 from sd_ext.training.lora.adapters import KINDS, target_modules
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.start import keep_start
@@ -183,6 +183,17 @@ def test_a_start_found_elsewhere_is_the_one_of_the_runs_first_machine(lora_run, 
     for name, p in unet.named_parameters():
         torch.testing.assert_close(p, there[name], atol=1e-6, rtol=1e-5)
     assert all(torch.equal(again.adapters[m].up, first.adapters[m].up) for m in first.adapters)
+
+
+def test_a_damaged_start_is_named(lora_run, tmp_path):
+    trained = lora_run(init="pissa", steps=1, learning_rate=1e-12)
+    path, accelerator = tmp_path / "start.safetensors", Accelerator(cpu=True)
+    keep_start({"unet": copy.deepcopy(trained.task.unet)}, path, accelerator)
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"start\.safetensors is damaged.*choose another --out"):
+        keep_start({"unet": copy.deepcopy(trained.task.unet)}, path, accelerator)
 
 
 def test_gaussian_start_is_noise_with_a_variance_of_one_over_the_rank_squared(lora_run):

@@ -40,6 +40,27 @@ def test_a_line_cut_off_at_any_byte_costs_that_line_only(tmp_path):
         assert [e["step"] for e in read_history(path)] == [*[1, 2][:kept], 3]
 
 
+def test_a_log_that_is_not_what_a_checkpoint_was_told_is_named(tmp_path, caplog):
+    """A changed number, which no parser finds; lines that are gone. Later lines, which go, mean nothing."""
+    path = tmp_path / "history.jsonl"
+    history = History(path, 0)
+    history.add(1, {"loss": 0.25})
+    history.add(2, {"loss": 0.125})
+    sealed, text = history.seal(), path.read_text()
+    history.add(3, {"loss": 0.1})
+    History(path, 2).check(sealed)
+    History(path, 2).check(None)
+    assert not caplog.records
+    for damaged in (text.replace("0.25", "0.35"), text.splitlines(True)[1], ""):
+        path.write_text(damaged)
+        History(path, 2).check(sealed)
+        assert f"{path} is damaged" in caplog.text
+        caplog.clear()
+    path.write_text("")
+    History(path, 2, writes=False).check(sealed)  # the first process says it
+    assert not caplog.records
+
+
 def test_other_processes_write_nothing(tmp_path):
     path = tmp_path / "history.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
