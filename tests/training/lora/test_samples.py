@@ -86,16 +86,16 @@ def test_class_pictures_that_were_removed_are_made_again(tmp_path):
 
 
 def test_damaged_class_pictures_are_made_again_and_others_own_are_not_looked_into(tmp_path, caplog):
-    config = LoraConfig(class_data=str(tmp_path), class_prompt="x", class_images=3)
+    settings = ClassSettings(class_data=str(tmp_path), class_prompt="x", class_images=3)
     for name in ("0000-0123456789ab", "0001-0123456789ab", "mine"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    assert missing(config) == 0
+    assert missing(settings) == 0
     for name in ("0001-0123456789ab", "mine"):
         data = bytearray((tmp_path / f"{name}.png").read_bytes())
         data[-20] ^= 1
         (tmp_path / f"{name}.png").write_bytes(data)
         os.utime(tmp_path / f"{name}.png", (1, 1))
-    assert (missing(config), to_make(config)) == (1, [1])
+    assert (missing(settings), to_make(settings)) == (1, [1])
     assert [message.count("0001-0123456789ab.png is damaged") for message in caplog.messages] == [1]
 
 

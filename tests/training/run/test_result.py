@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from sd_ext import whole
-from sd_ext.training.run.previews import is_whole_png, read_whole_pictures
+from sd_ext.training.data.images import is_whole_png
+from sd_ext.training.diffusion.previews import read_whole_pictures
 from sd_ext.training.run.result import check, record
 
 
@@ -60,7 +61,7 @@ def test_pictures_to_read_again_are_whole_or_none(tmp_path, caplog):
     for number in range(2):
         noise = Image.frombytes("RGB", (8, 8), draw.randbytes(192))
         noise.save(tmp_path / f"{number}.png")
-    assert [picture.shape for picture in read_whole_pictures(tmp_path, 2) or ()] == [(8, 8, 3)] * 2
+    assert [picture.size for picture in read_whole_pictures(tmp_path, 2) or ()] == [(8, 8)] * 2
     assert read_whole_pictures(tmp_path, 3) is None
     good = (tmp_path / "1.png").read_bytes()
     for _ in range(100):
