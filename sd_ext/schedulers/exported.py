@@ -64,9 +64,14 @@ def check_numbers(where: str, values: Any, length: int | None = None) -> None:
     need(finite, f"{where} must hold finite numbers only")
 
 
+def index(key: Any) -> int:
+    """A whole number from its decimal digits; -1 if `key` is none."""
+    return int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 9 else -1
+
+
 def check_run(key: str, run: Any, prediction_type: str) -> None:
     """Shapes, finite numbers, and that no call reads what no earlier call made, wherever the run starts."""
-    where, n = f"runs[{key}]", int(key) if key.isdecimal() and len(key) < 9 else 0
+    where, n = f"runs[{key}]", index(key)
     need(n > 0 and isinstance(run, dict) and isinstance(run.get("starts"), dict), f"{where} is not a run")
     need(n <= MOST_CALLS, f"{where}: more than {MOST_CALLS} calls")
     need(run.get("basis") in ("x0", "eps"), f"{where}.basis must be 'x0' or 'eps'")
@@ -78,16 +83,17 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
     need(min(run["sigma"]) > 0, f"{where}.sigma must be positive")
     need(min(run["alpha"]) >= (prediction_type == "epsilon") * 1e-300, f"{where}.alpha is too small")
     need(isinstance(run.get("calls"), list) and len(run["calls"]) == n, f"{where}.calls must be a list of {n}")
-    own = {"0": dict(enumerate(run["calls"])), **run["starts"]}
-    for begin, calls in own.items():
-        need(isinstance(calls, dict) and begin.isdecimal(), f"{where}.starts must hold calls by their index")
+    numbered = {str(i): call for i, call in enumerate(run["calls"])}
+    own = [("0", numbered), *run["starts"].items()]
+    for begin, calls in own:
+        need(isinstance(calls, dict), f"{where}.starts must hold calls by their index")
         for i, call in calls.items():
             at = f"{where}, call {i}"
-            need(str(i).isdecimal() and int(begin) <= int(i) < n, f"{at}: not a call of a run that starts at {begin}")
+            need(0 <= index(begin) <= index(i) < n, f"{at}: not a call of a run that starts at {begin}")
             need(isinstance(call, list) and len(call) in (1, 2), f"{at}: expected one or two lists")
             for weights in call:
                 check_numbers(at, weights)
-    every = [call for calls in own.values() for call in calls.values()]
+    every = [call for _, calls in own for call in calls.values()]
     longest, stashed = max(len(weights) for call in every for weights in call), any(len(call) == 2 for call in every)
     for begin in range(n):
         check_reads(where, run, begin, longest - STORED_HEAD, stashed)
@@ -197,6 +203,10 @@ class ExportedScheduler(Stepping):
         exported_from: str = "",
     ):
         need(prediction_type in PREDICTION_TYPES, f"prediction_type must be one of {PREDICTION_TYPES}")
+        need(type(num_train_timesteps) is int and num_train_timesteps > 0, "num_train_timesteps must be a whole number")
+        settings = init_noise_sigma, dynamic_thresholding_ratio, sample_max_value, clip_sample_range, eta or 0
+        check_numbers("the scheduler's settings", settings)
+        need(thresholding in (True, False) and clip_sample in (True, False), "switches must be true or false")
         if not isinstance(runs, dict) or not isinstance(trained, dict) or not runs:
             raise ValueError("scheduler_config.json: runs and trained must be dictionaries with entries")
         for name in ("alpha", "sigma"):

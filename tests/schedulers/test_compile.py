@@ -9,8 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sd_ext
 
 from .conftest import SD
+from .over import NAMES, over
 
 REPRESENTATIVES = ["ddim", "dpm++ 2m karras", "dpm++ 2m sde", "heun", "euler a", "unipc", "dpm++ sde", "plms"]
+EVERY = [(name, dtype) for name in REPRESENTATIVES for dtype in (torch.float32, torch.bfloat16)]
 
 
 def network(x):
@@ -28,8 +30,7 @@ def run(scheduler, step, dtype=torch.float32):
     return x
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", REPRESENTATIVES)
+@over("name, dtype", [("dpm++ sde", torch.float32), ("ddim", torch.bfloat16)], full=EVERY)
 @torch._dynamo.config.patch(recompile_limit=16)
 def test_the_step_is_one_graph(name, dtype):
     """fullgraph=True raises at any break. One small graph for each call of the table; a second run compiles nothing."""
@@ -58,7 +59,7 @@ class NoReading(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [info.name for info in sd_ext.list_samplers()])
+@over("name", NAMES)
 def test_no_step_reads_a_tensor(name):
     """In a pipeline's loop over `scheduler.timesteps`, the unannounced start included."""
     scheduler = sd_ext.make_scheduler(name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,27 +21,16 @@ import torch
 
 import sd_ext
 from sd_ext.errors import InputError
-from sd_ext.schedulers.assemble import SOURCE
-from sd_ext.schedulers.export import COUNTS, export, exported
-from sd_ext.schedulers.table import P0, STASH, Table
+from sd_ext.schedulers.assemble import MODULES, SOURCE
+from sd_ext.schedulers.export import COUNTS, _run, export, exported
+from sd_ext.schedulers.exported import MOST_CALLS
 
 from .conftest import SD
+from .over import NAMES, WITNESSES, over
+from .random_tables import RandomScheduler
+from .test_engine import OUTPUT
 
-NAMES = [info.name for info in sd_ext.list_samplers()]
 FEW = (1, 2, 7, 16)
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory):
-    """The file an export writes, imported from where it was written."""
-    folder = export(sd_ext.make_scheduler("ddim"), tmp_path_factory.mktemp("module") / "scheduler", 1)
-    spec = importlib.util.spec_from_file_location("a_pipelines_own_module", folder / "exported_scheduler.py")
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded
-    spec.loader.exec_module(loaded)
-    yield loaded
-    del sys.modules[spec.name]
 
 
 def run(scheduler, n, begin=0, announce=True, dtype=torch.float32, channels=4):
@@ -72,12 +61,31 @@ def assert_same_runs(ours, theirs, counts=FEW, **how):
             assert ours.num_inference_steps == theirs.num_inference_steps == n
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_sampler_to_the_bit(name, prediction_type, module, tmp_path):
+@over("name", NAMES)
+@over("counts", [(1, 8)], full=[(1, 2, 3, 5, 8, 13)])
+def test_stored_numbers_are_the_tables(counts, name, exported_file):
+    """From every start, exactly, after a way through JSON: by the engine's law, so are the latents."""
+    scheduler = sd_ext.make_scheduler(name, SD)
+    for calls in counts:
+        scheduler.set_timesteps(calls)
+        run = json.loads(json.dumps(_run(scheduler)))
+        exported_file.check_run(str(calls), run, scheduler.config["prediction_type"])
+        for begin in range(calls):
+            table, stored = scheduler.table(begin), exported_file.StoredTable(run, begin)
+            alpha, sigma, rows = stored.numbers()
+            unread = table.rows.shape[2] - len(rows[0][0])
+            assert stored.basis == table.basis and not table.rows[:, :, -1 - unread : -1].any()
+            assert (alpha, sigma) == table.numbers()[:2]
+            np.testing.assert_array_equal(np.array(rows)[:, :, :-1], table.rows[:, :, : -1 - unread])
+            np.testing.assert_array_equal(np.array(rows)[:, :, -1], table.rows[:, :, -1])
+
+
+@over("prediction_type", ["epsilon"], full=["epsilon", "v_prediction"])
+@over("name", WITNESSES, full=NAMES)
+def test_samplers_to_the_bit(name, prediction_type, exported_file, tmp_path):
     counts = (1, 2, 16)
     ours = sd_ext.make_scheduler(name, {**SD, "prediction_type": prediction_type})
-    theirs = module.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", counts))
+    theirs = exported_file.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", counts))
     assert theirs.init_noise_sigma == ours.init_noise_sigma
     assert torch.equal(theirs.timesteps, ours.timesteps) and torch.equal(theirs.sigmas, ours.sigmas)
     assert_same_runs(ours, theirs, counts)
@@ -98,51 +106,45 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_options_to_the_bit(case, module, tmp_path):
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@over("case", CASES)
+@over("counts, dtypes", [((1, 7), DTYPES[:1])], full=[(FEW, DTYPES)])
+def test_options_to_the_bit(counts, dtypes, case, exported_file, tmp_path):
     name, options = CASES[case]
     ours = sd_ext.make_scheduler(name, {**SD, "steps_offset": 1}, **options)
-    theirs = module.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", FEW))
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        assert_same_runs(ours, theirs, dtype=dtype)
-    assert_same_runs(ours, theirs, announce=False)
+    theirs = exported_file.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", counts))
+    for dtype in dtypes:
+        assert_same_runs(ours, theirs, counts, dtype=dtype)
+    assert_same_runs(ours, theirs, counts, announce=False)
 
 
-class EverySlot(sd_ext.TableScheduler):
-    """No sampler at all: every slot goes into every output that may have it."""
-
-    basis: str = "x0"
-
-    def _table(self, levels, eta):
-        n = len(levels) - 1
-        rows = np.random.default_rng(n).normal(size=(n, 2, 6)) * 0.4
-        rows[0, :, STASH] = 0
-        rows[1:2, 0, -1] = 0  # a call that puts noise into the stash alone
-        for i in range(min(n, 2)):
-            rows[i, :, P0 + 1 + i : -1] = 0
-        return Table(levels, rows, self.config["basis"], "nothing")
+@over("basis", ["x0", "eps"])
+@over("prediction_type", OUTPUT)
+@over("clip_sample", [False, True])
+@over("seed, dtype", [(0, torch.float32), (1, torch.float16)], full=[*enumerate(DTYPES), *enumerate(DTYPES, 4)])
+def test_random_tables_to_the_bit(seed, dtype, clip_sample, prediction_type, basis, exported_file):
+    """Every slot goes into every output that may have it; the exported file beside the modules it is made of."""
+    options = {"basis": basis, "prediction_type": prediction_type, "clip_sample": clip_sample}
+    ours = RandomScheduler(**options, seed=seed)
+    theirs = exported_file.ExportedScheduler(**read(exported(ours, 7)))
+    assert_same_runs(ours, theirs, [7], dtype=dtype)
 
 
-@pytest.mark.parametrize("basis", ["x0", "eps"])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction", "flow_prediction"])
-@pytest.mark.parametrize("clip_sample", [False, True])
-def test_every_slot_to_the_bit(basis, prediction_type, clip_sample):
-    ours = EverySlot(**SD, basis=basis, prediction_type=prediction_type, clip_sample=clip_sample)
-    assert_same_runs(ours, exported(ours, FEW))
-
-
-@pytest.mark.parametrize("case", ["fractional timesteps", "zero terminal SNR", "flow matching"])
-def test_the_forward_process_to_the_bit(case, module):
+@over("case", ["fractional timesteps", "zero terminal SNR", "flow matching"])
+def test_the_forward_process_to_the_bit(case, exported_file):
     name, options = CASES[case]
     ours = sd_ext.make_scheduler(name, SD, **options)
-    theirs = module.ExportedScheduler(**read(exported(ours, 3)))
+    theirs = exported_file.ExportedScheduler(**read(exported(ours, 3)))
     x0, noise = torch.randn(2, 4, 4, 4, 4).unbind()
     for t in (torch.tensor([3, 999, 500, 0]), torch.tensor([3.25, 998.5, 0.0, 12.0]), torch.tensor([998.9])):
         assert torch.equal(ours.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t))
         assert torch.equal(ours.get_velocity(x0, noise, t), theirs.get_velocity(x0, noise, t))
         half = theirs.add_noise(x0.half(), noise.half(), t)
         assert half.dtype == torch.float16 and torch.equal(ours.add_noise(x0.half(), noise.half(), t), half)
-    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+    for name in ("alphas_cumprod", "alphas", "betas"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
     assert len(ours) == len(theirs)
 
 
@@ -150,9 +152,7 @@ def test_the_forward_process_to_the_bit(case, module):
 
 PIPELINES = {
     "multistep": ("dpm++ 2m karras", {}),
-    "two-stage": ("heun", {}),
-    "stochastic": ("dpm++ 2m sde", {}),
-    "plms": ("plms", {}),
+    "two-stage and stochastic": ("dpm++ sde", {}),
     "ddim": ("ddim", {"eta": 0.5}),
 }
 
@@ -248,6 +248,59 @@ def test_the_file_imports_nothing_but_torch_diffusers_and_python(tmp_path):
     assert found - set(sys.stdlib_module_names) == {"torch", "diffusers"}
 
 
+def test_the_file_is_made_of_the_modules_that_run(tmp_path):
+    """Each once, word for word but for their imports, without a name that two of them define; and it is clean."""
+    text, folder = SOURCE.decode(), Path(sd_ext.__file__).parent / "schedulers"
+    whole = ast.parse(text)
+    present = {ast.unparse(node) for node in whole.body}
+    for module in MODULES:
+        tree = ast.parse((folder / f"{module}.py").read_text("utf-8"))
+        parts = [node for node in tree.body[1:] if not isinstance(node, ast.Import | ast.ImportFrom)]
+        assert parts and {ast.unparse(part) for part in parts} <= present
+    named = (node for node in whole.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    assert max(Counter(node.name for node in named).values()) == 1
+    (tmp_path / "file.py").write_text(text)
+    for check in (["check", "--line-length=120"], ["format", "--check", "--line-length=120"]):
+        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--no-cache", str(tmp_path / "file.py")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_file_needs_no_place_among_the_modules(tmp_path):
+    """Whoever runs it may do so without registering it, as `exec` does."""
+    (tmp_path / "file.py").write_bytes(SOURCE)
+    names = {"__name__": "alone", "__file__": str(tmp_path / "file.py")}
+    exec(compile(SOURCE, "file.py", "exec"), names)
+    assert_same_runs(sd_ext.make_scheduler("dpm++ 2m"), names["ExportedScheduler"](**read(exported_2m())), [7])
+
+
+def exported_2m():
+    return exported(sd_ext.make_scheduler("dpm++ 2m"), 7)
+
+
+def test_the_format_of_published_numbers_stays(exported_file):
+    """By hand: x0 and two calls of its basis, the second with the first's prediction and the stash."""
+    run = {
+        "basis": "x0", "init_noise_sigma": 0.5, "timesteps": [1, 0], "sigmas": [None, 0.75, 0],
+        "alpha": [0.0, 0.8], "sigma": [1.0, 0.6],
+        "calls": [[[0.25, 0, 0, 0.5], [1]], [[0.5, 0.125, 2, 0.25, -0.5]]],
+        "starts": {"1": {"1": [[0.5, 0, 0, 1]]}},
+    }  # fmt: skip
+    trained = {"alpha": [1.0, 0.5], "sigma": [0.0, 0.75**0.5]}
+    scheduler = exported_file.ExportedScheduler({"2": run}, trained, "sample", 2)
+    assert scheduler.timesteps.tolist() == [1, 0]
+    scheduler.set_timesteps(2)
+    assert scheduler.init_noise_sigma == 0.5 and scheduler.sigmas.tolist() == [float("inf"), 0.75, 0.0]
+    x, first, second, noise = torch.randn(4, 2, 3, dtype=torch.float64).unbind()
+    middle = scheduler.step(first, scheduler.timesteps[0], x).prev_sample
+    torch.testing.assert_close(middle, 0.25 * x + 0.5 * first)
+    end = scheduler.step(second, scheduler.timesteps[1], middle, variance_noise=noise).prev_sample
+    torch.testing.assert_close(end, 0.5 * middle + 0.125 * x + 2 * noise + 0.25 * second - 0.5 * first)
+    scheduler.set_timesteps(2)
+    late = scheduler.step(second, scheduler.timesteps[1], middle, return_dict=False)[0]
+    torch.testing.assert_close(late, 0.5 * middle + second)
+
+
 def test_the_default_export_covers_what_pipelines_ask_for_and_stays_small(tmp_path):
     folder = export(sd_ext.make_scheduler("plms"), tmp_path / "scheduler")
     config = json.loads((folder / "scheduler_config.json").read_text())
@@ -256,9 +309,9 @@ def test_the_default_export_covers_what_pipelines_ask_for_and_stays_small(tmp_pa
     assert max(map(len, (folder / "scheduler_config.json").read_text().splitlines())) < 60_000
 
 
-def test_save_pretrained_keeps_the_folder_loadable_and_equal(module, tmp_path):
+def test_save_pretrained_keeps_the_folder_loadable_and_equal(exported_file, tmp_path):
     first = export(sd_ext.make_scheduler("euler a"), tmp_path / "first", FEW)
-    loaded = module.ExportedScheduler.from_pretrained(first)
+    loaded = exported_file.ExportedScheduler.from_pretrained(first)
     loaded.save_pretrained(tmp_path / "second")
     for name in ("scheduler_config.json", "exported_scheduler.py"):
         assert (tmp_path / "second" / name).read_bytes() == (first / name).read_bytes()
@@ -281,9 +334,9 @@ def test_only_the_entry_of_its_own_component_changes(tiny_pipeline_dir, tmp_path
         export(sd_ext.make_scheduler("ddim"), tmp_path / "pipe" / "scheduler", 2)
 
 
-def test_other_samplers_can_take_its_place(module, tmp_path, caplog):
+def test_other_samplers_can_take_its_place(exported_file, tmp_path, caplog):
     ours = sd_ext.make_scheduler("dpm++ 2m", SD, prediction_type="v_prediction", steps_offset=1)
-    theirs = module.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", 4))
+    theirs = exported_file.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", 4))
     for other in (
         diffusers.EulerDiscreteScheduler.from_config(theirs.config),
         sd_ext.make_scheduler("heun", theirs.config),
@@ -292,14 +345,14 @@ def test_other_samplers_can_take_its_place(module, tmp_path, caplog):
     assert len(str(theirs)) + len(str(theirs.config)) + len(caplog.text) < 10_000, "the tables are not to be printed"
 
 
-def test_a_run_of_ones_own(module, tmp_path):
+def test_a_run_of_ones_own(exported_file, tmp_path):
     ours = sd_ext.make_scheduler("dpm++ 2m")
     with pytest.raises(InputError, match="call set_timesteps"):
         exported(ours, None)
     chosen = [999, 700.5, 300, 20]
     ours.set_timesteps(timesteps=chosen)
     ours.set_begin_index(1)
-    theirs = module.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", None))
+    theirs = exported_file.ExportedScheduler.from_pretrained(export(ours, tmp_path / "scheduler", None))
     assert ours.begin_index == 1 and ours.step_index is None, "exporting leaves the scheduler as it is"
     x = torch.randn(1, 4, 4, 4)
     ours.set_begin_index(0)
@@ -340,7 +393,7 @@ def test_each_thread_has_its_own_run():
     assert torch.equal(x, expected)
 
 
-@pytest.mark.parametrize("name", ["dpm++ 3m", "heun"])
+@over("name", ["dpm++ 3m", "heun"])
 def test_a_run_can_branch(name):
     """As text-to-video pipelines do."""
     scheduler = exported(sd_ext.make_scheduler(name), 6)
@@ -357,7 +410,7 @@ def test_a_run_can_branch(name):
         assert torch.equal(y, expected)
 
 
-@pytest.mark.parametrize("name", ["dpm++ 2m sde karras", "heun"])
+@over("name", ["dpm++ 2m sde karras", "heun"])
 def test_a_step_never_reads_a_device(name):
     """Tensors on "meta" have no values to read."""
     scheduler = exported(sd_ext.make_scheduler(name, SD, thresholding=True), 6)
@@ -426,7 +479,7 @@ def set_at(config, path, value):
         config[path[-1]] = value
 
 
-@pytest.mark.parametrize(
+@over(
     "path, value, message",
     [
         (["runs"], {}, "dictionaries with entries"),
@@ -456,6 +509,16 @@ def set_at(config, path, value):
         (["runs", "4", "starts"], [], "not a run"),
         (["runs", "4", "starts", "1"], [], "starts must hold calls"),
         (["runs", "4", "starts", "1", "1"], [[float("nan")]], "call 1 must hold finite numbers only"),
+        (["runs", "4", "starts", "1", "0"], [[1]], "call 0: not a call of a run that starts at 1"),
+        (["runs", "4", "starts", "1", "4"], [[1]], "call 4: not a call of a run that starts at 1"),
+        (["runs", "4", "starts", "one"], {"1": [[1]]}, "call 1: not a call of a run that starts at one"),
+        (["runs", "4", "starts", "0"], {"0": [[1, 2]]}, "call 0: reads an empty stash"),
+        (["runs", "4", "sigmas"], "12345", r"runs\[4\].sigmas must be a list of 5"),
+        (["runs", str(MOST_CALLS + 1)], {"starts": {}}, "more than 4000 calls"),
+        (["runs", 4], {"starts": {}}, r"runs\[4\] is not a run"),
+        (["num_train_timesteps"], "1000", "num_train_timesteps must be a whole number"),
+        (["sample_max_value"], "1", "settings must hold finite numbers"),
+        (["clip_sample"], "false", "switches must be true or false"),
     ],
 )
 def test_tables_are_checked_on_load(path, value, message):

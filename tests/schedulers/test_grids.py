@@ -13,10 +13,11 @@ from sd_ext.schedulers.grids import AYS, GITS, GRIDS, align_your_steps, get_grid
 
 from .conftest import SD
 from .grid_definitions import COUNTS, DEFINITIONS, HIGH, LOW, SIGMAS, bong, mochi, place, ramp
+from .over import over
 
 
-@pytest.mark.parametrize("grid", sorted(GRIDS))
-@pytest.mark.parametrize("calls", [1, 2, 5, 20, 50, 200])
+@over("grid", sorted(GRIDS))
+@over("calls", [1, 2, 5, 20, 50, 200])
 def test_every_grid_places_every_count(grid, calls):
     scheduler = sd_ext.make_scheduler("dpm++ 2m", grid=grid)
     scheduler.set_timesteps(calls)
@@ -30,9 +31,9 @@ def test_every_grid_places_every_count(grid, calls):
 DIFFUSERS_FLAGS = [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}]
 
 
-@pytest.mark.parametrize("flags", DIFFUSERS_FLAGS, ids=str)
-@pytest.mark.parametrize("calls", [7, 20, 50])
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+@over("flags", DIFFUSERS_FLAGS)
+@over("calls", [7, 20, 50])
+@over("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
 def test_sigmas_equal_diffusers(name, calls, flags):
     spacing = "linspace" if flags else "trailing"
     theirs, ours = (getattr(lib, name)(**SD, **flags, timestep_spacing=spacing) for lib in (diffusers, sd_ext))
@@ -41,11 +42,9 @@ def test_sigmas_equal_diffusers(name, calls, flags):
     np.testing.assert_allclose(ours.sigmas.numpy(), theirs.sigmas.numpy(), rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize(
-    "name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
-)
-@pytest.mark.parametrize("calls", [5, 20, 30, 50])
+@over("spacing", ["leading", "trailing", "linspace"])
+@over("name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+@over("calls", [5, 20, 30, 50])
 def test_timesteps_equal_diffusers(name, spacing, calls):
     theirs, ours = (getattr(lib, name)(**SD, timestep_spacing=spacing, steps_offset=1) for lib in (diffusers, sd_ext))
     theirs.set_timesteps(calls)
@@ -103,7 +102,7 @@ def test_too_many_steps_for_whole_timesteps_is_an_error():
         scheduler.set_timesteps(5)
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
+@over("name", DEFINITIONS)
 def test_grid_equals_its_definition(name):
     for n in COUNTS:
         np.testing.assert_allclose(place(name, n).ratio[:-1], DEFINITIONS[name](n), rtol=1e-9, err_msg=str(n))
@@ -134,11 +133,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("discard", [False, True])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", sorted(GRIDS))
-def test_every_grid_places_distinct_falling_levels_on_every_schedule(name, variant, discard):
-    for n in range(1, 201):
+@over("discard", [False, True])
+@over("variant", VARIANTS)
+@over("name", sorted(GRIDS))
+@over("counts", [(1, 2, 3, 5, 11, 38, 200)], full=[range(1, 201)])
+def test_every_grid_places_distinct_falling_levels_on_every_schedule(counts, name, variant, discard):
+    for n in counts:
         levels = place(name, n, VARIANTS[variant], discard_penultimate_sigma=discard)
         assert len(levels) == n + 1
         assert np.all(np.diff(levels.ratio) < 0), n
@@ -148,14 +148,14 @@ def test_every_grid_places_distinct_falling_levels_on_every_schedule(name, varia
 STARTS_AT_ALPHA_ZERO = {"linspace", "trailing", "normal", "sgm_uniform", "simple", "beta", "beta57"}
 
 
-@pytest.mark.parametrize("name", sorted(GRIDS))
+@over("name", sorted(GRIDS))
 def test_zero_terminal_snr_starts_at_pure_noise_in_t_and_at_the_largest_finite_ratio_in_sigma(name):
     first = place(name, 10, VARIANTS["sd zero-snr"])[:1]
     assert (first.alpha[0] == 0) == (name in STARTS_AT_ALPHA_ZERO)
     assert np.isfinite(first.ratio[0]) == GRIDS[name].ratios or name in ("leading", "ddim_uniform")
 
 
-@pytest.mark.parametrize("name", ["simple", "ddim_uniform"])
+@over("name", ["simple", "ddim_uniform"])
 def test_whole_timesteps_last_to_the_thousandth(name):
     most = 1000 if name == "simple" else 999
     assert len(place(name, most)) == most + 1
@@ -169,7 +169,7 @@ def test_laplace_refuses_counts_at_which_its_ends_repeat():
         place("laplace", 500)
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear_quadratic", "bong_tangent"])
+@over("name", ["cosine", "linear_quadratic", "bong_tangent"])
 def test_grids_spaced_by_the_size_of_sigma_are_about_the_flow_sigma_on_flow(name):
     expected = {
         "cosine": lambda n: [1e-3 + 0.999 * (1 - math.cos(math.pi * (1 - r**0.5))) / 2 for r in ramp(n)],
@@ -240,7 +240,7 @@ ALIASES = {
 }
 
 
-@pytest.mark.parametrize("alias", ALIASES)
+@over("alias", ALIASES)
 def test_aliases(alias):
     assert get_grid(alias).name == ALIASES[alias]
 

@@ -16,6 +16,7 @@ import torch
 import sd_ext
 
 from .conftest import SD
+from .over import over
 
 
 def network(x: torch.Tensor) -> torch.Tensor:
@@ -79,11 +80,10 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize("calls", [1, 2, 5, 10, 20, 50])
-@pytest.mark.parametrize(
+@over("calls", [1, 2, 20], full=[1, 2, 5, 10, 20, 50])
+@over(
     "name, config, spacing",
     [(name, config, spacing) for name, config, spacings in SAME for spacing in spacings],
-    ids=lambda v: str(v),
 )
 def test_same_samples(name, config, spacing, calls):
     theirs, ours = both(name, **config, timestep_spacing=spacing)
@@ -96,22 +96,22 @@ def test_same_samples(name, config, spacing, calls):
     assert_close(sample(ours, calls, **options), sample(theirs, calls, **options), 2e-4 if noisy else 1e-4)
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
+@over("eta", [0.3, 1.0])
 def test_ddim_with_eta(eta):
     theirs, ours = both("DDIMScheduler", clip_sample=False)
     options = {"generator": True, "dtype": torch.float32, "eta": eta}
     assert_close(sample(ours, 20, **options), sample(theirs, 20, **options))
 
 
-@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
-@pytest.mark.parametrize("calls", [3, 10, 20, 31])
+@over("solver_type", ["midpoint", "heun"])
+@over("calls", [3, 10, 20, 31])
 def test_singlestep(solver_type, calls):
     theirs, ours = both("DPMSolverSinglestepScheduler", solver_type=solver_type)
     theirs.register_to_config(lower_order_final=True)
     assert_close(sample(ours, calls), sample(theirs, calls))
 
 
-@pytest.mark.parametrize("steps", [2, 5, 15])
+@over("steps", [2, 5, 15])
 def test_heun(steps):
     """n steps of Diffusers' Heun are 2n - 1 calls, which is what ours counts."""
     theirs, ours = both("HeunDiscreteScheduler", timestep_spacing="trailing")

@@ -12,6 +12,7 @@ from sd_ext.schedulers.placement import check_grid_options, grid_levels
 
 from .conftest import SD
 from .grid_definitions import COUNTS, DEFINITIONS, HIGH, LOW, laplace_quantile, mochi, place, ramp
+from .over import over
 
 
 def test_options_reach_the_formula():
@@ -30,13 +31,13 @@ def test_options_reach_the_formula():
     np.testing.assert_array_equal(beta57.t, beta.t)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, grid in GRIDS.items() if grid.options))
+@over("name", sorted(name for name, grid in GRIDS.items() if grid.options))
 def test_options_by_default_are_the_listed_ones(name):
     np.testing.assert_array_equal(place(name, 9).t, place(name, 9, grid_options=dict(GRIDS[name].options)).t)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
+@over(
+    "name, options, message",
     [
         ("karras", {"roh": 7}, "no option 'roh'; it has rho"),
         ("laplace", {"rho": 7}, "no option 'rho'; it has mu, beta"),
@@ -57,7 +58,7 @@ def test_options_that_cannot_work(name, options, message):
             check_grid_options({"grid": name, "grid_options": options})
 
 
-@pytest.mark.parametrize("name", [name for name in DEFINITIONS if name != "ddim_uniform"])
+@over("name", [name for name in DEFINITIONS if name != "ddim_uniform"])
 def test_discarding_the_penultimate_sigma(name):
     """ComfyUI for dpm_2, dpm_2_a, uni_pc; AUTOMATIC1111 for DPM2, DPM2 a, 3M SDE: sigmas of n + 1 steps, and cut."""
     for n in COUNTS:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sd_ext.schedulers import registry
 
 from .conftest import SD
 from .mixture import run_table
+from .over import over
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -36,20 +35,20 @@ COMFYUI_GRIDS = "simple sgm_uniform karras exponential ddim_uniform beta normal 
 NAMES = [*(name.strip() for name in A1111.split(";")), *COMFYUI.split()]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@over("name", NAMES)
 def test_every_name_of_other_programs_is_a_sampler(name):
     scheduler = sd_ext.make_scheduler(name)
     scheduler.set_timesteps(8)
     assert len(scheduler.timesteps) == 8
 
 
-@pytest.mark.parametrize("grid", COMFYUI_GRIDS.split())
+@over("grid", COMFYUI_GRIDS.split())
 def test_every_grid_of_comfyui_follows_a_name(grid):
     scheduler = sd_ext.make_scheduler(f"euler_ancestral {grid}")
     assert scheduler.config["grid"] == grid
 
 
-@pytest.mark.parametrize("name", ["dpm_adaptive", "DPM adaptive", "euler_cfg_pp", "DDIM CFG++", "Euler SMEA Dy"])
+@over("name", ["dpm_adaptive", "DPM adaptive", "euler_cfg_pp", "DDIM CFG++", "Euler SMEA Dy"])
 def test_what_cannot_be_a_table_says_why(name):
     with pytest.raises(InputError, match="cannot be a Diffusers scheduler: it "):
         sd_ext.make_scheduler(name)
@@ -84,7 +83,7 @@ def solver_levels(scheduler):
     return levels.ratio[:-1][stage == 0]
 
 
-@pytest.mark.parametrize("name, program", DROPPED + KEPT)
+@over("name, program", DROPPED + KEPT)
 def test_the_last_sigma_but_one(name, program):
     """Left out where that program leaves it out, so that the steps are the ones it takes."""
     scheduler = sd_ext.make_scheduler(name, SD, like=program, grid="karras")
@@ -106,7 +105,7 @@ def test_programs_bring_their_grid():
         sd_ext.make_scheduler("euler", like="comfy")
 
 
-@pytest.mark.parametrize("before", ["dpm++ 2m sde heun", "dpm++ 3m exact", "unipc 3 bh1", "euler churn", "seeds-2"])
+@over("before", ["dpm++ 2m sde heun", "dpm++ 3m exact", "unipc 3 bh1", "euler churn", "seeds-2"])
 def test_a_name_goes_before_what_another_sampler_left_in_the_config(before):
     """Swapping to and fro is the same as making the sampler for the model at once."""
     config = {**SD, "prediction_type": "v_prediction", "clip_sample": False}
@@ -170,40 +169,7 @@ def test_the_documented_plugin_is_a_sampler_of_its_order(plugin, schedule, mixtu
     assert -np.polyfit(np.log([40, 80, 160]), np.log(errors), 1)[0] == pytest.approx(2, abs=0.2)
 
 
-PLUGIN = """
-import pickle, sys
-sys.path.insert(0, sys.argv[1])
-import sd_ext
-scheduler = sd_ext.make_scheduler("ralston karras")
-scheduler.set_timesteps(6)
-print(type(scheduler).__module__, len(scheduler.timesteps), sd_ext.list_samplers()[-1].name)
-assert type(pickle.loads(pickle.dumps(scheduler))) is type(scheduler)
-
-from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
-blocks = {"block_out_channels": (4,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-unet = UNet2DModel(sample_size=8, norm_num_groups=2, layers_per_block=1, attention_head_dim=2, **blocks)
-DDPMPipeline(unet, scheduler).save_pretrained(sys.argv[1] + "/pipe")
-loaded = DiffusionPipeline.from_pretrained(sys.argv[1] + "/pipe").scheduler
-assert type(loaded) is type(scheduler) and loaded.config["grid"] == "karras"
-"""
-
-
-def test_an_installed_plugin_is_one_name_away_and_its_pipelines_load(tmp_path):
-    """A package as pip leaves it: a module, and metadata with the entry point of the documentation."""
-    page = (DOCS / "plugins.md").read_text()
-    (code,) = re.findall(r"^```python\n(# ralston.py.*?)^```", page, re.M | re.S)
-    (toml,) = re.findall(r"^```toml\n.*?\n(.*?)^```", page, re.M | re.S)
-    (tmp_path / "ralston.py").write_text(code)
-    info = tmp_path / "ralston-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ralston\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sd_ext.samplers]\n" + toml.replace('"', ""))
-    done = subprocess.run([sys.executable, "-c", PLUGIN, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["ralston", "6", "ralston"]
-
-
-@pytest.mark.parametrize("value", [42, [sd_ext.list_samplers], sd_ext.SamplerInfo("x", dict, 1, "none")])
+@over("value", [42, [sd_ext.list_samplers], sd_ext.SamplerInfo("x", dict, 1, "none")])
 def test_a_broken_plugin_is_reported_and_left_out(plugin, value):
     plugin(value)
     with pytest.warns(UserWarning, match="somewhere:SAMPLER"):

@@ -9,10 +9,11 @@ from sd_ext.schedulers import NoiseSchedule
 from sd_ext.schedulers.schedule import BETAS
 
 from .conftest import SD
+from .over import over
 
 
-@pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
-@pytest.mark.parametrize("zero_snr", [False, True])
+@over("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+@over("zero_snr", [False, True])
 def test_alphas_equal_diffusers(name, zero_snr):
     config = {**SD, "beta_schedule": name, "rescale_betas_zero_snr": zero_snr}
     theirs = diffusers.DDPMScheduler(**config).alphas_cumprod.double().sqrt().numpy()
@@ -41,8 +42,8 @@ def test_between_timesteps_log_sigma_is_linear(schedule):
     assert between.alpha[0] ** 2 + between.sigma[0] ** 2 == pytest.approx(1, abs=1e-14)
 
 
-@pytest.mark.parametrize("zero_snr", [False, True])
-@pytest.mark.parametrize("flow", [False, True])
+@over("zero_snr", [False, True])
+@over("flow", [False, True])
 def test_lambda_and_timestep_are_inverse(zero_snr, flow):
     config = {**SD, "rescale_betas_zero_snr": zero_snr, **({"prediction_type": "flow_prediction"} if flow else {})}
     schedule = NoiseSchedule.from_config(config)
@@ -59,7 +60,7 @@ def test_flow_is_a_straight_line():
     np.testing.assert_allclose(levels.alpha + levels.sigma, 1)
 
 
-@pytest.mark.parametrize(
+@over(
     "config, says",
     [
         ({"beta_schedule": "scaled_lineer"}, "scaled_linear"),

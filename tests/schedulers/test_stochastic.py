@@ -1,4 +1,6 @@
-"""Stochastic samplers reproduce the mixture's moments within sampling error; their limits are their twins."""
+"""Stochastic samplers reproduce the data's moments: those of one Gaussian to rounding, with an error that falls as it
+must, those of a mixture within sampling error. Their limits are their twins.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,12 @@ import sd_ext
 from sd_ext.schedulers.samplers.ddpm import ddpm
 from sd_ext.schedulers.samplers.dpm_solver import multistep
 from sd_ext.schedulers.samplers.first_order import first_order
+from sd_ext.schedulers.table import Table
 
 from .conftest import SD
+from .gaussian import error
 from .mixture import run_table
-
-SAMPLES = 12_000
+from .over import over
 
 
 def check_moments(samples, mixture, levels, bias=0.0):
@@ -32,6 +35,23 @@ def table_of(name, levels, **options):
     return scheduler._table(scheduler._explicit_stages(levels), 0.0)
 
 
+def in_lambda(schedule, steps):
+    """Even steps in lambda from the most noise of Stable Diffusion to little."""
+    return schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, steps + 1))
+
+
+def check_weak_order(make, schedule, order, *, steps=96):
+    """The moments' error on a Gaussian is small and falls with the steps, as their number to the power `order`.
+
+    Args:
+        make: levels -> table.
+        order: 1, or 2 for two and above: to what power tables of higher orders still have it.
+    """
+    coarse, fine = (error(make(in_lambda(schedule, n))) for n in (steps, 2 * steps))
+    assert coarse < {1: 6.0, 2: 1.2}[order] / steps
+    assert fine < 1e-5 or np.log2(coarse / fine) > {1: 0.85, 2: 1.55}[order]
+
+
 def has_moments(info) -> bool:
     """Stochastic, and solving the SDE: consistency models do not."""
     return info.stochastic and info.order is not None
@@ -43,45 +63,59 @@ STRENGTHS = [
 ]
 
 
-@pytest.mark.parametrize("name, eta", STRENGTHS)
-def test_moments_of_every_stochastic_sampler(name, eta, schedule, mixture):
-    """At full strength and, where it has one, at a weak one."""
-    steps = 96 // int(STOCHASTIC[name].calls)
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, steps + 1))
+def with_strength(name, eta, levels):
     made = table_of(name, levels, **({} if eta is None else {"eta": eta}))
     assert made.stochastic
-    x = mixture.sample(8_000, levels.alpha[0], levels.sigma[0], seed=11)
-    check_moments(run_table(made, mixture, x, seed=12), mixture, levels, bias=2.0 / steps)
+    return made
+
+
+@over("name, eta", STRENGTHS)
+def test_moments_of_every_stochastic_sampler(name, eta, schedule):
+    """At full strength and, where it has one, at a weak one."""
+    steps = 96 // int(STOCHASTIC[name].calls)
+    order = min(STOCHASTIC[name].order, 2)
+    check_weak_order(lambda levels: with_strength(name, eta, levels), schedule, order, steps=steps)
+
+
+@over("name, eta", [("euler a", 1.0), ("dpm++ 2m sde", 1.0), ("dpm++ sde", 0.3)], full=STRENGTHS)
+def test_moments_of_a_mixture(name, eta, schedule, mixture):
+    """Where predictions are not linear, by sampling."""
+    steps = 96 // int(STOCHASTIC[name].calls)
+    levels = in_lambda(schedule, steps)
+    x = mixture.sample(5_000, levels.alpha[0], levels.sigma[0], seed=11)
+    end = run_table(with_strength(name, eta, levels), mixture, x, seed=12)
+    check_moments(end, mixture, levels, bias=2.0 / steps)
 
 
 CASES = {
-    "ddim eta 0.3": (lambda levels: first_order(levels, eta=0.3), 100),
-    "dpm++ 2m sde heun, few steps": (lambda levels: multistep(levels, 2, "sde-dpmsolver++", "heun"), 30),
-    "sde-dpm-solver 1": (lambda levels: multistep(levels, 1, "sde-dpmsolver"), 200),
+    "ddim eta 0.3": (lambda levels: first_order(levels, eta=0.3), 1),
+    "dpm++ 2m sde heun": (lambda levels: multistep(levels, 2, "sde-dpmsolver++", "heun"), 2),
+    "sde-dpm-solver 1": (lambda levels: multistep(levels, 1, "sde-dpmsolver"), 1),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_moments(name, schedule, mixture):
-    table, steps = CASES[name]
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, steps + 1))
-    x = mixture.sample(SAMPLES, levels.alpha[0], levels.sigma[0], seed=11)
-    made = table(levels)
-    assert made.stochastic
-    check_moments(run_table(made, mixture, x, seed=12), mixture, levels, bias=2.0 / steps)
+@over("name", CASES)
+def test_moments(name, schedule):
+    make, order = CASES[name]
+    assert make(in_lambda(schedule, 8)).stochastic
+    check_weak_order(make, schedule, order)
 
 
 def test_moments_would_notice_missing_noise(schedule, mixture):
-    """The check has teeth: an ancestral table without its noise fails it."""
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, 201))
-    x = mixture.sample(SAMPLES, levels.alpha[0], levels.sigma[0], seed=11)
-    from sd_ext.schedulers.table import Table
+    """The checks have teeth: an ancestral table without its noise, or with a tenth less, fails them."""
 
-    table = first_order(levels, eta=1.0)
-    rows = table.rows.copy()
-    rows[:, :, -1] = 0
+    def quiet(levels, kept=0.0):
+        rows = first_order(levels, eta=1.0).rows.copy()
+        rows[:, :, -1] *= kept
+        return Table(levels, rows, "x0", "mean")
+
+    for kept in (0.0, 0.9):
+        with pytest.raises(AssertionError):
+            check_weak_order(lambda levels, kept=kept: quiet(levels, kept), schedule, 1)
+    levels = in_lambda(schedule, 100)
+    x = mixture.sample(5_000, levels.alpha[0], levels.sigma[0], seed=11)
     with pytest.raises(AssertionError):
-        check_moments(run_table(Table(levels, rows, "x0", "mean"), mixture, x), mixture, levels, bias=0.01)
+        check_moments(run_table(quiet(levels), mixture, x), mixture, levels, bias=0.02)
 
 
 def test_zero_eta_is_the_deterministic_twin(schedule):

@@ -16,6 +16,7 @@ from sd_ext.schedulers.schedule import Levels
 
 from ..conftest import SD
 from ..mixture import Mixture, run_table
+from ..over import over
 from ..test_parity import assert_close, both, sample
 
 
@@ -28,13 +29,13 @@ def levels(schedule):
 # ---- the rows ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("one, other", [("ipndm", "plms"), ("ipndm-v", "lms")])
+@over("one, other", [("ipndm", "plms"), ("ipndm-v", "lms")])
 def test_two_names_of_the_same_rows(one, other, levels):
     rows = [sd_ext.make_scheduler(name, SD)._table(levels, 0.0).rows for name in (one, other)]
     np.testing.assert_array_equal(*rows)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@over("order", [1, 2, 3, 4])
 def test_fixed_weights_are_the_variable_ones_where_steps_are_equal(order, schedule):
     levels = schedule.at_lambda(-np.log(np.linspace(9.0, 0.5, 12)))
     np.testing.assert_allclose(
@@ -68,7 +69,7 @@ def transfer(x, eps, now, then):
     return np.sqrt(then / now) * x - (then - now) / scale * eps
 
 
-@pytest.mark.parametrize("calls", [13, 20, 9, 5])
+@over("calls", [13, 20, 9, 5])
 def test_pndm_is_algorithm_2(calls, schedule, mixture):
     scheduler = sd_ext.make_scheduler("pndm", SD)
     scheduler.set_timesteps(calls)
@@ -104,7 +105,7 @@ def test_pndm_is_algorithm_2(calls, schedule, mixture):
 # ---- where the calls of PNDM fall --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("calls", [*range(1, 20), 50])
+@over("calls", [*range(1, 20), 50])
 def test_pndm_makes_as_many_calls_as_asked(calls):
     """As many starting steps, up to three, as leave a plain one: from 13 calls on all three."""
     scheduler = sd_ext.make_scheduler("pndm", SD)
@@ -127,7 +128,7 @@ def test_custom_timesteps_are_those_of_the_steps():
     assert scheduler.timesteps.tolist() == [900]
 
 
-@pytest.mark.parametrize("begin", range(14))
+@over("begin", range(14))
 def test_pndm_from_any_call_on(begin, mixture):
     """A start inside a starting step walks to its end by first-order steps; the history begins after it."""
     scheduler = sd_ext.make_scheduler("pndm", SD)
@@ -171,7 +172,7 @@ def test_pndm_holds_on_to_what_its_start_needs():
 # ---- Diffusers -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [4, 10, 20, 50])
+@over("steps", [4, 10, 20, 50])
 def test_pndm_with_its_start(steps):
     """n steps of Diffusers' PNDM are n + 9 calls, which is what ours counts."""
     theirs, ours = both("PNDMScheduler", steps_offset=1)
@@ -240,7 +241,7 @@ def released(t, i, order, *, corrected):
     )
 
 
-@pytest.mark.parametrize("order", [3, 4])
+@over("order", [3, 4])
 def test_ipndm_v_is_the_published_derivation(order, levels):
     table = exponential_adams(levels, order, "rho")
     for i in range(3, table.calls):
@@ -268,7 +269,7 @@ def test_deviation_ipndm_v_has_the_weights_of_its_derivation(levels):
 # ---- options -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@over(
     "name, option, value, allowed",
     [
         ("ipndm", "max_order", 5, r"\(1, 2, 3, 4\)"),
@@ -282,8 +283,8 @@ def test_bad_options(name, option, value, allowed):
         sd_ext.make_scheduler(name, SD, **{option: value})
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", ["ipndm", "ipndm-v"])
+@over("order", [1, 2, 3, 4])
+@over("name", ["ipndm", "ipndm-v"])
 def test_max_order_bounds_the_history(name, order):
     scheduler = sd_ext.make_scheduler(name, SD, max_order=order)
     scheduler.set_timesteps(10)

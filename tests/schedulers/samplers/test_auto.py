@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 import sd_ext
 
 from ..conftest import SD
+from ..over import over
 
 TWINS = [
     (7.5, 8, "dpm++ 2s lambda_uniform"),
@@ -19,7 +19,7 @@ TWINS = [
 ]
 
 
-@pytest.mark.parametrize("guidance, calls, twin", TWINS)
+@over("guidance, calls, twin", TWINS)
 def test_auto_is_its_twin(guidance, calls, twin):
     ours = sd_ext.make_scheduler("auto", SD, guidance_scale=guidance)
     other = sd_ext.make_scheduler(twin, SD)
@@ -29,7 +29,7 @@ def test_auto_is_its_twin(guidance, calls, twin):
     np.testing.assert_array_equal(ours.table().rows, other.table().rows)
 
 
-@pytest.mark.parametrize("config, grid", [({"grid": "ays"}, "ays"), ({"use_karras_sigmas": True}, "karras")])
+@over("config, grid", [({"grid": "ays"}, "ays"), ({"use_karras_sigmas": True}, "karras")])
 def test_a_named_grid_goes_before_its_own(config, grid):
     ours, other = sd_ext.make_scheduler("auto", {**SD, **config}), sd_ext.make_scheduler("dpm++ 2s", SD, grid=grid)
     for scheduler in (ours, other):

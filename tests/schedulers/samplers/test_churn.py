@@ -14,7 +14,8 @@ from sd_ext.schedulers.samplers.first_order import first_order
 
 from ..conftest import SD
 from ..mixture import run_table
-from ..test_stochastic import check_moments, table_of
+from ..over import over
+from ..test_stochastic import check_weak_order, table_of
 
 GAMMA_MAX = np.sqrt(2) - 1
 
@@ -33,9 +34,9 @@ def edm(y, sigmas, hats, denoise, normal, *, heun, s_noise=1.0):
     return y
 
 
-@pytest.mark.parametrize("s_noise", [1.0, 1.007])
-@pytest.mark.parametrize("s_churn, s_tmin, s_tmax", [(3.0, 0.0, np.inf), (100.0, 0.0, np.inf), (2.0, 0.3, 6.0)])
-@pytest.mark.parametrize("name", ["euler", "heun"])
+@over("s_noise", [1.0, 1.007])
+@over("s_churn, s_tmin, s_tmax", [(3.0, 0.0, np.inf), (100.0, 0.0, np.inf), (2.0, 0.3, 6.0)])
+@over("name", ["euler", "heun"])
 def test_is_algorithm_2(name, s_churn, s_tmin, s_tmax, s_noise, mixture):
     steps = 9
     options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise, "sigma_max": 9.0}
@@ -65,8 +66,8 @@ def test_is_algorithm_2(name, s_churn, s_tmin, s_tmax, s_noise, mixture):
     assert table.preserves == ("marginal" if s_noise == 1 else "mean")
 
 
-@pytest.mark.parametrize("grid", [None, "karras", "lambda_uniform"])
-@pytest.mark.parametrize("name", ["euler", "heun"])
+@over("grid", [None, "karras", "lambda_uniform"])
+@over("name", ["euler", "heun"])
 def test_no_churn_is_the_plain_sampler_to_the_bit(name, grid):
     plain = sd_ext.make_scheduler(name, SD, grid=grid)
     for options in ({"s_churn": 0.0}, {"s_churn": 10.0, "s_tmin": 1e6}):
@@ -82,21 +83,18 @@ def test_without_churn_euler_is_the_first_order_step(schedule):
     np.testing.assert_array_equal(table_of("euler", levels).rows, first_order(levels).rows)
 
 
-@pytest.mark.parametrize("s_churn", [1.0, 12.0])
-@pytest.mark.parametrize("name", ["euler churn", "heun churn"])
-def test_moments_at_weak_and_strong_churn(name, s_churn, schedule, mixture):
-    steps = 120 if name == "euler churn" else 50
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, steps + 1))
-    made = table_of(name, levels, s_churn=s_churn)
-    x = mixture.sample(8_000, made.levels.alpha[0], made.levels.sigma[0], seed=11)
-    check_moments(run_table(made, mixture, x, seed=12), mixture, levels, bias=3.0 / steps)
+@over("s_churn", [1.0, 12.0])
+@over("name", ["euler churn", "heun churn"])
+def test_moments_at_weak_and_strong_churn(name, s_churn, schedule):
+    order = 1 if name == "euler churn" else 2
+    check_weak_order(lambda levels: table_of(name, levels, s_churn=s_churn), schedule, order)
 
 
-@pytest.mark.parametrize("s_churn", [0.5, 20.0, 1e6])
-@pytest.mark.parametrize("grid", ["linspace", "karras", "beta", "trailing", "ays"])
+@over("s_churn", [0.5, 20.0, 1e6])
+@over("grid", ["linspace", "karras", "beta", "trailing", "ays"])
 def test_levels_fall_and_stay_within_the_trained_range(grid, s_churn):
     scheduler = sd_ext.make_scheduler("euler churn", SD, grid=grid, s_churn=s_churn, s_tmin=0.1, s_tmax=5.0)
-    for calls in (1, 2, 3, 20, 200):
+    for calls in (1, 2, 3, 20):
         scheduler.set_timesteps(calls)
         ratio = scheduler.levels.ratio
         assert np.all(np.diff(ratio) < 0)
@@ -121,7 +119,7 @@ def test_the_network_is_told_the_raised_level():
     np.testing.assert_allclose(told, scheduler.sigmas[:-2], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["euler churn", "heun churn"])
+@over("name", ["euler churn", "heun churn"])
 def test_a_start_at_every_call(name):
     scheduler = sd_ext.make_scheduler(name, SD, s_churn=8.0)
     scheduler.set_timesteps(9)
@@ -139,7 +137,7 @@ def test_step_takes_diffusers_arguments_where_they_agree():
     assert scheduler.step_index == 1
 
 
-@pytest.mark.parametrize("option", ["s_churn", "s_tmin", "s_tmax", "s_noise"])
+@over("option", ["s_churn", "s_tmin", "s_tmax", "s_noise"])
 def test_bad_options_are_refused(option):
     with pytest.raises(InputError, match=f"{option} must be"):
         sd_ext.make_scheduler("euler churn", SD, **{option: -1.0})

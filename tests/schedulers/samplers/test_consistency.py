@@ -17,6 +17,7 @@ from sd_ext.schedulers.samplers.first_order import first_order
 from sd_ext.schedulers.schedule import ZERO
 
 from ..conftest import SD
+from ..over import over
 from ..test_parity import assert_close, both, network
 
 
@@ -44,8 +45,8 @@ SETUPS = [
 ]
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("set_up", SETUPS, ids=str)
+@over("prediction", ["epsilon", "v_prediction", "sample"])
+@over("set_up", SETUPS)
 def test_lcm_is_diffusers(set_up, prediction):
     theirs, ours = both("LCMScheduler", prediction_type=prediction)
     a, b = run(ours, dict(set_up)), None
@@ -59,7 +60,7 @@ def test_lcm_is_diffusers(set_up, prediction):
         assert_close(mine, other)
 
 
-@pytest.mark.parametrize("scaling", [0.01, 0.1, 1.0])
+@over("scaling", [0.01, 0.1, 1.0])
 def test_the_boundary_condition_is_diffusers(scaling):
     theirs, ours = both("LCMScheduler", timestep_scaling=scaling)
     assert_close(run(ours, {"timesteps": [999, 400, 30, 3]})[0], run(theirs, {"timesteps": [999, 400, 30, 3]})[0])
@@ -79,8 +80,8 @@ def jump(scheduler, set_up, eta):
     return x
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("set_up", [s for s in SETUPS if s != SETUPS[-1]], ids=str)
+@over("eta", [0.0, 0.3, 1.0])
+@over("set_up", [s for s in SETUPS if s != SETUPS[-1]])
 def test_tcd_is_diffusers(set_up, eta):
     """With the end that Diffusers' TCD has, t = 0; see test_deviation_tcd_ends_clean."""
     theirs = diffusers.TCDScheduler(**SD)
@@ -114,15 +115,15 @@ def sample_exactly(table, target, seed):
     return x
 
 
-@pytest.mark.parametrize("calls", [1, 2, 4, 16])
+@over("calls", [1, 2, 4, 16])
 def test_lcm_samples_exactly_from_the_consistency_function(calls, schedule):
     levels = schedule.at(np.linspace(999, 100, calls)).then(ZERO)
     ends = sample_exactly(lcm(levels), lambda _: (1.0, 0.0), seed=calls)
     assert kstest(ends, norm(MEAN, STD).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("calls", [1, 2, 4, 16])
+@over("eta", [0.0, 0.3, 0.7, 1.0])
+@over("calls", [1, 2, 4, 16])
 def test_tcd_samples_exactly_from_the_trajectory_function(calls, eta):
     """gamma-sampling at weak and strong stochasticity."""
     scheduler = sd_ext.TCDScheduler(**SD, eta=eta)
@@ -160,7 +161,7 @@ def test_the_boundary_condition_hardly_matters_where_lcm_was_trained():
     assert 0 < np.abs(rows[0] - rows[1]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["lcm", "tcd"])
+@over("name", ["lcm", "tcd"])
 def test_the_last_step_is_clean_from_every_start(name):
     scheduler = sd_ext.make_scheduler(name)
     for calls in (1, 2, 3, 8):
@@ -192,7 +193,7 @@ def test_latent_consistency_pipelines(tiny_pipeline):
     assert pipe.scheduler.timesteps.tolist() == [499, 379, 259, 139]
 
 
-@pytest.mark.parametrize(
+@over(
     "arguments, says",
     [
         ({"num_inference_steps": 4, "original_inference_steps": 2000}, "original_inference_steps must be 1 to 1000"),
@@ -203,7 +204,6 @@ def test_latent_consistency_pipelines(tiny_pipeline):
         ({"num_inference_steps": 2.5, "strength": 0.5}, "whole number"),
         ({}, "exactly one"),
     ],
-    ids=str,
 )
 def test_bad_runs_are_refused_and_the_old_one_stays(arguments, says):
     scheduler = sd_ext.LCMScheduler(**SD)
@@ -213,7 +213,7 @@ def test_bad_runs_are_refused_and_the_old_one_stays(arguments, says):
     assert scheduler.timesteps.tolist() == [999, 759, 499, 259]
 
 
-@pytest.mark.parametrize(
+@over(
     "name, option, value",
     [("lcm", "timestep_scaling", 0.0), ("lcm", "original_inference_steps", 0), ("tcd", "eta", 1.5)],
 )

@@ -18,6 +18,7 @@ from sd_ext.schedulers.samplers.flow import flow_heun
 from sd_ext.schedulers.schedule import ZERO, NoiseSchedule
 
 from ..mixture import run_table
+from ..over import over
 from ..test_parity import assert_close, network
 
 EULER, HEUN = "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"
@@ -51,8 +52,8 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 28])
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@over("steps", [1, 2, 5, 28])
+@over("config", CONFIGS)
 def test_euler_is_diffusers(config, steps):
     theirs, ours = both(EULER, **config)
     if steps == 1 and config.get("shift_terminal"):
@@ -63,8 +64,8 @@ def test_euler_is_diffusers(config, steps):
     assert_close(a, b)
 
 
-@pytest.mark.parametrize("kind", ["exponential", "linear"])
-@pytest.mark.parametrize("terminal", [None, 0.02])
+@over("kind", ["exponential", "linear"])
+@over("terminal", [None, 0.02])
 def test_dynamic_shifting_is_diffusers(kind, terminal):
     """As Flux calls it: its own sigmas, and mu from the picture's size."""
     theirs, ours = both(EULER, **FLUX, time_shift_type=kind, shift_terminal=terminal)
@@ -73,7 +74,7 @@ def test_dynamic_shifting_is_diffusers(kind, terminal):
         torch.testing.assert_close(ours.timesteps.float(), theirs.timesteps.float(), atol=1e-2, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
+@over(
     "set_up",
     [
         {"sigmas": [1.0, 0.6, 0.2]},
@@ -81,7 +82,6 @@ def test_dynamic_shifting_is_diffusers(kind, terminal):
         {"sigmas": [1.0, 0.6, 0.2], "timesteps": [999.0, 400.0, 50.0]},
         {"sigmas": [0.9, 0.3], "num_inference_steps": 2},
     ],
-    ids=str,
 )
 def test_explicit_schedules_are_diffusers(set_up):
     """Also what the network is told apart from the sigma that is stepped."""
@@ -90,8 +90,8 @@ def test_explicit_schedules_are_diffusers(set_up):
     torch.testing.assert_close(ours.timesteps.float(), theirs.timesteps.float(), atol=1e-2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+@over("shift", [1.0, 3.0])
+@over("steps", [1, 2, 5, 20])
 def test_heun_is_diffusers(steps, shift):
     """n steps of Diffusers' Heun are 2n - 1 calls, which is what ours counts."""
     theirs, ours = both(HEUN, shift=shift)
@@ -126,7 +126,7 @@ def flow_levels(n):
     return flow.at(1000 * np.linspace(1, 1 / n, n)).then(ZERO)
 
 
-@pytest.mark.parametrize("name, order", [("flow euler", 1), ("flow heun", 2)])
+@over("name, order", [("flow euler", 1), ("flow heun", 2)])
 def test_order_on_the_flow_path_from_pure_noise(name, order, mixture):
     """From alpha = 0 itself, against a very fine run; on the variance-preserving path see test_orders."""
     flow, scheduler = NoiseSchedule.flow_matching(1000), sd_ext.make_scheduler(name)
@@ -180,7 +180,7 @@ def test_models_of_the_other_kind():
     np.testing.assert_array_equal(euler.table().rows, plain.table().rows)
 
 
-@pytest.mark.parametrize("cls", [sd_ext.FlowMatchEulerDiscreteScheduler, sd_ext.FlowMatchHeunDiscreteScheduler])
+@over("cls", [sd_ext.FlowMatchEulerDiscreteScheduler, sd_ext.FlowMatchHeunDiscreteScheduler])
 def test_from_diffusers_configs(cls):
     for theirs in (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), diffusers.FlowMatchHeunDiscreteScheduler()):
         ours = cls.from_config(theirs.config)
@@ -225,7 +225,7 @@ def test_threads_do_not_share_mu():
         scheduler.set_timesteps(6)
 
 
-@pytest.mark.parametrize(
+@over(
     "arguments, says",
     [
         ({}, "exactly one"),
@@ -238,7 +238,6 @@ def test_threads_do_not_share_mu():
         ({"timesteps": [1500.0]}, "at most at 1"),
         ({"sigmas": [float("nan")]}, "finite"),
     ],
-    ids=str,
 )
 def test_bad_runs_are_refused_and_the_old_one_stays(arguments, says):
     scheduler = sd_ext.FlowMatchEulerDiscreteScheduler()
@@ -249,7 +248,7 @@ def test_bad_runs_are_refused_and_the_old_one_stays(arguments, says):
     assert scheduler.timesteps.tolist() == before
 
 
-@pytest.mark.parametrize(
+@over(
     "option, value",
     [("time_shift_type", "cubic"), ("invert_sigmas", True), ("shift", 0.0), ("shift_terminal", 1.5)],
 )

@@ -21,10 +21,12 @@ from sd_ext.schedulers.samplers.sa_solver import sa_solver
 from sd_ext.schedulers.samplers.unipc import unipc
 
 from ..conftest import SD
-from ..mixture import Mixture, run_table
+from ..gaussian import error
+from ..mixture import run_table
+from ..over import over
 from ..test_orders import COUNTS, graded
 from ..test_parity import assert_close, both, network, sample
-from ..test_stochastic import SAMPLES, check_moments
+from ..test_stochastic import check_weak_order, in_lambda
 
 HALVES = ("bh1", "bh2")
 UNIPC, SA = "UniPCMultistepScheduler", "SASolverScheduler"
@@ -66,24 +68,24 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize("calls", [1, 2, 5, 20])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("config", SAME, ids=str)
+@over("calls", [2, 11], full=[1, 2, 5, 20])
+@over("spacing", ["leading", "trailing"], full=["leading", "trailing", "linspace"])
+@over("config", SAME)
 def test_unipc_samples_as_diffusers(config, spacing, calls):
     theirs, ours = both(UNIPC, **config, timestep_spacing=spacing, steps_offset=1 if spacing == "leading" else 0)
     assert_close(sample(ours, calls), sample(theirs, calls))
 
 
-@pytest.mark.parametrize("calls", [2, 5, 20])
-@pytest.mark.parametrize("flag", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+@over("calls", [2, 5, 20])
+@over("flag", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
 def test_unipc_on_diffusers_other_grids(flag, calls):
     theirs, ours = both(UNIPC, **{flag: True}, solver_order=3)
     assert_close(sample(ours, calls), sample(theirs, calls))
 
 
-@pytest.mark.parametrize("predict_x0", [True, False])
-@pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@over("predict_x0", [True, False])
+@over("half", HALVES)
+@over("order", [1, 2, 3, 4])
 def test_unipc_is_diffusers_arithmetic_in_float64(order, half, predict_x0):
     """Given the same float64 sigmas, Diffusers' corrected and predicted samples come out of one row a call."""
     theirs, ours = both(
@@ -106,7 +108,7 @@ def test_deviation_unipc_bh1_ends_clean():
     assert torch.isfinite(sample(ours, 8)).all()
 
 
-@pytest.mark.parametrize("config", [{"predict_x0": False}, {"lower_order_final": False}], ids=str)
+@over("config", [{"predict_x0": False}, {"lower_order_final": False}])
 def test_deviation_unipc_ends_clean_whatever_its_options(config):
     """Diffusers takes steps of infinite length to sigma = 0 at full order or on eps: NaN. Ours are first order."""
     theirs, ours = both(UNIPC, **config)
@@ -114,12 +116,12 @@ def test_deviation_unipc_ends_clean_whatever_its_options(config):
     assert torch.isfinite(sample(ours, 8)).all()
 
 
-@pytest.mark.parametrize("basis", ["x0", "eps"])
-@pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@over("basis", ["x0", "eps"])
+@over("half", HALVES)
+@over("order", [1, 2, 3, 4])
 def test_unipc_converges_one_order_higher(order, half, basis, schedule, mixture):
     slope = slope_of(lambda at: unipc(at, order, half, basis, lower_order_final=False), schedule, mixture)
-    assert slope == pytest.approx(order + 1, abs=0.45 if order == 4 else 0.25)
+    assert slope == pytest.approx(order + 1, abs=0.5 if order == 4 else 0.25)
 
 
 def test_without_its_corrector_unipc_loses_the_order(schedule, mixture):
@@ -150,7 +152,7 @@ def test_unipc_from_other_families_configs():
     assert (ours.config["solver_type"], ours.config["solver_order"]) == ("bh2", 3)
 
 
-@pytest.mark.parametrize(
+@over(
     "options, says",
     [
         ({"solver_order": 5}, "solver_order must be one of .*got 5"),
@@ -165,7 +167,7 @@ def test_unipc_refuses(options, says):
         sd_ext.UniPCMultistepScheduler(**options)
 
 
-@pytest.mark.parametrize(
+@over(
     "name, options",
     [
         ("UniPC", (2, "bh2")),
@@ -197,17 +199,18 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("end", ["zero", "sigma_min"])
-@pytest.mark.parametrize("model", MODELS, ids=str)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_option_holds_its_invariants_on_every_model(options, model, end):
+@over("end", ["zero", "sigma_min"])
+@over("model", MODELS)
+@over("options", OPTIONS)
+@over("grids, counts", [(["linspace"], (1, 3, 9))], full=[(["linspace", "karras", "beta"], (1, 2, 3, 9))])
+def test_every_option_holds_its_invariants_on_every_model(grids, counts, options, model, end):
     """From every start: at birth a table shows that a known picture is found, in float64 also where alpha is 0."""
     cls, windowless = options["cls"], {"tau_start": 2000, "tau_end": -1} if options["cls"] == SA else {}
     rest = {name: value for name, value in options.items() if name != "cls"}
-    for grid in ("linspace", "karras", "beta"):
+    for grid in grids:
         settings = {**SD, **model, **rest, **windowless, "grid": grid, "final_sigmas_type": end}
         scheduler = getattr(sd_ext, cls)(**settings, lower_order_final=False)
-        for calls in (1, 2, 3, 9):
+        for calls in counts:
             scheduler.set_timesteps(calls)
             for begin in range(calls):
                 assert scheduler.table(begin).calls == calls - begin
@@ -223,8 +226,8 @@ def integral(kernel, nodes, which):
     return kernel.scale * weighted[0]
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("nodes", [(0.0,), (0.0, -0.8), (1.0, 0.0, -0.8), (1.0, 0.0, -0.8, -2.1)], ids=str)
+@over("tau", [0.0, 0.3, 1.0])
+@over("nodes", [(0.0,), (0.0, -0.8), (1.0, 0.0, -0.8), (1.0, 0.0, -0.8, -2.1)])
 def test_adams_weights_are_the_papers_integrals(nodes, tau, schedule):
     """arXiv 2309.05019, eq. 15 and 18, by numerical quadrature."""
     kernel = Kernel.of(schedule.at_lambda([-0.4, 0.3]), 0, 1, "x0", eta=tau**2)
@@ -232,9 +235,9 @@ def test_adams_weights_are_the_papers_integrals(nodes, tau, schedule):
     np.testing.assert_allclose(adams(kernel, nodes), expected, atol=1e-11)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("algorithm", ["data_prediction", "noise_prediction"])
+@over("order", [1, 2, 3, 4])
+@over("tau", [0.0, 0.6, 1.0])
+@over("algorithm", ["data_prediction", "noise_prediction"])
 def test_diffusers_integrals_are_ours(algorithm, tau, order, schedule):
     """Diffusers' closed forms in float64, before its change of order 2."""
     theirs = diffusers.SASolverScheduler(**SD, algorithm_type=algorithm)
@@ -252,10 +255,10 @@ def test_diffusers_integrals_are_ours(algorithm, tau, order, schedule):
     np.testing.assert_allclose(kernel.interpolate(s), [scale * float(v) for v in integrals], rtol=1e-8)
 
 
-@pytest.mark.parametrize("calls", [1, 2, 5, 20])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("tau", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("orders", [(1, 1), (2, 2), (3, 3), (3, 4)])
+@over("calls", [2, 11], full=[1, 2, 5, 20])
+@over("spacing", ["leading"], full=["leading", "trailing", "linspace"])
+@over("tau", [0.0, 0.4, 1.0])
+@over("orders", [(1, 1), (2, 2), (3, 3), (3, 4)])
 def test_sa_solver_samples_as_diffusers(orders, tau, spacing, calls):
     """With its order 2, and down to the least noise of training, where Diffusers always stops."""
     config = {**SD, "predictor_order": orders[0], "corrector_order": orders[1], "timestep_spacing": spacing}
@@ -265,7 +268,7 @@ def test_sa_solver_samples_as_diffusers(orders, tau, spacing, calls):
     assert_close(sample(ours, calls, **options), sample(theirs, calls, **options), 3e-4)
 
 
-@pytest.mark.parametrize("tau", [0.0, 1.0])
+@over("tau", [0.0, 1.0])
 def test_sa_solver_on_noise_predictions_samples_as_diffusers(tau):
     config = {**SD, "algorithm_type": "noise_prediction", "timestep_spacing": "trailing"}
     theirs = diffusers.SASolverScheduler(**config, tau_func=lambda t: tau)
@@ -311,7 +314,7 @@ def test_tau_is_a_window_of_timesteps():
     np.testing.assert_array_equal(table.rows[:, 0, -1] > 0, [theirs.tau_func(t) == 1 for t in table.levels.t[:-1]])
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@over("order", [1, 2, 3])
 def test_at_tau_zero_sa_solver_is_unipc(order, schedule):
     """UniPC's B(h) = h is the simplified order 2 of SA-Solver: the same table, eps included."""
     levels = graded(schedule, 12)
@@ -330,8 +333,8 @@ def test_first_order_limits(schedule):
     np.testing.assert_allclose(sa_solver(levels, 1, 0, 1.0).rows, first_order(levels, eta=1.0).rows, atol=1e-14)
 
 
-@pytest.mark.parametrize("pece", [False, True])
-@pytest.mark.parametrize("orders", [(1, 0), (2, 0), (3, 0), (1, 2), (2, 2), (2, 3), (3, 2), (3, 4)], ids=str)
+@over("pece", [False, True])
+@over("orders", [(2, 0), (1, 2), (3, 2), (3, 4)], full=[(1, 0), (2, 0), (3, 0), (1, 2), (2, 2), (2, 3), (3, 2), (3, 4)])
 def test_sa_solver_orders(orders, pece, schedule, mixture):
     """The corrector's, at most one more than the predictor's; without a corrector, the predictor's."""
 
@@ -348,33 +351,27 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("pece", [False, True])
-@pytest.mark.parametrize("tau", [0.3, 1.0])
-@pytest.mark.parametrize("name", CASES)
-def test_sa_solver_moments(name, tau, pece, schedule, mixture):
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, 101))
-    made = sa_solver(in_pairs(levels) if pece else levels, *CASES[name], tau)
-    assert made.stochastic
-    x = mixture.sample(SAMPLES, levels.alpha[0], levels.sigma[0], seed=11)
-    check_moments(run_table(made, mixture, x, seed=12), mixture, levels, bias=0.02)
+@over("pece", [False, True])
+@over("tau", [0.3, 1.0])
+@over("name", CASES)
+def test_sa_solver_moments(name, tau, pece, schedule):
+    def make(levels):
+        return sa_solver(in_pairs(levels) if pece else levels, *CASES[name], tau)
+
+    assert make(in_lambda(schedule, 8)).stochastic
+    check_weak_order(make, schedule, 2)
 
 
-def test_noise_prediction_moments(schedule, mixture):
+def test_noise_prediction_moments(schedule):
     """Only in the limit of small steps, as for SDE-DPM-Solver."""
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, 401))
-    x = mixture.sample(SAMPLES, levels.alpha[0], levels.sigma[0], seed=11)
-    made = sa_solver(levels, 2, 2, 0.5, "noise_prediction")
-    check_moments(run_table(made, mixture, x, seed=12), mixture, levels, bias=0.02)
+    check_weak_order(lambda levels: sa_solver(levels, 2, 2, 0.5, "noise_prediction"), schedule, 1)
 
 
-@pytest.mark.parametrize("pece", [False, True])
+@over("pece", [False, True])
 def test_the_corrector_keeps_the_predictors_noise(pece, schedule):
-    """On one Gaussian the predictions are linear: the exact SDE solution's variance is kept step by step."""
-    gaussian = Mixture(np.ones(1), np.array([[0.5]]), np.array([0.3]))
+    """On one Gaussian the predictions are linear: the exact SDE solution's variance is kept."""
     levels = schedule.at_lambda(np.linspace(-2.0, 2.0, 41))
-    x = gaussian.sample(200_000, levels.alpha[0], levels.sigma[0], seed=2)
-    end = run_table(sa_solver(in_pairs(levels) if pece else levels, 3, 4), gaussian, x, seed=3)
-    assert np.var(end) == pytest.approx((0.3 * levels.alpha[-1]) ** 2 + levels.sigma[-1] ** 2, rel=0.02)
+    assert error(sa_solver(in_pairs(levels) if pece else levels, 3, 4)) < 0.01
 
 
 def test_pece_evaluates_where_it_corrected_to():
@@ -395,7 +392,7 @@ def test_a_run_from_zero_terminal_snr_takes_no_infinite_noise():
         assert sample(scheduler, 9, generator=True).abs().max() < 100
 
 
-@pytest.mark.parametrize(
+@over(
     "options, says",
     [
         ({"predictor_order": 0}, "predictor_order must be one of .*got 0"),
@@ -427,8 +424,8 @@ PREDICTOR_CORRECTORS = [
 ]
 
 
-@pytest.mark.parametrize("source", PREDICTOR_CORRECTORS, ids=str)
-@pytest.mark.parametrize("cls", dict.fromkeys(i.cls for i in sd_ext.list_samplers()), ids=lambda cls: cls.__name__)
+@over("source", PREDICTOR_CORRECTORS)
+@over("cls", dict.fromkeys(i.cls for i in sd_ext.list_samplers()))
 def test_other_families_take_their_defaults_from_these_configs(cls, source):
     """As Diffusers' DPM-Solver does with UniPC's solver_type."""
     options = {**SD, **source}
@@ -438,7 +435,7 @@ def test_other_families_take_their_defaults_from_these_configs(cls, source):
         assert ours.config["beta_schedule"] == "scaled_linear"
 
 
-@pytest.mark.parametrize("name", ["SA Solver", "sa_solver", "SASolverScheduler"])
+@over("name", ["SA Solver", "sa_solver", "SASolverScheduler"])
 def test_sa_solver_by_its_names(name):
     config = sd_ext.make_scheduler(name).config
     assert (config["predictor_order"], config["corrector_order"], config["pece"]) == (2, 2, False)

@@ -13,7 +13,8 @@ from sd_ext.errors import InputError
 
 from ..conftest import SD
 from ..mixture import run_table
-from ..test_stochastic import check_moments, table_of
+from ..over import over
+from ..test_stochastic import check_weak_order, in_lambda, table_of
 
 
 def jumps(table) -> list[int]:
@@ -30,7 +31,7 @@ def heun_down(y, sigmas, denoise):
     return y
 
 
-@pytest.mark.parametrize("restarts, steps", [(1, 3), (3, 2)])
+@over("restarts, steps", [(1, 3), (3, 2)])
 def test_is_restart_sampling(restarts, steps, mixture):
     main = 8
     calls = 2 * main - 1 + 2 * restarts * steps
@@ -58,19 +59,19 @@ def test_is_restart_sampling(restarts, steps, mixture):
     assert len(jumps(table)) == restarts
 
 
-@pytest.mark.parametrize("end", ["zero", "sigma_min"])
-def test_every_count_is_the_count_and_starts_everywhere(end):
-    for restarts in (1, 2, 4):
-        scheduler = sd_ext.RestartScheduler(**SD, restarts=restarts, final_sigmas_type=end)
-        for calls in [*range(1, 26), 40, 63]:
-            scheduler.set_timesteps(calls)
-            table = scheduler.table()
-            assert table.calls == calls
-            assert len(jumps(table)) == min(restarts, calls // 6)
-            assert [scheduler.table(begin).calls for begin in range(calls)] == [*range(calls, 0, -1)]
+@over("end, most", [("zero", 19)], full=[("zero", 63), ("sigma_min", 63)])
+@over("restarts", [1, 3], full=[1, 2, 3, 4])
+def test_every_count_is_the_count_and_starts_everywhere(restarts, end, most):
+    scheduler = sd_ext.RestartScheduler(**SD, restarts=restarts, final_sigmas_type=end)
+    for calls in range(1, most + 1):
+        scheduler.set_timesteps(calls)
+        table = scheduler.table()
+        assert table.calls == calls
+        assert len(jumps(table)) == min(restarts, calls // 6)
+        assert [scheduler.table(begin).calls for begin in range(calls)] == [*range(calls, 0, -1)]
 
 
-@pytest.mark.parametrize("grid", [None, "karras", "beta", "ays"])
+@over("grid", [None, "karras", "beta", "ays"])
 def test_without_restarts_it_is_heun(grid):
     heun = sd_ext.make_scheduler("heun", SD, grid=grid)
     for calls, options in ((11, {"restarts": 0}), (5, {}), (4, {}), (1, {}), (14, {"restart_steps": 7})):
@@ -81,13 +82,14 @@ def test_without_restarts_it_is_heun(grid):
         np.testing.assert_array_equal(restart.timesteps, heun.timesteps)
 
 
-@pytest.mark.parametrize("restarts, high", [(1, 0.5), (1, 2.0), (4, 2.0), (2, 10.0)])
-def test_moments(restarts, high, schedule, mixture):
-    levels = schedule.at_lambda(np.linspace(schedule.lam[999], 2.5, 41))
-    made = table_of("restart", levels, restarts=restarts, restart_max=high, restart_steps=15)
-    assert len(jumps(made)) == restarts
-    x = mixture.sample(8_000, made.levels.alpha[0], made.levels.sigma[0], seed=11)
-    check_moments(run_table(made, mixture, x, seed=12), mixture, levels, bias=0.02)
+@over("restarts, high", [(1, 0.5), (1, 2.0), (4, 2.0), (2, 10.0)])
+def test_moments(restarts, high, schedule):
+    def make(levels):
+        options = {"restarts": restarts, "restart_max": high, "restart_steps": (len(levels) - 1) // 2}
+        return table_of("restart", levels, **options)
+
+    assert len(jumps(make(in_lambda(schedule, 12)))) == restarts
+    check_weak_order(make, schedule, 2, steps=32)
 
 
 def test_restarts_contract_errors(schedule, mixture):
@@ -128,7 +130,7 @@ def test_repeated_levels_are_told_apart_by_position():
         assert scheduler.step_index == top + 1
 
 
-@pytest.mark.parametrize(
+@over(
     "options, says",
     [
         ({"restarts": -1}, "restarts must be"),
@@ -137,7 +139,6 @@ def test_repeated_levels_are_told_apart_by_position():
         ({"restart_min": 0.0}, "restart_min must be"),
         ({"restart_min": 3.0}, "restart_min must be"),
     ],
-    ids=str,
 )
 def test_bad_options_are_refused(options, says):
     with pytest.raises(InputError, match=says):

@@ -23,6 +23,7 @@ from sd_ext.schedulers.schedule import ZERO, Levels
 
 from ..conftest import SD
 from ..mixture import run_table
+from ..over import over
 from ..test_parity import assert_close, sample
 
 
@@ -106,8 +107,8 @@ def k_heunpp(d, y, sigmas):
     return y
 
 
-@pytest.mark.parametrize("calls", [1, 3, 11, 25])
-@pytest.mark.parametrize("name, eta", [("dpm2", 0.0), ("dpm2 a", 1.0), ("dpm2 a", 0.4)])
+@over("calls", [1, 3, 11, 25])
+@over("name, eta", [("dpm2", 0.0), ("dpm2 a", 1.0), ("dpm2 a", 0.4)])
 def test_dpm2_is_k_diffusions(name, eta, calls, mixture):
     table, steps = setup(name, calls, grid="karras", **({"eta": eta} if eta else {}))
     x, rng = start(mixture, steps), np.random.default_rng(5)
@@ -115,7 +116,7 @@ def test_dpm2_is_k_diffusions(name, eta, calls, mixture):
     np.testing.assert_allclose(run_table(table, mixture, x, seed=5), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@over("eta", [0.0, 0.4, 1.0])
 def test_2s_ancestral_is_k_diffusions(eta, mixture):
     table, steps = setup("dpm++ 2s a", grid="karras", eta=eta)
     x, rng = start(mixture, steps), np.random.default_rng(5)
@@ -125,7 +126,7 @@ def test_2s_ancestral_is_k_diffusions(eta, mixture):
     np.testing.assert_allclose(run_table(table, mixture, x, seed=5), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("calls", [3, 12, 30])
+@over("calls", [3, 12, 30])
 def test_heunpp_is_the_known_blend(calls, mixture):
     table, steps = setup("heun++", calls, grid="karras")
     x = start(mixture, steps)
@@ -152,8 +153,8 @@ def test_dpmpp_sde_is_k_diffusions(mixture):
     np.testing.assert_allclose(run_table(table, mixture, x, seed=5), y, atol=1e-9)
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+@over("eta", [0.3, 1.0])
+@over("solver", ["midpoint", "heun"])
 def test_2m_sde_is_k_diffusions(solver, eta, mixture):
     table, steps = setup_multistep(2, eta, solver_type=solver)
     x, rng, d = start(mixture, steps), np.random.default_rng(5), Reference(mixture)
@@ -233,9 +234,9 @@ def test_strength_of_the_sde_grows_the_noise(schedule):
     assert noise[-1] == pytest.approx(levels.sigma[1] * np.sqrt(1 - np.exp(-2 * 0.6)))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-@pytest.mark.parametrize("h", [1e-3, 0.3, 2.0])
-@pytest.mark.parametrize("basis, eta", [("x0", 0.0), ("x0", 0.7), ("eps", 0.0)])
+@over("n", [1, 2, 3, 4])
+@over("h", [1e-3, 0.3, 2.0])
+@over("basis, eta", [("x0", 0.0), ("x0", 0.7), ("eps", 0.0)])
 def test_moments_are_the_integrals(n, h, basis, eta, schedule):
     from scipy.integrate import quad
 
@@ -255,15 +256,15 @@ def pair(name, **config):
         return getattr(diffusers, name)(**SD, **config), getattr(sd_ext, name)(**SD, **config)
 
 
-@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
-@pytest.mark.parametrize("steps", [2, 5, 15])
+@over("spacing", ["linspace", "trailing"])
+@over("steps", [2, 5, 15])
 def test_dpm2_is_diffusers(steps, spacing):
     """n steps of Diffusers' are 2n - 1 calls, which is what ours counts."""
     theirs, ours = pair("KDPM2DiscreteScheduler", timestep_spacing=spacing)
     assert_close(sample(ours, 2 * steps - 1), sample(theirs, steps))
 
 
-@pytest.mark.parametrize("steps", [2, 5, 15])
+@over("steps", [2, 5, 15])
 def test_dpm2_ancestral_is_diffusers(steps):
     theirs, ours = pair("KDPM2AncestralDiscreteScheduler", timestep_spacing="trailing")
     options = {"generator": True, "dtype": torch.float32}
@@ -287,8 +288,8 @@ def test_deviation_dpm_solver_sde_uses_the_generator():
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("calls", [5, 8, 11, 20, 31])
-@pytest.mark.parametrize("algorithm", ["dpmsolver", "dpmsolver++"])
+@over("calls", [5, 8, 11, 20, 31])
+@over("algorithm", ["dpmsolver", "dpmsolver++"])
 def test_deviation_singlestep_3_is_finite_and_third_order(calls, algorithm):
     """Diffusers' singlestep order 3 is NaN at 3n - 1 calls with a clean end (#9007)."""
     ours = sd_ext.DPMSolverSinglestepScheduler(**SD, solver_order=3, algorithm_type=algorithm)
