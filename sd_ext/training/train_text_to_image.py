@@ -10,6 +10,7 @@ prediction (Ho et al. 2020, arXiv 2006.11239, eq. 14). The result is a whole pip
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ def find_files(config: TextToImageConfig) -> ModelFiles:
     base, given = config.base, config.parts
     if not (given.autoencoder or base.model) or not (given.text_encoder or base.model):
         raise InputError("give --autoencoder and --text-encoder, or --model with a pipeline that has both")
-    parts = dict(find_model(base.model, base.variant).parts) if base.model else {}
+    model = find_model(base.model, base.variant) if base.model else ModelFiles({})
+    parts = dict(model.parts)
     if given.autoencoder:
         parts["vae"] = find_part(given.autoencoder, "vae")
     if given.text_encoder:
         parts |= {part: find_part(given.text_encoder, part) for part in ("text_encoder", "tokenizer")}
-    return ModelFiles(parts, base.variant, base.model)
+    return replace(model, parts=parts, variant=base.variant, source=base.model)
 
 
 def new_schedule(settings: NewUnetSettings, prediction: PredictionSettings) -> dict[str, Any]:
@@ -117,14 +119,14 @@ class TextToImageTask(DiffusionTask):
 
     def preview(self) -> Image.Image:
         """One picture for each preview caption, the same noise every time."""
-        pipe = make_pipeline(self.encoded.vae(), self.unet, self.noise, None, self.files.family)
+        pipe = make_pipeline(self.encoded.vae(), self.unet, self.noise, None, self.files)
         pictures = [Image.fromarray(picture) for picture in self.draw_prompts(pipe)]
         return labelled_sheet({"": pictures}, self.prompts)
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
         """Save the whole pipeline."""
         towers, vae = TextTowers.load(self.files), self.encoded.vae().cpu()
-        fill_pipeline(make_pipeline(vae, self.unet, self.noise, towers, self.files.family), new)
+        fill_pipeline(make_pipeline(vae, self.unet, self.noise, towers, self.files), new)
 
 
 def run(config: TextToImageConfig) -> Path:

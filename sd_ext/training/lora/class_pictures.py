@@ -156,7 +156,7 @@ def drawn(
     towers = TextTowers.load(files).to(device)
     states, negative = (towers(towers.tokenize([text]).to(device)) for text in (prompt, ""))
     vae, unet = files.load("vae").eval().to(device), files.load("unet", dtype).eval().to(device)
-    pipe = make_pipeline(vae, unet, files.noise(), None, files.family)
+    pipe = make_pipeline(vae, unet, files.noise(), None, files)
     for seed in seeds:
         yield Image.fromarray(draw(pipe, states, negative, seed, side, previews))
     del pipe, vae, unet, towers

@@ -23,10 +23,18 @@ from sd_ext.training.run.checkpoint import restore
 
 
 def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Accelerator) -> Lora:
-    """The adapters at the start of the run, by then at the latest in the file at `path`.
+    """Load the starting adapters from a file; the first run writes it.
 
-    A run that goes on elsewhere may find other singular vectors. Then models and adapters become what they were at the
-    start: the adapters are those of the file, and the base takes up the difference.
+    A run that is resumed on another machine may have found other singular vectors. Then its adapters become those of
+    the file, in place, and the base takes up the difference.
+
+    Args:
+        models: those that have adapters, by part.
+        path: of the file.
+        accelerator: the processes of the run; the first one writes.
+
+    Returns:
+        The adapters at the start of the run, in main memory.
 
     Raises:
         DamagedError: the file is damaged.

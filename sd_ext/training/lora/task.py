@@ -152,7 +152,7 @@ class LoraTask(DiffusionTask):
 
     def drawer(self, unet: Any) -> Any:
         """A pipeline around a U-Net, for states that are at hand."""
-        return make_pipeline(self.encoded.vae(), unet, self.noise, None, self.files.family)
+        return make_pipeline(self.encoded.vae(), unet, self.noise, None, self.files)
 
     def draw_trained(self) -> list[Image.Image]:
         """A picture of each prompt by the LoRA as it is."""

@@ -17,6 +17,7 @@ from sd_ext.model_configs import check_plain, parts_in, read_config, read_index
 from sd_ext.pretrained import pretrained_path
 from sd_ext.schedulers.schedule import Training
 
+ZEROS = "force_zeros_for_empty_prompt"  # in model_index.json
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 
 
@@ -43,11 +44,13 @@ class ModelFiles:
         parts: "vae", "unet", "text_encoder", "tokenizer", "scheduler", ... -> folder.
         variant: of the weight files, e.g. "fp16"; empty for the plain ones.
         source: what the user called the model.
+        zeros_for_no_prompt: of SDXL: whether no negative prompt means zeros in place of the empty prompt's states.
     """
 
     parts: dict[str, Path]
     variant: str = ""
     source: str = ""
+    zeros_for_no_prompt: bool = True
 
     @property
     def family(self) -> str:
@@ -109,8 +112,8 @@ class ModelFiles:
         given = self.config("scheduler")
         check(given, Training, str(self.config_file("scheduler")), error=ModelError)
         settings = {name: given[name] for name in names if given.get(name) is not None}
-        told = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
-        return settings | {name: given.get(name, default) for name, default in told.items()}
+        defaults = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
+        return settings | {name: given.get(name, default) for name, default in defaults.items()}
 
     def load(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
         """A part, from safetensors only.
@@ -184,7 +187,10 @@ def find_model(model: str, variant: str = "") -> ModelFiles:
     check_plain(root)
     present = {name: root / name for name in parts_in(listed)}
     refuse_other_kinds(model, listed, present)
-    files = ModelFiles({name: path for name, path in present.items() if path.is_dir()}, variant, model)
+    parts = {name: path for name, path in present.items() if path.is_dir()}
+    zeros = listed.get(ZEROS, True)
+    check(zeros, bool, str(index), ZEROS, error=ModelError)
+    files = ModelFiles(parts, variant, model, zeros)
     check_parts(files)
     return files
 

@@ -12,6 +12,7 @@ import torch
 from sd_ext import whole
 from sd_ext.reading import read_json
 from sd_ext.schedulers import DPMSolverMultistepScheduler
+from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.tokenizer import save_tokenizer
@@ -23,24 +24,29 @@ def make_scheduler(settings: dict[str, Any]) -> Any:
     return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing", steps_offset=1)
 
 
-def make_pipeline(vae: Any, unet: Any, settings: dict[str, Any], towers: TextTowers | None, family: str = "sd") -> Any:
+def make_pipeline(vae: Any, unet: Any, noise: dict[str, Any], towers: TextTowers | None, files: ModelFiles) -> Any:
     """A StableDiffusionPipeline without safety checker, or a StableDiffusionXLPipeline.
 
     Args:
-        settings: the noise schedule, as Diffusers' schedulers take it.
+        vae: the autoencoder.
+        unet: the U-Net.
+        noise: the noise schedule, as Diffusers' schedulers take it.
         towers: text encoders and tokenizers; None for a pipeline that takes states only.
-        family: "sd" or "sdxl".
+        files: of the base model, whose family it is, and whose way with empty prompts it keeps.
     """
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # much to import, for previews only
 
-    names = ("", "_2")[: 2 if family == "sdxl" else 1]
+    names = ("", "_2")[: 2 if files.family == "sdxl" else 1]
     encoders = list(towers.encoders.values()) if towers else [None] * len(names)
     tokenizers = towers.tokenizers if towers else [None] * len(names)
-    parts: dict[str, Any] = {"vae": vae, "unet": unet, "scheduler": make_scheduler(settings)}
+    parts: dict[str, Any] = {"vae": vae, "unet": unet, "scheduler": make_scheduler(noise)}
     for name, encoder, tokenizer in zip(names, encoders, tokenizers, strict=True):
         parts |= {f"text_encoder{name}": encoder, f"tokenizer{name}": tokenizer}
-    if family == "sdxl":
-        pipe: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    if files.family == "sdxl":
+        zeros = files.zeros_for_no_prompt
+        pipe: Any = StableDiffusionXLPipeline(
+            **parts, add_watermarker=False, force_zeros_for_empty_prompt=zeros
+        )  # fmt: skip
     else:
         parts |= {"safety_checker": None, "feature_extractor": None}
         pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)

@@ -23,7 +23,7 @@ class History:
 
     Args:
         path: the file.
-        step: where the run goes on: later entries are those of steps that will be done again, and go.
+        step: the step to resume from; later entries are dropped, since those steps run again.
         writes: False in all but the first process.
     """
 

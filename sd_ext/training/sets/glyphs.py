@@ -8,11 +8,8 @@ captions held out of text-to-image training.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import subprocess
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,17 +18,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sd_ext import whole
 from sd_ext.errors import InputError
+from sd_ext.training.sets.folder import write_set
+from sd_ext.training.sets.fonts import Font
 from sd_ext.training.settings.toml_file import read_toml
 
 STRIKE = 109  # the one pixel size at which the font holds its bitmaps
 CELL = 136  # a bitmap is at most this wide and 128 high
-PACKAGE = "fonts-noto-color-emoji"
-KNOWN_PATHS = (
-    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
+FONT = Font(
+    "Noto Color Emoji",
+    "NotoColorEmoji",
+    "fonts-noto-color-emoji",
+    (
+        "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
+        "/usr/share/fonts/noto/NotoColorEmoji.ttf",
+        "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
+    ),
 )
 
 # Pieces (regional indicators, skin tones, hair), clock faces (24 of them differ by two thin hands), pictures of small
@@ -69,28 +71,6 @@ class Glyph:
     @property
     def file_name(self) -> str:
         return f"{self.codepoint:x}.png"
-
-
-def find_font(path: str | os.PathLike[str] | None = None) -> Path:
-    """The path of NotoColorEmoji.ttf: the one given, or where fontconfig or the usual places have it.
-
-    Raises:
-        InputError: no such font; names the package to install.
-    """
-    if path is not None:
-        if not Path(path).is_file():
-            raise InputError(f"no font file at {path}")
-        return Path(path)
-    candidates: list[str] = list(KNOWN_PATHS)
-    if shutil.which("fc-match"):
-        found = subprocess.run(
-            ["fc-match", "--format=%{file}", "Noto Color Emoji"], capture_output=True, text=True, check=False
-        )
-        candidates.insert(0, found.stdout.strip())
-    for candidate in map(Path, candidates):
-        if candidate.name.startswith("NotoColorEmoji") and candidate.is_file():
-            return candidate
-    raise InputError(f"Noto Color Emoji is not installed: apt install {PACKAGE}, or name NotoColorEmoji.ttf")
 
 
 def corrections() -> tuple[dict[int, str], frozenset[str]]:
@@ -135,7 +115,7 @@ def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> 
         font_path: NotoColorEmoji.ttf; looked up when None.
         size: height and width of the pictures in pixels.
     """
-    font = ImageFont.truetype(str(find_font(font_path)), STRIKE, layout_engine=ImageFont.Layout.BASIC)
+    font = ImageFont.truetype(str(FONT.find(font_path)), STRIKE, layout_engine=ImageFont.Layout.BASIC)
     captions, held_out = corrections()
     kept: list[Glyph] = []
     taken: set[str] = set()
@@ -172,15 +152,12 @@ def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def write_imagefolder(folder: str | os.PathLike[str], font_path: str | os.PathLike[str] | None = None) -> int:
     """Write the set as an imagefolder: PNG files and `metadata.jsonl` (file_name, text, split). Returns its size.
 
-    `metadata.jsonl` is written last, so a folder that has one is complete.
+    Raises:
+        InputError: no such font, or the folder holds a picture set already.
     """
-    folder = Path(folder)
-    if (folder / "metadata.jsonl").exists():
-        raise InputError(f"{folder} already holds a picture set; remove it or choose another folder")
-    drawn = glyphs(font_path)
-    for glyph in drawn:
-        with whole.file(folder / glyph.file_name) as new:
-            glyph.picture.save(new)
-    lines = [json.dumps({"file_name": g.file_name, "text": g.caption, "split": g.split}) for g in drawn]
-    whole.write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
-    return len(drawn)
+
+    def draw() -> Iterator[tuple[Image.Image, dict[str, str]]]:
+        for glyph in glyphs(font_path):
+            yield glyph.picture, {"file_name": glyph.file_name, "text": glyph.caption, "split": glyph.split}
+
+    return write_set(folder, draw)

@@ -5,42 +5,28 @@ The glyphs are those of characters that Noto Color Emoji has in colour too, so t
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sd_ext import whole
-from sd_ext.errors import InputError
+from sd_ext.training.sets.folder import write_set
+from sd_ext.training.sets.fonts import Font
 from sd_ext.training.sets.glyphs import Glyph, glyphs
 
 WIDEN = 64  # lines grow by this part of the font's size to each side
 PICTURES = 0x1F300  # code points from here on are things, plants, animals, people
-KNOWN_PATHS = (
-    "/usr/share/fonts/truetype/ancient-scripts/Symbola_hint.ttf",
-    "/usr/share/fonts/truetype/ancient-scripts/Symbola.ttf",
-    "/usr/share/fonts/gdouros-symbola/Symbola.ttf",
+FONT = Font(
+    "Symbola",
+    "Symbola",
+    "fonts-symbola",
+    (
+        "/usr/share/fonts/truetype/ancient-scripts/Symbola_hint.ttf",
+        "/usr/share/fonts/truetype/ancient-scripts/Symbola.ttf",
+        "/usr/share/fonts/gdouros-symbola/Symbola.ttf",
+    ),
 )
-
-
-def find_symbola(path: str | os.PathLike[str] | None = None) -> Path:
-    """The path of Symbola: the one given, or where fontconfig or the usual places have it.
-
-    Raises:
-        InputError: no such font; names the package to install.
-    """
-    candidates: list[str] = [os.fspath(path)] if path is not None else list(KNOWN_PATHS)
-    if path is None and shutil.which("fc-match"):
-        command = ["fc-match", "--format=%{file}", "Symbola"]
-        candidates.insert(0, subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
-    for candidate in map(Path, candidates):
-        if candidate.is_file() and (path is not None or candidate.name.startswith("Symbola")):
-            return candidate
-    raise InputError("Symbola is not installed: apt install fonts-symbola, or name its file")
 
 
 def draw_line(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.Image | None:
@@ -69,7 +55,7 @@ def fine(picture: Image.Image) -> float:
 
 def drawable(size: int, font_path: str | os.PathLike[str] | None = None) -> list[tuple[Glyph, Image.Image]]:
     """Glyphs of the embedded model's set that the font has as well, the simpler half, with their drawings."""
-    path = str(find_symbola(font_path))
+    path = str(FONT.find(font_path))
     small, large = ImageFont.truetype(path, 128), ImageFont.truetype(path, 4 * size)
     drawn = ((glyph, draw_line(small, chr(glyph.codepoint), 64)) for glyph in glyphs(size=64))
     found = [(fine(p), g) for g, p in drawn if p and g.split == "train" and g.codepoint >= PICTURES]
@@ -84,17 +70,14 @@ def write_line_drawings(
 ) -> int:
     """Write `count` simple line drawings of things, spread over all there are, as an imagefolder. Returns their number.
 
-    `metadata.jsonl` is written last, so a folder that has one is complete.
+    Raises:
+        InputError: no such font, or the folder holds a picture set already.
     """
-    folder = Path(folder)
-    if (folder / "metadata.jsonl").exists():
-        raise InputError(f"{folder} already holds a picture set; remove it or choose another folder")
-    pairs = drawable(size, font_path)
-    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)]
-    lines = []
-    for glyph, picture in chosen:
-        with whole.file(folder / glyph.file_name) as new:
-            picture.save(new)
-        lines.append(json.dumps({"file_name": glyph.file_name, "text": glyph.caption}))
-    whole.write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
-    return len(chosen)
+
+    def draw() -> Iterator[tuple[Image.Image, dict[str, str]]]:
+        pairs = drawable(size, font_path)
+        for place in np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int):
+            glyph, picture = pairs[place]
+            yield picture, {"file_name": glyph.file_name, "text": glyph.caption}
+
+    return write_set(folder, draw)

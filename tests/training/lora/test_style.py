@@ -11,7 +11,7 @@ import torch
 import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.lora import apply_lora, read_lora
-from sd_ext.training.sets.line_drawings import find_symbola, write_line_drawings
+from sd_ext.training.sets.line_drawings import FONT, write_line_drawings
 
 from ..lora_cases import pipeline
 
@@ -22,7 +22,7 @@ NEW = ("red apple", "tiger face", "rocket", "umbrella", "yellow star", "locomoti
 def style(tmp_path_factory):
     """The folder of the preset's LoRA after two thirds of its steps, and the captions it was trained on."""
     try:
-        find_symbola()
+        FONT.find()
     except InputError as missing:
         pytest.skip(str(missing))
     from sd_ext.training.lora.config import LoraConfig

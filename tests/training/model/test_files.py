@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sd_ext.errors import ModelError
 from sd_ext.training.model.files import find_model, find_part
+from sd_ext.training.model.pipeline import make_pipeline
 
 
 @pytest.fixture
@@ -92,3 +93,16 @@ def test_parts_by_themselves(own_model, tmp_path):
         find_part(str(tmp_path / "nowhere"), "vae")
     with pytest.raises(ModelError, match="holds no vae"):
         find_part(str(tmp_path), "vae")
+
+
+def test_a_pipeline_keeps_what_its_base_makes_of_no_negative_prompt(tiny_sdxl_dir, tmp_path):
+    model = shutil.copytree(tiny_sdxl_dir, tmp_path / "sdxl")
+    index = model / "model_index.json"
+    for zeros in (True, False):
+        edit(index, force_zeros_for_empty_prompt=zeros)
+        files = find_model(str(model))
+        pipe = make_pipeline(files.load("vae"), files.load("unet"), files.noise(), None, files)
+        assert pipe.config.force_zeros_for_empty_prompt is zeros
+    edit(index, force_zeros_for_empty_prompt="no")
+    with pytest.raises(ModelError, match="force_zeros_for_empty_prompt"):
+        find_model(str(model))

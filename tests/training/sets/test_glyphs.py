@@ -1,19 +1,21 @@
 """The picture set: how many, which captions, what is left out and held out."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.data.sources import read_items
-from sd_ext.training.sets.glyphs import clean, corrections, find_font, glyphs, write_imagefolder
+from sd_ext.training.sets import line_drawings
+from sd_ext.training.sets.glyphs import FONT, clean, corrections, glyphs, write_imagefolder
 
 
 @pytest.fixture(scope="module")
 def drawn():
     try:
-        find_font()
+        FONT.find()
     except InputError as error:
         pytest.skip(str(error))
     return glyphs(size=64)
@@ -92,11 +94,11 @@ def test_imagefolder_is_written_and_not_overwritten(tmp_path, drawn, monkeypatch
 
 def test_font_that_is_not_there():
     with pytest.raises(InputError, match="no font file at /nowhere"):
-        find_font("/nowhere/font.ttf")
+        FONT.find("/nowhere/font.ttf")
 
 
-def test_font_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr("sd_ext.training.sets.glyphs.KNOWN_PATHS", ())
-    monkeypatch.setattr("sd_ext.training.sets.glyphs.shutil.which", lambda name: None)
-    with pytest.raises(InputError, match="apt install fonts-noto-color-emoji"):
-        find_font()
+@pytest.mark.parametrize("font", [FONT, line_drawings.FONT], ids=lambda font: font.name)
+def test_font_that_is_not_installed(font, monkeypatch):
+    monkeypatch.setattr("sd_ext.training.sets.fonts.shutil.which", lambda name: None)
+    with pytest.raises(InputError, match=f"apt install {font.package}"):
+        replace(font, places=()).find()

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from sd_ext.errors import InputError
-from sd_ext.training.sets.line_drawings import find_symbola, write_line_drawings
+from sd_ext.training.sets.line_drawings import FONT, write_line_drawings
 
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory):
     try:
-        find_symbola()
+        FONT.find()
     except InputError as missing:
         pytest.skip(str(missing))
     folder = tmp_path_factory.mktemp("lines") / "set"
@@ -40,5 +40,5 @@ def test_the_drawings_differ(drawings):
 def test_what_cannot_work(drawings, tmp_path):
     with pytest.raises(InputError, match="already holds a picture set"):
         write_line_drawings(drawings)
-    with pytest.raises(InputError, match="fonts-symbola"):
-        find_symbola(tmp_path / "nowhere.ttf")
+    with pytest.raises(InputError, match="no font file at"):
+        FONT.find(tmp_path / "nowhere.ttf")
