@@ -51,6 +51,7 @@ __all__ = [
 
 BEGINNING, END = ".sd-ext-", ".partial"
 ABANDONED = 3600.0  # seconds after its last change that a working folder is nobody's, where no lock can tell
+BETWEEN = 60.0  # the same, where a replaced folder lies in it: there are only renames left to do
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 Target = str | os.PathLike[str]
@@ -274,7 +275,8 @@ def _lock_of_dead(work: Path) -> Iterator[None]:
     lock = _lock(work)
     try:
         here = work.name.startswith(f"{BEGINNING}{_boot()}-")
-        if (lock is None or not here) and time.time() - _last_change(work) < ABANDONED:
+        patience = BETWEEN if (work / "old").exists() else ABANDONED
+        if (lock is None or not here) and time.time() - _last_change(work) < patience:
             raise BlockingIOError(errno.EAGAIN, "may be in use elsewhere", str(work))
         yield
     finally:
@@ -283,7 +285,8 @@ def _lock_of_dead(work: Path) -> Iterator[None]:
 
 
 def _last_change(work: Path) -> float:
-    return max(os.lstat(path).st_mtime for path in (work, *work.rglob("*")))
+    old = work / "old"  # of which the contents are as old as the model
+    return max(os.lstat(path).st_mtime for path in (work, *work.rglob("*")) if old not in path.parents)
 
 
 @lru_cache

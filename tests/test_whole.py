@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,6 +232,18 @@ def test_where_locks_mean_nothing_age_decides(tmp_path, monkeypatch, where):
         os.utime(path, (0, 0))
     write_file(tmp_path / "mine", "text")
     assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_after_a_power_cut_between_the_renames_the_old_folder_is_back_soon(tmp_path, caplog):
+    """The machine has started anew, so that no lock tells; but a minute does."""
+    left = tmp_path / f"{whole.BEGINNING}00000000-1{whole.END}"
+    write_folder(left / "old" / "mine", "old")
+    write_folder(left / "new" / "mine", "new")
+    assert not whole.recovered(tmp_path / "mine").exists()
+    for path in (left, left / "new", left / "old", *(left / "new").rglob("*")):
+        os.utime(path, (time.time() - 70,) * 2)
+    assert read(whole.recovered(tmp_path / "mine")) == "old"
+    assert os.listdir(tmp_path) == ["mine"] and "mine is back" in caplog.text
 
 
 def test_a_sweep_between_making_and_locking_does_no_harm(tmp_path, monkeypatch):
