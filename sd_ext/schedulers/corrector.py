@@ -25,10 +25,20 @@ from .schedule import NO_SIGNAL, Array, Levels
 from .table import Row
 
 Half = Literal["bh1", "bh2"]
+"""Two ways to shorten the integral of a line through two predictions, by the names UniPC's authors gave them: its first
+moment is taken as half of k A ("bh1") or half of the whole weight A mu_0 ("bh2"). See `adams`.
+"""
 
 
 def behind(levels: Levels, i: int, j: int, calls: Sequence[int]) -> tuple[float, ...]:
-    """Where calls fall relative to the step from level i to level j, in steps: 0 for call i, negative before it."""
+    """Where calls fall relative to the step from level i to level j, in steps: 0 for call i, negative before it.
+
+    Args:
+        calls: their indices.
+
+    Returns:
+        For each, (lambda_call - lambda_i) / (lambda_j - lambda_i).
+    """
     lam = levels.lam
     return tuple(0.0 if call == i else (lam[call] - lam[i]) / (lam[j] - lam[i]) for call in calls)
 
@@ -37,6 +47,8 @@ def adams(kernel: Kernel, nodes: Sequence[float], half: Half | None = None) -> t
     """Weights of predictions at s = `nodes`; where they are two, one is 0.
 
     Args:
+        kernel: of the step.
+        nodes: where the predictions were made, in steps from the step's beginning; see `behind`.
         half: how UniPC and SA-Solver shorten the case of two nodes: the first moment is B(h) / 2, with B the linear
             k A ("bh1") or the whole weight A mu_0 ("bh2"; also where k is infinite). None integrates the line.
     """

@@ -7,6 +7,7 @@ so no constructor repeats them. A value must be of the type that the field decla
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import sys
 from typing import Any, ClassVar, get_origin
@@ -19,6 +20,7 @@ from ..seams.diffusers.records import SiblingOptions
 
 
 def _is_option(name: str, annotation: Any) -> bool:
+    """Whether an annotated field is an option: public, and of the instance."""
     text = annotation if isinstance(annotation, str) else ""
     return not name.startswith("_") and get_origin(annotation) is not ClassVar and not text.startswith("ClassVar")
 
@@ -28,7 +30,7 @@ def _resolved(cls: type, annotation: Any) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, vars(sys.modules[cls.__module__]))
+        return eval(annotation, vars(sys.modules.get(cls.__module__, builtins)))
     except NameError:
         return Any
 
@@ -54,6 +56,9 @@ class OptionFields(SiblingOptions):
 
 
 def _constructor(options: dict[str, Any]) -> Any:
+    """An `__init__` with these options, by name and default, in its signature. It checks their types, lets Diffusers
+    write them into the config, and then calls `_setup`, which reads them there.
+    """
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)] + [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
         for name, default in options.items()

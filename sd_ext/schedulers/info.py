@@ -24,7 +24,8 @@ class SamplerInfo:
         stochastic: whether it draws noise.
         options: constructor arguments that make the class this sampler.
         note: what users should know.
-        drops_penultimate: programs ("a1111", "comfyui") that leave out the last sigma but one for this sampler.
+        drops_penultimate: programs ("a1111", "comfyui") that leave out the last sigma but one for this sampler; with
+            `make_scheduler(like=...)` so do we.
     """
 
     name: str

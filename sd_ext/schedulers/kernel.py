@@ -35,15 +35,23 @@ from .transfer import transfer
 
 @dataclass(frozen=True)
 class Kernel:
-    """One step's a, noise and moments A mu_n, with mu_n = int_0^1 k e^{-k(1-s)} s^n ds."""
+    """One step's numbers, in the letters of the table above; its moments are A mu_n, with mu_n = int_0^1 k e^{-k(1-s)}
+    s^n ds, which is what a prediction that grows as s^n weighs.
+
+    Args:
+        a: weight of x.
+        noise: standard deviation of the noise that the step adds.
+        k: exponent of the kernel over the whole step; negative on eps, infinite to or from an end without noise or
+            without signal.
+        total: A mu_0, the weight of a constant prediction.
+        scale: A.
+    """
 
     a: float
     noise: float
     k: float
     total: float
-    """A mu_0, the weight of a constant prediction."""
     scale: float
-    """A."""
 
     @classmethod
     def of(cls, levels: Levels, i: int, j: int, basis: Basis, *, eta: float = 0.0, std: float = 0.0) -> Kernel:
@@ -103,8 +111,11 @@ class Kernel:
         return self.scale * total
 
     def interpolate(self, nodes: Sequence[float]) -> tuple[float, ...]:
-        """Weights of predictions made at s = `nodes` (0 is the step's beginning, earlier ones are negative) that
-        integrate the polynomial through them exactly. A node at -inf (alpha = 0) is infinitely far: weight 0.
+        """Weights of predictions that integrate the polynomial through them exactly.
+
+        Args:
+            nodes: s where the predictions were made: 0 is the step's beginning, earlier ones are negative. One at -inf
+                (alpha = 0) is infinitely far and gets weight 0.
         """
         near = np.isfinite(nodes)
         powers = np.vander(np.asarray(nodes, float)[near], increasing=True).T

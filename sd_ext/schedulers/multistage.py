@@ -25,12 +25,19 @@ from .transfer import fresh_noise, transfer
 
 
 def starts_in_noise(levels: Levels) -> bool:
-    """Whether the first step must be a single call."""
+    """Whether the first level is all but noise (alpha below `NO_SIGNAL`), so that its step must be a single call."""
     return bool(levels.alpha[0] < NO_SIGNAL)
 
 
 def step_sizes(calls: int, most: int, *, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> list[int]:
-    """Calls of each solver step, `calls` in all: `head`, a shorter step for what is left over, full steps, `tail`."""
+    """Calls of each solver step, `calls` in all: `head`, a shorter step for what is left over, full steps, `tail`.
+
+    Args:
+        calls: network calls of the run.
+        most: calls of a full step.
+        head, tail: calls of the first and the last steps, where those are special. A run too short for them has steps
+            of one call.
+    """
     middle = calls - sum(head) - sum(tail)
     if middle < 0:
         return [1] * calls
@@ -38,22 +45,30 @@ def step_sizes(calls: int, most: int, *, head: tuple[int, ...] = (), tail: tuple
 
 
 def between(schedule: NoiseSchedule, steps: Levels, i: int, fractions: Sequence[float]) -> Levels:
-    """Levels at fractions of step i, in lambda, where the quadratures are: placed in t, Runge-Kutta methods lose their
-    order.
+    """Levels at fractions of step i, counted in lambda, in which the methods are derived: at the same fractions of t,
+    Runge-Kutta methods would lose their order.
+
+    Args:
+        steps: levels of the solver steps.
+        fractions: of the way from `steps[i]` to `steps[i + 1]`.
     """
     lam = steps.lam
     return schedule.at_lambda(lam[i] + np.asarray(fractions) * (lam[i + 1] - lam[i]))
 
 
 def ancestral_middle(steps: Levels, i: int, eta: float) -> float:
-    """Where the middle, in lambda, of the deterministic part of an ancestral step falls, as a fraction of the step."""
+    """Where the second call of an ancestral step falls, as a fraction of the step in lambda: half-way down to the level
+    from which the step's noise is added.
+    """
     lam, left = steps.lam, np.sqrt(steps.sigma[i + 1] ** 2 - fresh_noise(steps, i, eta) ** 2)
     down = np.log(steps.alpha[i + 1]) - np.log(left)
     return 0.5 * (down - lam[i]) / (lam[i + 1] - lam[i])
 
 
 Nodes = Callable[[Levels, int, int], Levels]
-"""(levels of the solver steps, i, size) -> the levels of calls 2 ... size of step i."""
+"""Where a solver step's further calls fall: (levels of the solver steps, i, calls of step i) -> the levels of all its
+calls but the first.
+"""
 
 
 def with_nodes(steps: Levels, sizes: Sequence[int], nodes: Nodes) -> Levels:
@@ -70,7 +85,9 @@ def with_nodes(steps: Levels, sizes: Sequence[int], nodes: Nodes) -> Levels:
 
 
 StepRows = Callable[[Levels, int, int], Sequence[Row]]
-"""(levels, i, size) -> the rows of the step of `size` calls that begins at call i and ends at level i + size."""
+"""The rows of one solver step: (levels of all calls, i, size) -> a row for each of the `size` calls from call i on, the
+last of which ends at level i + size.
+"""
 
 
 def multistage(

@@ -37,7 +37,14 @@ def grid_levels(
     zero. With `discard_penultimate_sigma` one more is placed and the last before the end left out.
 
     Args:
+        schedule: the trained noise schedule.
+        config: a scheduler's.
+        n: network calls, or solver steps of samplers that make several calls a step.
+        end: where the run ends, one level.
         closed, whole: how this sampler's "linspace" and "leading" are meant; see `GridOptions`.
+
+    Raises:
+        InputError: no such grid, or one that cannot place so many levels.
     """
     low, high = schedule.ratio_range
     t_max = schedule.t_max
@@ -118,6 +125,15 @@ def _reaches(levels: Levels, end: Levels) -> bool:
 
 
 def falling(name: str, values: Any) -> np.ndarray:
+    """The caller's numbers, `(n,)` in float64.
+
+    Args:
+        name: of the argument, for the message.
+        values: a list, array or tensor.
+
+    Raises:
+        InputError: not numbers, none at all, not finite, or not falling.
+    """
     try:
         array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=float).reshape(-1)
     except (TypeError, ValueError) as error:

@@ -49,7 +49,9 @@ def _published(point: EntryPoint) -> list[SamplerInfo]:
 
 @lru_cache(maxsize=1)
 def all_samplers() -> dict[str, SamplerInfo]:
-    """Every sampler by name: the package's, then those of entry points, which cannot take a name that is taken."""
+    """Every sampler by name: the package's, then those of other packages. One whose name the package has, or another
+    plugin, is left out with a warning.
+    """
     known = {info.name: info for family in FAMILIES for info in family.SAMPLERS}
     taken = set(_spellings(known.values()))
     for point in entry_points(group=GROUP):
@@ -68,10 +70,12 @@ def list_samplers() -> list[SamplerInfo]:
 
 
 def _key(name: str) -> str:
+    """A name without differences of case, underscores and spaces."""
     return re.sub(r"[\s_]+", " ", str(name).strip().lower())
 
 
 def _is_default(info: SamplerInfo) -> bool:
+    """Whether this sampler is what its class is without options."""
     return all(info.cls._options[name] == value for name, value in info.options.items())
 
 
@@ -97,6 +101,9 @@ def _grid(name: str) -> Grid | None:
 def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
     """The sampler a name stands for, and the grid that follows it ("dpm++ 2m karras"), if one does.
 
+    Args:
+        name: in any spelling: a name, an alias or a class name, in any case, with spaces or underscores.
+
     Raises:
         UnknownNameError: listing the closest names.
         InputError: a sampler known elsewhere that cannot be had here; says why.
@@ -115,8 +122,10 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
 
 
 def _own_options(info: SamplerInfo) -> dict[str, Any]:
-    """Every option that tells samplers apart, as this one has it: a name goes before what another sampler left in a
-    config. The grid stays as the config says, like everything about the model.
+    """The options that make this sampler what it is, those at their defaults included.
+
+    A config may come from another sampler of the same class ("dpm++ 3m" from "dpm++ 2m sde"): whatever any sampler sets
+    is set anew, so that nothing of it is left. The grid, and all that is about the model, stays as the config says.
     """
     known = info.cls._options
     told_apart = {name for other in list_samplers() for name in other.options if name in known} - {"grid"}

@@ -207,16 +207,21 @@ class _Saved:
 
 @dataclass(frozen=True)
 class Row:
-    """The weights of one output of one call, by slot, before they are put into a table."""
+    """One line of a call's matrix: how much of each slot is in x' (or, as the second of a pair, in stash').
+
+    Samplers are written in these; `build` puts them into a table.
+
+    Args:
+        x: weight of the latent.
+        p: weights of the predictions p0, p1, ..., newest first; those left out are 0.
+        noise: weight of a fresh draw, that is, the standard deviation that is added.
+        stash: weight of the saved latent.
+    """
 
     x: float = 0.0
     p: tuple[float, ...] = ()
     noise: float = 0.0
     stash: float = 0.0
-
-
-KEEP_X = Row(x=1.0)
-KEEP_STASH = Row(stash=1.0)
 
 
 def build(
@@ -225,7 +230,16 @@ def build(
     basis: Basis,
     preserves: Preserves = "marginal",
 ) -> Table:
-    """A `Table` from rows by slot; a lone `Row` is the row of x', a pair also gives stash'."""
+    """A `Table` from rows.
+
+    Args:
+        levels: of each call, and the end.
+        rows: one for each call; a lone `Row` makes x', a pair of them x' and stash'.
+        basis, preserves: see `Table`.
+
+    Raises:
+        TableError: the rows are no table; see `Table`.
+    """
     pairs = [row if isinstance(row, tuple) else (row, Row()) for row in rows]
     history = max([1, *(len(r.p) for pair in pairs for r in pair)])
     matrix = np.zeros((len(pairs), 2, 3 + history))

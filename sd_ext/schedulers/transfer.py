@@ -30,10 +30,15 @@ def fresh_noise(levels: Levels, i: int, eta: float, j: int | None = None) -> flo
 
 
 def transfer(levels: Levels, i: int, basis: Basis, std: float = 0.0, j: int | None = None) -> tuple[float, float]:
-    """Weights (of x, of the prediction) from level i to level j = i + 1 with the prediction held fixed.
+    """The step from level i to level j = i + 1 with the prediction held fixed: x' = a x + b p.
 
     Args:
+        levels: of the run.
+        basis: what p is, "x0" or "eps".
         std: noise that will be added afresh; the step leaves room for it.
+
+    Returns:
+        (a, b).
     """
     j = i + 1 if j is None else j
     alpha, sigma, alpha_next, sigma_next = levels.alpha[i], levels.sigma[i], levels.alpha[j], levels.sigma[j]
