@@ -96,6 +96,41 @@ def test_every_dependency_is_pinned_at_or_above_its_bound():
             assert all(version in need.specifier for version in pins[need.name]), need
 
 
+def test_the_lower_bounds_are_those_of_the_project():
+    """What the weekly job installs: every requirement of the package and its extras, at the oldest that is promised."""
+    tomllib = pytest.importorskip("tomllib")
+    from packaging.requirements import Requirement
+
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    printed = subprocess.run([sys.executable, ROOT / ".ci" / "lowest"], capture_output=True, text=True, check=True)
+    pins = {pin.name: pin for pin in map(Requirement, printed.stdout.split("\n")[:-1])}
+    project = tomllib.loads(text)["project"]
+    needs = list(project["dependencies"])
+    for extra in project["optional-dependencies"].keys() - {"test", "dev"}:
+        needs += project["optional-dependencies"][extra]
+    assert {need.name for need in map(Requirement, needs)} == set(pins)
+    for need in map(Requirement, needs):
+        (bound,), (pin,) = need.specifier, pins[need.name].specifier
+        assert (bound.operator, pin.operator) == (">=", "==")
+        assert bound.version == pin.version
+
+
+def test_workflows_install_both_fonts_wherever_tests_run():
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = workflow.read_text("utf-8")
+        jobs = len(re.findall(r"run: (?:\.ci/run|pytest)$", text, re.MULTILINE))
+        assert jobs
+        assert "fonts-noto-color-emoji fonts-symbola" in text
+
+
+def test_the_weekly_workflow_tries_seams_first():
+    text = (ROOT / ".github" / "workflows" / "weekly.yml").read_text("utf-8")
+    assert text.index("run: pytest tests/seams") < text.index("run: pytest\n")
+    for versions in ("newest releases", "Diffusers' main", "lower bounds"):
+        assert f"versions: {versions}" in text
+    assert (ROOT / "tests" / "seams" / "test_seams.py").is_file()
+
+
 def test_the_source_is_clean():
     files = [name for name in tracked("*.py") if not (ROOT / name).is_symlink()]
     for check in (["check"], ["format", "--check"]):

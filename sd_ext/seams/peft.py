@@ -59,7 +59,7 @@ def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
     for factor in factors:
         by_name = getattr(module, factor, None)
         if isinstance(by_name, nn.ParameterDict | nn.ModuleDict) and name in by_name:
-            found: Any = by_name[name]
+            found: Any = by_name[name]  # type: ignore[operator]
             bias = bias or getattr(found, "bias", None) is not None
             held[factor] = (found.weight if isinstance(found, nn.Module) else found).detach()
     package = type(module).__module__.rpartition(".")[0]

@@ -135,7 +135,7 @@ class PerturbedGuidance(Feature):
         return f"{self.name}: in progress"
 
     def _scales(self, unet: Host) -> dict[str, float]:
-        """What is on at this step."""
+        """By kind, "pag" and "seg", the weight that its difference has at this step; 0 where it is off."""
         call = unet.call
         if call is None:
             return {}

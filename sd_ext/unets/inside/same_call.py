@@ -13,8 +13,7 @@ from ...seams.torch import version
 from .host import Host
 
 BRANCHES = 8
-"""Calls of one step that are remembered. More are no branches of guidance, but runs that nothing tells apart."""
-
+"""How many calls of one step are remembered. Guidance makes two or three; more are other runs at the same timestep."""
 
 CONDITIONS = (
     *("added_cond_kwargs", "class_labels", "timestep_cond"),
@@ -24,19 +23,27 @@ CONDITIONS = (
 
 
 class Noted(NamedTuple):
-    """A tensor and the version of its content."""
+    """A tensor, and the version that its content had when it was noted (see `seams.torch.version`)."""
 
     tensor: torch.Tensor
     version: int | None
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Noted:
-        """With its content of now."""
+        """Note a tensor as it is now."""
         return cls(tensor, version(tensor))
 
 
 def same_tensors(now: list[torch.Tensor], before: list[Noted]) -> bool:
-    """Whether tensors have the content of before. Those that are the same memory, not written to, are not read."""
+    """Whether tensors have the same content as noted ones.
+
+    A tensor at the same memory that has not been written to is taken for equal without reading it; others are compared,
+    which reads the device.
+
+    Args:
+        now: the tensors of this call.
+        before: those of an earlier one, in the same order.
+    """
     return len(now) == len(before) and all(map(_same, now, before))
 
 
@@ -79,5 +86,10 @@ def call_key(unet: Host, kwargs: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def conditions(text: torch.Tensor, kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """The tensors a call is conditioned on."""
+    """The tensors a call is conditioned on: the text's states and those in `CONDITIONS`, in a fixed order.
+
+    Args:
+        text: `encoder_hidden_states`.
+        kwargs: the arguments of the call after it.
+    """
     return list(_tensors([text, *map(kwargs.get, CONDITIONS)]))

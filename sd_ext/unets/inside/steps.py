@@ -60,7 +60,7 @@ class _Place:
 
 
 class _Schedule:
-    """A pipeline's tensor of timesteps. Holds its storage, so that no other tensor can come to lie there."""
+    """A pipeline's tensor of timesteps, read once. Its storage is kept, so that its address stays its own."""
 
     def __init__(self, timestep: torch.Tensor):
         self.storage = timestep.untyped_storage()
@@ -88,7 +88,7 @@ def _is_element(timestep: torch.Tensor) -> bool:
 
 
 class StepTracker:
-    """Counts the calls of one caller; see the module's rules."""
+    """Counts the calls of one caller, by the rules at the top of this file."""
 
     def __init__(self) -> None:
         self.reset()
@@ -101,7 +101,14 @@ class StepTracker:
         self._rises = False
 
     def observe(self, timestep: torch.Tensor | float) -> Call:
-        """The call that is made with this timestep: a number, or a tensor `()`, `(1,)` or `(batch,)`."""
+        """Count a call.
+
+        Args:
+            timestep: a number, or a tensor `()`, `(1,)` or `(batch,)`.
+
+        Returns:
+            Its step and branch.
+        """
         last, place = self._last, self._place(timestep)
         if last is None or _is_new_run(last, place):
             self._step, self._branch, self._begin, self._rises = 0, 0, place.position, False
@@ -139,8 +146,10 @@ class State:
     """What a variant remembers for one caller.
 
     Args:
-        memory: of features, by name, gone when a run begins.
+        tracker: counts the caller's calls.
+        memory: what features remember of the run, by their name; cleared when a run begins.
         call: the call in progress.
+        generation: how often the model's states had been reset when this one was last used.
     """
 
     tracker: StepTracker = field(default_factory=StepTracker)
@@ -155,9 +164,12 @@ class State:
 
 
 class States:
-    """The states of all callers of one model: each thread has its own, and within it each named context.
+    """The states of all callers of one model: one for each thread, and within it one for each named context.
 
-    The lock is for calls that change what other threads would run. Copies and pickles begin without any.
+    A copy or a pickle of a model has no callers yet, so a copy of this is empty.
+
+    Attributes:
+        lock: to be held while modules are changed that other threads may be running.
     """
 
     def __init__(self) -> None:
@@ -181,7 +193,7 @@ class States:
             state.forget()  # what this thread keeps goes at once, other threads' with their next call
 
     def observe(self, timestep: torch.Tensor | float) -> Call:
-        """The call that is made now, with the memory of earlier runs cleared."""
+        """Count a call of this thread, and forget the run before where it begins a new one. Argument as there."""
         state = self.current()
         state.call = call = state.tracker.observe(timestep)
         if call.step == call.branch == 0:

@@ -20,12 +20,15 @@ from .say import say
 
 
 class Clock(OfThread):
-    """What the hooks of one model share of the step: the salt of random choices, and whose turn it is to shift.
-
-    The salt is a tensor, so that a compiled model is not compiled again for each step.
+    """The step, as the hooks of one model need it.
 
     Args:
-        seed: of the choices; None makes none.
+        seed: of the choices that are made anew at each step; None for no such choices.
+
+    Attributes:
+        odd: whether the step's number is odd; blocks take turns in shifting their tiles.
+        salt: what random choices of the step are made from, an int64 scalar, or None. A tensor, because a compiled
+            model would be compiled again for each other number.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -39,9 +42,10 @@ class Clock(OfThread):
 
 
 class Grid:
-    """The height and width of a transformer's input, seen where it enters: right for every picture and level.
+    """Height and width of what a transformer is called with, noted when it is called.
 
-    A thread that has seen none takes what was seen last: autograd's threads run checkpointed blocks again.
+    Its blocks get a sequence of tokens, from which they cannot tell. A thread that has not called the transformer takes
+    what another one noted last: autograd has threads of its own, which run checkpointed blocks again.
     """
 
     def __init__(self) -> None:
@@ -57,7 +61,7 @@ class Grid:
         self._own.size = self._last = size
 
     def see(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A forward pre-hook."""
+        """Note the size; a pre-hook of the transformer."""
         x = args[0] if args else kwargs["hidden_states"]
         self.size = (x.shape[-2], x.shape[-1])
 
@@ -83,7 +87,13 @@ class Reduction:
 
 
 class Held(OfThread):
-    """What the hooks of a block remember: its merge, whether the module at hand reads it, and how to join tiles."""
+    """What the hooks of one block hand to each other during a call.
+
+    Attributes:
+        merge: which tokens are merged, found at self-attention; None where none are.
+        merged: whether the module that is running has been given merged tokens.
+        tiles: how tokens were cut into tiles, as the last arguments of `tiling.cut`; None where they were not.
+    """
 
     merge: merging.Merge | None = None
     merged: bool = False
@@ -92,7 +102,14 @@ class Held(OfThread):
 
 @dataclass
 class BlockTokens:
-    """The hooks of one block. `turn` is whether it shifts tiles at odd steps or at even ones."""
+    """The hooks of one block.
+
+    Args:
+        plan: what is done at its level.
+        grid, clock: of its transformer and of its model.
+        turn: whether it shifts its tiles at even steps; else it does at odd ones.
+        held: what its hooks hand to each other.
+    """
 
     plan: Reduction
     grid: Grid

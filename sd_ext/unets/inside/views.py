@@ -30,7 +30,7 @@ class Cut(NamedTuple):
 
 
 def cuts(unet: Any) -> list[Cut]:
-    """Every cut of this model, shallowest first; empty where its blocks cannot be cut."""
+    """Every cut of this model, shallowest first; none where its blocks cannot be cut."""
     if not has_skip_for_each_layer(unet):
         return []
     up = list(unet.up_blocks)
@@ -93,7 +93,13 @@ class Replay(nn.Module):
 
 
 def shallow(unet: Any, cut: Cut, replay: Replay) -> Any:
-    """The view that runs the shallow part, with `replay` in place of the deep one."""
+    """The view that runs the shallow part, with `replay` in place of the deep one.
+
+    Args:
+        unet: the model, or a view of it.
+        cut: one of `cuts(unet)`.
+        replay: gives the output of the deep part.
+    """
     down, up = list(unet.down_blocks), list(unet.up_blocks)
     depth, layer = cut
     near_down = _trimmed(down[depth], slice(0, layer), downsamplers=None)
@@ -107,7 +113,11 @@ def shallow(unet: Any, cut: Cut, replay: Replay) -> Any:
 
 
 def capturing(unet: Any, cut: Cut) -> tuple[Any, Capture]:
-    """The view that runs everything and keeps what the deep part gives."""
+    """The view that runs everything and keeps what the deep part gives.
+
+    Returns:
+        The view, and the module in it whose `kept` is the deep part's output once the view has run.
+    """
     path = _last_deep(unet, cut)
     capture = Capture(unet.get_submodule(path))
     return substitute(unet, {path: capture}), capture
@@ -141,7 +151,7 @@ def _last_deep(unet: Any, cut: Cut) -> str:
 
 
 def obstacle(unet: Any) -> str | None:
-    """Why no view of this model may be used now, if so."""
+    """Why no view of this model may be used now, as a clause for a message; None where one may."""
     if unet.training or torch.is_grad_enabled():
         return "gradients are enabled (use torch.no_grad())" if not unet.training else "the model is in training mode"
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
