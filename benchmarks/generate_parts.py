@@ -47,10 +47,12 @@ def run_once(model: str | None, out: str) -> dict[str, float]:
         return clocked
 
     from sd_ext.cli import generate, main
-    from sd_ext.cli.models import find_model
+    from sd_ext.models import EMBEDDED, Folder, find_model
 
-    folder = Path(find_model(model))
-    timed("import", import_what_it_names)(folder)
+    found = find_model(model or EMBEDDED)
+    if not isinstance(found, Folder):
+        sys.exit("give a pipeline folder")
+    timed("import", import_what_it_names)(found.root)
 
     load = timed("load", generate.load_pipeline)
 

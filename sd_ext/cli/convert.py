@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..models import find_model
 
 if TYPE_CHECKING:
     from ..lora import Lora
@@ -54,8 +55,9 @@ Rank = Annotated[int | None, typer.Option(metavar="N", help="Keep at most so man
 Energy = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Keep so much of the squared norm: 0.99, or 1 for all of it.")
 ]
-BaseFolder = Annotated[
-    Path | None, typer.Option(metavar="MODEL_FOLDER", help="The base model; DoRA cannot do without.")
+ON_DISK = "Pipeline folder, Hub id, or embedded"
+BaseModelOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help=f"The base model, which DoRA cannot do without. {ON_DISK}.")
 ]
 
 
@@ -86,9 +88,9 @@ def merge(
     rank: Rank = None,
     energy: Energy = None,
     into: Annotated[
-        Path | None, typer.Option(metavar="MODEL_FOLDER", help="Add them to this model and write that instead.")
+        str | None, typer.Option(metavar="MODEL", help=f"Add them to this model and write that instead. {ON_DISK}.")
     ] = None,
-    base_model: BaseFolder = None,
+    base_model: BaseModelOption = None,
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
@@ -103,27 +105,27 @@ def merge(
         check_out(out, overwrite)
     for path, _ in parsed:
         check_source(path)
-    if into is not None:
-        check_folder(into)
-        if out.exists() and not overwrite:
-            raise InputError(f"{out} exists; give --overwrite or another name")
+    target = None if into is None else find_model(into)
+    base_on_disk = None if base_model is None else find_model(base_model)
+    if target is not None and out.exists() and not overwrite:
+        raise InputError(f"{out} exists; give --overwrite or another name")
     from ..lora import merge, merge_into, read_lora
 
     loras = [(read_lora(path), strength) for path, strength in parsed]
-    if into is not None:
+    if target is not None:
         with progress("Merging") as on_module:
-            merge_into(into, loras, out, on_module, overwrite)
+            merge_into(target, loras, out, on_module, overwrite)
         print(out)
         return
     with progress("Merging") as on_module:
-        merged = merge(loras, rank, energy, base_model, on_module)
+        merged = merge(loras, rank, energy, base_on_disk, on_module)
     save(merged, out, to, base, dtype)
 
 
 @app.command()
 def extract(
-    base_model: Annotated[Path, typer.Argument(metavar="BASE", help="Diffusers folder of the base.")],
-    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="Diffusers folder of the model tuned from it.")],
+    base_model: Annotated[str, typer.Argument(metavar="BASE", help=f"The base model. {ON_DISK}.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model tuned from it.")],
     out: Out,
     rank: Rank = None,
     energy: Energy = None,
@@ -135,12 +137,11 @@ def extract(
     """Find the LoRA that leads from one model to another."""
     check_keep(rank, energy)
     check_out(out, overwrite)
-    check_folder(base_model)
-    check_folder(tuned)
+    before, after = find_model(base_model), find_model(tuned)
     from ..lora import extract
 
     with progress("Extracting") as on_module:
-        found = extract(base_model, tuned, rank, energy, on_module)
+        found = extract(before, after, rank, energy, on_module)
     save(found, out, to, base, dtype)
 
 
@@ -150,7 +151,7 @@ def resize(
     out: Out,
     rank: Rank = None,
     energy: Energy = None,
-    base_model: BaseFolder = None,
+    base_model: BaseModelOption = None,
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
@@ -160,10 +161,11 @@ def resize(
     check_keep(rank, energy)
     check_out(out, overwrite)
     check_source(source)
+    base_on_disk = None if base_model is None else find_model(base_model)
     from ..lora import read_lora, resize
 
     with progress("Resizing") as on_module:
-        resized = resize(read_lora(source), rank, energy, base_model, on_module)
+        resized = resize(read_lora(source), rank, energy, base_on_disk, on_module)
     save(resized, out, to, base, dtype)
 
 
@@ -184,12 +186,6 @@ def check_source(path: Path) -> None:
     """Raise `InputError` unless there is something to read."""
     if not path.exists():
         raise InputError(f"no such LoRA: {path}")
-
-
-def check_folder(folder: Path) -> None:
-    """Raise `InputError` unless it is a folder."""
-    if not folder.is_dir():
-        raise InputError(f"no such model folder: {folder}")
 
 
 def check_keep(rank: int | None, energy: float | None, needed: bool = True) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..models import EMBEDDED, find_model
+from ..models.pipeline import load_pipeline
 from . import checks
-from .models import find_model, load_pipeline
-from .pictures import EMBEDDED, Destination, Recipe, encode, name_stem, thumbnail
+from .pictures import Destination, Recipe, encode, name_stem, thumbnail
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,8 @@ def generate(
     seed = checks.resolve_seed(seed, num)
     wanted_size = checks.parse_size(size)
     destination = Destination.check(out, len(prompts) * num, overwrite)
-    source = find_model(model)
+    source = find_model(EMBEDDED if model is None else model)
+    source.check()
 
     from rich.console import Console
     from rich.text import Text

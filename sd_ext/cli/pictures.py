@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__, whole
 from ..errors import InputError, TakenError
+from ..models import EMBEDDED
 from ..plain_files import why_not
 from .png_text import read_png_texts
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SHEET_CELL = 128, 256  # the least and most pixels of a picture's longer side on a contact sheet
-EMBEDDED = "embedded"  # recorded instead of a path, which differs from machine to machine
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..models import is_embedded, is_hub_id
 from ..plain_files import read_text
+from ..pretrained import pretrained_path
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-EMBEDDED = "embedded"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CARD_BYTES = 2**18  # YAML is read slowly, and cards are short
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
@@ -46,12 +45,10 @@ def look_up(base_model: str, online: bool = False) -> Base:
     The card of a model on the Hub is read from this machine's cache, or, with `online`, from the Hub. A card that
     cannot be read is no error: the licence is then unknown, and the reason is given.
     """
-    from ..pretrained import pretrained_path
-
-    path = Path(base_model).expanduser()
-    if base_model == EMBEDDED or (path.exists() and path.resolve() == pretrained_path().resolve()):
+    if is_embedded(base_model):
         return Base(embedded=True, **_local_licence(pretrained_path()))
-    if path.exists() or not HUB_ID.fullmatch(base_model):
+    path = Path(base_model).expanduser()
+    if path.exists() or not is_hub_id(base_model):
         return Base(**_local_licence(path))
     return Base(hub_id=base_model, **_hub_licence(base_model, online))
 

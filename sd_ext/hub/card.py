@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models import FAMILIES
 from .base import Base
-from .finished import CURVE, DIFFUSERS_FILE, FAMILIES, SHEET, FinishedRun
+from .finished import CURVE, DIFFUSERS_FILE, SHEET, FinishedRun
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData

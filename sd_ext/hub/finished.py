@@ -11,12 +11,12 @@ from typing import Any
 from ..declared import Measured, make, shown
 from ..errors import InputError, UnknownNameError
 from ..lora.formats.file_names import DIFFUSERS_FILE, kohya_file
+from ..models import FAMILIES
 from ..reading import read_json
 
 EMBEDDINGS_FILES = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")  # a file for each text encoder
 SHEET = "samples/sheet.png"
 CURVE = "validation.png"
-FAMILIES = {"sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 FILE_NAME = re.compile(r"""\w[^/\\:<>"|?*`\x00-\x1f]{0,99}""")  # also within <lora:NAME:1> and a Markdown table
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import whole
 from ..errors import InputError
-from ..reading import open_tensors
-from .adapter import PARTS, ModuleName
-from .formats.files import PICKLES
+from ..models.folder import INDEX
+from ..models.model import Stored
+from .adapter import ModuleName
 from .lora import Lora
-from .weights import Base, FolderBase, ModelBase, check_fit, pairs, weight_files
+from .weights import BaseWeights, ModelWeights, StoredWeights, check_fit, open_base, pairs
 
 Loras = Sequence[tuple[Lora, float]]
 OnModule = Callable[[int, int, ModuleName], object]
@@ -30,7 +28,7 @@ def quiet(done: int, total: int, module: ModuleName) -> None:
 class Applied:
     """LoRAs that are in a model's weights. `undo()`, or leaving a `with` block, restores the weights bit by bit."""
 
-    def __init__(self, base: ModelBase, originals: dict[ModuleName, Tensor]):
+    def __init__(self, base: ModelWeights, originals: dict[ModuleName, Tensor]):
         self._base, self._originals = base, originals
 
     def undo(self) -> None:
@@ -48,7 +46,7 @@ class Applied:
 
 
 def fused(
-    base: Base, loras: Loras, modules: Sequence[ModuleName], on_module: OnModule = quiet
+    base: BaseWeights, loras: Loras, modules: Sequence[ModuleName], on_module: OnModule = quiet
 ) -> Iterator[tuple[ModuleName, Tensor, Tensor]]:
     """The modules with their weights before and after, in the weights' type; all LoRAs see the same base.
 
@@ -68,7 +66,7 @@ def fused(
         on_module(i, len(modules), module)
 
 
-def changed_modules(base: Base, loras: Loras) -> list[ModuleName]:
+def changed_modules(base: BaseWeights, loras: Loras) -> list[ModuleName]:
     """The modules that LoRAs change. Raises `InputError` for one that the base lacks or that does not fit."""
     check_fit(base.shapes(), pairs(loras))
     return sorted({module for module, _ in pairs(loras)})
@@ -90,7 +88,7 @@ def apply_lora(models: Any, lora: Lora, strength: float = 1.0) -> Applied:
 
 def apply_loras(models: Any, loras: Loras, on_module: OnModule = quiet) -> Applied:
     """Add several LoRAs, each with a strength; all see the original weights. See `apply_lora`."""
-    base = ModelBase(models)
+    base = ModelWeights(models)
     modules = changed_modules(base, loras)
     applied = Applied(base, {})
     try:
@@ -110,7 +108,8 @@ def merge_into(
     """Add LoRAs to a base for good.
 
     Args:
-        target: a pipeline or models by part, changed in place; or a Diffusers folder, copied to `out`.
+        target: a pipeline or models by part, changed in place; or a model on disk (a pipeline folder, Hub id, ...; see
+            `sd_ext.models.find_model`), copied to `out`.
         loras: with strengths. All see the original base, in any order.
         out: the new folder. It appears whole, with the weights' types and files as in `target`.
         on_module: told (done, total, module).
@@ -119,49 +118,31 @@ def merge_into(
     Raises:
         InputError: a module that the base lacks or that does not fit, or `out` exists; nothing is changed then.
     """
-    if not isinstance(target, (str, Path)):
+    base = open_base(target)
+    if not isinstance(base, StoredWeights):
         apply_loras(target, loras, on_module)
         return
     if out is None:
-        raise InputError("a folder is merged into a new one; say where with out")
-    _merge_folder(FolderBase(target), loras, Path(out).expanduser(), on_module, overwrite)
+        raise InputError("a model on disk is merged into a new folder; say where with out")
+    _merge_stored(base, loras, Path(out).expanduser(), on_module, overwrite)
 
 
-def _merge_folder(base: FolderBase, loras: Loras, out: Path, on_module: OnModule, overwrite: bool) -> None:
+def _merge_stored(base: StoredWeights, loras: Loras, out: Path, on_module: OnModule, overwrite: bool) -> None:
     whole.recovered(out)
-    replaces = overwrite and (out / "model_index.json").is_file()
+    replaces = overwrite and (out / INDEX).is_file()
     if out.exists() and not replaces:
         raise InputError(f"{out} exists; choose another folder")
-    if out.resolve().is_relative_to(base.folder.resolve()) or base.folder.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{out} lies in or around {base.folder}; choose another folder")
-    modules = changed_modules(base, loras)
+    base.model.check_apart(out)
+    modules, done = changed_modules(base, loras), 0
+
+    def change(stored: Stored) -> dict[tuple[str, str], Tensor]:
+        """The new weights of one file's modules."""
+        nonlocal done
+        inside = [module for module in modules if base.places[module] in stored]
+        after = fused(base, loras, inside, lambda i, _, module: on_module(done + i, len(modules), module))
+        made = {base.places[module]: weight for module, _, weight in after}
+        done += len(inside)
+        return made
+
     with whole.folder(out, overwrite=replaces) as new:
-        shutil.copytree(base.folder, new, ignore=_left_out(base.folder), dirs_exist_ok=True)
-        done = 0
-        for file in sorted({base.keys[module][0] for module in modules}):
-            inside = [module for module in modules if base.keys[module][0] == file]
-            after = fused(base, loras, inside, lambda i, _, m, done=done: on_module(done + i, len(modules), m))
-            _rewrite(file, new / file.relative_to(base.folder), {base.keys[m][1]: weight for m, _, weight in after})
-            done += len(inside)
-
-
-def _rewrite(source: Path, new: Path, changed: dict[str, Tensor]) -> None:
-    """The same safetensors file with some tensors exchanged."""
-    with open_tensors(source) as file:
-        kept = {name: file.get_tensor(name) for name in file.keys() if name not in changed}  # noqa: SIM118
-        metadata = file.metadata()
-    save_file({**kept, **changed}, new, metadata)
-
-
-def _left_out(root: Path) -> Callable[[str, list[str]], set[str]]:
-    """What is not copied: temporaries of writers; other weights, and pickles, of parts that a LoRA changes."""
-
-    def ignore(folder: str, names: list[str]) -> set[str]:
-        path = Path(folder)
-        if path.parent != root or path.name not in PARTS:
-            return set(filter(whole.is_temporary, names))
-        kept = {file.name for file in weight_files(path)}
-        weights = {name for name in names if Path(name).suffix in {".safetensors", *PICKLES}}
-        return weights - kept
-
-    return ignore
+        base.model.write_changed(new, base.parts, change)

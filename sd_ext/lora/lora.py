@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..errors import InputError, UnknownNameError
+from ..models import FAMILIES
 from .adapter import PARTS, Adapter, ModuleName
-
-BASES = "sd15", "sd21", "sdxl"
 
 
 @dataclass(eq=False)
@@ -40,8 +39,8 @@ class Lora:
         for part in self.parts:
             if part not in PARTS:
                 raise UnknownNameError("part of a pipeline", part, PARTS)
-        if self.base is not None and self.base not in BASES:
-            raise UnknownNameError("base model", self.base, BASES)
+        if self.base is not None and self.base not in FAMILIES:
+            raise UnknownNameError("base model", self.base, FAMILIES)
         if not self.adapters:
             raise InputError("there is no adapter in it")
 

@@ -14,7 +14,7 @@ from .adapter import Adapter, ModuleName
 from .fuse import Loras, OnModule, quiet
 from .lora import Lora
 from .low_rank import Factors, Keep, truncate, truncate_product
-from .weights import Base, check_fit, open_base, pairs
+from .weights import BaseWeights, check_fit, open_base, pairs
 
 
 def merge(
@@ -30,7 +30,7 @@ def merge(
         loras: with strengths, which may be negative.
         rank, energy: how much to keep of the sum (`Keep`); with neither, plain LoRAs are merged exactly, by putting
             their factors side by side, so that ranks add up.
-        base: pipeline, models by part, or folder; needed for DoRA, whose delta depends on it.
+        base: pipeline, models by part, or model on disk (folder, Hub id); needed for DoRA, whose delta depends on it.
         on_module: told (done, total, module).
 
     Returns:
@@ -62,7 +62,7 @@ def merge(
 
 
 def _sum(
-    adapters: Sequence[tuple[Adapter, float]], keep: Keep | None, module: ModuleName, base: Base | None
+    adapters: Sequence[tuple[Adapter, float]], keep: Keep | None, module: ModuleName, base: BaseWeights | None
 ) -> tuple[Adapter, float]:
     """One plain LoRA for several adapters of one module, and its relative error."""
     shape = _shape_of(adapters)
@@ -108,7 +108,7 @@ def resize(
         lora: what to resize.
         rank: keep at most so many directions in each module.
         energy: keep no more than hold this share of the squared Frobenius norm; 1 loses nothing but rounding.
-        base: pipeline, models by part, or folder; needed for DoRA, whose delta depends on it.
+        base: pipeline, models by part, or model on disk (folder, Hub id); needed for DoRA, whose delta depends on it.
         on_module: told (done, total, module).
 
     Returns:
@@ -140,7 +140,7 @@ def extract(
     """The LoRA that leads from one model to another, tuned from it.
 
     Args:
-        base, tuned: pipelines, models by part, or Diffusers folders.
+        base, tuned: pipelines, models by part, or models on disk (folders, Hub ids; see `sd_ext.models.find_model`).
         rank, energy: how much to keep of each difference (`Keep`).
         on_module: told (done, total, module).
 

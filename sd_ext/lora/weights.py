@@ -1,4 +1,4 @@
-"""The base model's weights, of models in memory or of a pipeline folder, one at a time and under canonical names."""
+"""The base model's weights, in memory or on disk, one at a time and each by the name that its module has in a LoRA."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .. import whole
 from ..errors import InputError, ModelError, UnknownNameError
-from ..reading import open_tensors
+from ..models import Model, StoredTensor, find_model
 from ..seams.torch import uncompiled_path
 from ..seams.transformers import without_prefix
 from .adapter import PARTS, Adapter, ModuleName
@@ -20,7 +19,7 @@ from .adapter import PARTS, Adapter, ModuleName
 ADAPTED = nn.Linear, nn.Conv2d
 
 
-class Base(Protocol):
+class BaseWeights(Protocol):
     """Weights by module: (out, in) of linear layers, (out, in, k, k) of convolutions."""
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]: ...
@@ -34,7 +33,7 @@ def canonical(part: str, path: str) -> ModuleName:
     return ModuleName(part, path if part == "unet" else without_prefix(path))
 
 
-class ModelBase:
+class ModelWeights:
     """Models in memory.
 
     Args:
@@ -59,56 +58,39 @@ class ModelBase:
         return self.modules[module].weight.detach()
 
 
-class FolderBase:
-    """A Diffusers pipeline folder, opened and not loaded.
+class StoredWeights:
+    """A model on disk, opened and not loaded.
+
+    Args:
+        model: see `sd_ext.models.find_model`.
 
     Raises:
-        ModelError: no such folder, or no safetensors weights in it.
+        ModelError: none of the parts that a LoRA can change, or weights that cannot be read.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = whole.recovered(Path(folder).expanduser())
-        if not self.folder.is_dir():
-            what = "a single file; convert it to a Diffusers folder first" if self.folder.is_file() else "not there"
-            raise ModelError(f"a base model is a Diffusers pipeline folder, and {self.folder} is {what}")
-        self.keys: dict[ModuleName, tuple[Path, str]] = {}
-        self._shapes: dict[ModuleName, torch.Size] = {}
-        for part in PARTS:
-            for file in weight_files(self.folder / part):
-                self._add(part, file)
-        if not self.keys:
-            raise ModelError(f"{self.folder} has no safetensors weights in {', '.join(PARTS)}")
-
-    def _add(self, part: str, file: Path) -> None:
-        with open_tensors(file, ModelError) as opened:
-            for key in opened.keys():  # noqa: SIM118  it has no __iter__
-                shape = torch.Size(opened.get_slice(key).get_shape())
-                if is_adaptable(key, len(shape)):
-                    module = canonical(part, key.removesuffix(".weight"))
-                    self.keys[module], self._shapes[module] = (file, key), shape
+    def __init__(self, model: Model):
+        self.model = model
+        self.parts = [part for part in PARTS if part in model.parts]
+        self.places: dict[ModuleName, tuple[str, str]] = {}
+        self._stored: dict[ModuleName, StoredTensor] = {}
+        for part in self.parts:
+            for name, stored in model.tensors(part).items():
+                if is_adaptable(name, len(stored.shape)):
+                    module = canonical(part, name.removesuffix(".weight"))
+                    self.places[module], self._stored[module] = (part, name), stored
+        if not self.places:
+            raise ModelError(f"{model.name} has no safetensors weights in {', '.join(PARTS)}")
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]:
-        return self._shapes
+        return {module: torch.Size(stored.shape) for module, stored in self._stored.items()}
 
     def weight(self, module: ModuleName) -> Tensor:
-        file, key = self.keys[module]
-        with open_tensors(file, ModelError) as opened:
-            return opened.get_tensor(key)
+        return self._stored[module].read()
 
 
 def is_adaptable(key: str, dimensions: int) -> bool:
     """Whether a tensor of a model file is a linear layer's or a convolution's weight, judged by name and shape."""
     return key.endswith(".weight") and dimensions in (2, 4) and not key.endswith("_embedding.weight")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of one part: the plain ones, or where there are none those of a single variant (fp16)."""
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    plain = [file for file in files if file.name.count(".") == 1]
-    variants = {file.name.split(".")[1].split("-")[0] for file in files}
-    if not plain and len(variants) > 1:
-        raise ModelError(f"{folder} holds several variants ({', '.join(sorted(variants))}) and no plain weights")
-    return plain or files
 
 
 def models_by_part(models: Any) -> dict[str, nn.Module]:
@@ -126,11 +108,20 @@ def models_by_part(models: Any) -> dict[str, nn.Module]:
     return found
 
 
-def open_base(base: Any) -> Base:
-    """A folder's or models' weights. What is open already stays as it is."""
-    if isinstance(base, (ModelBase, FolderBase)):
+def open_base(base: Any) -> BaseWeights:
+    """The weights of a base model, none of them read yet.
+
+    Args:
+        base: a pipeline, models by part, a `Model` on disk, or what a user calls one; what is open already stays so.
+
+    Raises:
+        InputError: no such model; see `sd_ext.models.find_model`.
+    """
+    if isinstance(base, (ModelWeights, StoredWeights)):
         return base
-    return FolderBase(base) if isinstance(base, (str, Path)) else ModelBase(base)
+    if isinstance(base, (str, Path)):
+        base = find_model(base)
+    return StoredWeights(base) if isinstance(base, Model) else ModelWeights(base)
 
 
 def check_fit(shapes: Mapping[ModuleName, torch.Size], adapters: Iterable[tuple[ModuleName, Adapter]]) -> None:

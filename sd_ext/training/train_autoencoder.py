@@ -24,7 +24,7 @@ from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.images import to_uint8
 from sd_ext.training.data.order import Pass
 from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
-from sd_ext.training.model.files import from_folder
+from sd_ext.training.model.trainable import load_part
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.task import Task
 from sd_ext.training.settings.command import main
@@ -80,7 +80,7 @@ class AutoencoderTask(Task):
         self.sizes = self.pictures.sizes
         self.parts = {"samples": fingerprint(self.pictures, [""] * len(self.pictures))}
         settings, model, side = config.autoencoder, config.start.model, config.pictures.resolution
-        self.vae = from_folder(AutoencoderKL, model, "vae") if model else build(settings, side, config.loop.seed)
+        self.vae = load_part(AutoencoderKL, model, "vae") if model else build(settings, side, config.loop.seed)
         if config.memory.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         self.model = AutoencoderLoss(self.vae, settings.l1_weight, settings.kl_weight)

@@ -19,7 +19,7 @@ from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_fits
 from sd_ext.training.lora.network import base_dtype
 from sd_ext.training.lora.task import LoraTask
-from sd_ext.training.model.files import find_model
+from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.folder import check_folder
 from sd_ext.training.run.machine import check_machine, uses_cpu
@@ -33,7 +33,7 @@ def run(config: LoraConfig) -> Path:
         InputError: settings, data or model that cannot work.
     """
     check_machine(config)
-    files = find_model(config.base.model, config.base.variant)
+    files = find_trainable(config.base.model, config.base.variant)
     state = PartialState(cpu=uses_cpu(config.machine))
     if missing(config.prior):
         planned = LoraTask(config, files)  # what is wrong with settings or data is said before pictures are drawn

@@ -23,10 +23,10 @@ from sd_ext.seams.transformers import text_tower
 from sd_ext.training.configs import ClipSettings, TextEncoderConfig
 from sd_ext.training.data.order import Pass
 from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
-from sd_ext.training.model.files import from_folder
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import tokenize
 from sd_ext.training.model.tokenizer import save_tokenizer, train_tokenizer
+from sd_ext.training.model.trainable import load_part
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.task import Task
 from sd_ext.training.settings.command import main
@@ -97,8 +97,8 @@ class TextEncoderTask(Task):
         if not any(self.pictures.captions):
             raise InputError(f"{config.data.data} has no captions: give metadata.jsonl a 'text' for each picture")
         if model := config.start.model:
-            self.tokenizer = from_folder(CLIPTokenizer, model, "tokenizer")
-            self.clip = from_folder(CLIPModel, model, "clip")
+            self.tokenizer = load_part(CLIPTokenizer, model, "tokenizer")
+            self.clip = load_part(CLIPModel, model, "clip")
         else:
             self.tokenizer = train_tokenizer(self.pictures.captions, config.clip.vocabulary, config.clip.tokens)
             self.clip = build(config.clip, self.tokenizer, config.pictures.resolution, config.loop.seed)

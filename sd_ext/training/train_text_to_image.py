@@ -10,7 +10,6 @@ prediction (Ho et al. 2020, arXiv 2006.11239, eq. 14). The result is a whole pip
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ import torch
 from PIL import Image
 
 from sd_ext.errors import InputError
+from sd_ext.models import Mixed, Model, find_part
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.configs import NewUnetSettings, TextToImageConfig
 from sd_ext.training.diffusion.task import DiffusionTask
-from sd_ext.training.model.files import ModelFiles, find_model, find_part
 from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.objective.settings import PredictionSettings
 from sd_ext.training.run.fit import fit
@@ -61,7 +61,7 @@ def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_siz
     )
 
 
-def find_files(config: TextToImageConfig) -> ModelFiles:
+def find_files(config: TextToImageConfig) -> Mixed:
     """The parts of `model`, with those that are given by themselves in their place.
 
     Raises:
@@ -70,13 +70,14 @@ def find_files(config: TextToImageConfig) -> ModelFiles:
     base, given = config.base, config.parts
     if not (given.autoencoder or base.model) or not (given.text_encoder or base.model):
         raise InputError("give --autoencoder and --text-encoder, or --model with a pipeline that has both")
-    model = find_model(base.model, base.variant) if base.model else ModelFiles({})
-    parts = dict(model.parts)
+    whole = find_trainable(base.model, base.variant) if base.model else None
+    owners: dict[str, Model] = dict.fromkeys(whole.parts, whole) if whole else {}
     if given.autoencoder:
-        parts["vae"] = find_part(given.autoencoder, "vae")
+        owners["vae"] = find_part(given.autoencoder, "vae", base.variant)
     if given.text_encoder:
-        parts |= {part: find_part(given.text_encoder, part) for part in ("text_encoder", "tokenizer")}
-    return replace(model, parts=parts, variant=base.variant, source=base.model)
+        for part in ("text_encoder", "tokenizer"):
+            owners[part] = find_part(given.text_encoder, part, base.variant)
+    return Mixed(base.model, owners, whole.index if whole else {})
 
 
 def new_schedule(settings: NewUnetSettings, prediction: PredictionSettings) -> dict[str, Any]:

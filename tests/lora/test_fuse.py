@@ -173,7 +173,7 @@ def test_replacing_a_model_never_ends_with_neither(folder, sdxl, tmp_path, monke
 
 
 def test_folders_that_cannot_be_a_base(tmp_path, sd15):
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="no such model folder"):
         merge_into(tmp_path / "missing", [(sd15.lora, 1.0)], tmp_path / "out")
     with pytest.raises(InputError, match="no safetensors weights"):
         extract(tmp_path, tmp_path, rank=1)

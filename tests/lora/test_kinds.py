@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from sd_ext.errors import InputError
 from sd_ext.lora import Adapter, Lora, ModuleName, apply_lora, from_peft, merge, read_lora, resize, save_lora
-from sd_ext.lora.weights import ModelBase
+from sd_ext.lora.weights import ModelWeights
 
 from . import adapters, models
 
@@ -43,7 +43,7 @@ def trained_as(kind: str) -> tuple[Lora, dict[ModuleName, tuple[torch.Tensor, to
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge()
-    merged = ModelBase({"unet": model})
+    merged = ModelWeights({"unet": model})
     return lora, {module: (base[f"{module.path}.weight"], merged.weight(module)) for module in lora.adapters}
 
 
@@ -143,6 +143,6 @@ def test_pissa_is_taken_out_by_merging():
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge()
-    trained, fused = ModelBase({"unet": model}), ModelBase({"unet": original})
+    trained, fused = ModelWeights({"unet": model}), ModelWeights({"unet": original})
     for module in change.adapters:
         torch.testing.assert_close(fused.weight(module), trained.weight(module), rtol=1e-4, atol=1e-5)

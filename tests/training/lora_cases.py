@@ -136,10 +136,10 @@ def a_task(tmp_path: Path, base: Path, data: Path, **settings: Any) -> Any:
     """A task before it begins."""
     from sd_ext.training.lora.config import LoraConfig
     from sd_ext.training.lora.task import LoraTask
-    from sd_ext.training.model.files import find_model
+    from sd_ext.training.model.trainable import find_trainable
 
     given = {**SETTINGS, "model": str(base), "data": str(data), "out": str(tmp_path / "out"), **settings}
-    return LoraTask(LoraConfig.of(**given), find_model(str(base)))
+    return LoraTask(LoraConfig.of(**given), find_trainable(str(base)))
 
 
 def pipeline(folder: Path, vae: bool = False) -> Any:

@@ -14,11 +14,11 @@ from torch import Tensor
 from ... import whole
 from ...checked import file_digest
 from ...errors import InputError
+from ...models import PICKLES, refuse_pickle
 from ...reading import open_tensors, parse_json
 from ...tensors import storable
 
 MODEL_HASH = "sshs_model_hash"
-PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         InputError: no such file, a pickle, or not a whole safetensors file.
     """
     if path.suffix.lower() in PICKLES:
-        raise InputError(
-            f"{path} is a pickle, which can run any code when it is read, and is not opened; "
-            "ask its maker for a .safetensors file"
-        )
+        raise refuse_pickle(path)
     with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it has no __iter__
         header = dict(file.metadata() or {})

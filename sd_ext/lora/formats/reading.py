@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...declared import shown
 from ...errors import InputError
+from ...models import PICKLES
 from ...reading import read_json
 from ..adapter import PARTS
 from ..kinds import KINDS
@@ -17,7 +18,7 @@ from ..lora import Lora
 from .bases import base_from_header, guess_base
 from .diffusers import SETTINGS, alphas_of, settings_in
 from .file_names import DIFFUSERS_FILE, PEFT_FILE, PEFT_SETTINGS
-from .files import MODEL_HASH, PICKLES, read_tensors
+from .files import MODEL_HASH, read_tensors
 from .keys import assemble, collect, split_dotted, split_kohya
 from .names import from_dotted, from_kohya
 from .sdxl import BEGINNINGS
@@ -67,7 +68,7 @@ def _from_folder(folder: Path) -> Lora:
         files = [folder / DIFFUSERS_FILE]
     if len(files) == 1:
         return _from_tensors(*read_tensors(files[0]))
-    if not files and any(file.suffix in PICKLES for file in folder.iterdir()):
+    if not files and any(file.suffix.lower() in PICKLES for file in folder.iterdir()):
         raise InputError(f"{folder} holds pickles only, which can run any code when read; .safetensors is needed")
     found = f"{len(files)} .safetensors files; name one" if files else f"neither {DIFFUSERS_FILE} nor {PEFT_SETTINGS}"
     raise InputError(f"{folder} holds {found}")

@@ -36,4 +36,5 @@ class LohaKind(Kind):
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
         from peft import LoHaConfig
 
-        return LoHaConfig(**shared, alpha=alpha, module_dropout=settings.dropout)  # type: ignore[arg-type]
+        known: dict[str, Any] = {"alpha": alpha, "module_dropout": settings.dropout}
+        return LoHaConfig(**shared, **known)

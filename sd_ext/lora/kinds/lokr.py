@@ -49,7 +49,5 @@ class LokrKind(Kind):
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
         from peft import LoKrConfig
 
-        factor = settings.lokr_factor
-        return LoKrConfig(  # type: ignore[arg-type]
-            **shared, alpha=alpha, module_dropout=settings.dropout, decompose_factor=factor
-        )
+        known: dict[str, Any] = {"alpha": alpha, "module_dropout": settings.dropout}
+        return LoKrConfig(**shared, **known, decompose_factor=settings.lokr_factor)

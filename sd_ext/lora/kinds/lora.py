@@ -75,4 +75,4 @@ class LoraKind(Kind):
         from peft import LoraConfig
 
         known: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": settings.dropout, "use_rslora": settings.rslora}
-        return LoraConfig(**shared, **known, init_lora_weights=init, **more)  # type: ignore[arg-type]
+        return LoraConfig(**shared, **known, **more, init_lora_weights=init)  # type: ignore[arg-type]

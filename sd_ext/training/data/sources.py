@@ -5,18 +5,16 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from sd_ext.errors import InputError
+from sd_ext.models import is_hub_id
 from sd_ext.plain_files import why_not
 from sd_ext.training.data.folders import linked_folders, metadata_files, picture_files, read_metadata, read_pairs
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.shards import read_shards
 from sd_ext.training.data.tables import read_table
-
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def read_items(
@@ -44,7 +42,7 @@ def read_items(
         return read_files(source, sorted(Path(name) for name in glob.glob(source, recursive=True)), split, image, text)
     if folder.exists():
         raise InputError(f"{source} is a file; give a folder of pictures, *.tar shards or *.parquet files")
-    if not HUB_ID.fullmatch(source):
+    if not is_hub_id(source):
         raise InputError(f"no folder of pictures at {source}")
     try:
         return read_table(source, split, image, text)

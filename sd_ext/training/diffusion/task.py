@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
+from sd_ext.models import Model
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.look import Sample
@@ -27,7 +28,6 @@ from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.samples import open_pictures
 from sd_ext.training.encoding.encoded import Encoded
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective.levels import NoiseLevels
@@ -77,7 +77,7 @@ class DiffusionTask(Task):
         noise: the noise schedule as Diffusers' schedulers take it.
     """
 
-    def __init__(self, config: DiffusionConfig, files: ModelFiles, rephrase: float = 0.0):
+    def __init__(self, config: DiffusionConfig, files: Model, rephrase: float = 0.0):
         self.config, self.files = config, files
         self.scale, self.channels = files.pixels_per_latent, files.setting("vae", "latent_channels", int, 4)
         self.pictures, self.held_out = open_pictures(config, self.scale, self.complete)

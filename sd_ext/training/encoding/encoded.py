@@ -15,11 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from sd_ext.models import Model
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, Entry
 from sd_ext.training.encoding.keys import latent_key, text_key
 from sd_ext.training.encoding.settings import CacheSettings
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoders import TextTowers
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -48,7 +48,7 @@ class Encoded:
     def __init__(
         self,
         settings: CacheSettings,
-        files: ModelFiles,
+        files: Model,
         accelerator: Accelerator,
         *,
         out: str,

@@ -61,7 +61,7 @@ def latent_key(
 
     Args:
         picture, size, crop, flipped: as `Pictures.content` gives them.
-        encoder: the autoencoder's `ModelFiles.digest`.
+        encoder: the autoencoder's `Model.digest`.
         dtype: of the entry.
         more: whatever else it depends on, such as the precision that the autoencoder computes in.
     """
@@ -75,7 +75,7 @@ def text_key(
 
     Args:
         caption: its text, the tokenizer then being among `more`; better, its token ids.
-        encoders: the text encoders' `ModelFiles.digest`.
+        encoders: the text encoders' `Model.digest`.
         dtype: of the entry.
         more: whatever else it depends on, such as the layers skipped.
     """

@@ -20,13 +20,13 @@ from rich.progress import track
 
 from sd_ext import whole
 from sd_ext.errors import TrainingError
+from sd_ext.models import Model
 from sd_ext.training.data.folders import picture_files
 from sd_ext.training.data.images import is_whole_png
 from sd_ext.training.data.items import FileReader, Item
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.settings import PreviewSettings
 from sd_ext.training.lora.settings import ClassSettings
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 
@@ -101,7 +101,7 @@ def to_make(settings: ClassSettings) -> list[int]:
 def make_class_pictures(
     settings: ClassSettings,
     previews: PreviewSettings,
-    files: ModelFiles,
+    files: Model,
     state: PartialState,
     dtype: torch.dtype,
     side: int,
@@ -147,7 +147,7 @@ def drawn(
     prompt: str,
     seeds: list[int],
     previews: PreviewSettings,
-    files: ModelFiles,
+    files: Model,
     device: torch.device,
     dtype: torch.dtype,
     side: int,

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from sd_ext.errors import InputError, SeamError
+from sd_ext.models import Model
 from sd_ext.seams.peft import let_all_act
 from sd_ext.seams.torch import fake_tensors
 from sd_ext.training.lora.adapters import trained_parameters
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.network import DTYPES, base_dtype, build_on_meta
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.optimizer.names import PRESETS
 from sd_ext.training.run.memory import free_memory, gb, kept_bytes, make_fake, peak_bytes, size_of
@@ -44,7 +44,7 @@ class Workload:
     """
 
     config: LoraConfig
-    files: ModelFiles
+    files: Model
     sizes: Sequence[Hashable]
     channels: int
     scale: int
@@ -131,7 +131,7 @@ def at_most(work: Workload) -> int:
     return 2 * (size_of(models) + kept) + trained * (4 + state + 4) + pictures
 
 
-def vae_on_meta(files: ModelFiles) -> Any:
+def vae_on_meta(files: Model) -> Any:
     with torch.device("meta"):
         return files.without_weights("vae").eval()
 

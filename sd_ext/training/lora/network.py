@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from sd_ext.errors import InputError
+from sd_ext.models import Model
 from sd_ext.training.lora.adapters import TEXT_TARGETS, add_adapters, peft_config, target_modules
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.new_words import Words, add_words
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
 
@@ -77,7 +77,7 @@ def adapt_towers(towers: TextTowers, config: LoraConfig) -> list[Words]:
     return add_words(towers, words.tokens, words.token_vectors, words.token_init) if words.tokens else []
 
 
-def build_on_meta(config: LoraConfig, files: ModelFiles) -> tuple[Any, TextTowers | None]:
+def build_on_meta(config: LoraConfig, files: Model) -> tuple[Any, TextTowers | None]:
     """U-Net and trained text encoders as they will be, on PyTorch's meta device: shapes without weights."""
     with torch.device("meta"):
         made = files.without_weights("unet")
@@ -90,7 +90,7 @@ def build_on_meta(config: LoraConfig, files: ModelFiles) -> tuple[Any, TextTower
     return unet, towers
 
 
-def towers_on_meta(files: ModelFiles) -> TextTowers:
+def towers_on_meta(files: Model) -> TextTowers:
     """The frozen text encoders, without weights where the default device is meta; and their tokenizers."""
     encoders = [files.without_weights(part) for part in files.text_parts]
     tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]

@@ -13,8 +13,8 @@ from sd_ext.training.lora.class_pictures import missing
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_memory, estimate
 from sd_ext.training.lora.task import LoraTask
-from sd_ext.training.model.files import find_model
 from sd_ext.training.model.text_encoders import cut_off
+from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run.folder import check_folder
 from sd_ext.training.run.machine import check_machine, uses_cpu
 from sd_ext.training.run.memory import free_memory, gb
@@ -28,7 +28,7 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
     """
     check_machine(config)
     state = PartialState(cpu=uses_cpu(config.machine))
-    task = LoraTask(config, find_model(config.base.model, config.base.variant))
+    task = LoraTask(config, find_trainable(config.base.model, config.base.variant))
     for name, text in facts(task, state.num_processes):
         yield f"{name:<15} {text}"
     if config.folder.out:
@@ -47,7 +47,7 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
 def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
     """(what, value) of all that needs no model."""
     config = task.config
-    yield "model", f"{config.base.model} ({task.files.base}), predicts {task.levels.prediction}"
+    yield "model", f"{config.base.model} ({task.files.family}), predicts {task.levels.prediction}"
     yield "pictures", pictures(task)
     yield "buckets", buckets(task)
     yield "held out", f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss"

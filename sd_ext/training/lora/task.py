@@ -15,6 +15,7 @@ from sd_ext import whole
 from sd_ext.errors import InputError
 from sd_ext.lora import Lora, from_peft
 from sd_ext.lora.kinds import find_kind
+from sd_ext.models import Model
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.data.items import Item
 from sd_ext.training.diffusion.previews import read_whole_pictures
@@ -26,7 +27,6 @@ from sd_ext.training.lora.network import adapt_towers, adapt_unet, base_dtype, q
 from sd_ext.training.lora.new_words import Words, spell_out
 from sd_ext.training.lora.result import Finished, write_result
 from sd_ext.training.lora.start import keep_start, without_start
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.objective.loss import DiffusionLoss
@@ -47,7 +47,7 @@ class LoraTask(DiffusionTask):
     name = "lora"
     config: LoraConfig
 
-    def __init__(self, config: LoraConfig, files: ModelFiles):
+    def __init__(self, config: LoraConfig, files: Model):
         super().__init__(config, files)
         self.check_words()
         self.trains_text = trains_text(config)
@@ -169,7 +169,7 @@ class LoraTask(DiffusionTask):
 
     def trained(self) -> Lora:
         """The LoRA of the original base."""
-        lora = from_peft(self.adapted(), base=self.files.base)
+        lora = from_peft(self.adapted(), base=self.files.family)
         return without_start(lora, self.at_start) if self.at_start else lora
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
@@ -177,8 +177,8 @@ class LoraTask(DiffusionTask):
             config=self.config,
             lora=self.trained(),
             new_words=self.new_words,
-            base=self.files.base,
-            source=self.files.source,
+            base=self.files.family,
+            source=self.files.name,
             noise=self.noise,
             history=history,
             samples=len(self.learnt),

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from sd_ext import whole
+from sd_ext.models import Model
 from sd_ext.reading import read_json
 from sd_ext.schedulers import DPMSolverMultistepScheduler
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.tokenizer import save_tokenizer
@@ -24,7 +24,7 @@ def make_scheduler(settings: dict[str, Any]) -> Any:
     return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing", steps_offset=1)
 
 
-def make_pipeline(vae: Any, unet: Any, noise: dict[str, Any], towers: TextTowers | None, files: ModelFiles) -> Any:
+def make_pipeline(vae: Any, unet: Any, noise: dict[str, Any], towers: TextTowers | None, files: Model) -> Any:
     """A StableDiffusionPipeline without safety checker, or a StableDiffusionXLPipeline.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sd_ext.training.model.files import ModelFiles
+from sd_ext.models import Model
 
 
 class TextTowers(nn.Module):
@@ -28,7 +28,7 @@ class TextTowers(nn.Module):
         self.encoders = nn.ModuleDict(dict(zip(names, encoders, strict=True)))
 
     @classmethod
-    def load(cls, files: ModelFiles, dtype: torch.dtype = torch.float32) -> TextTowers:
+    def load(cls, files: Model, dtype: torch.dtype = torch.float32) -> TextTowers:
         tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]
         encoders = [files.load(part, dtype).eval().requires_grad_(False) for part in files.text_parts]
         return cls(tokenizers, encoders, files.text_parts)

@@ -15,15 +15,15 @@ from sd_ext.lora import Adapter, Lora, ModuleName, read_lora
 from sd_ext.lora.formats.diffusers import tensors_of as diffusers_tensors
 from sd_ext.lora.formats.kohya import tensors_of as kohya_tensors
 from sd_ext.lora.formats.names import from_kohya, to_kohya
-from sd_ext.lora.weights import ModelBase, check_fit
+from sd_ext.lora.weights import ModelWeights, check_fit
 
 from .. import adapters, models
 
 
 @functools.cache
-def full_lora(shape: str) -> tuple[ModelBase, Lora]:
+def full_lora(shape: str) -> tuple[ModelWeights, Lora]:
     """A LoRA of rank 1 on every linear layer and convolution of the full models."""
-    base = ModelBase(models.full_models(shape))
+    base = ModelWeights(models.full_models(shape))
     made = {}
     for module, size in base.shapes().items():
         ones = [1] * (len(size) - 2)

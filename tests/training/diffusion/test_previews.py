@@ -7,8 +7,8 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.settings import PreviewSettings
-from sd_ext.training.model.files import find_model
 from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.model.trainable import find_trainable
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
@@ -17,7 +17,7 @@ def test_a_preview_is_the_pipelines_own_picture(family, tiny_pipeline_dir, tiny_
     folder = tiny_sdxl_dir if family == "sdxl" else tiny_pipeline_dir
     pipe = (StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline).from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    towers = TextTowers.load(find_model(str(folder)))
+    towers = TextTowers.load(find_trainable(str(folder)))
     states = {text: towers(towers.tokenize([text])) for text in ("red circle", "blue")}
     settings = PreviewSettings(preview_steps=3, preview_guidance=2.5)
     ours = draw(pipe, states["red circle"], states["blue"], 5, 32, settings)

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+from sd_ext.models import Folder
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.data.order import Pass
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.train_text_to_image import TextToImageTask
 
 from ..conftest import TINY
@@ -21,13 +21,13 @@ from ..conftest import TINY
 @pytest.fixture
 def loaded(monkeypatch) -> list[str]:
     """The parts that are loaded."""
-    seen, real = [], ModelFiles.load
+    seen, real = [], Folder.load
 
     def spy(self, part, *rest):
         seen.append(part)
         return real(self, part, *rest)
 
-    monkeypatch.setattr(ModelFiles, "load", spy)
+    monkeypatch.setattr(Folder, "load", spy)
     return seen
 
 

@@ -14,7 +14,7 @@ from sd_ext.training.lora.adapters import TEXT_TARGETS
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import train_once
 from sd_ext.training.lora.task import LoraTask
-from sd_ext.training.model.files import find_model
+from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run.fit import start
 from sd_ext.training.run.memory import peak_bytes
 
@@ -132,7 +132,7 @@ def settings(two_sizes_folder, tiny_pipeline_dir, tmp_path) -> dict[str, Any]:
 
 def begun(settings: dict[str, Any], **values: Any) -> LoraTask:
     config = LoraConfig.of(**{**settings, **values})
-    task = LoraTask(config, find_model(config.base.model))
+    task = LoraTask(config, find_trainable(config.base.model))
     task.begin(Accelerator(cpu=True, mixed_precision=config.machine.mixed_precision))
     return task
 

@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 
 from sd_ext import checked
 from sd_ext.errors import InputError, ModelError, TrainingError
+from sd_ext.models import Folder
 from sd_ext.training import train_lora
 from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.encoding import cache
 from sd_ext.training.lora import estimate, result
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.plan import plan_lora
-from sd_ext.training.model.files import ModelFiles
 from sd_ext.training.run import checkpoint
 from sd_ext.training.run import history as history_module
 from sd_ext.training.run.checkpoint import checkpoints
@@ -51,15 +51,15 @@ def run(settings: dict[str, Any], **values: Any) -> Path:
 def no_weights(monkeypatch) -> list[str]:
     """Parts that were loaded; loading one fails."""
     loaded: list[str] = []
-    real = ModelFiles.load
+    real = Folder.load
 
-    def load(self: ModelFiles, part: str, *rest: Any) -> Any:
+    def load(self: Folder, part: str, *rest: Any) -> Any:
         if part.startswith("tokenizer"):
             return real(self, part, *rest)
         loaded.append(part)
         raise AssertionError(f"{part} was loaded")
 
-    monkeypatch.setattr(ModelFiles, "load", load)
+    monkeypatch.setattr(Folder, "load", load)
     return loaded
 
 
@@ -138,10 +138,10 @@ SD3 = {"_class_name": "StableDiffusion3Pipeline", "unet": [None, None], "transfo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("unet"), "unet holds no unet"),
-        (without("tokenizer"), "has no folder tokenizer; it is incomplete"),
+        (without("unet"), "incomplete: it has no folder unet"),
+        (without("tokenizer"), "incomplete: it has no folder tokenizer"),
         (without("scheduler"), "has no folder scheduler"),
-        (pickled, r"text_encoder holds no weights as safetensors; pytorch_model.bin would be loaded as pickle"),
+        (pickled, r"text_encoder holds no weights as safetensors; pytorch_model.bin would be read as pickle"),
         (renamed, r"there is diffusion_pytorch_model.fp16.safetensors: give its variant"),
         (listed(**SD3), "is a StableDiffusion3Pipeline without unet"),
         (lambda folder: (folder / "model_index.json").unlink(), r"no model_index.json"),
@@ -159,9 +159,9 @@ def test_a_base_model_of_another_kind(settings, tiny_pipeline_dir, tmp_path, no_
 
 
 def test_a_base_model_in_a_single_file_or_none(settings, tmp_path, no_weights):
-    for name in ("model.ckpt", "model.safetensors"):
+    for name, message in {"model.ckpt": "is a pickle", "model.safetensors": "is a single file; .* convert it"}.items():
         (tmp_path / name).write_bytes(b"?")
-        with pytest.raises(ModelError, match="single files must be converted to a folder first"):
+        with pytest.raises(ModelError, match=message):
             run(settings, model=str(tmp_path / name))
     with pytest.raises(ModelError, match="no model named"):
         run(settings, model="")

@@ -12,13 +12,14 @@ import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
+from sd_ext.models import Folder
 from sd_ext.training.lora import estimate as estimates
 from sd_ext.training.lora.adapters import trained_parameters
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import at_most, check_fits, estimate, train_once
 from sd_ext.training.lora.plan import plan_lora, steps
 from sd_ext.training.lora.task import LoraTask
-from sd_ext.training.model.files import ModelFiles, find_model
+from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run import memory
 from sd_ext.training.run.memory import peak_bytes
 from sd_ext.training.settings.command import parse
@@ -36,7 +37,7 @@ def settings(two_sizes_folder, tiny_pipeline_dir, tmp_path) -> dict[str, Any]:
 
 def make_task(settings: dict[str, Any], **values: Any) -> LoraTask:
     config = LoraConfig.of(**{**settings, **values})
-    return LoraTask(config, find_model(config.base.model))
+    return LoraTask(config, find_trainable(config.base.model))
 
 
 def real_step(task: LoraTask) -> tuple[torch.nn.Module, Callable[[], None]]:
@@ -49,13 +50,13 @@ def real_step(task: LoraTask) -> tuple[torch.nn.Module, Callable[[], None]]:
 def test_a_plan_says_all_loads_nothing_and_writes_nothing(settings, monkeypatch, tmp_path):
     values = {"text_encoder": True, "tokens": ("<toy>",), "prefix": "<toy>", "validation_split": "held_out"}
     model, _ = real_step(make_task(settings, **values, cache_dir=str(tmp_path / "cache")))
-    real = ModelFiles.load
+    real = Folder.load
 
-    def load(self: ModelFiles, part: str, *rest: Any) -> Any:
+    def load(self: Folder, part: str, *rest: Any) -> Any:
         assert part.startswith("tokenizer"), f"{part} was loaded"
         return real(self, part, *rest)
 
-    monkeypatch.setattr(ModelFiles, "load", load)
+    monkeypatch.setattr(Folder, "load", load)
     settings["out"] = str(tmp_path / "planned")
     told = {line[:15].strip(): line[16:] for line in plan_lora(LoraConfig.of(**settings, **values))}
     assert told["pictures"] == "11, 11 samples an epoch, none left out"
@@ -181,7 +182,7 @@ UNETS = {"sd15": {"cross_attention_dim": 768, "attention_head_dim": 8}, "sd21": 
 WIDTHS = {"sd15": 768, "sd21": 1024, "sdxl": 768}
 
 
-def full_size(shape: str, folder: Path) -> ModelFiles:
+def full_size(shape: str, folder: Path) -> Folder:
     parts: dict[str, dict[str, Any]] = {
         "unet": UNETS[shape], "vae": VAE, "text_encoder": {"hidden_size": WIDTHS[shape], "max_position_embeddings": 77},
         "scheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
@@ -191,7 +192,7 @@ def full_size(shape: str, folder: Path) -> ModelFiles:
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
     (folder / "scheduler" / "config.json").rename(folder / "scheduler" / "scheduler_config.json")
-    return ModelFiles({part: folder / part for part in parts}, source=shape)
+    return Folder(folder, shape, parts={part: folder / part for part in parts})
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sd_ext.training.model.files import find_model
 from sd_ext.training.model.text_encoders import TextTowers, cut_off, tokenize, unet_arguments
+from sd_ext.training.model.trainable import find_trainable
 
 WORDS = ["red circle", "", "a b c d e f g h i j k l m n o p q r s t u v w x y z", "Émile & co. 3"]
 
@@ -19,7 +19,7 @@ def load(folder, cls):
 def test_stable_diffusion_as_its_pipeline(tiny_pipeline_dir):
     from diffusers import StableDiffusionPipeline
 
-    towers = TextTowers.load(find_model(str(tiny_pipeline_dir)))
+    towers = TextTowers.load(find_trainable(str(tiny_pipeline_dir)))
     found = towers(towers.tokenize(WORDS))
     pipe = load(tiny_pipeline_dir, StableDiffusionPipeline)
     wanted, _ = pipe.encode_prompt(WORDS, "cpu", 1, False)
@@ -31,8 +31,8 @@ def test_stable_diffusion_as_its_pipeline(tiny_pipeline_dir):
 def test_sdxl_as_its_pipeline(tiny_sdxl_dir):
     from diffusers import StableDiffusionXLPipeline
 
-    files = find_model(str(tiny_sdxl_dir))
-    assert files.family == files.base == "sdxl"
+    files = find_trainable(str(tiny_sdxl_dir))
+    assert files.family == "sdxl"
     towers = TextTowers.load(files)
     tokens = towers.tokenize(WORDS)
     assert tokens.shape == (4, 2, 24)
@@ -54,7 +54,7 @@ def test_captions_that_are_too_long_are_known(tiny_pipeline):
 
 
 def test_encoders_come_frozen(tiny_sdxl_dir):
-    towers = TextTowers.load(find_model(str(tiny_sdxl_dir)), torch.bfloat16)
+    towers = TextTowers.load(find_trainable(str(tiny_sdxl_dir)), torch.bfloat16)
     assert not any(p.requires_grad for p in towers.parameters())
     assert {p.dtype for p in towers.parameters()} == {torch.bfloat16}
     assert not any(encoder.training for encoder in towers.encoders.values())

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-import sd_ext
-from sd_ext.cli.models import check_folder, find_model, load_pipeline
 from sd_ext.errors import ModelError
+from sd_ext.models import find_model
+from sd_ext.models.pipeline import load_pipeline
 
 
 @pytest.fixture
@@ -18,59 +18,17 @@ def copy(tiny_pipeline_dir, tmp_path):
 
 
 def load(folder):
-    return load_pipeline(folder, torch.device("cpu"), torch.float32)
+    return load_pipeline(find_model(str(folder)), torch.device("cpu"), torch.float32)
 
 
 def test_a_good_folder_is_found_and_loaded(copy):
-    assert find_model(str(copy)) == copy
+    find_model(str(copy)).check()
     assert load(copy).unet.dtype == torch.float32
-
-
-def test_what_is_not_there_may_be_on_the_hub():
-    assert find_model("owner/name") == "owner/name"
-    for missing in ("nowhere", "./no/where", "/no/where", "a/b/c", "../up"):
-        with pytest.raises(ModelError, match="no such model folder"):
-            find_model(missing)
-
-
-def test_the_embedded_model_may_be_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(sd_ext, "pretrained_path", lambda: tmp_path, raising=False)
-    with pytest.raises(ModelError, match="no embedded model"):
-        find_model(None)
-
-
-def test_not_a_pipeline(tmp_path):
-    with pytest.raises(ModelError, match=r"no model_index\.json"):
-        check_folder(tmp_path)
-    (tmp_path / "model_index.json").write_text("[")
-    with pytest.raises(ModelError, match=r"model_index\.json is not valid JSON"):
-        check_folder(tmp_path)
-    (tmp_path / "model_index.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"model_index\.json must be an object"):
-        check_folder(tmp_path)
-    with pytest.raises(ModelError, match="is a file"):
-        check_folder(tmp_path / "model_index.json")
-
-
-def test_a_missing_part(copy):
-    shutil.rmtree(copy / "vae")
-    with pytest.raises(ModelError, match="incomplete: it has no folder vae"):
-        check_folder(copy)
-
-
-@pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_pickle_weights_are_refused(copy, part):
-    weights = next((copy / part).glob("*.safetensors"))
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ModelError, match=f"{part} holds pickle weights only"):
-        check_folder(copy)
-    with pytest.raises(ModelError):
-        load(copy)
 
 
 def test_spoiled_weights_are_one_sentence(copy):
     next((copy / "unet").glob("*.safetensors")).write_bytes(b"spoiled")
-    check_folder(copy)
+    find_model(str(copy)).check()
     with pytest.raises(ModelError, match="cannot load") as caught:
         load(copy)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,74 @@
+"""A model on the Hugging Face Hub: a folder, once it is downloaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from .folder import Folder
+from .mixed import ByParts
+from .model import Change, Model
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text reads `owner/name`, as the Hub calls models and data sets; not whether there is one."""
+    return bool(HUB_ID.fullmatch(text))
+
+
+class OnHub(ByParts):
+    """A pipeline by its Hub id. It is downloaded, as safetensors only, when something is first asked of it.
+
+    Args:
+        name: `owner/name`.
+        variant: which weight files to take; see `Folder`.
+    """
+
+    def __init__(self, name: str, variant: str | None = None):
+        super().__init__(name)
+        self.variant = variant
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The local copy."""
+        from diffusers import DiffusionPipeline
+
+        try:
+            root = DiffusionPipeline.download(self.name, variant=self.variant or None, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            message = f"{self.name} is neither a folder here nor a model on the Hub that loads: {reason}"
+            raise ModelError(message) from error
+        return Folder(Path(root), self.name, self.variant)
+
+    def owner(self, part: str) -> Model:
+        return self.folder
+
+    @property
+    def parts(self) -> Sequence[str]:
+        return self.folder.parts
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        return self.folder.index
+
+    def check(self, parts: Sequence[str] | None = None) -> None:
+        """See `Model.check`. All (None) is left to the download itself, before which nothing is asked of the Hub."""
+        if parts is not None:
+            self.folder.check(parts)
+
+    def pipeline(self, **options: Any) -> Any:
+        from diffusers import DiffusionPipeline
+
+        return DiffusionPipeline.from_pretrained(self.name, **options)
+
+    def check_apart(self, out: Path) -> None:
+        self.folder.check_apart(out)
+
+    def write_changed(self, new: Path, parts: Sequence[str], change: Change) -> None:
+        self.folder.write_changed(new, parts, change)

@@ -1,0 +1,158 @@
+"""The weight files of one part: which of those in a folder belong together, and the tensors in them.
+
+    diffusion_pytorch_model.safetensors                     plain
+    diffusion_pytorch_model.fp16.safetensors                the variant fp16, of which a folder may hold several
+    diffusion_pytorch_model-00001-of-00002.safetensors      the first of two pieces, listed in
+    diffusion_pytorch_model.safetensors.index.json
+
+transformers calls them model.safetensors; a variant's pieces have its name before or after their numbers. Pickles are
+never opened, since reading one can run any code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import InputError, ModelError
+from ..reading import open_tensors, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
+STEMS = "diffusion_pytorch_model", "model"  # as Diffusers and transformers write them
+NAME = re.compile(
+    r"(?P<stem>[^.]+?)(\.(?P<before>[^.]+?))?(-(?P<number>\d+)-of-(?P<count>\d+))?(\.(?P<after>[^.]+))?\.safetensors"
+)
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a safetensors file.
+
+    Args:
+        file: where it is.
+        key: what it is called there.
+        shape: its sides.
+    """
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor, on the CPU. Raises `ModelError` where the file is damaged."""
+        with open_tensors(self.file, ModelError) as opened:
+            return opened.get_tensor(self.key)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A weight file by its name: stem, variant ("" for none), and which piece it is of how many (0 of 0: whole)."""
+
+    path: Path
+    stem: str
+    variant: str
+    number: int
+    count: int
+
+
+def refuse_pickle(path: Path, error: type[InputError] = InputError) -> InputError:
+    """The error of a file that would have to be unpickled, of the kind `error`."""
+    return error(
+        f"{path} is a pickle, which can run any code when it is read, and is not opened; "
+        "ask its maker for a .safetensors file"
+    )
+
+
+def pickles_in(folder: Path) -> list[str]:
+    """The names of a folder's pickles."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+
+
+def variants_in(folder: Path) -> set[str]:
+    """The variants of weights in a folder, "" for plain ones."""
+    return {file.variant for file in _files(folder)}
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files that make up the weights of a part.
+
+    Args:
+        folder: the part's.
+        variant: "fp16", ..., or "" for the plain ones; None for the plain ones, or where there are none the only
+            variant.
+
+    Raises:
+        ModelError: there are none such, or several variants to choose from; a piece is missing, or the weights are
+            there both in one file and in pieces. Says what is there.
+    """
+    files = _files(folder)
+    if variant is None:
+        variants = {file.variant for file in files}
+        if "" not in variants and len(variants) > 1:
+            raise ModelError(f"{folder} holds several variants ({', '.join(sorted(variants))}) and no plain weights")
+        variant = "" if "" in variants or not variants else variants.pop()
+    chosen = [file for file in files if file.variant == variant]
+    if not chosen:
+        raise ModelError(
+            f"{folder} holds no {f'{variant} ' if variant else ''}weights as safetensors{_instead(folder)}"
+        )
+    for stem in {file.stem for file in chosen}:
+        _check_pieces(folder, [file for file in chosen if file.stem == stem], variant)
+    return [file.path for file in chosen]
+
+
+def _files(folder: Path) -> list[_File]:
+    """The folder's weight files, by name; others than libraries write only where there are none of those."""
+    made = []
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        if found := NAME.fullmatch(path.name):
+            variant = found["before"] or found["after"] or ""
+            made.append(_File(path, found["stem"], variant, int(found["number"] or 0), int(found["count"] or 0)))
+    return [file for file in made if file.stem in STEMS] or made
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without the right weights holds, as the end of a sentence."""
+    pickles, others = pickles_in(folder) if folder.is_dir() else [], [file.path.name for file in _files(folder)]
+    there = f"; there is {', '.join(others)}: give its variant" if others else ""
+    if pickles:
+        there += f"; {', '.join(pickles)} would be read as pickle, which can run any code: convert it to safetensors"
+    return there
+
+
+def _check_pieces(folder: Path, files: list[_File], variant: str) -> None:
+    whole, pieces = [file for file in files if not file.count], [file for file in files if file.count]
+    if whole and pieces:
+        raise ModelError(f"{folder} holds weights twice: {whole[0].path.name}, and in pieces; remove one of the two")
+    if not pieces:
+        return
+    count = pieces[0].count
+    missing = sorted({*range(1, count + 1)} - {file.number for file in pieces})
+    if missing or {file.count for file in pieces} != {count}:
+        raise ModelError(f"{folder} lacks pieces of {files[0].stem}: {', '.join(map(str, missing))} of {count}")
+    for name in ("safetensors.index.json", f"safetensors.index.{variant}.json"):
+        index = folder / f"{files[0].stem}.{name}"
+        if index.is_file():
+            _check_index(index, {file.path.name for file in pieces})
+
+
+def _check_index(index: Path, there: Iterable[str]) -> None:
+    listed = read_json(index, error=ModelError)
+    names = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(f"{index} does not say which file holds which tensor (weight_map)")
+    if lost := sorted({*names.values()} - {*there}):
+        raise ModelError(f"{index} lists {lost[0]}, which is not there")
+
+
+def stored_tensors(files: Iterable[Path]) -> Iterator[StoredTensor]:
+    """Every tensor of some safetensors files, unread. Raises `ModelError` where one is damaged."""
+    for file in files:
+        with open_tensors(file, ModelError) as opened:
+            for key in opened.keys():  # noqa: SIM118  it has no __iter__
+                yield StoredTensor(file, key, tuple(opened.get_slice(key).get_shape()))
