@@ -177,7 +177,7 @@ def test_a_unet_and_encoders_that_do_not_fit_are_refused(picture_folder, tiny_pa
     """SDXL's U-Net wants wider states than the text encoder that is put in their place gives."""
     settings = {**TINY, "model": str(tiny_sdxl_dir), "data": str(picture_folder), "out": str(tmp_path / "run")}
     task = TextToImageTask(TextToImageConfig.of(**settings))
-    del task.files.parts["text_encoder_2"]
+    del task.files.owners["text_encoder_2"]
     with pytest.raises(InputError, match="48 text features, the encoders give 4 and 16"):
         task.begin(Accelerator(cpu=True))
 
