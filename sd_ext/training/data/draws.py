@@ -33,4 +33,4 @@ def stream_generator(seed: int, stream: Stream, *where: int, device: str = "cpu"
         device: of the generator.
     """
     state = np.random.SeedSequence([seed, stream, *where]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> 1))
+    return torch.Generator(device).manual_seed(int(state) >> 1)
