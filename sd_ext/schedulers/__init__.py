@@ -26,7 +26,7 @@ from .samplers import *  # noqa: F403
 from .schedule import Levels, NoiseSchedule
 from .table import Table
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     *samplers.__all__,
     "Levels",
     "NoiseSchedule",

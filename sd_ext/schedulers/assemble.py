@@ -25,7 +25,7 @@ InputError = ValueError
 
 def text_of(module: str) -> str:
     """The source of a module of this folder."""
-    return files(__package__).joinpath(f"{module}.py").read_text("utf-8")
+    return files("sd_ext.schedulers").joinpath(f"{module}.py").read_text("utf-8")
 
 
 def without_imports(text: str) -> tuple[str, str, list[ast.Import | ast.ImportFrom]]:

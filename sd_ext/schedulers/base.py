@@ -77,8 +77,6 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     clip_sample_range: float = 1.0
     noise_type: str = "gaussian"
 
-    schedule: NoiseSchedule
-
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
 
@@ -107,7 +105,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         self._choice("final_sigmas_type", ("zero", "sigma_min"))
         self._choice("noise_type", ("gaussian", "brownian"))
         placement.check_grid_options(config)
-        self.schedule = NoiseSchedule.from_config(config)
+        self.schedule: NoiseSchedule = NoiseSchedule.from_config(config)
         self._forget_runs()
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:

@@ -18,6 +18,8 @@ from sd_ext.declared import check
 from sd_ext.errors import InputError
 from sd_ext.schedulers import NoiseSchedule
 
+from .over import over
+
 OURS = [getattr(sd_ext, name) for name in sd_ext.__all__ if name.endswith("Scheduler") and name != "TableScheduler"]
 THEIRS = [
     cls for name in dir(diffusers) if name.endswith("Scheduler") if inspect.isclass(cls := getattr(diffusers, name))
@@ -48,7 +50,7 @@ def configs():
         return {cls.__name__: config for cls in THEIRS if (config := config_of(cls))}
 
 
-@pytest.mark.parametrize("cls", OURS)
+@over("cls", OURS)
 def test_each_option_has_a_type_that_its_default_fits(cls):
     assert cls._kinds.keys() == cls._options.keys() == inspect.signature(cls.__init__).parameters.keys() - {"self"}
     for name, kind in cls._kinds.items():
@@ -56,7 +58,7 @@ def test_each_option_has_a_type_that_its_default_fits(cls):
         check(cls._options[name], kind, cls.__name__, name)
 
 
-@pytest.mark.parametrize("cls", OURS)
+@over("cls", OURS)
 def test_values_of_other_types_are_refused_by_name(cls):
     for number, (name, kind) in enumerate(cls._kinds.items()):
         wrong = [value for value in STRANGE if not fits(value, kind)]
@@ -67,8 +69,8 @@ def test_values_of_other_types_are_refused_by_name(cls):
                 build(given)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
+@over(
+    "name, value",
     [("use_karras_sigmas", "false"), ("use_karras_sigmas", 0), ("beta_start", "0.1"), ("beta_start", True),
      ("num_train_timesteps", 1000.0), ("grid", 3), ("grid_options", []), ("trained_betas", "0.1"),
      ("steps_offset", None)],
@@ -86,7 +88,7 @@ def test_whole_numbers_and_arrays_are_numbers():
     np.testing.assert_array_equal(*schedules)
 
 
-@pytest.mark.parametrize("cls", OURS)
+@over("cls", OURS)
 def test_configs_of_every_diffusers_scheduler_are_accepted(cls, configs):
     assert len(configs) > 35
     for name, config in configs.items():
@@ -105,8 +107,8 @@ def test_what_diffusers_lets_be_none_is_none_here_too():
                     check(None, ours._kinds.get(name, None), f"{theirs.__name__} in {ours.__name__}", name)
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
+@over(
+    "config, words",
     [
         ({"num_train_timesteps": 10**9}, "num_train_timesteps must be 1 to 100,000"),
         ({"num_train_timesteps": 0}, "num_train_timesteps must be 1 to"),
@@ -123,9 +125,7 @@ def test_noise_schedules_that_no_model_has(config, words):
         NoiseSchedule.from_config(config)
 
 
-@pytest.mark.parametrize(
-    "content", [b"{", b"[" * 5000, b"[]", b'{"beta_start": 1, "beta_start": 2}', b"\xef\xbb\xbf{}", b"\xff"]
-)
+@over("content", [b"{", b"[" * 5000, b"[]", b'{"beta_start": 1, "beta_start": 2}', b"\xef\xbb\xbf{}", b"\xff"])
 def test_a_damaged_file_is_one_sentence(tmp_path, content):
     (tmp_path / "scheduler_config.json").write_bytes(content)
     for load in (lambda: sd_ext.DDIMScheduler.from_pretrained(tmp_path),
