@@ -35,13 +35,25 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in found}
 
 
-@pytest.fixture(scope="module")
-def sampler_pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sampler_pages", ROOT / "benchmarks" / "sampler_pages.py")
+def script(name: str) -> ModuleType:
+    """A script of benchmarks/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def sampler_pages() -> ModuleType:
+    return script("sampler_pages")
+
+
+def test_the_list_of_what_rooms_import_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    architecture = script("architecture")
+    text = (DOCS / "architecture.md").read_text("utf-8")
+    assert architecture.page(text, architecture.arrows_between_rooms()) == text, "run python benchmarks/architecture.py"
 
 
 def test_what_the_pages_say_of_the_code_is_up_to_date(sampler_pages):
