@@ -22,7 +22,7 @@ OnModule = Callable[[int, int, ModuleName], object]
 
 
 def quiet(done: int, total: int, module: ModuleName) -> None:
-    """Progress that nobody watches."""
+    """The default of `on_module`: progress is not shown."""
 
 
 class Applied:
