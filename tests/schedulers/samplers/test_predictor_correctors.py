@@ -184,7 +184,11 @@ def test_unipc_by_its_names(name, options):
 # ---- both -----------------------------------------------------------------------------------------------------------
 
 OPTIONS = [
-    *({"cls": UNIPC, "solver_order": 4, "solver_type": half, "predict_x0": x0} for half in HALVES for x0 in (1, 0)),
+    *(
+        {"cls": UNIPC, "solver_order": 4, "solver_type": half, "predict_x0": x0}
+        for half in HALVES
+        for x0 in (True, False)
+    ),
     *(
         {"cls": SA, "corrector_order": 4, "algorithm_type": algorithm, "pece": pece}
         for algorithm in ("data_prediction", "noise_prediction")
