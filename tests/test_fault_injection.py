@@ -128,12 +128,15 @@ class Trials:
         said = log.read_text()
         assert "Traceback" not in said, f"{where}: {said}"
         same = code_again == 0 and case.results(tree(folder)) == case.results(self.alone)
-        if not same and not (flipped and flipped.relative_to(folder).as_posix() in case.unprotected):
+        seen = not flipped or flipped.relative_to(folder).as_posix() not in case.unprotected
+        if not same and seen:
             assert flipped, f"{where}: {code_again} {said}"
             named = flipped.name in said or (flipped.name == "run.json" and "other settings" in said)
             assert named, f"{where}, in {flipped}: {code_again} {said}"
         self.check_swept(where)
-        return "named" if not same else "the same at once" if code == 0 else "the same when given again"
+        if not same:
+            return "named" if seen else "unseen, in a file without a checksum"
+        return "the same at once" if code == 0 else "the same when given again"
 
     def check_targets(self, where: str, flipped: Path | None) -> None:
         """What was there is there, or what was to take its place; but for the damage itself."""
