@@ -118,11 +118,14 @@ def from_scratch(
     recipe: Annotated[str, typer.Option(help="cpu (64 x 64), gpu (128 x 128), or a TOML file.")] = "cpu",
     override: Annotated[list[str] | None, typer.Option(help="stage.key=value, e.g. text_to_image.steps=5000.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    allow_import: Annotated[
+        bool, typer.Option("--allow-import", help="Import any package the recipe names an optimizer of; runs its code.")
+    ] = False,
 ) -> None:
     """Train all of Stable Diffusion: pictures, autoencoder, text encoder, U-Net, pipeline."""
     from ..training.from_scratch import run
 
     try:
-        print(run(out, recipe, override or [], dry_run))
+        print(run(out, recipe, override or [], dry_run, allow_import))
     except TrainingError as error:
         _stop(error)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 from .. import whole
 from ..errors import InputError
+from ..plain_files import PICTURE_BYTES, read_bytes
 from .base import Base, look_up
 from .card import make_card
 from .finished import CURVE, SHEET, FinishedRun, read_finished
@@ -83,9 +85,9 @@ def _copy_picture(source: Path, new: Path) -> None:
     from PIL import Image
 
     try:
-        with Image.open(source) as picture:
+        with Image.open(io.BytesIO(read_bytes(source, PICTURE_BYTES))) as picture:
             pixels = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of a dozen decoders, each with errors of its own
         raise InputError(f"{source} is no picture that can be read: {error}") from error
     pixels.info.clear()
     pixels.save(new, "PNG")

@@ -11,15 +11,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sd_ext import whole
+from sd_ext.declared import check
 from sd_ext.errors import InputError, TrainingError
+from sd_ext.reading import read_toml
 from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.settings.command import describe, parse
 from sd_ext.training.settings.config import Config
-from sd_ext.training.settings.toml_file import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 GUIDANCE = 1.5  # the scale at which the embedded model measures best, see benchmarks/bars.py
@@ -63,19 +64,35 @@ def find_recipe(name: str) -> Path:
     raise InputError(f"no recipe {name!r}: give {' or '.join(sorted(ours))}, or the path of a TOML file")
 
 
-def stages(out: Path, recipe: Path, overrides: Sequence[str] = ()) -> list[Stage]:
-    """The trained parts in order. Overrides are "stage.key=value"."""
+@dataclass
+class DataSection:
+    """What the table [data] of a recipe declares."""
+
+    folder: str = ""
+
+
+@dataclass
+class Sections:
+    """The tables of a recipe that are read here; those of the stages are read by their scripts."""
+
+    data: DataSection = field(default_factory=DataSection)
+
+
+def stages(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import: bool = False) -> list[Stage]:
+    """The trained parts in order. Overrides are "stage.key=value"; for `allow_import` see `run`."""
     sections = read_toml(recipe)
     if missing := [name for name in TRAINED if name not in sections]:
         raise InputError(f"{recipe} lacks the sections {', '.join(missing)}")
     if strange := [o for o in overrides if o.partition(".")[0] not in TRAINED or "=" not in o]:
         raise InputError(f"--override {strange[0]}: write stage.key=value, with stage one of {', '.join(TRAINED)}")
+    check(sections, Sections, str(recipe))
     data = sections.get("data", {}).get("folder") or str(out / "data")
     made = []
     for name in TRAINED:
         arguments = ["--config", f"{recipe}#{name}", "--data", data, "--out", str(out / name)]
         if name == "text_to_image":
             arguments += ["--autoencoder", str(out / "autoencoder"), "--text-encoder", str(out / "text_encoder")]
+        arguments += ["--allow-import"] if allow_import else []
         for override in overrides:
             stage, _, setting = override.partition(".")
             arguments += ["--override", setting] if stage == name else []
@@ -83,10 +100,10 @@ def stages(out: Path, recipe: Path, overrides: Sequence[str] = ()) -> list[Stage
     return made
 
 
-def plan(out: Path, recipe: Path, overrides: Sequence[str] = ()) -> str:
+def plan(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import: bool = False) -> str:
     """What would be done, as text."""
     lines = [f"data: {'complete' if (out / 'data' / 'metadata.jsonl').exists() else 'to do'}"]
-    for stage in stages(out, recipe, overrides):
+    for stage in stages(out, recipe, overrides, allow_import):
         config, _ = parse(TRAINED[stage.name], stage.arguments, "")
         lines += ["", f"{stage.name}: {stage.status}", describe(config)]
     return "\n".join([*lines, "", f"pipeline: {'complete' if (out / 'pipeline').exists() else 'to do'}"])
@@ -112,7 +129,9 @@ def run_stage(stage: Stage) -> None:
         raise TrainingError(f"the stage {stage.name} stopped (exit code {code}); the same command resumes it")
 
 
-def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: bool = False) -> Path:
+def run(
+    out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: bool = False, allow_import: bool = False
+) -> Path:
     """Train everything into `out`; returns the pipeline's folder.
 
     Args:
@@ -120,11 +139,12 @@ def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: b
         recipe: "cpu", "gpu", or a TOML file.
         overrides: "stage.key=value".
         dry_run: print the plan and stop.
+        allow_import: import any package that the recipe names an optimizer of, which runs its code.
     """
     folder, path = Path(out), find_recipe(recipe)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{out} is a file; choose a folder")
-    text = plan(folder, path, overrides)  # also checks every setting before the first stage begins
+    text = plan(folder, path, overrides, allow_import)  # also checks every setting before the first stage begins
     pipeline = folder / "pipeline"
     if dry_run:
         print(text)
@@ -138,7 +158,7 @@ def run(out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: b
         from sd_ext.training.sets.glyphs import write_imagefolder
 
         print(f"data: {write_imagefolder(folder / 'data')} pictures")
-    parts = stages(folder, path, overrides)
+    parts = stages(folder, path, overrides, allow_import)
     for stage in parts:
         if stage.status != "complete":
             run_stage(stage)

@@ -66,7 +66,7 @@ def test_the_file_may_follow_a_switch(file):
 
 
 REFUSED = {
-    ("nosuch.toml",): "cannot read nosuch.toml",
+    ("nosuch.toml",): "nosuch.toml is not there",
     ("sd-15",): "unknown file or preset 'sd-15'; did you mean 'sd15'",
     ("sd15", "--lerning-rate", "1"): "unknown flag '--lerning-rate'; did you mean '--learning-rate'",
     ("sd15", "--learning", "1"): "unknown flag '--learning'; did you mean '--learning-rate'",

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sd_ext.plain_files import PICTURE_BYTES, read_bytes
 from sd_ext.training.data.buckets import Size, cover
 
 UNREADABLE = (
@@ -79,7 +80,7 @@ def crop_to(pixels: Tensor, corner: tuple[int, int], size: Size) -> Tensor:
 def is_whole_png(path: Path) -> bool:
     """Whether a PNG file is undamaged: the checksum of each of its chunks is right."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(read_bytes(path, PICTURE_BYTES)), formats=["PNG"]) as picture:
             picture.verify()
     except Exception:  # Pillow has no common type for what can be wrong with a file
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sd_ext.training.data.items import MAX_REPEATS
 from sd_ext.training.settings.setting import (
     AT_LEAST_1,
     BELOW_1,
@@ -52,7 +53,10 @@ class BucketSettings(Settings):
     min_size: int = setting(16, "pictures whose shorter side is below this are left out", "PIXELS", within=AT_LEAST_1)
     epochs: int = setting(0, "passes over the data, in place of steps; 0 for steps", "N", within=NOT_NEGATIVE)
     repeats: int = setting(
-        1, "times an epoch holds each picture, beside what the data itself says", "N", within=AT_LEAST_1
+        1,
+        "times an epoch holds each picture, beside what the data itself says",
+        "N",
+        within=Range(f"from 1 to {MAX_REPEATS}", lambda repeats: 1 <= repeats <= MAX_REPEATS),
     )
 
     def __post_init__(self) -> None:

@@ -32,8 +32,8 @@ def find_class(name: str) -> type[torch.optim.Optimizer]:
     module, _, attribute = known.path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        missing = f"optimizer {name!r} needs {module!r}, which cannot be imported ({error})"
+    except Exception as error:  # importing runs whatever is in the package
+        missing = f"optimizer {name!r} needs {module!r}, which cannot be imported ({error!r})"
         raise InputError(f"{missing}: pip install {known.package}" if known.package else missing) from error
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise InputError(f"optimizer {name!r}: {known.path} is not a class derived from torch.optim.Optimizer")

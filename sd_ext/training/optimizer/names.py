@@ -83,7 +83,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of a name, or one made up for a class path.
+    """The preset of a name, or one made up for a class path. Nothing is imported.
 
     Raises:
         UnknownNameError: it is neither.
@@ -92,7 +92,18 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     if "." not in name or not all(part.isidentifier() for part in name.split(".")):
         raise UnknownNameError("optimizer", name, [*PRESETS, "package.module.Class"])
-    return Preset(name, package=name.split(".")[0])
+    return Preset(name, package=known_packages().get(name.split(".")[0], ""))
+
+
+def known_packages() -> dict[str, str]:
+    """Packages that presets come from -> what to install with pip; empty where sd_ext already needs it."""
+    return {known.path.split(".")[0]: known.package for known in PRESETS.values()}
+
+
+def strange_package(name: str) -> str:
+    """The package that a class path would import, unless a preset comes from it; "" where that is nothing new."""
+    package = preset(name).path.split(".")[0]
+    return "" if package in known_packages() else package
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:

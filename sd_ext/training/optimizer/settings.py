@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sd_ext.training.optimizer.names import PRESETS, Preset, parse_options, preset
+from sd_ext.errors import InputError
+from sd_ext.training.optimizer.names import (
+    PRESETS,
+    Preset,
+    known_packages,
+    parse_options,
+    preset,
+    strange_package,
+)
 from sd_ext.training.settings.setting import BETWEEN_0_AND_1, NOT_NEGATIVE, Settings, setting
 
 
@@ -15,6 +23,11 @@ class OptimizerSettings(Settings):
 
     optimizer: str = setting("adamw", lambda: f"{', '.join(PRESETS)}, or a class package.module.Class")
     optimizer_options: tuple[str, ...] = setting((), "arguments of the optimizer: name=value", "NAME=VALUE,...")
+    allow_import: bool = setting(
+        False,
+        lambda: f"let optimizer = package.Class import (and run) others than {', '.join(known_packages())}",
+        free=True, in_files=False,
+    )  # fmt: skip
     weight_decay: float = setting(0.01, "decay of matrices and kernels (not of biases and norms)", within=NOT_NEGATIVE)
     beta2: float = setting(0.99, "second decay rate of adamw", within=BETWEEN_0_AND_1)
 
@@ -32,4 +45,9 @@ class OptimizerSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_options(self.optimizer_options)
-        preset(self.optimizer)
+        package = strange_package(self.optimizer)
+        if package and not self.allow_import:
+            raise InputError(
+                f"optimizer {self.optimizer!r} would import the package {package}, which runs its code; "
+                "if you trust it, add --allow-import"
+            )

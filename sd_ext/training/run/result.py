@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sd_ext import whole
 from sd_ext.checked import file_digest
-from sd_ext.reading import read_text
+from sd_ext.plain_files import read_text, why_not
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def check(result: Path) -> list[Path]:
     for line in read_text(sums_file(result)).splitlines():
         wanted, _, name = line.partition("  ")
         path = result.parent / name
-        if not path.is_file() or file_digest(path) != wanted:
+        if why_not(path, result.parent) or file_digest(path) != wanted:
             damaged.append(path)
             log.warning(
                 "%s is not what the run wrote (its checksum in %s says so): it is damaged or was changed since; remove "

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sd_ext.errors import InputError
+from sd_ext.reading import read_toml
 from sd_ext.training.sets.folder import write_set
 from sd_ext.training.sets.fonts import Font
-from sd_ext.training.settings.toml_file import read_toml
 
 STRIKE = 109  # the one pixel size at which the font holds its bitmaps
 CELL = 136  # a bitmap is at most this wide and 128 high

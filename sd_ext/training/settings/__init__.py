@@ -3,5 +3,4 @@
 setting     a setting, and a group of them; groups lie beside what reads them
 config      all groups of a script, and their settings by name
 command     from a command line and a file to a config
-toml_file   TOML files
 """

@@ -18,9 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
-from sd_ext.errors import InputError, SdExtError, UnknownNameError
+from sd_ext.declared import check, shown
+from sd_ext.endings import run_to_end
+from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.reading import read_toml
 from sd_ext.training.settings.config import Config, check_names, every_setting
-from sd_ext.training.settings.toml_file import read_toml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 C = TypeVar("C", bound=Config)
@@ -52,12 +54,15 @@ def convert(kind: Any, value: Any, name: str) -> Any:
             return TRUTH[str(value).lower()]
         if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             raise ValueError
-        if kind is str and not isinstance(value, str):
+        if kind is str and (not isinstance(value, str) or "\0" in value):
             raise ValueError
-        return kind(value)
-    except (TypeError, ValueError, KeyError) as error:
-        shown = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
-        raise InputError(f"{name} is {value!r}; it must be {shown}") from error
+        made = kind(value)
+        if kind is int:
+            check(made, int, name)  # of 64 bits
+        return made
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
+        raise InputError(f"{name} is {shown(value)}; it must be {wanted}") from error
 
 
 def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
@@ -142,7 +147,10 @@ def read_settings(cls: type[C], path: str) -> tuple[C, dict[str, Any]]:
         raise InputError(f"{path}: this script has no presets; leave out preset")
     if preset is not None and preset not in list(cls.presets):
         raise UnknownNameError(f"preset in {path}:", preset, cls.presets)
-    return preset_config(cls, preset) if preset else cls(), converted(cls, values, path)
+    told = converted(cls, values, path)
+    if refused := [name for name in told if not every_setting(cls)[name].meta["in_files"]]:
+        raise InputError(f"{path}: {refused[0]} cannot stand in a file; give {flag(refused[0])} on the command line")
+    return preset_config(cls, preset) if preset else cls(), told
 
 
 def preset_config(cls: type[C], name: str) -> C:
@@ -164,7 +172,7 @@ def read_table(cls: type[Config], path: str, section: str) -> dict[str, Any]:
     if not name:
         return whole
     if not isinstance(whole[name], dict):
-        raise InputError(f"{path}: {name} is {whole[name]!r}; it must be a table [{name}]")
+        raise InputError(f"{path}: {name} is {shown(whole[name])}; it must be a table [{name}]")
     if lost := [key for key, value in whole.items() if not isinstance(value, dict)]:
         raise InputError(f"{path}: {', '.join(lost)} above [{name}] would have no effect; write settings below it")
     return dict(whole[name])
@@ -264,15 +272,13 @@ def resolve(target: str) -> Any:
 
 def main(cls: type[Config], target: str, doc: str | None) -> int:
     """The exit code of a script: 0, 2 for bad input, 1 for a run that stopped, 130 for Ctrl-C; no traceback."""
-    try:
-        run_command(cls, target, None, doc or "")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SdExtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        return 130
-    return 0
+
+    def command() -> int:
+        try:
+            run_command(cls, target, None, doc or "")
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "stopped", file=sys.stderr)
+            return 130
+        return 0
+
+    return run_to_end(command, "error")

@@ -47,6 +47,7 @@ def setting(
     free: bool = False,
     within: Range | None = None,
     packages: Mapping[str, str] = MappingProxyType({}),
+    in_files: bool = True,
 ) -> Any:
     """A field of a group.
 
@@ -58,9 +59,11 @@ def setting(
         free: whether a run may be resumed with another value, because it does not change the result.
         within: the numbers allowed; of a tuple, of each of its numbers, of which there must be one.
         packages: choice -> the package that it takes, which not everyone has installed.
+        in_files: whether a file of settings may set it; it may be a stranger's.
     """
     metadata = {
-        "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages
+        "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages,
+        "in_files": in_files,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 

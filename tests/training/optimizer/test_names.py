@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
+from sd_ext.errors import InputError
 from sd_ext.training.configs import AutoencoderConfig, TextToImageConfig
+from sd_ext.training.from_scratch import find_recipe, plan
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import estimate
 from sd_ext.training.optimizer.make import find_class
-from sd_ext.training.optimizer.names import PRESETS, Preset
+from sd_ext.training.optimizer.names import PRESETS, Preset, known_packages
+from sd_ext.training.run.machine import check_machine
 from sd_ext.training.settings.command import describe, parse, parser
 
 from ..lora_cases import a_task
@@ -85,3 +90,70 @@ def test_a_rate_counts_for_the_optimizer_it_was_chosen_for(toy, tmp_path):
     assert rate(str(file), "--learning-rate", "0.5") == 0.5
     assert LoraConfig.of(optimizer="prodigy").change(optimizer="adamw").rate.learning_rate == 1e-4
     assert LoraConfig.of(optimizer="prodigy", learning_rate=0.5).change(steps=9).rate.learning_rate == 0.5
+
+
+# Packages that nobody has vouched for.
+
+
+@pytest.fixture
+def strange(tmp_path, monkeypatch):
+    """A module that tells when it is imported, and a file of settings that names an optimizer of it."""
+    (tmp_path / "strange_optimizers.py").write_text(
+        "import torch\nfrom pathlib import Path\n"
+        "Path(__file__).with_suffix('.ran').touch()\nclass Own(torch.optim.SGD):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a.toml").write_text('optimizer = "strange_optimizers.Own"\n')
+    yield tmp_path
+    sys.modules.pop("strange_optimizers", None)
+
+
+def test_a_strangers_file_imports_nothing(strange):
+    ran = strange / "strange_optimizers.ran"
+    for cls in (LoraConfig, AutoencoderConfig):
+        with pytest.raises(InputError, match=r"would import the package strange_optimizers.*add --allow-import"):
+            parse(cls, [str(strange / "a.toml")], "")
+        config, _ = parse(cls, [str(strange / "a.toml"), "--allow-import"], "")
+        assert not ran.exists()
+    check_machine(config.change(device="cpu"))
+    assert ran.exists()
+
+
+def test_a_file_cannot_allow_it_itself(strange):
+    (strange / "a.toml").write_text('optimizer = "strange_optimizers.Own"\nallow-import = true\n')
+    with pytest.raises(
+        InputError, match="allow_import cannot stand in a file; give --allow-import on the command line"
+    ):
+        parse(LoraConfig, [str(strange / "a.toml")], "")
+    for override in ("allow_import=true", "allow-import=yes"):
+        parse(LoraConfig, ["--optimizer", "strange_optimizers.Own", "--override", override], "")
+
+
+def test_known_packages_are_those_of_the_presets(toy):
+    assert {"torch", "transformers", "bitsandbytes", "prodigyopt", "lion_pytorch", "schedulefree"} == set(
+        known_packages()
+    )
+    for name in (*PRESETS, "torch.optim.RAdam", "schedulefree.SGDScheduleFree"):
+        assert LoraConfig.of(optimizer=name, ema=0.0, lr_schedule="constant").optimizer.optimizer == name
+
+
+def test_no_install_hint_for_a_name_nobody_knows():
+    with pytest.raises(InputError, match="cannot be imported") as error:
+        find_class("no_such_package.Own")
+    assert "pip install" not in str(error.value)
+
+
+def test_a_package_that_fails_while_it_is_imported(strange):
+    (strange / "strange_optimizers.py").write_text("1 / 0")
+    with pytest.raises(InputError, match=r"cannot be imported \(ZeroDivisionError"):
+        find_class("strange_optimizers.Own")
+
+
+def test_a_recipe_from_a_stranger_imports_nothing_either(strange):
+    recipe = strange / "own.toml"
+    text = find_recipe("cpu").read_text()
+    recipe.write_text(text.replace("[autoencoder]", '[autoencoder]\noptimizer = "strange_optimizers.Own"'))
+    with pytest.raises(InputError, match="add --allow-import"):
+        plan(strange / "out", recipe)
+    assert "strange_optimizers.Own" in plan(strange / "out", recipe, allow_import=True)
+    assert not (strange / "strange_optimizers.ran").exists()

@@ -67,8 +67,9 @@ def test_every_setting_can_be_given_as_a_flag_in_a_file_and_as_an_override(cls, 
 
     config = cls()
     values = config.values()
+    in_files = {name: each.meta["in_files"] for name, each in every_setting(cls).items()}
     file = tmp_path / "all.toml"
-    file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items()))
+    file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items() if in_files[name]))
     flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), text(value))]
     overrides = [part for name, value in values.items() for part in ("--override", f"{name}={text(value)}")]
     for arguments in (["--config", str(file)], flags, overrides):
@@ -176,7 +177,7 @@ def test_settings_that_contradict_each_other_are_refused(values):
 def test_malformed_override_and_missing_file():
     with pytest.raises(InputError, match="write key=value"):
         parse(AutoencoderConfig, ["--override", "steps"], "")
-    with pytest.raises(InputError, match=r"cannot read nowhere.toml"):
+    with pytest.raises(InputError, match=r"nowhere\.toml is not there"):
         parse(AutoencoderConfig, ["--config", "nowhere.toml"], "")
 
 

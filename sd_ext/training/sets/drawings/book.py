@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from PIL import Image
 
 from sd_ext.declared import make
 from sd_ext.errors import InputError
+from sd_ext.plain_files import PICTURE_BYTES, read_bytes
 from sd_ext.reading import read_json_lines
 from sd_ext.training.data.items import inside
 from sd_ext.training.sets.drawings.colours import can_become, main_colour
@@ -85,9 +87,10 @@ class Book:
         if name not in self._seen:
             path = inside(self.folder, name, f"{self.folder}/metadata.jsonl")
             try:
-                with Image.open(path) as picture:
+                data = read_bytes(path, PICTURE_BYTES, self.folder)
+                with Image.open(io.BytesIO(data)) as picture:
                     self._seen[name] = np.asarray(picture.convert("RGBA"))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            except Exception as error:  # of a dozen decoders, each with errors of its own
                 raise InputError(f"{path} is no drawing ({error}); draw the set anew") from None
         return self._seen[name]
 
