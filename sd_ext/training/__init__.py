@@ -1,12 +1,17 @@
 """Training: LoRAs, full fine-tuning, and Stable Diffusion from scratch.
 
-The files here are launchable scripts (`accelerate launch training/train_lora.py ...`); the folders are what they are
-made of, from the bottom:
+The files in this folder are scripts to launch (`accelerate launch training/train_lora.py ...`). Their code lies in the
+subfolders; a folder further down this list may import those above it:
 
-settings    what can be set, as flags and in TOML files    quick      layers that are faster on a CPU
-optimizer   optimizers, rates, their state                 data       captioned pictures, and which of them a step sees
-model       the networks a run starts from and leaves      sets       sets of pictures that can be made here
-encoding    what encoders make of pictures, kept in caches objective  what is minimised
-run         a run from settings to result, resumable       diffusion  what LoRAs and whole U-Nets share
+settings    settings as command-line flags and TOML files
+optimizer   optimizers, learning-rate schedules, optimizer state in checkpoints
+quick       replacement layers that train faster on a CPU
+data        reading captioned pictures, and choosing the samples of each step
+model       loading, preparing and saving the networks
+encoding    latents and text states, encoded once and cached on disk
+objective   loss, prediction target, noise and timesteps
+run         one training run from settings to result, with checkpoints and resuming
+diffusion   the code that LoRA training and U-Net training share
 lora        training a LoRA
+sets        making picture sets to train on, from fonts and icons
 """

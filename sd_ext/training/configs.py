@@ -1,7 +1,7 @@
-"""All settings of the scripts that train a model from nothing: autoencoder, text encoder, U-Net.
+"""All settings of the scripts that train a model from random weights: autoencoder, text encoder, U-Net.
 
-`LoraConfig` lies with the LoRA (`lora/config.py`). Nothing here imports torch, so that `--help` is instant. `channels`
-count the feature maps of each level from the finest to the coarsest.
+The settings of LoRA training are in `lora/config.py`. This module does not import torch, so that `--help` is instant.
+A setting called `channels` lists the feature maps of each level, from the finest to the coarsest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sd_ext.training.settings.setting import SHARE, Settings, setting
 
 @dataclass(frozen=True)
 class ScratchConfig(RunConfig):
-    """What training an autoencoder and training a text encoder have in common."""
+    """The settings that autoencoder training and text encoder training have in common."""
 
     start: StartSettings = StartSettings()
     data: SourceSettings = SourceSettings()

@@ -1,17 +1,17 @@
 """Captioned pictures: where they come from, their sizes, their captions, and which of them a step sees.
 
-settings   their settings
-sources    what a folder, shards or a data set of the Hub hold: items
-folders, shards, tables   the kinds of source
-items      an item: a picture that has not been read yet, with what is said about it
-buckets    the sizes that pictures are brought to
-look       the first look at a picture: whether it can be used, and at which sizes
-images     from a file to pixels
-pictures   the samples of all pictures, read when wanted
-captions   captions with tags shuffled or left out
-phrases    other ways to say a caption
-texts      all texts that a run may show its model
-order      which samples a step sees, and which process takes which
-draws      random numbers that depend on where in a run they are drawn
-ahead      reading in threads while the last is trained on
+settings   the settings of pictures and captions
+sources    lists the items of a folder, of shards or of a Hub data set
+folders, shards, tables   readers for each of these kinds of source
+items      an item: a picture's name, caption and mask, with a reader for its bytes
+buckets    aspect-ratio buckets: the sizes that pictures are resized and cropped to
+look       checks each picture once: whether it can be used, and at which sizes
+images     decodes, resizes and crops pictures
+pictures   the samples of a run, whose pixels are read on demand
+captions   caption variants with tags shuffled or left out
+phrases    rephrased captions ("apple" -> "a picture of an apple")
+texts      all texts that the samples of a run may be paired with
+order      the samples of each step, and their distribution over processes
+draws      random generators seeded by the place in the run
+ahead      reads the next pictures in threads while the current ones are trained on
 """

@@ -1,4 +1,4 @@
-"""Reading ahead: pictures are decoded in threads while the last ones are trained on."""
+"""Reading ahead: the next pictures are decoded in threads while the current ones are trained on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ T = TypeVar("T")
 
 
 def read_ahead(calls: Iterator[Callable[[], T]], threads: int, depth: int) -> Iterator[T]:
-    """The calls' results in order; what a call raises is raised in its place.
+    """Run calls in threads and yield their results in the order of the calls.
 
     Args:
-        calls: may be endless; taken one by one, at most `depth` before their results are asked for.
-        threads: how many calls run at once; 0 to call each when it is its turn.
-        depth: results made in advance, which is what memory must hold.
+        calls: functions without arguments. May be endless: at most `depth` calls are taken in advance.
+        threads: how many calls run at once; 0 runs each call in this thread, when its result is asked for.
+        depth: how many results are prepared in advance, and so held in memory.
+
+    Yields:
+        The result of each call. If a call raises, its exception is raised here when its turn comes.
     """
     if threads < 1:
         for call in calls:

@@ -1,9 +1,9 @@
-"""Aspect-ratio buckets: the sizes that pictures are brought to, so that batches can be made of equal ones.
+"""Aspect-ratio buckets: the few sizes that pictures are resized and cropped to, so that batches hold equal sizes.
 
 The buckets of a resolution r are, for each height that is a multiple of `step`, the widest width with height x width at
 most r^2 (and the same with height and width exchanged), as long as neither is more than `max_ratio` times the other. A
-picture goes to the one of nearest aspect ratio on a logarithmic scale, is scaled to cover it and cut to fit (NovelAI
-2022, "Aspect ratio bucketing").
+picture goes to the bucket whose aspect ratio is nearest on a logarithmic scale; it is scaled until it covers that
+bucket and cropped to it (NovelAI 2022, "Aspect ratio bucketing").
 """
 
 from __future__ import annotations
@@ -18,38 +18,48 @@ Size = tuple[int, int]  # height, width
 
 
 def cover(original: Size, size: Size) -> Size:
-    """The least scaled size of a picture that covers `size`; one of its sides is that of `size`."""
+    """The smallest size, at the picture's own proportions, that covers `size`.
+
+    Args:
+        original: height and width of the picture, in pixels.
+        size: height and width to cover, in pixels.
+
+    Returns:
+        Height and width after scaling: at least those of `size`, and one of them equal to it.
+    """
     scale = max(wanted / given for wanted, given in zip(size, original, strict=True))
     height, width = (max(wanted, round(given * scale)) for wanted, given in zip(size, original, strict=True))
     return height, width
 
 
 def room(original: Size, size: Size) -> tuple[int, int]:
-    """The largest top and left that a crop can have: by what the scaled picture is larger than `size`."""
+    """The largest top and left of a crop, in pixels: how much taller and wider than `size` the scaled picture is."""
     height, width = cover(original, size)
     return height - size[0], width - size[1]
 
 
 def centre(original: Size, size: Size) -> tuple[int, int]:
-    """Top and left of the crop at the centre, in pixels of the scaled picture."""
+    """Top and left of the centre crop, in pixels of the scaled picture."""
     top, left = room(original, size)
     return top // 2, left // 2
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """The sizes for pictures to train on.
+    """Chooses the sizes at which a picture is trained on.
 
     Args:
-        resolutions: r for each; a picture is a sample at each resolution that it is large enough for.
-        step: heights and widths are multiples of it: of the autoencoder's and U-Net's downscaling, in pixels.
-        max_ratio: the longer side is at most so many times the shorter one.
-        enabled: False for squares of the resolutions, whatever the picture.
-        upscale: enlarge pictures that are smaller than the buckets of the least resolution. Otherwise they get a
-            smaller bucket of their own: their size, rounded down. (Squares always enlarge.)
+        resolutions: in pixels; a bucket of resolution r has an area of at most r^2. A picture becomes one sample for
+            each resolution that it is large enough for.
+        step: heights and widths are multiples of this, in pixels. It must itself be a multiple of the downscaling of
+            autoencoder and U-Net.
+        max_ratio: the longer side is at most this many times the shorter one.
+        enabled: False to use squares of the given resolutions for all pictures.
+        upscale: enlarge pictures that are smaller than the buckets of the lowest resolution. If False, they get a
+            smaller bucket: their own size, rounded down to multiples of `step`. (Squares are always enlarged to.)
 
     Raises:
-        InputError: numbers that allow no bucket.
+        InputError: the arguments allow no bucket.
     """
 
     resolutions: tuple[int, ...]
@@ -72,7 +82,7 @@ class Buckets:
 
     @cached_property
     def sizes(self) -> dict[int, list[Size]]:
-        """For each resolution its buckets (height, width), from tall to wide."""
+        """The buckets (height, width) of each resolution, from tall to wide."""
         return {r: self._ladder(r) if self.enabled else [(r, r)] for r in self.resolutions}
 
     def _down(self, length: float) -> int:
@@ -88,12 +98,12 @@ class Buckets:
         return sorted(found, key=lambda size: (size[1] / size[0], size[0] * size[1]))
 
     def nearest(self, height: int, width: int, resolution: int) -> Size:
-        """The bucket whose aspect ratio is nearest to a picture's; of equal ones the largest."""
+        """The bucket whose aspect ratio is nearest to the picture's; of equally near ones, the largest."""
         ratio = math.log(width / height)
         return min(self.sizes[resolution], key=lambda s: (abs(math.log(s[1] / s[0]) - ratio), -s[0] * s[1]))
 
     def _own(self, height: int, width: int, resolution: int) -> Size | None:
-        """A picture's size, rounded down to what a bucket may be; None where that is nothing."""
+        """The picture's own size, rounded down to a valid bucket; None if a side would be 0."""
         short = min(self._down(min(height, width)), self._down(resolution))
         if not short:
             return None
@@ -102,7 +112,14 @@ class Buckets:
         return (short, long) if height <= width else (long, short)
 
     def assign(self, height: int, width: int) -> list[Size]:
-        """The sizes (height, width) at which a picture is a sample; none if it is smaller than `step`."""
+        """The sizes at which a picture is trained on.
+
+        Args:
+            height, width: of the picture, in pixels.
+
+        Returns:
+            Different sizes (height, width) in pixels, one sample each; empty if the picture is smaller than `step`.
+        """
         nearest = [self.nearest(height, width, r) for r in self.resolutions]
         sizes = [(h, w) for h, w in nearest if h <= height and w <= width]
         if not sizes:

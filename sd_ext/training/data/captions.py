@@ -1,6 +1,7 @@
-"""Captions said in other ways: tags shuffled, some left out, a trigger word in front.
+"""Caption augmentation: tags shuffled, tags left out, a prefix such as a trigger word in front.
 
-What a variant says depends on (caption, seed, number) only, so that variants can be encoded and cached before training.
+A variant's text depends on (caption, seed, number) only, so that all variants can be encoded and cached before
+training.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from sd_ext.errors import InputError
 
 @dataclass(frozen=True)
 class CaptionTricks:
-    """What is done to captions.
+    """How captions are augmented.
 
     Args:
-        shuffle: put the tags in another order.
+        shuffle: put the tags in random order.
         tag_dropout: probability that a tag is left out.
-        keep_tokens: how many leading tags neither move nor are left out.
-        separator: what is between two tags.
-        prefix: put, with a space, before every caption and variant; neither moves nor is left out.
+        keep_tokens: how many leading tags stay in place and are never left out.
+        separator: the text between two tags.
+        prefix: put, with a space, before every caption and variant; it stays in place and is never left out.
 
     Raises:
-        InputError: a share outside [0, 1], a negative count, or an empty separator.
+        InputError: `tag_dropout` is outside [0, 1], `keep_tokens` is negative, or the separator is empty.
     """
 
     shuffle: bool = False
@@ -48,13 +49,13 @@ class CaptionTricks:
         return self.shuffle or self.tag_dropout > 0
 
     def variant(self, caption: str, seed: int, number: int) -> str:
-        """The caption as variant `number` of `seed` says it. Without tricks it stays as it is, but for the prefix."""
+        """Variant `number` of a caption. If neither shuffling nor dropout is on, only the prefix is added."""
         if self.active:
             caption = self._varied(caption, seed, number)
         return " ".join(part for part in (self.prefix.strip(), caption) if part)
 
     def variants(self, caption: str, seed: int, count: int) -> list[str]:
-        """Variants 0, ..., count - 1; a single one where they cannot differ."""
+        """Variants 0, ..., count - 1; a single one if neither shuffling nor dropout is on."""
         return [self.variant(caption, seed, number) for number in range(count if self.active else 1)]
 
     def _varied(self, caption: str, seed: int, number: int) -> str:

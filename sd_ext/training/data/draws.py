@@ -1,6 +1,7 @@
-"""Random numbers that depend on where in a run they are drawn, and on nothing else.
+"""Random generators that are seeded by the place in the run where they are used.
 
-So no random state has to be kept: a run that was interrupted draws what it would have drawn.
+The random numbers of step s are a function of the run's seed and s. So checkpoints store no random state, and a
+resumed run draws the same numbers as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -12,25 +13,30 @@ import torch
 
 
 class Stream(IntEnum):
-    """What random numbers are for. Draws of different streams are independent; a number once given is never changed,
-    since a run's results depend on it."""
+    """Names a use of random numbers, so that different uses draw independent numbers.
 
-    AUTOENCODER = 1  # the posterior's sample while an autoencoder is trained
-    SAMPLE = 2  # all that is drawn for a sample of a diffusion step: mirroring, caption, crop, latent, noise
-    TIMESTEPS = 3  # of a diffusion step
-    FLIP = 4  # mirroring, where nothing else is drawn for a sample
-    DROPOUT = 5  # within the model
-    VALIDATION = 7  # the noise that held-out pictures are measured with
+    The value is part of the seed: it must never change, or runs could not be reproduced.
+    """
+
+    AUTOENCODER = 1  # sampling the posterior while an autoencoder is trained
+    SAMPLE = 2  # one sample of a diffusion step: mirroring, caption, crop, posterior, noise
+    TIMESTEPS = 3  # the timesteps of a diffusion step
+    FLIP = 4  # mirroring, in autoencoder and text encoder training
+    DROPOUT = 5  # dropout within the model
+    VALIDATION = 7  # the noise of the validation loss
 
 
 def stream_generator(seed: int, stream: Stream, *where: int, device: str = "cpu") -> torch.Generator:
-    """A generator for one place of a run.
+    """A generator seeded by the run's seed, the use, and the place in the run.
 
     Args:
-        seed: of the run.
-        stream: what is drawn.
-        where: the place, such as a step and a position in it. Equal arguments give equal draws.
-        device: of the generator.
+        seed: the run's seed.
+        stream: what the numbers are used for.
+        where: the place in the run, such as the step and a position in it.
+        device: the device of the generator.
+
+    Returns:
+        A new generator; equal arguments give equal numbers.
     """
     state = np.random.SeedSequence([seed, stream, *where]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) >> 1)

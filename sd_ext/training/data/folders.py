@@ -1,10 +1,12 @@
-"""Folders of pictures: with metadata (the `imagefolder` convention), or each with a text file of the same name.
+"""Reads folders of pictures: with a metadata file (the `imagefolder` convention), or with a text file beside each.
 
-`metadata.jsonl` has one JSON object a line, `metadata.csv` a header: `file_name`, `text`, and, where wanted, `split`,
-`mask_file_name`, `repeats`. It lies in the folder, or in its subfolders, whose names are then the splits. Without
-metadata `cat.png` has its caption in `cat.txt` or `cat.caption` and its mask in `cat.mask.png` or `cat-masklabel.png`;
-a subfolder called `10_sks cat`, as for kohya's scripts, repeats its pictures ten times, and "sks cat" is the caption of
-those that have none.
+With metadata: `metadata.jsonl` has one JSON object a line, `metadata.csv` a header line. The fields are `file_name`,
+`text`, and optionally `split`, `mask_file_name` and `repeats`. The file lies in the folder itself, or in its
+subfolders; then each subfolder's name is the split of its pictures.
+
+Without metadata: the caption of `cat.png` is in `cat.txt` or `cat.caption`, its mask in `cat.mask.png` or
+`cat-masklabel.png`. As with kohya's scripts, pictures in a subfolder called `10_sks cat` are repeated ten times an
+epoch, and those without a caption get the caption "sks cat".
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ NOT_FOLLOWED = "is a link to a folder, which is not followed; name that folder a
 
 @dataclass
 class Entry:
-    """What a line of metadata declares, beside captions and columns of others' own."""
+    """The checked fields of one metadata entry; captions are checked elsewhere, unknown fields are ignored."""
 
     file_name: str
     split: str | None = None
@@ -46,18 +48,28 @@ class Entry:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder that are no links."""
+    """The subfolders of a folder, without symbolic links."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
 
 
 def linked_folders(folder: Path, pattern: str) -> list[Item]:
-    """The folders in a folder that are links; they are left out, and told of like pictures that cannot be read."""
+    """Stand-in items for subfolders that are symbolic links, which are not followed.
+
+    Each item refuses to be read, so that the link is reported among the pictures that were left out.
+    """
     links = [p for p in folder.glob(pattern) if p.is_symlink() and p.is_dir() and not _hidden(p, folder)]
     return [Item(p.relative_to(folder).as_posix(), Refused(NOT_FOLLOWED)) for p in sorted(links)]
 
 
 def metadata_files(folder: Path) -> list[tuple[Path, str]]:
-    """(file, split of the entries that name none), the folder's own or else those of its subfolders."""
+    """The metadata files of a folder, or, if it has none, of its subfolders.
+
+    Returns:
+        (file, default split) of each: the default split applies to entries that name no split.
+
+    Raises:
+        InputError: a folder has both `metadata.jsonl` and `metadata.csv`.
+    """
     for folders in ([folder], subfolders(folder)):
         found = []
         for parent in folders:
@@ -71,10 +83,17 @@ def metadata_files(folder: Path) -> list[tuple[Path, str]]:
 
 
 def rows(path: Path, within: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, entry) for each entry of a metadata file, which links must not have led out of `within`.
+    """Read a metadata file.
+
+    Args:
+        path: the file, `.csv` or JSON lines.
+        within: the file must lie inside this folder, also after symbolic links are resolved.
+
+    Yields:
+        (place, entry): the place, such as file and line, is for error messages.
 
     Raises:
-        InputError: not JSON lines or CSV, or an entry without a file_name; says where.
+        InputError: the file is not JSON lines or CSV, or an entry has no file_name; says where.
     """
     if path.suffix == ".csv":
         for where, entry in read_csv(path, within):
@@ -88,7 +107,18 @@ def rows(path: Path, within: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def metadata_item(path: Path, root: Path, entry: dict[str, Any], text: str | None, where: str) -> Item:
-    """The item of one entry of the metadata at `path`, to which it is relative; its name is relative to `root`."""
+    """Make an item of a metadata entry.
+
+    Args:
+        path: the metadata file; file names in the entry are relative to its folder.
+        root: the data folder; the item's name is the picture's path relative to it.
+        entry: the entry, from `rows`.
+        text: the field with the caption; None to try `CAPTION_NAMES`.
+        where: the place of the entry, for messages.
+
+    Raises:
+        InputError: a path that leads out of the folder, or a caption or number of repeats of the wrong type.
+    """
     folder, names = path.parent, [name for name in ([text] if text else CAPTION_NAMES) if name in entry]
     picture, mask = inside(folder, entry["file_name"], where), entry.get("mask_file_name")
     if names:
@@ -103,12 +133,16 @@ def metadata_item(path: Path, root: Path, entry: dict[str, Any], text: str | Non
 
 
 def read_metadata(folder: Path, split: str, text: str | None = None) -> list[Item]:
-    """The pictures of a split, or of "all", that the metadata lists, whether they exist or not.
+    """The pictures that the metadata lists for a split. Whether the files exist is not checked yet.
 
     Args:
-        folder: with `metadata.jsonl` or `metadata.csv`, or with subfolders that have one.
-        split: a name, or "all".
-        text: the field that holds captions; None for `text`, `caption` or `prompt`.
+        folder: a folder with `metadata.jsonl` or `metadata.csv`, or with subfolders that have one.
+        split: the name of a split, or "all".
+        text: the field with the captions; None to use the first of `text`, `caption`, `prompt` that an entry has.
+
+    Raises:
+        InputError: no picture with that split, or damaged metadata.
+        UnknownNameError: no entry has the field `text`.
     """
     items, splits, fields = [], set(), set()
     for path, default in metadata_files(folder):
@@ -132,15 +166,21 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Every picture in a folder and its subfolders, masks and hidden files apart."""
+    """All picture files in a folder and its subfolders, except masks and hidden files."""
     files = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.stem.endswith(MASK_ENDINGS)]
     return sorted(p for p in files if not _hidden(p, folder) and not (p.is_symlink() and p.is_dir()))
 
 
 def paired_item(path: Path, part: Path, root: Path) -> Item:
-    """The item of a picture with the caption and mask that lie beside it; its name is relative to `part`.
+    """Make an item of a picture, with the caption and mask files that lie beside it.
 
-    A caption that may not be read, such as a link out of `root`, leaves the picture out.
+    If the caption file may not be read, for example a link that leads out of `root`, the item refuses to be read and
+    the picture is left out.
+
+    Args:
+        path: the picture.
+        part: the folder of the split; the item's name is relative to it.
+        root: the data folder, which links must not lead out of.
     """
     numbered = re.fullmatch(r"(\d+)_(.*)", path.parent.name) if path.parent != part else None
     caption, read = one_line(numbered[2]) if numbered else "", FileReader(path, within=root)
@@ -156,7 +196,15 @@ def paired_item(path: Path, part: Path, root: Path) -> Item:
 
 
 def read_pairs(folder: Path, split: str) -> list[Item]:
-    """The pictures of a folder without metadata. A subfolder with the split's name is the split."""
+    """The pictures of a folder without metadata.
+
+    Args:
+        folder: the data folder.
+        split: a split is a subfolder of that name; if there is none, "train" and "all" are the whole folder.
+
+    Raises:
+        InputError: no such split, or no pictures in it.
+    """
     part = folder / split
     if part not in subfolders(folder):
         if split not in ("train", "all"):

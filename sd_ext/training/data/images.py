@@ -1,4 +1,4 @@
-"""From a picture's file to pixels: upright, in RGB on white, scaled to cover a size; and to a mask."""
+"""From a file's bytes to pixels: pictures (upright, RGB, transparency on white, resized, cropped) and masks."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ UNREADABLE = (
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """A picture as a viewer shows it, decoded to its end.
+    """Decode a picture completely, and turn it upright as its EXIF orientation says.
+
+    Args:
+        data: the bytes of the file.
 
     Raises:
-        any of `UNREADABLE`: damaged, not a picture, or too large to be one.
+        any of `UNREADABLE`: the data is damaged, no picture, or has too many pixels.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -41,7 +44,7 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """RGB, what is transparent being white."""
+    """The picture in RGB; transparent parts become white."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     white = Image.new("RGBA", picture.size, "white")
@@ -50,19 +53,32 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def covering(picture: Image.Image, size: Size) -> Tensor:
-    """An RGB picture scaled until it covers `size`: (3, height, width) uint8."""
+    """Resize a picture until it covers `size`, keeping its proportions.
+
+    Args:
+        picture: an RGB picture.
+        size: height and width to cover, in pixels.
+
+    Returns:
+        (3, height, width) uint8, each side at least that of `size`.
+    """
     height, width = cover((picture.height, picture.width), size)
     scaled = np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
     return torch.from_numpy(scaled).permute(2, 0, 1).contiguous()
 
 
 def has_proportions(mask: Image.Image, picture: Image.Image) -> bool:
-    """Whether both are scaled versions of one size, up to a pixel."""
+    """Whether mask and picture have the same proportions, up to rounding by a pixel."""
     return abs(mask.width * picture.height - mask.height * picture.width) <= max(*mask.size, *picture.size)
 
 
 def covering_mask(mask: Image.Image, original: Size, size: Size) -> Tensor:
-    """A mask scaled as its picture of size `original` is, each pixel the mean of the area it covers.
+    """Resize a mask to the size that `covering` gives its picture; each pixel is the mean of the area it covers.
+
+    Args:
+        mask: 8-bit grey.
+        original: height and width of the picture, in pixels.
+        size: the size that the picture is scaled to cover.
 
     Returns:
         (1, height, width) in [0, 1].
@@ -73,12 +89,12 @@ def covering_mask(mask: Image.Image, original: Size, size: Size) -> Tensor:
 
 
 def crop_to(pixels: Tensor, corner: tuple[int, int], size: Size) -> Tensor:
-    """The part (..., height, width) of `size` whose top left corner is `corner`."""
+    """Crop (..., H, W) to `size` (height, width); `corner` is the top and left of the crop."""
     return pixels[..., corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
 
 
 def is_whole_png(path: Path) -> bool:
-    """Whether a PNG file is undamaged: the checksum of each of its chunks is right."""
+    """Whether a file is an undamaged PNG: the checksum of each of its chunks is right."""
     try:
         with Image.open(io.BytesIO(read_bytes(path, PICTURE_BYTES)), formats=["PNG"]) as picture:
             picture.verify()
@@ -88,6 +104,6 @@ def is_whole_png(path: Path) -> bool:
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:
-    """(batch, 3, height, width) in [-1, 1] to (batch, height, width, 3) uint8."""
+    """Convert pictures (batch, 3, height, width) in [-1, 1] to (batch, height, width, 3) uint8."""
     array = pictures.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy()
     return np.round((array + 1) * 127.5).astype(np.uint8)

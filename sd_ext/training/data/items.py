@@ -1,4 +1,4 @@
-"""An item: a picture that has not been read yet, with what is said about it."""
+"""An item: one entry of a data set, with its caption, mask and weight. Its picture is read from disk later."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sd_ext.plain_files import PICTURE_BYTES, open_file, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_REPEATS = 1000  # more is a mistake, such as a folder that begins with a year
-CAPTION_NAMES = ("text", "caption", "prompt")  # of a field, where none is named; the first that is there
+CAPTION_NAMES = ("text", "caption", "prompt")  # caption fields that are tried in this order when none is named
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture of a data set.
+    """One picture of a data set, not read yet.
 
     Args:
-        name: what messages call it: its path in the data set.
-        read: gives the bytes of its file.
-        caption: what it shows; empty for none.
-        mask: gives the bytes of a picture whose white is what to learn; None for all of it.
-        repeats: how often an epoch holds it.
-        weight: of its loss.
-        prior: it is a class picture of prior preservation: its caption is used as it is.
+        name: its path in the data set, used in messages.
+        read: returns the bytes of the picture file.
+        caption: empty if it has none.
+        mask: returns the bytes of the mask file, which is white where the picture is to be learned; None for no mask.
+        repeats: how many times an epoch contains the picture.
+        weight: factor of its loss.
+        prior: True for a class picture of prior preservation; its caption gets no prefix and no augmentation.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Item:
 
 @dataclass(frozen=True)
 class FileReader:
-    """The bytes of a file, or of a part of one.
+    """A callable that returns the bytes of a file, or of a part of a file.
 
     Args:
         path: the file.
-        offset: where the part begins.
-        size: its bytes; None for the whole file.
-        within: a folder that links must not lead out of.
+        offset: first byte of the part.
+        size: length of the part in bytes; None for the whole file.
+        within: the file must lie inside this folder, also after symbolic links are resolved; None for no check.
 
     Raises (when called):
-        InputError: not a plain file, or one that leads out of `within`, or too large; also a part that is cut off.
+        InputError: the path is no plain file, lies outside `within`, or is too large; or the file ends before the part.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class FileReader:
 
 @dataclass(frozen=True)
 class Refused:
-    """What stands in place of a reader where nothing may be read; the item is left out, and `reason` is said."""
+    """A reader for items that must not be read: the item is left out, and `reason` is reported."""
 
     reason: str
 
@@ -81,10 +81,15 @@ class Refused:
 
 
 def inside(folder: Path, name: str, where: str) -> Path:
-    """The path of a file that metadata names.
+    """The path of a file that metadata names, checked because metadata may come from an untrusted source.
+
+    Args:
+        folder: the folder that file names are relative to.
+        name: the file name in the metadata.
+        where: the place of the entry, for the message.
 
     Raises:
-        InputError: it leads out of the folder: metadata may be a stranger's.
+        InputError: the name is absolute, empty, or contains "..".
     """
     path = PurePosixPath(name.replace("\\", "/"))  # also as Windows writes it
     if not name.strip() or path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
@@ -93,12 +98,16 @@ def inside(folder: Path, name: str, where: str) -> Path:
 
 
 def one_line(text: str | float | None) -> str:
-    """A caption without line breaks and doubled spaces; None is no caption."""
+    """A caption with line breaks and repeated spaces replaced by single spaces; "" for None."""
     return "" if text is None else " ".join(str(text).split())
 
 
 def check_repeats(value: object, where: str) -> int:
-    """How often an epoch holds a picture; nothing (None or "") is once."""
+    """A number of repeats as an integer; None and "" mean 1.
+
+    Raises:
+        InputError: no whole number from 1 to `MAX_REPEATS`.
+    """
     if value is None or value == "":
         return 1
     try:

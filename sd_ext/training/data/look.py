@@ -1,4 +1,4 @@
-"""The first look at a picture: whether it can be used, its size, what its file holds."""
+"""Checks every picture once before training: whether it can be used, its sizes, and a digest of its file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sd_ext.training.data.items import Item, Refused
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture at one of its sizes.
+    """A picture at one training size.
 
     Args:
         item: the picture.
-        size: height and width it is trained at.
-        original: height and width of the file, upright.
+        size: height and width at which it is trained on, in pixels.
+        original: height and width of the upright picture in the file, in pixels.
         digest: sha256 of the file's bytes, hexadecimal.
-        view: the same for samples whose pixels are the same.
+        view: number of the (picture, size) pair; repeats of a picture at one size share it.
     """
 
     item: Item
@@ -34,28 +34,28 @@ class Sample:
 
     @property
     def weight(self) -> float:
-        """Of its loss."""
+        """Factor of the sample's loss."""
         return self.item.weight
 
     @property
     def room(self) -> tuple[int, int]:
-        """The largest top and left that a crop can have, in pixels of the scaled picture."""
+        """The largest top and left of a crop, in pixels of the scaled picture."""
         return room(self.original, self.size)
 
     @property
     def crop(self) -> tuple[int, int]:
-        """Top and left of the crop at the centre."""
+        """Top and left of the centre crop, in pixels of the scaled picture."""
         return centre(self.original, self.size)
 
     def time_ids(self, flipped: bool = False, crop: tuple[int, int] | None = None) -> tuple[int, ...]:
-        """SDXL's conditions (Podell et al. 2023, arXiv 2307.01952, section 2.2).
+        """SDXL's size and crop conditions (Podell et al. 2023, arXiv 2307.01952, section 2.2).
 
         Args:
             flipped, crop: as for `Pictures.pixels`.
 
         Returns:
-            Original height and width; top and left of the crop, of a mirrored picture from its mirrored left; target
-            height and width.
+            Original height and width; top and left of the crop; target height and width: six numbers, in pixels. For
+            a mirrored picture, left is measured in the mirrored picture.
         """
         top, left = self.crop if crop is None else crop
         return (*self.original, top, self.room[1] - left if flipped else left, *self.size)
@@ -63,15 +63,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What pictures must be like to be used, and what is kept of them.
+    """The requirements on pictures, and which part of them is kept in memory.
 
     Args:
-        buckets: gives a picture's sizes.
-        min_size: pixels that the shorter side must have.
-        caption: whether a picture must have one.
-        crop: "center", or "random" for one drawn anew each time.
-        alpha_mask: the opacity of a picture that has no mask is its mask.
-        keep: whether pixels are kept.
+        buckets: chooses the sizes of a picture.
+        min_size: least length of the shorter side, in pixels.
+        caption: whether pictures without a caption are left out.
+        crop: "center", or "random" for a random crop each time a sample is read.
+        alpha_mask: use the alpha channel as the mask of pictures that have no mask file.
+        keep: whether decoded pixels are kept in memory.
     """
 
     buckets: Buckets
@@ -88,7 +88,16 @@ class Wanted:
 
 @dataclass
 class Look:
-    """What was found: a problem, or a size for each sample, and pixels for each size where they are kept."""
+    """The result of checking one picture.
+
+    Args:
+        problem: why it cannot be used; empty if it can, and only then are the other fields filled.
+        original: height and width of the upright picture, in pixels.
+        digest: sha256 of the file's bytes, hexadecimal.
+        masked: whether it has a mask.
+        sizes: height and width of each of its samples.
+        pixels: for each size (3, height, width) uint8; empty unless pixels are kept in memory.
+    """
 
     problem: str = ""
     original: Size = (0, 0)
@@ -99,7 +108,7 @@ class Look:
 
 
 def look_at(item: Item, wanted: Wanted) -> Look:
-    """Read and decode a picture and its mask. What is wrong with them is told, not raised."""
+    """Read and decode a picture and its mask. Problems are returned in `Look.problem`, not raised."""
     if isinstance(item.read, Refused):
         return Look(item.read.reason)
     if wanted.caption and not item.caption:
@@ -125,15 +134,24 @@ def look_at(item: Item, wanted: Wanted) -> Look:
 
 
 def kept(pixels: Tensor, original: Size, size: Size, crop: str) -> Tensor:
-    """What memory holds of a scaled picture: the crop at the centre, or all of it where crops are drawn."""
+    """The part of a scaled picture that is kept in memory: its centre crop, or all of it for random crops."""
     return pixels if crop == "random" else crop_to(pixels, centre(original, size), size).clone()
 
 
 def read_mask(item: Item, picture: Image.Image, alpha_mask: bool) -> Image.Image | None:
-    """A picture's mask in 8 bits of grey; None for all of the picture.
+    """Read the mask of a picture.
+
+    Args:
+        item: the item, whose mask file is read if it has one.
+        picture: the decoded picture.
+        alpha_mask: without a mask file, use the picture's alpha channel.
+
+    Returns:
+        The mask in 8-bit grey, white where the picture is to be learned; None if there is no mask.
 
     Raises:
         ValueError: the mask has other proportions than the picture.
+        any of `UNREADABLE`: the mask cannot be read.
     """
     if item.mask:
         mask = open_picture(item.mask())

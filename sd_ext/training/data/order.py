@@ -1,9 +1,11 @@
-"""Which samples a step sees, and which process takes which of them in which forward pass.
+"""The samples of each optimizer step, and how they are divided into forward passes and processes.
 
-An epoch holds every sample once. Its steps are groups of `group` samples of one size (height and width), as far as
-they go; what is left over of each size is put together into mixed groups. A step's group is cut into passes of one size
-and at most `batch_size` samples, which the processes take in turn. The groups, and a sample's position in its group,
-depend on (seed, step) only: not on the number of processes or passes, and not on where a run was interrupted.
+An epoch contains every sample once. The samples of each size (height and width) are shuffled and cut into groups of
+`group` samples; those left over of all sizes are put together into mixed groups. One group is one optimizer step. It
+is cut into passes, each of one size and at most `batch_size` samples, which are dealt to the processes in turn.
+
+The groups, and a sample's position in its group, depend on (seed, step) only: not on the number of processes or
+passes, and not on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ class Pass:
     Args:
         step: the optimizer step it belongs to, from 0.
         samples: indices of its samples, all of one size.
-        positions: their positions in the step's group: what is random about a sample depends on (seed, step, position).
+        positions: their positions in the step's group. A sample's random numbers depend on (seed, step, position).
         group: how many samples the step has in all.
-        idle: a repetition, for a process that would else have nothing to do while others do; weighs nothing.
+        idle: True for a repeated pass of weight 0, which keeps all processes at the same number of passes.
     """
 
     step: int
@@ -36,18 +38,24 @@ class Pass:
 
     @property
     def share(self) -> float:
-        """The weight of the pass's mean loss in the step's: the shares of a step's passes add up to 1."""
+        """The weight of the pass's mean loss in the step's loss; the shares of a step's passes add up to 1."""
         return 0.0 if self.idle else len(self.samples) / self.group
 
 
 class StepOrder:
-    """Steps without end over samples of several sizes.
+    """The samples of every step, epoch after epoch without end.
 
     Args:
-        sizes: of each sample, e.g. (height, width): only equal ones share a pass.
-        batch_size: samples in one pass, at most.
-        group: samples in one step: `batch_size` x passes x processes.
-        seed: of the shuffling.
+        sizes: the size of each sample, e.g. (height, width); only samples of equal size share a pass.
+        batch_size: most samples in one pass.
+        group: samples in one optimizer step: `batch_size` x accumulation x processes.
+        seed: seed of the shuffling.
+
+    Attributes:
+        steps_per_epoch: optimizer steps in an epoch.
+
+    Raises:
+        InputError: there are no samples.
     """
 
     def __init__(self, sizes: Sequence[Hashable], batch_size: int, group: int, seed: int):
@@ -61,7 +69,7 @@ class StepOrder:
         self._epoch, self._groups = -1, []
 
     def _shuffle(self, epoch: int) -> list[np.ndarray]:
-        """The groups of an epoch. What is left over stays sorted by size, so that mixed groups mix few sizes."""
+        """The groups of an epoch. Left-over samples stay sorted by size, so that mixed groups mix few sizes."""
         draw = np.random.default_rng([self.seed, epoch])
         groups, left = [], []
         for members in self.members:
@@ -74,14 +82,23 @@ class StepOrder:
         return [groups[i] for i in draw.permutation(len(groups))]
 
     def step(self, number: int) -> list[int]:
-        """The samples of a step."""
+        """The indices of the samples of step `number`, counted from 0."""
         epoch, place = divmod(number, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._groups = epoch, self._shuffle(epoch)
         return self._groups[place].tolist()
 
     def passes(self, number: int, process: int = 0, processes: int = 1) -> list[Pass]:
-        """What one process does in a step; every process gets as many passes."""
+        """The passes of one process in a step.
+
+        Args:
+            number: the step, from 0.
+            process: number of the process, from 0.
+            processes: how many processes there are.
+
+        Returns:
+            The passes; every process gets the same number of them.
+        """
         samples = self.step(number)
         by_size: dict[Hashable, list[int]] = {}
         for position, sample in enumerate(samples):

@@ -1,6 +1,6 @@
-"""Other ways to say a caption, so that a model listens to people and not only to its captions.
+"""Rephrases captions, so that a model also understands prompts that are worded differently from its captions.
 
-`red apple` is also `a red apple`, `a picture of a red apple`, `apple`, ...
+`red apple` becomes `a red apple`, `a picture of a red apple`, `apple`, ...
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ def article(caption: str) -> str:
 
 
 def rephrasings(caption: str) -> list[str]:
-    """The caption with an article, in a phrase, and short of one of its words; none for an empty caption.
+    """The caption with an article, within a phrase, and with one word left out; empty for an empty caption.
 
-    A word goes only if one remains that says something; `slice of pizza` becomes `pizza`, never `of pizza`.
+    Articles and prepositions (`LITTLE`) at the ends of a shortened caption are dropped as well: `slice of pizza`
+    becomes `pizza`, never `of pizza`.
     """
     if not caption:
         return []

@@ -1,4 +1,4 @@
-"""The pictures a run trains on: each looked at once, brought to the sizes of its buckets, read when wanted."""
+"""The pictures a run trains on: all checked once at the start; resized pixels are read on demand."""
 
 from __future__ import annotations
 
@@ -25,34 +25,36 @@ from sd_ext.training.data.look import Look, Sample, Wanted, look_at, read_mask
 from sd_ext.training.data.order import Pass
 from sd_ext.training.data.sources import read_items
 
-IN_MEMORY = 4 * 2**30  # sets up to this many bytes of pixels are decoded once
-MANY = 200  # pictures from which on looking at them shows a bar
-MOST = 2**24  # samples of an epoch: what is repeated too often would fill the memory with names
+IN_MEMORY = 4 * 2**30  # data sets of up to this many bytes of pixels are decoded once and kept in memory
+MANY = 200  # from this many pictures on, checking them shows a progress bar
+MOST = 2**24  # most samples in an epoch: more, from too many repeats, would fill the memory with their list
 
 
 class Pictures:
-    """The samples of the pictures that can be used, in the order of their source.
+    """The samples of a data set: every usable picture at each of its sizes, in the order of the source.
 
     Args:
-        data: items, or a source as `read_items` takes it.
-        sizes: the buckets, or the side of squares in pixels.
-        split: of a source.
-        min_size: pictures whose shorter side has fewer pixels are left out.
-        captionless: what to do with pictures without a caption: "use" or "skip" them.
-        caption: of pictures that have none of their own.
-        crop: which part of a scaled picture is seen: "center", or "random" for one that the caller draws each time.
-        alpha_mask: the opacity of a picture that has no mask is its mask.
-        repeats: how often an epoch holds each picture, beside what its item says.
-        keep: hold decoded pixels in memory, if all take less than `IN_MEMORY`.
-        console: where looking at many pictures shows a bar; None for the standard error.
+        data: items, or a source for `read_items`.
+        sizes: the buckets; or a number of pixels, for squares of that side.
+        split: the split to read, if `data` is a source.
+        min_size: pictures whose shorter side has fewer pixels than this are left out.
+        captionless: "use" or "skip" pictures without a caption.
+        caption: the caption of pictures that have none of their own.
+        crop: "center", or "random" if the caller passes a crop each time it reads a sample.
+        alpha_mask: use the alpha channel as the mask of pictures that have no mask file.
+        repeats: how many times an epoch contains each picture; multiplied by the item's own repeats.
+        keep: hold decoded pixels in memory, if all of them take at most `IN_MEMORY` bytes.
+        console: where the progress bar is shown; None for the standard error.
 
     Attributes:
-        samples, sizes, captions: of the samples; a picture that is repeated or seen at several sizes has several.
-        skipped: one line for each picture left out: its name and why.
-        masked: whether any has a mask.
+        samples: the samples. A picture that is repeated, or trained at several sizes, has several.
+        sizes: height and width of each sample, in pixels.
+        captions: the caption of each sample.
+        skipped: one line for each picture that was left out: its name and the reason.
+        masked: whether any picture has a mask.
 
     Raises:
-        InputError: as `read_items`; or no picture that can be used.
+        InputError: see `read_items`; or no picture can be used.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Pictures:
             raise InputError(f"none of {len(items)} pictures{of} can be used{why}")
 
     def _look_at_all(self, items: list[Item], console: Console | None) -> list[Look]:
-        """Decoding every picture once is how broken ones are found before step 1."""
+        """Decode every picture once, so that broken ones are found before training starts."""
         console = console or Console(stderr=True)
         quiet = len(items) < MANY or not console.is_terminal
         threads = min(32, (os.cpu_count() or 1) + 4)  # some wait for a disk
@@ -123,19 +125,19 @@ class Pictures:
         return corner
 
     def pixels(self, index: int, flipped: bool = False, crop: tuple[int, int] | None = None) -> Tensor:
-        """A sample's pixels.
+        """Read the pixels of a sample.
 
         Args:
-            index: of the sample.
-            flipped: mirrored, left to right.
-            crop: top and left, up to the sample's `room`, in the picture before it is mirrored; None for the centre.
+            index: the sample's index.
+            flipped: mirror it, left to right.
+            crop: top and left of the crop before mirroring, each at most the sample's `room`; None for the centre.
 
         Returns:
             (3, height, width) in [-1, 1].
 
         Raises:
-            InputError: a crop that leaves the picture.
-            TrainingError: the file has been removed or damaged in the meantime.
+            InputError: the crop reaches outside the picture.
+            TrainingError: the file was removed or damaged since it was checked.
         """
         sample = self.samples[index]
         corner = self._corner(sample, crop)
@@ -151,14 +153,18 @@ class Pictures:
     def mask(
         self, index: int, flipped: bool = False, crop: tuple[int, int] | None = None, downscale: int = 8
     ) -> Tensor:
-        """Which part of a sample is to be learnt, at the resolution of latents.
+        """The loss mask of a sample, at the resolution of its latent.
 
         Args:
             index, flipped, crop: as for `pixels`.
-            downscale: pixels per latent in height and in width.
+            downscale: pixels per latent pixel, in height and in width.
 
         Returns:
-            (1, height / downscale, width / downscale) in [0, 1], means over the area of each latent; 1 without mask.
+            (1, height / downscale, width / downscale) in [0, 1]: the mean of the mask over the area of each latent
+            pixel; all ones for a picture without a mask.
+
+        Raises:
+            TrainingError: the mask was removed or damaged since it was checked.
         """
         sample = self.samples[index]
         made = self._masks.get((sample.view, downscale)) if crop is None else None
@@ -181,14 +187,17 @@ class Pictures:
         return avg_pool2d(crop_to(scaled, corner, sample.size), downscale)
 
     def digest(self, index: int) -> str:
-        """sha256 of the bytes of a sample's file, hexadecimal."""
+        """sha256 of the bytes of a sample's picture file, hexadecimal."""
         return self.samples[index].digest
 
     def content(self, index: int, flipped: bool = False) -> tuple[str, Size, tuple[int, int], bool]:
-        """What a sample's pixels depend on: digest, size, crop, flipped; the first arguments of `latent_key`.
+        """Everything that a sample's pixels depend on, for the name of its latent in the cache.
+
+        Returns:
+            (file digest, size, crop, flipped): the first arguments of `latent_key`.
 
         Raises:
-            InputError: crops are drawn anew each time, so that nothing can be kept.
+            InputError: crops are random, so that latents cannot be cached.
         """
         if self.wanted.crop == "random":
             raise InputError("a latent cache cannot hold random crops, which differ each time: use one or the other")
@@ -197,7 +206,7 @@ class Pictures:
 
 
 def report_broken(pictures: Pictures) -> None:
-    """Say which pictures were left out, and why."""
+    """Print which pictures were left out, and why, to the standard error."""
     if pictures.skipped:
         console = Console(stderr=True)
         lines = [f"{len(pictures.skipped)} pictures are left out:", *map(printable, pictures.skipped)]
@@ -205,7 +214,16 @@ def report_broken(pictures: Pictures) -> None:
 
 
 def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) -> str:
-    """What identifies samples: pictures, sizes, weights, what is said about each, and masks where they count."""
+    """A digest of everything about the samples that a run depends on; a resumed run must have the same.
+
+    Args:
+        pictures: the samples; their files, sizes and weights count.
+        said: for each sample, its text or texts.
+        masks: whether mask files count as well.
+
+    Returns:
+        sha256, hexadecimal.
+    """
     whole = hashlib.sha256()
     for sample, words in zip(pictures.samples, said, strict=True):
         whole.update(repr((sample.digest, sample.size, sample.weight, words)).encode())
@@ -215,7 +233,17 @@ def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) ->
 
 
 def read_pixels(pictures: Pictures, each: Pass, seed: int, flip: bool) -> Tensor:
-    """The pictures of a pass (b, 3, height, width), half of them mirrored where `flip` says so."""
+    """Read the pictures of a pass.
+
+    Args:
+        pictures: the samples of the run.
+        each: the pass.
+        seed: the run's seed.
+        flip: mirror each picture with probability 1/2.
+
+    Returns:
+        (b, 3, height, width) in [-1, 1].
+    """
     generators = [stream_generator(seed, Stream.FLIP, each.step, position) for position in each.positions]
     mirrored = [flip and float(torch.rand((), generator=generator)) < 0.5 for generator in generators]
     return torch.stack([pictures.pixels(s, m) for s, m in zip(each.samples, mirrored, strict=True)])

@@ -1,7 +1,7 @@
-"""Webdataset shards: tar archives in which the files of a sample lie side by side and share their name up to a dot.
+"""Reads WebDataset shards: tar archives in which all files of a sample share a name up to the first dot.
 
-An archive is indexed once, by its members' headers; a picture is then read by seeking to its place. Nothing is ever
-extracted, so the members' names are only names.
+An archive's headers are read once; a picture is later read by seeking to its place in the archive. Nothing is
+extracted to disk, so names in the archive cannot cause files to be written anywhere.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MASK = ".mask.png"
 
 
 def read_shards(paths: list[Path], text: str | None = None, within: Path | None = None) -> list[Item]:
-    """The pictures of uncompressed tar archives, in their order.
+    """The pictures of uncompressed tar archives, in the order of the archives and of their members.
 
-    An archive that is no plain file, or a link that leads out of a folder, is left out; an item in its place says so.
+    An archive that is no plain file, or a link that leads out of `within`, is left out; a stand-in item reports it.
 
     Args:
         paths: the archives.
-        within: a folder that links must not lead out of.
-        text: the field of `.json` members that holds captions; None for `text`, `caption` or `prompt`.
+        text: the field with the caption in `.json` members; None to use the first of `text`, `caption`, `prompt`.
+        within: archives must lie inside this folder, also after symbolic links are resolved; None for no check.
 
     Raises:
-        InputError: an archive that cannot be read to its end, or no pictures in any.
+        InputError: an archive cannot be read to its end, or none has pictures.
     """
     reasons = {path: why_not(path, within) for path in paths}
     items = [item for path in paths if not reasons[path] for item in shard_items(path, text)]
@@ -43,7 +43,14 @@ def read_shards(paths: list[Path], text: str | None = None, within: Path | None 
 
 
 def members(path: Path) -> dict[str, dict[str, FileReader]]:
-    """For each sample's name, readers of its files by their endings."""
+    """Index an archive.
+
+    Returns:
+        Name of each sample -> ending of each of its files, such as ".png" -> reader of that file.
+
+    Raises:
+        InputError: not a complete, uncompressed tar archive.
+    """
     samples: dict[str, dict[str, FileReader]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
@@ -62,6 +69,7 @@ def members(path: Path) -> dict[str, dict[str, FileReader]]:
 
 
 def shard_items(path: Path, text: str | None) -> list[Item]:
+    """The items of one archive; arguments as for `read_shards`."""
     items = []
     for key, files in members(path).items():
         picture = next((ending for ending in files if ending in SUFFIXES), None)
@@ -72,7 +80,16 @@ def shard_items(path: Path, text: str | None) -> list[Item]:
 
 
 def caption(files: dict[str, FileReader], text: str | None, name: str) -> str:
-    """From the sample's `.txt` or `.caption`, or a field of its `.json`."""
+    """The caption of a sample: its `.txt` or `.caption` file, or a field of its `.json` file; "" if it has none.
+
+    Args:
+        files: readers of the sample's files, by ending.
+        text: the field of the `.json` file; None to use the first of `CAPTION_NAMES`. If given, only `.json` is read.
+        name: the sample's name, for messages.
+
+    Raises:
+        InputError: the caption is too long, not text, or the JSON is damaged.
+    """
     where = f"the caption of {name}"
     for ending in () if text else (".txt", ".caption"):
         if ending in files:

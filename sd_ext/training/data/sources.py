@@ -1,4 +1,4 @@
-"""Where pictures come from; the kinds of source are told apart by looking."""
+"""Lists the pictures of a data source. The kind of source (folder, shards, table, Hub id) is detected."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from sd_ext.training.data.tables import read_table
 def read_items(
     source: str | os.PathLike[str], split: str = "train", image: str | None = None, text: str | None = None
 ) -> list[Item]:
-    """What a source lists; no picture is read yet.
+    """List the items of a data source. Pictures are not read yet.
 
     Args:
-        source: a folder of pictures with `metadata.jsonl` (or `.csv`) or with text files of the same names; `*.tar`
-            shards or Parquet files, as a folder, a glob or one file; or the id of a data set on the Hub.
-        split: which pictures; "all" for every one. Shards have no splits.
-        image: the column of pictures of a table; None to find it.
-        text: the column or field of captions; None to find it.
+        source: a folder of pictures with `metadata.jsonl` (or `.csv`) or with a text file beside each; `*.tar` shards
+            or Parquet files, as a folder, a glob or one file; or the id of a data set on the Hub.
+        split: the split to list; "all" for all pictures. Shards have no splits.
+        image: the column with the pictures, if the source is a table; None to find it.
+        text: the column or field with the captions; None to find it.
 
     Raises:
-        InputError: nothing there, damaged metadata, a path that leads out of the folder, or a source of several kinds.
+        InputError: the source does not exist or holds no pictures, its metadata is damaged, a path leads out of the
+            folder, or the folder holds several kinds of data.
     """
     source = os.path.expanduser(os.fspath(source))
     if not source.strip():
@@ -51,6 +52,10 @@ def read_items(
 
 
 def read_folder(folder: Path, split: str, image: str | None, text: str | None) -> list[Item]:
+    """The items of a folder: with metadata, of pictures with text files, of shards, or of Parquet files.
+
+    Arguments and errors as for `read_items`.
+    """
     if metadata_files(folder):
         return read_metadata(folder, split, text)
     kinds = {
@@ -77,7 +82,17 @@ def read_folder(folder: Path, split: str, image: str | None, text: str | None) -
 def read_files(
     source: str, files: list[Path], split: str, image: str | None, text: str | None, within: Path | None = None
 ) -> list[Item]:
-    """Shards or Parquet files, which are what a single file or a glob can name."""
+    """The items of shards or Parquet files that are named by one path or a glob.
+
+    Args:
+        source: the path or glob, for messages.
+        files: the files it matches.
+        split, image, text: as for `read_items`.
+        within: shards must lie inside this folder, also after symbolic links are resolved; None for no check.
+
+    Raises:
+        InputError: no files, files of other or several kinds, or a split of shards.
+    """
     endings = {path.suffix for path in files}
     if not files:
         raise InputError(f"no file matches {source}")
@@ -91,10 +106,19 @@ def read_files(
 
 
 def hold_out(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
-    """Items to train on, and about `share` of them, at least one, to validate with; by name, so always the same ones.
+    """Split items into training and validation items.
+
+    The choice depends on the items' names only, so it is the same in every run.
+
+    Args:
+        items: all items.
+        share: share of the items to hold out, from 0 to 1; at least one is held out and at least one is kept.
+
+    Returns:
+        (items to train on, items to validate with).
 
     Raises:
-        InputError: too few items to have some of both.
+        InputError: there are fewer than two items.
     """
     if len(items) < 2:
         raise InputError("a share of a single picture cannot be held out")

@@ -12,6 +12,11 @@ from sd_ext.training.data.items import CAPTION_NAMES, Item, one_line
 
 
 def library() -> Any:
+    """The module `datasets`, imported now.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -21,7 +26,17 @@ def library() -> Any:
 
 @dataclass(frozen=True)
 class CellReader:
-    """The bytes of the picture in one row."""
+    """A callable that returns the bytes of the picture in one row of a table.
+
+    Args:
+        rows: a `datasets.Dataset` whose pictures are not decoded.
+        number: the row.
+        column: the column with the picture.
+        roots: a picture stored as a path must lie inside one of these folders.
+
+    Raises (when called):
+        OSError: the cell is empty, or names a file outside `roots`.
+    """
 
     rows: Any
     number: int
@@ -43,14 +58,17 @@ class CellReader:
 def read_table(
     source: str, split: str, image: str | None = None, text: str | None = None, files: list[Path] | None = None
 ) -> list[Item]:
-    """The pictures of a data set.
+    """List the pictures of a table: a data set on the Hub, or Parquet files.
 
     Args:
         source: an id on the Hub, or a local folder.
-        split: a name, or "all".
-        image: the column of pictures; None for the only one, or the first that is not called mask.
-        text: the column of captions; None for `text`, `caption` or `prompt`, or the only one of strings.
-        files: Parquet files to read in place of what lies at `source`.
+        split: the name of a split, or "all".
+        image: the column with the pictures; None for the first picture column that is not called "mask".
+        text: the column with the captions; None for `text`, `caption` or `prompt`, or the only text column.
+        files: Parquet files to read instead of `source`, which then only names them in messages.
+
+    Returns:
+        One item for each row; a picture column called "mask" holds the masks.
 
     Raises:
         InputError: no such data set, split or column, or `datasets` is not installed.
@@ -84,7 +102,7 @@ def read_table(
 
 
 def allowed_roots(source: str, datasets: Any) -> tuple[Path, ...]:
-    """Folders that hold what `datasets` downloaded, and the data set itself."""
+    """The folders that a table may name files in: the caches of the Hub and of `datasets`, and the data folder."""
     from huggingface_hub import constants
 
     local = (Path(source),) if Path(source).is_dir() else ()
@@ -92,6 +110,11 @@ def allowed_roots(source: str, datasets: Any) -> tuple[Path, ...]:
 
 
 def choose_image(pictures: list[str], named: str | None, source: str) -> str:
+    """The picture column to use: `named`, or the first of `pictures` that is not called "mask".
+
+    Raises:
+        InputError: there is no picture column, or none called `named`.
+    """
     if named:
         if named not in pictures:
             raise UnknownNameError(f"column of pictures in {source}", named, pictures)
@@ -102,6 +125,11 @@ def choose_image(pictures: list[str], named: str | None, source: str) -> str:
 
 
 def choose_text(features: Any, named: str | None, source: str) -> str | None:
+    """The caption column to use: `named`, a customary name, or the only text column; None if there is no text column.
+
+    Raises:
+        InputError: there are several text columns of other names, or none called `named`.
+    """
     strings = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
     if named:
         if named not in strings:

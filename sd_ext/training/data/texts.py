@@ -1,4 +1,4 @@
-"""All texts that a run may show its model: every caption, and the other ways in which it may be said."""
+"""All texts that a run may show its model: every caption, its augmented variants and its rephrasings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sd_ext.training.data.settings import CaptionSettings
 
 
 def outside_training(settings: CaptionSettings, caption: str) -> str:
-    """A caption as previews and validation show it to the model: with the prefix, and no tricks."""
+    """A caption as previews and validation use it: with the prefix, but without shuffling or dropout of tags."""
     return CaptionTricks(prefix=settings.prefix).variant(caption, 0, 0)
 
 
@@ -22,18 +22,19 @@ def texts_of(
     exact: Sequence[bool] | None = None,
     rephrase: float = 0.0,
 ) -> tuple[list[list[int]], list[str]]:
-    """The texts that each sample may be shown with.
+    """The texts that each sample may be paired with.
 
     Args:
-        settings: what is done to captions.
-        seed: of the run.
-        captions: of the samples.
-        exact: for each sample, whether its caption is used as it is: no prefix, no tricks. None for no sample.
-        rephrase: the share of captions said in another way.
+        settings: prefix and augmentation of captions.
+        seed: the run's seed.
+        captions: the caption of each sample.
+        exact: for each sample, whether its caption is used unchanged, without prefix and augmentation; None if no
+            sample's is.
+        rephrase: probability that a sample gets a rephrased caption, from 0 to 1.
 
     Returns:
-        (choices, texts): `texts` are all texts, each once; `choices[i]` are the indices in `texts` that sample i draws
-        from. An index listed twice is twice as likely.
+        (choices, texts): `texts` are all texts, each once; sample i draws one of the indices `choices[i]` into `texts`.
+        An index that is listed twice is twice as likely.
     """
     indices: dict[str, int] = {}
     pairs = list(zip(captions, exact or [False] * len(captions), strict=True))
@@ -47,12 +48,13 @@ def texts_of(
 def wordings(
     settings: CaptionSettings, seed: int, caption: str, captions: set[str], rephrase: float = 0.0
 ) -> list[str]:
-    """The texts that a caption may become; each is as likely as it is listed often.
+    """All texts that one caption may be replaced by. A text that is listed twice is twice as likely.
 
     Args:
         settings, seed, rephrase: see `texts_of`.
-        caption: the one.
-        captions: of all pictures. A rephrasing that is some other picture's caption is left out: "dog" for "dog face".
+        caption: the caption.
+        captions: the captions of all pictures. A rephrasing that is the caption of some picture is left out: "dog"
+            is no rephrasing of "dog face" if another picture is called "dog".
     """
     tricks = CaptionTricks(
         settings.shuffle_tags, settings.tag_dropout, settings.keep_tokens, settings.tag_separator, settings.prefix

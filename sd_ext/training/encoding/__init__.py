@@ -1,6 +1,7 @@
-"""What encoders make of pictures and texts, kept in content-addressed caches.
+"""Encodes pictures to latents and texts to states, and caches the results on disk.
 
-encoded   latents and text states for a run, from the cache where they are there
-cache     the files of a cache
-keys      what identifies an entry: the encoder's weights and the content that was encoded
+encoded    the latents and text states of a run, read from the cache or encoded if missing
+cache      a folder of cache entries, each a safetensors file
+keys       names of entries: a digest of the encoder's weights and of the content that was encoded
+settings   the settings of the cache
 """

@@ -1,9 +1,10 @@
-"""What frozen encoders made of pictures and captions, kept in files that are named by everything they were made from.
+"""A cache on disk for the outputs of frozen encoders: latents of pictures, states of captions.
 
-A file's name is the sha256 of what went in: the picture's bytes, its size and crop, the encoder's weights and settings,
-the number format. Other content has another name, so an entry cannot be out of date; the same content is found again
-wherever it comes from. Entries are safetensors files with a checksum, which appear whole or not at all: any number of
-processes may fill a cache at once, and a process that is killed leaves only whole entries.
+A cache file's name is the sha256 of all inputs of the encoding: the picture's bytes, its size and crop, the encoder's
+weights and settings, the number format. If any of them changes, so does the name; so an entry cannot be out of date,
+and the same content is found again wherever it comes from. Entries are safetensors files with a checksum. Each is
+written under a temporary name and then renamed: several processes may fill a cache at once, and a process that is
+killed leaves no half-written entry.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ log = logging.getLogger(__name__)
 
 
 class Cache:
-    """A folder of entries, each a few named tensors.
+    """A folder of cache entries; an entry is a dictionary of named tensors.
+
+    Args:
+        folder: the cache's folder; made if it does not exist.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -52,13 +56,17 @@ class Cache:
             raise InputError(f"no cache can be kept in {folder}: it cannot be written to; name another folder")
 
     def path(self, key: str) -> Path:
+        """The file of an entry."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def read(self, key: str) -> Entry | None:
-        """An entry's tensors, mapped from its file; None if there is none. A damaged one is removed, and told once.
+        """The tensors of an entry, memory-mapped from its file.
+
+        Returns:
+            The tensors; None if there is no such entry. A damaged entry is removed, with a warning, and counts as none.
 
         Raises:
-            TrainingError: the file is there and cannot be opened.
+            TrainingError: the file exists but cannot be opened.
         """
         path = self.path(key)
         try:
@@ -76,8 +84,8 @@ class Cache:
         """Write an entry; another process may write the same one at the same time.
 
         Raises:
-            TrainingError: the disk is full. Whole entries stay.
-            WriteError: it fails.
+            TrainingError: the disk is full. Entries written before stay.
+            WriteError: writing failed for another reason.
         """
         try:
             with whole.file(self.path(key)) as new:
@@ -103,24 +111,29 @@ class Cache:
         load: Callable[[Any], Any] | None = None,
         threads: int = 0,
     ) -> int:
-        """Make the entries that are missing. Afterwards, processes that shared the work must wait for each other.
+        """Encode and write all missing entries. If processes share the work, they must wait for each other afterwards.
 
-        Batches are those of all jobs, whatever is missing: an encoder's last bits depend on the batch, and entries that
-        are made after an interruption, or by more processes, must be the ones that would have been made without.
+        The last bits of an encoder's output depend on the other samples of its batch. So batches are always formed
+        from all jobs, missing or not: an entry has the same bits whether or not the filling was interrupted, and with
+        any number of processes.
 
         Args:
-            jobs: for the key of each entry wanted its group, e.g. a picture's size, and what it is made from.
-            make: from the arguments of at most `batch_size` jobs of one group to their entries.
-            batch_size: see there.
-            title: of the progress bar, which shows only when something is missing.
-            process, processes: which share of the jobs this process makes.
-            console: of the bar; None for the standard error. Only process 0 shows it.
-            load: called with a job's arguments before `make`, which then gets its results: for what `threads` can do
-                ahead, such as decoding pictures.
-            threads: in which `load` runs ahead; 0 for none.
+            jobs: key of each wanted entry -> (group, input). Only jobs of one group share a batch; for pictures the
+                group is the size.
+            make: encodes a batch: from a list of at most `batch_size` inputs to the list of their entries.
+            batch_size: most inputs in a batch.
+            title: title of the progress bar, which is shown only if entries are missing.
+            process, processes: number of this process and how many there are; each encodes its share of the batches.
+            console: where process 0 shows the progress bar; None for the standard error.
+            load: if given, called with each input; `make` then gets its results. Meant for slow reading, such as
+                decoding pictures, which can run ahead in threads.
+            threads: how many threads run `load` ahead; 0 for none.
 
         Returns:
-            How many entries were made.
+            The number of entries that this process wrote.
+
+        Raises:
+            TrainingError: the disk is full.
         """
         if process == 0:
             for folder in self.folder.glob("??"):
@@ -143,7 +156,7 @@ class Cache:
 
 
 def batched(jobs: Mapping[str, tuple[Hashable, Any]], batch_size: int) -> list[list[str]]:
-    """Keys in batches of one group."""
+    """The keys of the jobs, in batches of at most `batch_size` keys of one group."""
     groups: dict[Hashable, list[str]] = {}
     for name, (group, _) in jobs.items():
         groups.setdefault(group, []).append(name)
@@ -151,12 +164,13 @@ def batched(jobs: Mapping[str, tuple[Hashable, Any]], batch_size: int) -> list[l
 
 
 class Cached:
-    """Entries by place: from memory, as far as a limit goes, and from the cache's files beyond it.
+    """Reads entries of a filled cache; the first ones, up to a number of bytes, are kept in memory.
 
     Args:
-        cache: holds them all; `Cache.fill` sees to it.
-        keys: of the entries: a list, or what `Cached[...]` is asked for -> key; equal keys share memory.
-        limit: bytes of tensors held in memory.
+        cache: a cache that holds all the entries, after `Cache.fill`.
+        keys: the keys of the entries: a list, read by index, or a dictionary from any kind of index to key. Equal
+            keys share memory.
+        limit: most bytes of tensors kept in memory; the other entries are read from disk each time.
     """
 
     def __init__(self, cache: Cache, keys: Sequence[str] | Mapping[Any, str], limit: int = 2**30):
@@ -167,10 +181,10 @@ class Cached:
         return len(self.keys)
 
     def __getitem__(self, place: Any) -> Entry:
-        """An entry's tensors, not to be changed.
+        """The tensors of the entry at an index of `keys`; they must not be changed.
 
         Raises:
-            TrainingError: it has been removed or damaged since the cache was filled.
+            TrainingError: the entry was removed or damaged since the cache was filled.
         """
         name: str = self.keys[place]  # type: ignore[assignment]  # not a slice
         if name in self._entries:
@@ -182,10 +196,10 @@ class Cached:
         if self.held + size > self.limit:
             return entry
         self.held += size
-        self._entries[name] = {n: tensor.clone() for n, tensor in entry.items()}  # the file would stay mapped else
+        self._entries[name] = {n: tensor.clone() for n, tensor in entry.items()}  # else the file would stay mapped
         return self._entries[name]
 
     def stack(self, places: Sequence[Any]) -> Entry:
-        """Entries of equal shapes, each tensor stacked: (len(places), ...)."""
+        """The entries at several indices, which must have equal shapes, stacked: each tensor (len(places), ...)."""
         entries = [self[place] for place in places]
         return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}

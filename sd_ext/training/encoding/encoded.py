@@ -1,7 +1,7 @@
-"""Pictures and texts as a frozen autoencoder and frozen text encoders see them, made once and kept on disk.
+"""The latents of a run's pictures and the states of its texts, encoded once by frozen encoders and cached on disk.
 
-Of a latent the posterior's mean and standard deviation are kept, so that every step draws a fresh sample. Entries are
-found by the content of picture or text and of the encoders' weights; where all are there, no encoder is ever loaded.
+A latent is stored as the mean and standard deviation of the autoencoder's posterior, so that every step can draw a
+fresh sample. If all entries are in the cache already, no encoder is loaded.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from sd_ext.training.model.text_encoders import TextTowers
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 TEXTS_AT_ONCE = 64
-# Not the run's batch size, on which an encoder's last bits depend, and so would a cached latent's. A CPU is no quicker
-# with more at once, it only takes more memory.
+# Most pixels that are encoded in one batch. The run's batch size is not used, since the last bits of a latent depend
+# on the batch, and cached latents would then depend on that setting. On a CPU, larger batches take more memory but are
+# no faster.
 PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**19}
 
 
 class Encoded:
-    """The encoders' side of a run.
+    """The encoded pictures and texts of a run.
 
     Args:
         settings: what is cached, and where.
-        files: of the model.
-        accelerator: the device encoders run on, and the processes that share the work.
-        out: the run's folder, for a cache of its own.
-        flip: whether mirror images are needed too.
-        side: of the largest resolution, in pixels: what an encoder takes at once depends on it.
+        files: the base model, whose encoders are used.
+        accelerator: the device that encoders run on, and the processes that share the work.
+        out: the run's folder; the cache lies in it unless the settings name another folder.
+        flip: whether mirrored pictures are encoded as well.
+        side: the largest resolution, in pixels; the encoder's batch size is chosen by it.
         workers: threads that read pictures ahead.
 
     Raises:
@@ -65,7 +66,12 @@ class Encoded:
         self._latents: dict[int, Cached] = {}
 
     def prepare(self, sets: Sequence[Pictures], texts: Sequence[str]) -> None:
-        """Encode what is not in the cache yet: texts, and pictures unless they are encoded each step."""
+        """Encode what is not in the cache yet. Without the setting `cache`, pictures are encoded each step instead.
+
+        Args:
+            sets: the pictures to encode, such as those to train on and those to validate with.
+            texts: the texts to encode.
+        """
         self.vae_digest, self.text_digest = self.files.digest("vae"), self.files.digest(*self._text_files())
         if self.settings.cache:
             for pictures in sets:
@@ -78,7 +84,7 @@ class Encoded:
         return [*self.files.text_parts, *(part.replace("text_encoder", "tokenizer") for part in self.files.text_parts)]
 
     def release(self) -> None:
-        """Give the autoencoder's memory back, if it was loaded."""
+        """Free the memory of the autoencoder, if it was loaded."""
         if self._vae is None:
             return
         self._vae = None
@@ -87,7 +93,7 @@ class Encoded:
             torch.cuda.empty_cache()
 
     def vae(self) -> Any:
-        """The autoencoder, in float32: in float16 SDXL's overflows."""
+        """The autoencoder, loaded when first asked for; in float32, since SDXL's overflows in float16."""
         if self._vae is None:
             self._vae = self.files.load("vae").eval().requires_grad_(False).to(self.accelerator.device)
         return self._vae
@@ -95,7 +101,7 @@ class Encoded:
     # Latents
 
     def fill_latents(self, pictures: Pictures) -> None:
-        """Encode every sample, and its mirror image where samples are mirrored."""
+        """Encode and cache the latent of every sample, and of its mirror image if `flip` is on."""
         flips = (False, True) if self.flip else (False,)
         places = [(i, flip) for i in range(len(pictures)) for flip in flips]
         keys = {place: latent_key(*pictures.content(*place), self.vae_digest, self.dtype) for place in places}
@@ -109,13 +115,29 @@ class Encoded:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Mean and standard deviation of the scaled latents of pixels (b, 3, H, W): (b, 2, c, h, w)."""
+        """Encode pictures with the autoencoder.
+
+        Args:
+            pixels: (b, 3, H, W) in [-1, 1], on the autoencoder's device.
+
+        Returns:
+            Mean and standard deviation of the posterior, multiplied by the scaling factor: (b, 2, c, h, w).
+        """
         vae = self.vae()
         posterior = vae.encode(pixels.to(next(vae.parameters()).dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1) * vae.config.scaling_factor
 
     def moments(self, pictures: Pictures, samples: Sequence[int], flips: Sequence[bool]) -> Tensor:
-        """Mean and standard deviation of samples' latents, (b, 2, c, h, w)."""
+        """Mean and standard deviation of the latents of samples, from the cache or encoded now.
+
+        Args:
+            pictures: a set that was given to `prepare`.
+            samples: indices of samples of equal size.
+            flips: for each, whether it is mirrored.
+
+        Returns:
+            (b, 2, c, h, w) float32, on the CPU.
+        """
         if not self.settings.cache:
             pixels = [pictures.pixels(i, flip) for i, flip in zip(samples, flips, strict=True)]
             return self.encode(torch.stack(pixels).to(self.accelerator.device)).cpu()
@@ -124,7 +146,7 @@ class Encoded:
     # Texts
 
     def add_texts(self, texts: Sequence[str]) -> None:
-        """Make the states of texts available, those and no others."""
+        """Encode and cache the states of texts. Afterwards `states` knows these texts and no others."""
         towers: list[TextTowers] = []  # loaded when the first text is missing
 
         @torch.no_grad()
@@ -140,12 +162,16 @@ class Encoded:
         self._states = Cached(self.cache, keys)
 
     def states(self, texts: Sequence[str]) -> Entry:
-        """States of texts (b, n, d), and pooled (b, p) for SDXL, in float32."""
+        """The text encoders' outputs for texts that were added before.
+
+        Returns:
+            "states" (b, n, d), and for SDXL "pooled" (b, p), in float32, on the CPU.
+        """
         return {name: value.float() for name, value in self._states.stack(texts).items()}
 
     @property
     def text_width(self) -> int:
-        """Features of a text's states."""
+        """The number of features d of text states."""
         return self.states([""])["states"].shape[-1]
 
     def fill(
@@ -156,7 +182,7 @@ class Encoded:
         title: str,
         load: Callable | None = None,
     ) -> None:
-        """Make the entries that are missing; processes share the work and wait for one another."""
+        """`Cache.fill`, with the work shared between all processes, which then wait for one another."""
         a = self.accelerator
         self.cache.fill(
             jobs, make, batch_size, f"encoding {title}", load=load, threads=self.workers,

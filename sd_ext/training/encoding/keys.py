@@ -1,6 +1,7 @@
-"""Names of cache entries: digests of everything an entry is made from.
+"""Names of cache entries: digests of all inputs of an entry.
 
-Each part is written with its kind and length before it is hashed, so that no two lists of parts are written alike.
+Before hashing, each part is written with its type and length, so that different lists of parts never give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ LATENT, TEXT = "latent 1", "text 1"  # raise the number when pictures or caption
 
 
 def encode(part: Part) -> bytes:
-    """A part with its kind and length.
+    """The bytes of a part: one letter for its type, its length, its content.
 
     Raises:
-        TypeError: a kind without an unambiguous form.
+        TypeError: the part is of a type that `Part` does not list.
     """
     if isinstance(part, (tuple, list)):
         kind, data = b"t", b"".join(encode(p) for p in part)
@@ -44,7 +45,7 @@ def encode(part: Part) -> bytes:
 
 
 def key(*parts: Part) -> str:
-    """sha256 of the parts, 64 hexadecimal digits."""
+    """The sha256 of parts, as 64 hexadecimal digits."""
     return hashlib.sha256(encode(parts)).hexdigest()
 
 
@@ -57,13 +58,16 @@ def latent_key(
     dtype: torch.dtype | str,
     *more: Part,
 ) -> str:
-    """The name of what an autoencoder made of a picture.
+    """The cache key of a picture's latent.
 
     Args:
-        picture, size, crop, flipped: as `Pictures.content` gives them.
+        picture, size, crop, flipped: as returned by `Pictures.content`.
         encoder: the autoencoder's `Model.digest`.
-        dtype: of the entry.
-        more: whatever else it depends on, such as the precision that the autoencoder computes in.
+        dtype: number format of the entry.
+        more: anything else that the latent depends on, such as the precision that the autoencoder computes in.
+
+    Returns:
+        64 hexadecimal digits.
     """
     return key(LATENT, picture, tuple(size), tuple(crop), flipped, encoder, dtype, more)
 
@@ -71,12 +75,15 @@ def latent_key(
 def text_key(
     caption: str | tuple[int, ...], encoders: str | tuple[str, ...], dtype: torch.dtype | str, *more: Part
 ) -> str:
-    """The name of what text encoders made of a caption.
+    """The cache key of a caption's text states.
 
     Args:
-        caption: its text, the tokenizer then being among `more`; better, its token ids.
+        caption: its token ids; or its text, if `encoders` or `more` identify the tokenizer as well.
         encoders: the text encoders' `Model.digest`.
-        dtype: of the entry.
-        more: whatever else it depends on, such as the layers skipped.
+        dtype: number format of the entry.
+        more: anything else that the states depend on, such as skipped layers.
+
+    Returns:
+        64 hexadecimal digits.
     """
     return key(TEXT, caption, encoders, dtype, more)
