@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = {"Scheduler": "sd_ext.schedulers", "UNet2DConditionModel": "sd_ext.unets"}
-"""Where classes are, by how their names end. Saved pipelines name them as `sd_ext`'s, so every one must be found."""
+"""End of a class's name -> its package. Saved pipelines record classes as `sd_ext.NAME`, so each must be found here."""
 
 _OTHERS = {
     "GuidanceInterval": "sd_ext.unets",
@@ -26,7 +26,7 @@ _OTHERS = {
     "pretrained_path": "sd_ext.pretrained",
     "set_attention": "sd_ext.unets",
 }
-"""Where all else is."""
+"""Every other public name -> its package."""
 
 if TYPE_CHECKING:
     from .pretrained import pretrained_path as pretrained_path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _all() -> list[str]:
-    """Every public name, `__all__`: the classes are known to their rooms alone."""
+    """The value of `__all__`: every public name, with the classes as their packages list them."""
     classes = {
         name for end, room in _ROOMS.items() for name in importlib.import_module(room).__all__ if name.endswith(end)
     }
@@ -43,7 +43,7 @@ def _all() -> list[str]:
 
 
 def _room(name: str) -> str | None:
-    """The module that has a public name, or None."""
+    """The module that a public name is imported from; None if there is no such name."""
     by_end = (room for end, room in _ROOMS.items() if name.endswith(end) and not name.startswith("_"))
     found = _OTHERS.get(name) or next(by_end, None)
     if found is None:

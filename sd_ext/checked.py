@@ -1,6 +1,7 @@
-"""Whether files are damaged: digests, and safetensors files with a checksum of the tensors in their header.
+"""Detect damaged files: digests of files, and safetensors files whose header holds a checksum of their tensors.
 
-The latter for what a later process reads back and trusts, such as a checkpoint or an entry of a cache.
+Such safetensors files (`save_checked`, `load_checked`) are for what a later process reads back and must be able to
+trust, such as a checkpoint or a cache entry.
 """
 
 from __future__ import annotations
@@ -21,16 +22,26 @@ from .errors import DamagedError
 from .plain_files import why_not
 from .tensors import storable
 
-CONTENT = "content"  # the header's entry
+CONTENT = "content"  # the header entry that holds the checksum
 
 
 def raw(tensor: Tensor) -> Any:
-    """A tensor's bytes, of any number format, without a copy where they lie in order."""
+    """The bytes of a tensor of any dtype, as a memory view; copied only if the tensor is not contiguous or not on the
+    CPU.
+    """
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data
 
 
 def checksum(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """Eight digits (CRC-32) that depend on the file's name, the tensors' names, types and shapes, and every bit."""
+    """CRC-32 over a file's name and all its tensors: their names, dtypes, shapes and every bit.
+
+    Args:
+        name: what the file is called (see `save_checked`).
+        tensors: its tensors by name.
+
+    Returns:
+        Eight hexadecimal digits.
+    """
     shapes = json.dumps([[key, str(tensor.dtype), list(tensor.shape)] for key, tensor in sorted(tensors.items())])
     value = zlib.crc32(f"{name} {shapes}".encode())
     for _, tensor in sorted(tensors.items()):
@@ -49,22 +60,30 @@ def file_digest(path: Path, skip: int = 0) -> str:
 
 
 def save_checked(tensors: Mapping[str, Tensor], new: Path, name: str) -> None:
-    """Fill a new file, of a block of `sd_ext.whole`.
+    """Write a safetensors file whose header holds the checksum of its tensors.
 
     Args:
         tensors: what to write.
-        new: where to.
-        name: what is in the file, for its reader to ask for: another file in its place is damage too.
+        new: the path to write to, usually the one that `sd_ext.whole.file` yields.
+        name: a name for the contents, part of the checksum; the reader must give the same, so that a file which holds
+            something else counts as damaged.
     """
     tensors = storable(tensors)
     save_file(tensors, new, {CONTENT: checksum(name, tensors)})
 
 
 def load_checked(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors that `save_checked` wrote, mapped from the file.
+    """Read the tensors that `save_checked` wrote, and verify them.
+
+    Args:
+        path: the file.
+        name: the name that was given to `save_checked`.
+
+    Returns:
+        The tensors by name, on the CPU.
 
     Raises:
-        DamagedError: the file does not hold them.
+        DamagedError: the contents do not match the checksum, or it is not a safetensors file.
         OSError: it cannot be opened.
     """
     if (reason := why_not(path)) and path.exists():  # a pipe

@@ -1,12 +1,12 @@
-"""Values that come from outside, checked against declared types.
+"""Check values that come from outside against declared types.
 
     check("false", bool, "scheduler_config.json", "use_karras_sigmas")
     InputError: scheduler_config.json: use_karras_sigmas must be true or false, got 'false'
 
-A declared type is what one would write as an annotation: `int`, `float`, `str`, `bool`, `None`, `Any`, `X | None`,
-`list[X]`, `Sequence[X]`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `Literal["a", "b"]`, or a dataclass for an
-object whose keys are its fields. A whole number will do where a number is meant; true and false are no numbers; numbers
-are finite, unless `Unbounded` or `Measured` says otherwise.
+A declared type is written as an annotation: `int`, `float`, `str`, `bool`, `None`, `Any`, `X | None`, `list[X]`,
+`Sequence[X]`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `Literal["a", "b"]`, or a dataclass for an object whose
+keys are its fields. Whole numbers are accepted as `float`; true and false are not accepted as numbers; numbers must be
+finite, unless the type is `Unbounded` or `Measured`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .errors import InputError, UnknownNameError
 T = TypeVar("T")
 
 Unbounded = Annotated[float, "may be infinite"]
-"""A number that may be infinite, such as a bound that is not there."""
+"""A number that may be infinite, such as a limit that is switched off."""
 
 Measured = Annotated[float, "may be infinite or NaN"]
 """A number that came out of a measurement, such as a loss."""
 
-_WORDS: dict[Any, tuple[str, str]] = {  # type -> one of it, several of it
+_WORDS: dict[Any, tuple[str, str]] = {  # type -> its name in a message: singular, plural
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     str: ("text", "texts"),
@@ -42,7 +42,7 @@ _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 4
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, cut to what a sentence can hold."""
+    """`repr(value)`, shortened so that it fits into a message."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python does not write out whole numbers of thousands of digits
@@ -50,7 +50,12 @@ def shown(value: Any) -> str:
 
 
 def described(kind: Any, several: bool = False) -> str:
-    """A declared type in words: `list[int] | None` is "a list of whole numbers or none"."""
+    """A declared type in words, for messages: `list[int] | None` is "a list of whole numbers or none".
+
+    Args:
+        kind: the type.
+        several: use the plural.
+    """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return described(args[0], several)
@@ -71,18 +76,22 @@ def described(kind: Any, several: bool = False) -> str:
 
 
 def _or(words: list[str]) -> str:
+    """Join words as "a, b or c"."""
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def check(value: Any, kind: Any, where: str, *path: str | int, error: type[InputError] = InputError) -> None:
-    """Raise `error`, naming the innermost place, unless `value` is of the declared type.
+    """Raise `error` unless `value` is of the declared type. The message names the innermost place that is wrong.
 
     Args:
-        value: from a file or a caller.
+        value: what came from a file or a caller.
         kind: the declared type.
         where: the file, or the class whose option it is.
         path: keys and positions that lead to the value.
         error: the kind of `InputError` to raise.
+
+    Raises:
+        InputError: the value, or something in it, is of another type, or a required key is missing.
     """
     if found := _mismatch(value, kind, path):
         inner, wanted, got = found
@@ -93,11 +102,21 @@ def check(value: Any, kind: Any, where: str, *path: str | int, error: type[Input
 
 
 def make(cls: type[T], data: Any, where: str, *path: str | int, error: type[InputError] = InputError) -> T:
-    """A dataclass from an object whose keys are its fields. Other keys are left out; lists become tuples.
+    """Make a dataclass from an object whose keys are its fields. Unknown keys are ignored; lists become tuples.
+
+    Args:
+        cls: the dataclass.
+        data: the object, as read from a file.
+        where: the file, for messages.
+        path: keys and positions in that file that lead to the object.
+        error: the kind of `InputError` to raise.
+
+    Returns:
+        An instance of `cls`.
 
     Raises:
-        InputError: keys without a default are missing, a value is of another type, or the class refuses it. The
-            message names the file and the key.
+        InputError: a key without a default is missing, a value is of another type, or the class refuses it. The message
+            names the file and the key.
     """
     check(data, cls, where, *path, error=error)
     hints = get_type_hints(cls, include_extras=True)
@@ -111,6 +130,7 @@ def make(cls: type[T], data: Any, where: str, *path: str | int, error: type[Inpu
 
 
 def _as_declared(value: Any, kind: Any) -> Any:
+    """Turn a list into a tuple, at every depth, where a tuple is declared."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if isinstance(value, list) and any(get_origin(each) is tuple for each in kinds):
         inner = next(get_args(each)[0] for each in kinds if get_origin(each) is tuple)
@@ -119,15 +139,18 @@ def _as_declared(value: Any, kind: Any) -> Any:
 
 
 def joined(path: Sequence[str | int]) -> str:
-    """("runs", 3, "basis") as `runs[3].basis`; the end of a long path is left out."""
+    """Format a path of keys and positions for messages: ("runs", 3, "basis") is `runs[3].basis`; only eight parts are
+    shown.
+    """
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{shown(key)[1:-1]}" for key in path[:8])
     return text.removeprefix(".") + ("…" if len(path) > 8 else "")
 
 
-Mismatch = tuple[tuple[Any, ...], str, Any]  # where, what was wanted there, what is there
+Mismatch = tuple[tuple[Any, ...], str, Any]  # path to the place, expected type in words, value found there
 
 
 def _mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | None:
+    """Find the first place where `value` is not of type `kind`; None if there is none."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return None
@@ -188,7 +211,7 @@ def _object_mismatch(value: Any, cls: Any, path: tuple[Any, ...]) -> Mismatch | 
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type without parts. Numbers of NumPy are numbers too."""
+    """Whether a value is of a type that has no element types (number, text, ...). NumPy's numbers count as numbers."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return any(value == each and type(value) is type(each) for each in args)
@@ -201,7 +224,7 @@ def _fits(value: Any, kind: Any) -> bool:
             return False
         try:
             return math.isfinite(value) or kind is Measured or (kind is Unbounded and math.isinf(value))
-        except OverflowError:  # a whole number that is none as a float
+        except OverflowError:  # a whole number too large for a float
             return False
     if kind is bool:
         return isinstance(value, bool)

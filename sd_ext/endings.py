@@ -1,6 +1,6 @@
 """How a command ends: with its result, or with one sentence on the standard error and an exit code; never a traceback.
 
-0 done    1 failed    2 input that cannot work    130 interrupted
+Exit codes: 0 done, 1 failed, 2 input that cannot work, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import InputError, SdExtError, one_line
 
-# What the system says of a file that the user named; the rest, such as a full disk, is not the user's input.
+# Operating system errors that the user's input causes (exit code 2); others, such as a full disk, are failures (1).
 USERS = {
     getattr(errno, name)
     for name in ("ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "ENAMETOOLONG", "ELOOP", "EEXIST", "EINVAL", "EROFS")
@@ -24,11 +24,14 @@ CLOSED = "standard output was closed before all was written"
 
 
 def run_to_end(command: Callable[[], Any], name: str) -> int:
-    """Call `command` and return the exit code; what it raises becomes a sentence after `name`.
+    """Call `command` and return its exit code; exceptions become one sentence on the standard error.
 
     Args:
-        command: returns the exit code, None being 0; it may also leave by `SystemExit`.
+        command: returns the exit code, where None means 0; it may also raise `SystemExit`.
         name: what the sentence begins with, such as "sd-ext".
+
+    Returns:
+        The exit code.
     """
 
     def say(what: object, code: int) -> int:
@@ -47,7 +50,7 @@ def run_to_end(command: Callable[[], Any], name: str) -> int:
             sys.stdout.flush()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        # Typer and rich leave so where nobody reads the output any more.
+        # Typer and rich exit this way when the reader of our output has closed it.
         code = say(CLOSED, 1) if isinstance(leaving.__context__, BrokenPipeError) else code or _flush(say)
     except KeyboardInterrupt as stop:
         code = say(stop, 130) if str(stop) else 130
@@ -69,6 +72,7 @@ def run_to_end(command: Callable[[], Any], name: str) -> int:
 
 
 def _flush(say: Callable[[object, int], int]) -> int:
+    """Flush the standard output; return 0, or say what failed and return 1."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -78,7 +82,7 @@ def _flush(say: Callable[[object, int], int]) -> int:
 
 
 def _about(error: OSError) -> str:
-    """What went wrong, with the name of the file where there is one."""
+    """Describe an operating system error, with the file's name if it has one."""
     if error.filename is None and isinstance(error, FileNotFoundError):
         return "the working folder is gone; change to one that exists"
     what = error.strerror or str(error) or type(error).__name__
@@ -86,7 +90,11 @@ def _about(error: OSError) -> str:
 
 
 def _fill_standard_streams() -> None:
-    """Files that are opened later must not take the numbers of streams that are closed: others write to these."""
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise a file opened later could get its number (0, 1 or 2), and what others print would be written into that
+    file.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -95,7 +103,9 @@ def _fill_standard_streams() -> None:
 
 
 def _discard() -> None:
-    """Let nothing more be written to the standard output, not even when Python ends."""
+    """Send everything still buffered for the standard output to /dev/null, so that Python's exit raises no further
+    error.
+    """
     with contextlib.suppress(Exception):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -107,7 +117,7 @@ def _escaping(escaped: list[str]) -> Iterator[None]:
     r"""Within the block, characters that the standard output's encoding lacks are written as \u escapes.
 
     Args:
-        escaped: gets the encoding's name each time that happens.
+        escaped: a list; the encoding's name is appended each time a character is escaped.
     """
 
     def escape(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -6,8 +6,8 @@
     │   ├── TableError                    a sampler table that breaks one of its invariants
     │   ├── ModelError                    a model folder that is missing, incomplete or unsafe to load
     │   ├── DamagedError                  a file that does not hold what was written into it
-    │   └── WriteError (also OSError)     a file or folder that cannot be written; what was there is as it was
-    │       └── TakenError                ... because something is there (also FileExistsError)
+    │   └── WriteError (also OSError)     a file or folder that cannot be written; an existing one is left unchanged
+    │       └── TakenError                ... because it exists already (also FileExistsError)
     ├── TrainingError (also RuntimeError) a run that cannot go on; the last good checkpoint is named
     ├── SeamError (also RuntimeError)     a private part of another library that we use is not in the version installed
     └── HubError (also RuntimeError)      the Hub refused, or could not be reached
@@ -27,14 +27,14 @@ LONGEST = 2000  # characters of a message; a longer one, such as a list of every
 
 
 def printable(text: str) -> str:
-    """`text` with control and invisible characters written as escapes: what we print must not steer a terminal."""
+    """`text` with control and invisible characters written as escapes, so that printing it cannot steer a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(text: str) -> str:
-    """`text` as one printable line: line breaks become spaces, and what exceeds `LONGEST` is cut in the middle."""
+    """`text` as one printable line: line breaks become spaces; a text longer than `LONGEST` loses its middle."""
     text = printable(re.sub(r"\s*[\n\r]\s*", " ", text.strip()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
@@ -85,12 +85,12 @@ class DamagedError(InputError):
 
 
 class WriteError(InputError, OSError):
-    """A file or folder that cannot be written; what was there is as it was.
+    """A file or folder that cannot be written; an existing one is left unchanged.
 
     Args:
         path: the file or folder.
-        reason: why not; the operating system's error, whose number is kept as `errno`, or words.
-        doing: what cannot be done to it.
+        reason: why not: an operating system error, whose number is kept as `errno`, or words.
+        doing: the verb of the message: "write" or "remove".
     """
 
     def __init__(self, path: object, reason: object, doing: str = "write"):
@@ -102,7 +102,11 @@ class WriteError(InputError, OSError):
 
 
 class TakenError(WriteError, FileExistsError):
-    """A file or folder that is there already, and was not to be replaced."""
+    """The file or folder exists already and was not to be replaced.
+
+    Args:
+        path: the file or folder.
+    """
 
     def __init__(self, path: object):
         super().__init__(path, FileExistsError(errno.EEXIST, "it exists"))
@@ -117,7 +121,7 @@ class HubError(SdExtError, RuntimeError):
 
 
 class SeamError(SdExtError, RuntimeError):
-    """A private part of another library is not there in the version installed. See `sd_ext.seams`.
+    """A private part of another library that this package uses is missing in the installed version. See `sd_ext.seams`.
 
-    The message names the library, its version, the part, what cannot be had without it, and what to do.
+    The message names the library, its version, the part, what does not work without it, and what to do.
     """

@@ -1,4 +1,4 @@
-"""The JSON of a model's folder, judged before any library builds a model from it."""
+"""Check the JSON files of a model's folder before any library builds a model from them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ MOST = 2**24  # any other whole number in a config: widths, vocabularies
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """A pipeline's `model_index.json`: settings, and for each part a library and a class.
+    """Read a pipeline's `model_index.json`: its settings, and [library, class] for each part.
+
+    Args:
+        folder: the pipeline's folder.
 
     Raises:
-        ModelError: it is not there or damaged, or a part's name leads out of the folder.
+        ModelError: the file is missing or damaged, or a part's name is no plain name and could lead out of the folder.
     """
     path = folder / "model_index.json"
     index = read_json(path, dict[str, Any], error=ModelError)
@@ -30,7 +33,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def parts_in(index: dict[str, Any]) -> list[str]:
-    """The names of the parts that an index says are there."""
+    """The names of the parts that are present according to a `model_index.json`."""
     return [
         name
         for name, value in index.items()
@@ -40,10 +43,13 @@ def parts_in(index: dict[str, Any]) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config of a part: an object, and where a network is made from it one of moderate numbers.
+    """Read a part's config. Of a `config.json`, from which a network is built, the whole numbers must be plausible.
+
+    Args:
+        path: the file.
 
     Raises:
-        ModelError: it is not there or damaged, or holds numbers that no model has.
+        ModelError: it is missing or damaged, or has more layers than `MOST_LAYERS` or a number above `MOST`.
     """
     config = read_json(path, dict[str, Any], finite=False, error=ModelError)  # Diffusers writes -Infinity
     for name, value in config.items() if path.name == "config.json" else ():
@@ -54,6 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:
+    """Yield every whole number in nested lists and objects."""
     if isinstance(value, int):
         yield value
     elif isinstance(value, list | dict):
@@ -62,7 +69,9 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 
 
 def check_plain(folder: Path) -> None:
-    """Raise `ModelError` for a pipe, device or socket among the files that a library would open."""
+    """Raise `ModelError` for a named pipe, device or socket in a model's folder, which a library would open and wait
+    for.
+    """
     for path in (*folder.iterdir(), *folder.glob("*/*")):
         reason = why_not(path)
         if reason and path.exists() and not path.is_dir():
@@ -70,16 +79,16 @@ def check_plain(folder: Path) -> None:
 
 
 class GuardedConfig:
-    """Mix in before Diffusers' `ConfigMixin`: the config of a local folder is judged before Diffusers reads it."""
+    """Mixin, to stand before Diffusers' `ConfigMixin`: local config files are checked before Diffusers reads them."""
 
     config_name: str | None
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in Diffusers.
+        """Load a config; arguments and result as in Diffusers.
 
         Raises:
-            InputError: a local config that is damaged; see `sd_ext.reading`.
+            InputError: a local config file is damaged; see `sd_ext.reading`.
         """
         root, name = Path(pretrained_model_name_or_path), cls.config_name or ""
         places = (root, root / (kwargs.get("subfolder") or "") / name, root / name)

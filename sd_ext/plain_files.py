@@ -1,4 +1,4 @@
-"""Plain files, as bytes or as text: a named pipe, a device or a socket is never opened, and none is read without bound.
+"""Read plain files, as bytes or as text, up to a size limit. Named pipes, devices and sockets are never opened.
 
 Text is UTF-8, with or without byte-order mark, or UTF-16 with one.
 """
@@ -36,11 +36,11 @@ _SPECIAL = {
 
 
 def why_not(path: StrPath, within: StrPath | None = None) -> str:
-    """Why a path is not opened, as the end of a sentence such as "is a named pipe, not a file"; "" for a plain file.
+    """Why a path cannot be opened, as the end of a sentence such as "is a named pipe, not a file"; "" for a plain file.
 
     Args:
-        path: it may be anything, or not be there.
-        within: a folder that links must not lead out of.
+        path: any path, whether or not it exists.
+        within: a folder that symbolic links must not lead out of.
     """
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
@@ -54,10 +54,17 @@ def why_not(path: StrPath, within: StrPath | None = None) -> str:
 
 
 def open_file(path: StrPath, within: StrPath | None = None) -> IO[bytes]:
-    """A plain file, opened for reading.
+    """Open a plain file for reading.
+
+    Args:
+        path: the file.
+        within: a folder that symbolic links must not lead out of.
+
+    Returns:
+        The file, opened in binary mode.
 
     Raises:
-        InputError: it is not there, not a plain file, leads out of `within`, or must not be read.
+        InputError: it does not exist, is not a plain file, lies outside `within`, or may not be read.
     """
     if reason := why_not(path, within):
         raise InputError(f"{path} {reason}")
@@ -70,15 +77,15 @@ def open_file(path: StrPath, within: StrPath | None = None) -> IO[bytes]:
 
 
 def read_bytes(path: StrPath, limit: int, within: StrPath | None = None) -> bytes:
-    """All bytes of a plain file.
+    """Read all bytes of a plain file.
 
     Args:
         path: the file.
-        limit: bytes that it may have.
-        within: a folder that links must not lead out of.
+        limit: the most bytes it may have.
+        within: a folder that symbolic links must not lead out of.
 
     Raises:
-        InputError: see `open_file`; or it is larger.
+        InputError: the file cannot be opened (see `open_file`), or has more than `limit` bytes.
     """
     try:
         with open_file(path, within) as file:
@@ -92,15 +99,28 @@ def read_bytes(path: StrPath, limit: int, within: StrPath | None = None) -> byte
 
 
 def read_text(path: StrPath, limit: int = TEXT_BYTES, within: StrPath | None = None) -> str:
-    """A text file. Raises `InputError`: see `read_bytes` and `decode`."""
+    """Read a text file.
+
+    Args:
+        path: the file.
+        limit: the most bytes it may have.
+        within: a folder that symbolic links must not lead out of.
+
+    Raises:
+        InputError: see `read_bytes` and `decode`.
+    """
     return decode(read_bytes(path, limit, within), str(path))
 
 
 def decode(data: bytes, where: str) -> str:
-    """Bytes as text: UTF-8, or what a byte-order mark says.
+    """Decode bytes as text: by their byte-order mark if there is one, else as UTF-8.
+
+    Args:
+        data: the bytes.
+        where: the file, for messages.
 
     Raises:
-        InputError: another encoding, or no text at all; says what to do.
+        InputError: the bytes are in another encoding or no text at all; says what to do.
     """
     mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
     if not encoding:

@@ -1,17 +1,17 @@
-"""The one way to read files that others may have written: JSON, JSON lines, TOML, CSV, text, and headers of tensors.
+"""The one way to read files that others may have written: JSON, JSON lines, TOML, CSV, text, and safetensors files.
 
-Whatever is in a file, reading it ends with values of bounded size and depth, or with an `InputError` of one sentence
-that names the file and the place. Only plain files are opened: never a named pipe, a device or a socket.
+Reading any file ends either with values of bounded size and depth, or with an `InputError` of one sentence that names
+the file and the place in it. Only plain files are opened: never a named pipe, a device or a socket.
 
-    read_json(path, dict[str, int])         whole, checked against a declared type (see `declared`)
-    read_toml(path)                         whole
+    read_json(path, dict[str, int])         the whole file, checked against a declared type (see `declared`)
+    read_toml(path)                         the whole file
     read_json_lines(path)                   (place, value) for each line
     read_csv(path)                          (place, {column: text}) for each row
     open_tensors(path)                      a safetensors file
     read_text(path), read_bytes(path)       from `plain_files`, which says what is opened at all
 
-Keys that stand twice in an object, NaN and infinity, and whole numbers of more than 32 digits are errors: none of them
-means the same to everyone.
+Refused, because programs disagree about their meaning: an object that has the same key twice, NaN and infinity, and
+whole numbers of more than 32 digits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DIGITS = 32  # of a whole number; tokenizers write 10^30 for "no limit"
 
 
 class _Unusable(Exception):
-    """What is wrong with a value, and the keys and positions that lead to it, innermost first."""
+    """Says what is wrong with a value; `path` collects the keys and positions that lead to it, innermost first."""
 
     def __init__(self, problem: str):
         self.problem, self.path = problem, []
@@ -62,17 +62,21 @@ def read_json(
     limit: int = JSON_BYTES,
     error: type[InputError] = InputError,
 ) -> Any:
-    """The value of a JSON file.
+    """Read a JSON file.
 
     Args:
         path: the file.
-        kind: its declared type; see `declared`.
-        finite: whether NaN and infinity, which Python and Diffusers write beside what JSON has, are refused.
-        limit: bytes that it may have.
+        kind: the declared type of the value; see `declared`.
+        finite: refuse NaN and infinity, which JSON does not have but Python and Diffusers write.
+        limit: the most bytes the file may have.
         error: the kind of `InputError` to raise.
 
+    Returns:
+        The value.
+
     Raises:
-        InputError: no such file, not JSON, too large or deep, a key twice, or another type.
+        InputError: no such file, not JSON, too large or too deeply nested, the same key twice, or a value of another
+            type.
     """
     try:
         text = read_text(path, limit)
@@ -84,7 +88,19 @@ def read_json(
 def parse_json(
     text: str | bytes, where: str, kind: Any = Any, *, finite: bool = True, error: type[InputError] = InputError
 ) -> Any:
-    """The value of a JSON text; as `read_json`, with `where` for the file's name."""
+    """Parse a JSON text.
+
+    Args:
+        text: the text, or its bytes.
+        where: what it is called in messages, such as the file's name.
+        kind, finite, error: as in `read_json`.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: as in `read_json`.
+    """
     try:
         text = decode(text, where) if isinstance(text, bytes) else text
         value = _parsed(text, where)
@@ -110,6 +126,7 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of an object's (key, value) pairs; raise `_Unusable` if a key stands twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()
@@ -120,14 +137,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole(digits: str) -> int:
     # Python takes quadratic time for whole numbers of thousands of digits, or refuses them.
+    """Parse a whole number, cut to twice the digits allowed; `_sane` then refuses numbers that are too long."""
     return int(digits[: 2 * DIGITS])
 
 
 def read_toml(path: StrPath) -> dict[str, Any]:
-    """The contents of a TOML file.
+    """Read a TOML file.
+
+    Returns:
+        Its top-level table.
 
     Raises:
-        InputError: no such file, not TOML, or too large or deep; says where.
+        InputError: no such file, not TOML, too large or too deeply nested; names the place.
     """
     text = read_text(path, TOML_BYTES)
     # tomllib takes quadratic time for keys of thousands of parts, such as a.a.a.a = 1.
@@ -145,6 +166,7 @@ def read_toml(path: StrPath) -> dict[str, Any]:
 
 
 def _check_sane(value: Any, where: str, finite: bool) -> None:
+    """Raise `InputError`, naming the place, for a value that `_sane` refuses."""
     try:
         _sane(value, finite, DEPTH)
     except _Unusable as error:
@@ -153,7 +175,7 @@ def _check_sane(value: Any, where: str, finite: bool) -> None:
 
 
 def _sane(value: Any, finite: bool, levels: int) -> None:
-    """Raise `_Unusable` for values too deep, numbers out of range, and halves of characters."""
+    """Raise `_Unusable` for nesting deeper than `levels`, numbers out of range, and text with unpaired surrogates."""
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise _Unusable("holds half of a character (a lone surrogate)")
@@ -180,10 +202,15 @@ def _sane(value: Any, finite: bool, levels: int) -> None:
 
 
 def read_lines(path: StrPath, within: StrPath | None = None) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line of a text file of any size, with its line break.
+    """Yield (line number from 1, text with its line break) for each line of a text file of any size.
+
+    Args:
+        path: the file.
+        within: a folder that symbolic links must not lead out of.
 
     Raises:
-        InputError: see `open_file` and `decode`; or a line of more than `LINE_BYTES`.
+        InputError: the file cannot be opened or is not text (see `open_file` and `decode`), or a line is longer than
+            `LINE_BYTES`.
     """
     with open_file(path, within) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -207,10 +234,15 @@ def _decoded_line(line: bytes, path: StrPath, number: int) -> str:
 def read_json_lines(
     path: StrPath, kind: Any = Any, *, finite: bool = True, within: StrPath | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """(place, value) for each line of a file with one JSON value a line; empty lines are passed over.
+    """Yield (place, value) for each line of a file that has one JSON value a line; empty lines are skipped.
+
+    Args:
+        path: the file.
+        kind, finite: as in `read_json`, for the value of each line.
+        within: a folder that symbolic links must not lead out of.
 
     Raises:
-        InputError: see `read_lines` and `read_json`.
+        InputError: see `read_lines` and `read_json`; the message names the line.
     """
     for number, line in read_lines(path, within):
         if line.strip():
@@ -219,12 +251,16 @@ def read_json_lines(
 
 
 def read_csv(path: StrPath, within: StrPath | None = None) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, cells by column) for each row of a CSV file whose first row names the columns.
+    """Yield (place, {column: text}) for each row of a CSV file whose first row names the columns.
 
-    A short row lacks its last columns; empty rows are passed over.
+    A row with too few cells lacks its last columns; empty rows are skipped.
+
+    Args:
+        path: the file.
+        within: a folder that symbolic links must not lead out of.
 
     Raises:
-        InputError: see `read_lines`; or quotes that do not close, a column named twice, more cells than columns.
+        InputError: see `read_lines`; or quotes that do not close, a column named twice, or more cells than columns.
     """
     rows = csv.reader((line for _, line in read_lines(path, within)), strict=True)
     columns: list[str] = []
@@ -249,10 +285,18 @@ def read_csv(path: StrPath, within: StrPath | None = None) -> Iterator[tuple[str
 
 @contextmanager
 def open_tensors(path: StrPath, error: type[InputError] = InputError) -> Iterator[Any]:
-    """A safetensors file, opened (`safe_open`) for as long as the block lasts.
+    """Open a safetensors file (`safetensors.safe_open`) for as long as the block lasts.
+
+    Args:
+        path: the file.
+        error: the kind of `InputError` to raise.
+
+    Yields:
+        The open file; its tensors are read when they are asked for.
 
     Raises:
-        InputError: not a plain file, or not a whole safetensors file, also where only reading a tensor tells.
+        InputError: not a plain file, or not a complete safetensors file. Raised in the block too, where a tensor cannot
+            be read.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""Many pictures on one: contact sheets, with or without titles."""
+"""Arrange several pictures in one: contact sheets, with or without titles."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def contact_sheet(
     gap: int = 2,
     ground: tuple[int, int, int] = GREY,
 ) -> Image.Image:
-    """The pictures in a grid, row by row.
+    """Arrange pictures in a grid, row by row.
 
     Args:
-        pictures: of one size, or of several: a cell has room for the widest and the highest.
-        columns: of the grid.
-        titles: one for each picture, written below it and cut to its width; none for pictures alone.
-        gap: pixels between two pictures, and around all.
-        ground: RGB of what is between them.
+        pictures: the pictures; they may differ in size, each cell has room for the widest and the highest.
+        columns: how many columns the grid has.
+        titles: one for each picture, written below it and cut to its width; empty for no titles.
+        gap: pixels between neighbouring pictures, and around the whole grid.
+        ground: background colour (RGB, 0 to 255).
+
+    Returns:
+        The sheet, in RGB.
     """
     width = max(picture.width for picture in pictures)
     height = max(picture.height for picture in pictures)
@@ -47,12 +50,15 @@ def contact_sheet(
 
 
 def labelled_sheet(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str], columns: int = 8) -> Image.Image:
-    """Rows of pictures one below the other, each with its name at the left, and above each column its caption.
+    """Arrange rows of pictures, with the row's name at the left and a caption above each column.
 
     Args:
-        rows: name -> a picture for each caption, all of one size.
-        captions: of the columns.
-        columns: side by side at most; more captions begin another strip below.
+        rows: row name -> one picture for each caption; all pictures have one size.
+        captions: the columns' captions.
+        columns: at most so many columns side by side; further captions continue in a strip below.
+
+    Returns:
+        The sheet, in RGB.
     """
     strips = []
     for start in range(0, len(captions), columns):
@@ -68,6 +74,7 @@ def labelled_sheet(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence
 
 
 def _with_labels(grid: Image.Image, captions: Sequence[str], names: Sequence[str]) -> Image.Image:
+    """Add captions above the columns of `grid`, and names at the left of its rows."""
     left, top, font = NAME_WIDTH if any(names) else 0, LABEL_HEIGHT, ImageFont.load_default(11)
     sheet = Image.new("RGB", (grid.width + left, grid.height + top), WHITE)
     sheet.paste(grid, (left, top))

@@ -1,4 +1,4 @@
-"""Tensors made ready for a file."""
+"""Prepare tensors for writing to a file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each contiguous and in memory of its own, as safetensors insists.
+    """Make tensors that safetensors can write: on the CPU, contiguous, and no two in the same memory.
 
     Args:
-        tensors: any; views of one another too. They stay as they are.
+        tensors: any tensors by name, also views of one another. They are not changed.
 
     Returns:
-        The same tensors where they are so already, else copies.
+        The same names; each tensor itself where it qualifies already, else a copy.
     """
     taken: set[int] = set()
     made = {}

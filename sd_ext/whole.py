@@ -1,21 +1,24 @@
-"""The one writer of files and folders that outlive the process: each appears whole, or not at all.
+"""The one writer of files and folders: what it writes appears complete, or not at all.
 
     with whole.file(path) as new:        # write to `new`; at the end of the block it becomes `path`
         save_file(tensors, new)
-    with whole.folder(path) as new:      # fill the empty folder `new`; at the end it becomes `path`
+    with whole.folder(path) as new:      # fill the empty folder `new`; at the end of the block it becomes `path`
         pipe.save_pretrained(new)
     whole.write_text(path, text)         # also write_bytes and write_json
 
-A writer works in a folder of its own beside the target, and holds a lock on it for as long as it lives:
+Each write makes a temporary working folder beside the target and holds a file lock on it until the write ends:
 
     PARENT/.sd-ext-<boot>-<token>.partial/new/NAME    what is being written
-                                          old/NAME    a replaced folder, between two renames and until it is deleted
+                                          old/NAME    a folder that is being replaced, moved aside until it is deleted
                                           gone/       what is being deleted
 
-When all of `new` is on the disk, one rename puts it in place; a folder that is replaced is moved to `old` just before.
-After an error, Ctrl-C included, the writer itself clears its working folder; after a kill or a power cut, the next
-writer in PARENT does (`sweep`), as does a reader that misses a folder (`recovered`): what lies in `old` and has no
-successor goes back to its place, the rest is deleted. The working folders of living writers are never touched.
+When everything in `new` has been flushed to the disk, one rename puts it in place. A folder that is to be replaced is
+moved to `old` just before that rename.
+
+After an error or Ctrl-C, the writer clears its own working folder. After a kill or a power cut, the next writer in
+PARENT clears it (`sweep`), and so does a reader that finds its folder missing (`recovered`): a folder in `old` whose
+replacement never arrived is moved back, everything else is deleted. Working folders of processes that are still running
+are never touched.
 """
 
 from __future__ import annotations
@@ -50,8 +53,8 @@ __all__ = [
 ]  # fmt: skip
 
 BEGINNING, END = ".sd-ext-", ".partial"
-ABANDONED = 3600.0  # seconds after its last change that a working folder is nobody's, where no lock can tell
-BETWEEN = 60.0  # the same, where a replaced folder lies in it: there are only renames left to do
+ABANDONED = 3600.0  # seconds without a change after which a working folder is abandoned, where no lock can tell
+BETWEEN = 60.0  # the same for one with a folder in `old`: its writer has only renames left to do, which are quick
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 Target = str | os.PathLike[str]
@@ -60,18 +63,22 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def file(path: Target, overwrite: bool = True) -> Iterator[Path]:
-    """A path to write a file to, which becomes `path` when the block ends without an error.
+    """Context manager that yields a temporary path; when the block ends without an error, that file becomes `path`.
 
-    Its mode is that of any new file, as the umask says. Missing parent folders are made. Where `path` is a link, the
-    file that it leads to is replaced.
+    The file gets the mode of any new file, as the umask says. Missing parent folders are made. If `path` is a symbolic
+    link, the file that it points to is replaced.
 
     Args:
         path: the file.
-        overwrite: replace a file that is there; else it is an error, also where it appeared only meanwhile.
+        overwrite: replace an existing file. If False, an existing file is an error, even one that appears while the
+            block runs.
+
+    Yields:
+        The path to write to.
 
     Raises:
-        TakenError: there is one, and `overwrite` is False.
-        WriteError: the disk is full or fails, or the folder cannot be written to. What was there is as it was.
+        TakenError: the file exists and `overwrite` is False.
+        WriteError: the disk is full or fails, or the folder cannot be written to. An existing file is left unchanged.
     """
     with _writing(path) as (new, target):
         if not overwrite and os.path.lexists(target):
@@ -87,15 +94,18 @@ def file(path: Target, overwrite: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder(path: Target, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `path` when the block ends without an error; see `file`.
+    """Context manager that yields an empty temporary folder; when the block ends without an error, it becomes `path`.
 
     Args:
-        path: the folder. An empty one may be there.
-        overwrite: replace what is there, which is back in its place after any error.
+        path: the folder. It may exist if it is empty.
+        overwrite: replace an existing folder or file. After any error the old one is back in its place.
+
+    Yields:
+        The folder to fill.
 
     Raises:
-        TakenError: there is something, and `overwrite` is False.
-        WriteError: as in `file`.
+        TakenError: something other than an empty folder exists at `path`, and `overwrite` is False.
+        WriteError: the disk is full or fails, or the parent folder cannot be written to.
     """
     with _writing(path) as (new, target):
         if not overwrite and _is_taken(target):
@@ -116,25 +126,31 @@ def folder(path: Target, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: Target, data: bytes, overwrite: bool = True) -> None:
-    """Write a file of these bytes. Errors as in `file`."""
+    """Write these bytes as a file. Arguments and errors as in `file`."""
     with file(path, overwrite) as new:
         new.write_bytes(data)
 
 
 def write_text(path: Target, text: str, overwrite: bool = True) -> None:
-    """Write a UTF-8 file; lines end as they do in `text`, on Windows too. Errors as in `file`."""
+    """Write `text` as a UTF-8 file, with its line endings unchanged (on Windows too). Arguments and errors as in
+    `file`.
+    """
     write_bytes(path, text.encode(), overwrite)
 
 
 def write_json(path: Target, value: Any, indent: int | None = 1, overwrite: bool = True) -> None:
-    """Write a value as JSON and a newline. Errors as in `file`."""
+    """Write `value` as JSON, followed by a newline. Arguments and errors as in `file`."""
     write_text(path, json.dumps(value, indent=indent) + "\n", overwrite)
 
 
 def append(path: Target, line: str) -> None:
-    """Add a line to a log, which exists from its first line on and is not waited for.
+    """Append one line to a log file, which is made if it is missing. Does not wait until the line is on the disk.
 
-    Half a line may stay at the end after a kill or on a full disk: readers of logs leave such a line out.
+    After a kill or on a full disk the last line may be incomplete; readers of logs must skip such a line.
+
+    Args:
+        path: the log file.
+        line: the text, without its line break.
 
     Raises:
         WriteError: the disk is full or fails.
@@ -147,11 +163,15 @@ def append(path: Target, line: str) -> None:
 
 
 def move(path: Target, to: Target) -> None:
-    """Rename a file or folder within its parent folder, where nothing is of the new name.
+    """Rename a file or folder within its parent folder, never replacing anything.
+
+    Args:
+        path: what to rename.
+        to: its new path.
 
     Raises:
-        TakenError: something is.
-        WriteError: it cannot be done; nothing has changed.
+        TakenError: something exists at `to`.
+        WriteError: the rename failed; nothing has changed.
     """
     if os.path.lexists(to):
         raise TakenError(to)
@@ -163,10 +183,10 @@ def move(path: Target, to: Target) -> None:
 
 
 def remove(path: Target) -> None:
-    """Delete a file or folder so that it is whole until it is gone, even if the process is killed half-way.
+    """Delete a file or folder. Other processes see all of it or nothing, even if this process is killed in between.
 
     Raises:
-        WriteError: it cannot be moved away; it is as it was.
+        WriteError: it cannot be moved out of the way; it is left unchanged.
     """
     with _writing(path, "remove") as (new, target):
         os.rename(target, new)
@@ -174,14 +194,19 @@ def remove(path: Target) -> None:
 
 
 def recovered(path: Target) -> Path:
-    """The same path, for a reader: where it is missing because its replacement was killed, the old one is put back."""
+    """Return `path`; if it is missing because a writer was killed while replacing it, first put the old
+    version back.
+    """
     if not os.path.lexists(path):
         sweep(Path(path).parent)
     return Path(path)
 
 
 def sweep(parent: Target) -> None:
-    """Clear what dead writers left in a folder, as far as we may; every writer does so first."""
+    """Clear the working folders that killed writers left in the folder `parent`. Every write does this first.
+
+    Working folders that we may not change, or whose writer may still be running, are left alone.
+    """
     found: list[Path] = []
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         found = sorted(Path(entry.path) for entry in entries if is_temporary(entry.name))
@@ -197,7 +222,16 @@ def is_temporary(name: str) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: Target, doing: str = "write") -> Iterator[tuple[Path, Path]]:
-    """(where to write, where it goes), in a locked working folder that is cleared in the end, however that comes."""
+    """Make and lock a working folder, yield (path to write to, final path), and clear the folder whatever happens.
+
+    Args:
+        path: what is to be written or removed.
+        doing: the verb for error messages, "write" or "remove".
+
+    Raises:
+        WriteError: the operating system reported an error, here or in the block (Rust libraries give its number in
+            their text).
+    """
     lock = None
     try:
         target = Path(os.path.realpath(path))
@@ -226,7 +260,11 @@ def _writing(path: Target, doing: str = "write") -> Iterator[tuple[Path, Path]]:
 
 
 def _working_folder(target: Path) -> tuple[Path, int | None]:
-    """A new folder beside the target, with a lock on it; None where there are no locks."""
+    """Make a new working folder beside the target.
+
+    Returns:
+        The folder, and the file descriptor of the lock on it; None where the file system has no locks.
+    """
     while True:
         work = target.with_name(f"{BEGINNING}{_boot()}-{secrets.token_hex(8)}{END}")
         os.mkdir(work)
@@ -238,11 +276,14 @@ def _working_folder(target: Path) -> tuple[Path, int | None]:
 
 
 def _lock(work: Path) -> int | None:
-    """A lock that ends with the process, as the descriptor that holds it; None where the disk has no locks.
+    """Lock a working folder; the lock ends with this process at the latest.
+
+    Returns:
+        The file descriptor that holds the lock; None where the file system has no locks.
 
     Raises:
         FileNotFoundError: the folder is gone.
-        BlockingIOError: another holds the lock.
+        BlockingIOError: another process holds the lock.
     """
     if fcntl is None:
         return None
@@ -259,18 +300,19 @@ def _lock(work: Path) -> int | None:
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether the open descriptor still refers to the file or folder at `path`."""
     return os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path))
 
 
 @contextlib.contextmanager
 def _lock_of_dead(work: Path) -> Iterator[None]:
-    """Holds the lock of a working folder whose writer is dead.
+    """Hold the lock of a working folder whose writer is dead, for as long as the block lasts.
 
-    A lock tells of this machine since it was started, containers included. Of others, and on disks without locks,
-    only the time of the last change does.
+    A lock is only conclusive for writers on this machine since it was last started, containers included. For writers on
+    other machines, and on file systems without locks, the time of the folder's last change decides.
 
     Raises:
-        BlockingIOError: the writer is alive, or may be.
+        BlockingIOError: the writer is running, or may be.
     """
     lock = _lock(work)
     try:
@@ -285,13 +327,14 @@ def _lock_of_dead(work: Path) -> Iterator[None]:
 
 
 def _last_change(work: Path) -> float:
+    """The newest modification time (Unix seconds) in a working folder, not counting the contents of `old`."""
     old = work / "old"  # of which the contents are as old as the model
     return max(os.lstat(path).st_mtime for path in (work, *work.rglob("*")) if old not in path.parents)
 
 
 @lru_cache
 def _boot() -> str:
-    """Eight digits that differ between machines, and on Linux between its starts; the same in all its containers."""
+    """Eight hexadecimal digits for this machine, on Linux for its current boot; the same in all of its containers."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
     except OSError:
@@ -300,7 +343,12 @@ def _boot() -> str:
 
 
 def _clear(work: Path, tell: bool = False) -> None:
-    """Put back what was moved aside and has no successor, and delete the rest."""
+    """Move folders in `old` back where nothing has taken their place, then delete the working folder.
+
+    Args:
+        work: the working folder.
+        tell: log a warning for each folder that is moved back.
+    """
     old = work / "old"
     for aside in old.iterdir() if old.exists() else ():
         target = work.with_name(aside.name)
@@ -315,7 +363,7 @@ def _clear(work: Path, tell: bool = False) -> None:
 
 
 def _settle(new: Path) -> None:
-    """Give all that was written the modes of new files, and wait until it is on the disk."""
+    """Give everything that was written the mode of new files, and wait until it is on the disk."""
     mode = stat.S_IMODE(os.stat(new.parent).st_mode)  # as the umask, or the parent's access list, makes it
     folders = [(root, [os.path.join(root, name) for name in names]) for root, _, names in os.walk(new)]
     for path in [name for _, names in folders for name in names] if folders else [str(new)]:
@@ -335,7 +383,7 @@ def _set_mode(path: str, mode: int) -> None:
 
 
 def _link(new: Path, target: Path) -> bool:
-    """Rename without replacing. False where the name is taken."""
+    """Put `new` in place without replacing anything. Returns False if the name is taken."""
     try:
         os.link(new, target)
     except FileExistsError:
@@ -348,7 +396,7 @@ def _link(new: Path, target: Path) -> bool:
 
 
 def _is_taken(target: Path) -> bool:
-    """Whether there is something, other than an empty folder."""
+    """Whether something other than an empty folder exists at `target`."""
     return os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir()))
 
 
@@ -363,7 +411,7 @@ def _make_folders(path: Path) -> None:
 
 
 def sync(path: Target) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Wait until a file's contents, or a folder's list of names, are on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -372,7 +420,7 @@ def sync(path: Target) -> None:
 
 
 def _sync_folder(path: Target) -> None:
-    """Wait until a folder's names are on the disk, where the system can do so."""
+    """The same as `sync` for a folder, on systems that can do it; on others nothing happens."""
     try:
         sync(path)
     except OSError as error:

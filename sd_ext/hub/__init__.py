@@ -1,4 +1,4 @@
-"""Publishing to the Hugging Face Hub: what a finished LoRA run made, a card, and nothing else."""
+"""Publish a finished LoRA run to the Hugging Face Hub: its files, its pictures and a model card, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the two files of a LoRA load, with our reader and with Diffusers', and say the same."""
+"""Check that a LoRA's two files (Diffusers' and kohya's format) load, and that both describe the same change."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def check_agreement(first: Path, second: Path) -> None:
-    """Raise `InputError` unless two LoRA files change the same modules by the same, within their rounding.
+    """Raise `InputError` unless two LoRA files change the same modules in the same way, up to rounding.
 
-    DoRA's change depends on the base's weight as well, which is not at hand. What is compared is all else that the
-    change depends on (`Adapter.decisive`): the product and the magnitudes.
+    DoRA's change also depends on the base model's weights, which are not available here. Everything else that
+    determines the change (`Adapter.decisive`: product and magnitudes) is compared.
 
     Args:
         first, second: the files.
@@ -33,6 +33,7 @@ def check_agreement(first: Path, second: Path) -> None:
 
 
 def _agree(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters of one module make the same change, up to the rounding of their dtypes."""
     import torch
 
     ours, theirs = one.decisive, other.decisive
@@ -51,7 +52,12 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 
 def check_diffusers(path: Path, family: str) -> None:
-    """Raise `InputError` unless Diffusers' own loader reads the file and finds its strengths in it."""
+    """Raise `InputError` unless Diffusers' own loader reads the file and finds the LoRA's strengths in it.
+
+    Args:
+        path: the LoRA file in Diffusers' format.
+        family: "sd15", "sd21" or "sdxl", which decides the loader.
+    """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 
     loader = StableDiffusionXLLoraLoaderMixin if family == "sdxl" else StableDiffusionLoraLoaderMixin

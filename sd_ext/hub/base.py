@@ -1,4 +1,4 @@
-"""The base model of a LoRA, as a stranger can know it: its place on the Hub, and the licence its card states."""
+"""Find the base model of a LoRA as others can find it: its address on the Hub, and the licence on its model card."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LICENCE_KEYS = ("license", "license_name", "license_link")
 
 @dataclass(frozen=True)
 class Base:
-    """A base model.
+    """What the model card of a LoRA says about the base model.
 
     Args:
         hub_id: `owner/name`, or None for a local folder.
         embedded: whether it is the model that comes with sd_ext.
-        licence: `license`, `license_name` and `license_link` as its card has them; empty where unknown.
-        why: why the licence is unknown, as the end of a sentence.
+        licence: the card's entries `license`, `license_name` and `license_link`; empty if unknown.
+        why: if the licence is unknown, the reason, as the end of a sentence.
     """
 
     hub_id: str | None = None
@@ -35,15 +35,19 @@ class Base:
 
     @property
     def url(self) -> str | None:
-        """Its page on the Hub."""
+        """Its page on the Hub; None for a local model."""
         return f"https://huggingface.co/{self.hub_id}" if self.hub_id else None
 
 
 def look_up(base_model: str, online: bool = False) -> Base:
-    """Find out about `base_model`, a Hub id, a folder, or "embedded".
+    """Find out what is known of a base model.
 
-    The card of a model on the Hub is read from this machine's cache, or, with `online`, from the Hub. A card that
-    cannot be read is no error: the licence is then unknown, and the reason is given.
+    The card of a model on the Hub is read from the local cache or, with `online`, from the Hub. A card that cannot be
+    read is no error: the licence is then unknown, and `Base.why` gives the reason.
+
+    Args:
+        base_model: a Hub id, a folder, or "embedded".
+        online: whether the network may be used.
     """
     if is_embedded(base_model):
         return Base(embedded=True, **_local_licence(pretrained_path()))
@@ -72,7 +76,7 @@ def _hub_licence(hub_id: str, online: bool) -> dict:
 
 
 def _licence(readme: Path, hub_id: str | None) -> dict:
-    """`licence`, or `why` there is none, from a card."""
+    """Read a card. Returns {"licence": entries}, or {"why": reason} if it states no licence."""
     from huggingface_hub import ModelCard
 
     try:
@@ -96,7 +100,9 @@ def _stated(card: ModelCard, key: str) -> str | None:
 
 
 def _absolute(link: str | None, hub_id: str | None) -> str | None:
-    """A link to a file of the base model's repository leads nowhere from another one."""
+    """Make a relative licence link absolute, since it points into the base model's repository; None if that
+    is unknown.
+    """
     if not link or link.startswith(("https://", "http://")):
         return link
     return f"https://huggingface.co/{hub_id}/blob/main/{link.removeprefix('./')}" if hub_id else None

@@ -1,4 +1,6 @@
-"""The model card of a LoRA: `card_lora.md` with the run's own facts, and the metadata the Hub reads."""
+"""Write the model card of a LoRA: the template `card_lora.md` filled in with the run's facts, and the Hub's
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,19 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).parent / "card_lora.md"
 TAGS = ("text-to-image", "lora", "diffusers", "diffusers-training", "stable-diffusion", "template:diffusion-lora")
 BASE_LINES = {"embedded": "base = sd_ext.pretrained_path()", "local": 'base = "..."  # the folder of the base model'}
-# What tells of the machine rather than of the method; a value with a slash is left out whatever its name.
+# Settings that describe the trainer's machine, not the training. Values with a slash are left out under any name.
 PLACES = {"base_model", "cache", "data", "dataset", "folder", "out", "output", "path", "resume", "validation_data"}
 PLACE_ENDINGS = ("_dir", "_file", "_folder", "_path", "_repo")
 
 
 def make_card(run: FinishedRun, base: Base, repo_id: str) -> ModelCard:
-    """The card of `run`, to be published as `repo_id`. It is written for readers who have never seen sd_ext."""
+    """Write the model card of a finished run. It is meant for readers who have never seen sd_ext.
+
+    Args:
+        run: the run.
+        base: its base model.
+        repo_id: `owner/name` of the repository that the card is for; used in its example code.
+    """
     from huggingface_hub import ModelCard
 
     return ModelCard.from_template(
@@ -51,7 +59,7 @@ def make_card(run: FinishedRun, base: Base, repo_id: str) -> ModelCard:
 
 
 def card_data(run: FinishedRun, base: Base) -> ModelCardData:
-    """The YAML head of the card. What is not known is not there."""
+    """The metadata (YAML) at the top of the card. Unknown entries are left out."""
     from huggingface_hub import ModelCardData
 
     widget = [{"text": s["prompt"] or "-", "output": {"url": s["file"]}} for s in _samples(run)]
@@ -70,7 +78,16 @@ def card_data(run: FinishedRun, base: Base) -> ModelCardData:
 
 
 def example(run: FinishedRun, base: Base, repo_id: str) -> str:
-    """Python that draws with the LoRA, complete as it stands unless the base model is a folder of the publisher's."""
+    """Python code that draws a picture with the LoRA.
+
+    It runs as it stands, unless the base model is a folder on the publisher's machine, whose path the reader must fill
+    in.
+
+    Args:
+        run: the run.
+        base: its base model.
+        repo_id: `owner/name` of the repository that holds the LoRA.
+    """
     local = BASE_LINES["embedded" if base.embedded else "local"]
     body = [
         f"base = {literal(base.hub_id)}" if base.hub_id else local,
@@ -122,12 +139,12 @@ def _call(run: FinishedRun) -> str:
 
 
 def literal(text: str | None) -> str:
-    """A Python string in double quotes that cannot end the block of code it stands in."""
+    """`text` as a double-quoted Python string without backticks, which could end the Markdown code block around it."""
     return json.dumps(text, ensure_ascii=False).replace("`", "\\x60")
 
 
 def code_span(text: str) -> str:
-    """`text` as Markdown code on one line, whatever backticks it holds."""
+    """`text` as inline Markdown code on one line; backticks in it are allowed."""
     text = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
@@ -135,12 +152,17 @@ def code_span(text: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """`value` as the text of one cell of a Markdown table."""
+    """`value` escaped for one cell of a Markdown table."""
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", " ".join(str(value).split()))
 
 
 def public_settings(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(name, value) of the settings that are set and name no place, those of tables as `table.name`."""
+    """Yield (name, value) of the settings to publish: those that are set and name no file or folder.
+
+    Args:
+        settings: the run's settings; nested tables are named `table.name`.
+        prefix: what to put before each name.
+    """
     for key, value in settings.items():
         if key in PLACES or key.endswith(PLACE_ENDINGS):
             continue
@@ -164,6 +186,7 @@ def _samples(run: FinishedRun) -> list[dict[str, Any]]:
 
 
 def _losses(run: FinishedRun) -> str:
+    """A sentence with the first, last and lowest validation loss; "" if there was no validation."""
     if not run.validation:
         return ""
     (first, before), (last, after) = run.validation[0], run.validation[-1]
@@ -173,7 +196,7 @@ def _losses(run: FinishedRun) -> str:
 
 
 def base_link(base: Base) -> str:
-    """The base model in a sentence."""
+    """The base model as a phrase for a sentence, with a link if it is on the Hub."""
     if base.hub_id:
         return f"[{base.hub_id}]({base.url})"
     return "the small model that comes with sd_ext" if base.embedded else "a base model that is not on the Hub"
@@ -185,7 +208,7 @@ def _unlinked(base: Base) -> str:
 
 
 def licence_text(base: Base) -> str:
-    """What is known of the licence, and from where. Nothing is invented."""
+    """The sentence on the licence: what the base model's card states, or why it is unknown."""
     if not base.licence:
         return (
             f"Not known: {base.why}, so this card states none. A LoRA is usually bound by the licence of the model it "

@@ -1,4 +1,4 @@
-"""What a finished LoRA run left behind: `OUT/model/training.json` and the files beside it."""
+"""Read what a finished LoRA run has left: `OUT/model/training.json` and the files beside it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from ..lora.formats.file_names import DIFFUSERS_FILE, kohya_file
 from ..models import FAMILIES
 from ..reading import read_json
 
-EMBEDDINGS_FILES = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")  # a file for each text encoder
+EMBEDDINGS_FILES = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")  # one for each text encoder
 SHEET = "samples/sheet.png"
 CURVE = "validation.png"
-FILE_NAME = re.compile(r"""\w[^/\\:<>"|?*`\x00-\x1f]{0,99}""")  # also within <lora:NAME:1> and a Markdown table
+FILE_NAME = re.compile(r"""\w[^/\\:<>"|?*`\x00-\x1f]{0,99}""")  # must also fit <lora:NAME:1> and a Markdown table
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What `training.json` holds: the run writes one, and whoever reads the file reads it as one.
+    """The contents of `training.json`. The training run writes it from this class, and `read_finished` reads it into
+    it.
 
     Args:
-        name: what the user calls the LoRA; the kohya file is `NAME_kohya.safetensors`.
+        name: the LoRA's name; its kohya file is `NAME_kohya.safetensors`.
         base_model: Hub id or local path, as the user gave it.
         family: a key of `FAMILIES`.
-        steps: optimizer steps.
-        pictures: how many pictures it was trained on.
-        instance_prompt: the words that call what was learned, or "".
-        prompts, seeds: those of `samples/0000.png`, `samples/0001.png`, ...
-        guidance: the guidance scale of these samples; None is the pipeline's own.
-        settings: every setting that changes the result.
-        validation: (step, loss) pairs; those whose loss is not finite are left out.
+        steps: number of optimizer steps.
+        pictures: number of training pictures.
+        instance_prompt: the words that stand for what was learned, or "".
+        prompts, seeds: those of the sample pictures `samples/0000.png`, `samples/0001.png`, ...
+        guidance: the guidance scale of the samples; None is the pipeline's default.
+        settings: every setting that influences the result.
+        validation: (step, loss) pairs; pairs whose loss is not finite are dropped.
         tokens: the new tokens of textual inversion.
-        sd_ext: the version that trained it.
+        sd_ext: the version of sd_ext that trained it.
 
     Raises:
-        InputError: a value that no run has; names it.
+        InputError: a value that no run can have; the message names it.
     """
 
     name: str
@@ -73,46 +74,51 @@ class Facts:
 
 @dataclass(frozen=True)
 class FinishedRun(Facts):
-    """The facts of a finished run, and the folder where its files lie."""
+    """The facts of a finished run, and the folder that holds its files."""
 
     folder: Path = field(kw_only=True)
 
     @property
     def kohya_file(self) -> str:
-        """The name of the file for AUTOMATIC1111 and ComfyUI."""
+        """The name of the LoRA file in kohya's format, for AUTOMATIC1111 and ComfyUI."""
         return kohya_file(self.name)
 
     @property
     def weights(self) -> list[str]:
-        """The names of the LoRA's files: both formats, or kohya's alone for what Diffusers cannot read (LoHa, LoKr)."""
+        """The names of the LoRA files that exist: both formats, or only kohya's for kinds that Diffusers cannot read
+        (LoHa, LoKr).
+        """
         return [name for name in (DIFFUSERS_FILE, self.kohya_file) if (self.folder / name).is_file()]
 
     @property
     def in_diffusers(self) -> bool:
-        """Whether there is a file that Diffusers' loader reads."""
+        """Whether the LoRA exists in Diffusers' format."""
         return DIFFUSERS_FILE in self.weights
 
     @property
     def embeddings(self) -> list[str]:
-        """The names of the files with new tokens, in the order of the text encoders."""
+        """The names of the files that hold new tokens, in the order of the text encoders."""
         return [name for name in EMBEDDINGS_FILES if (self.folder / name).is_file()]
 
     @property
     def samples(self) -> list[str]:
-        """The names of the sample pictures, in order, the contact sheet not among them."""
+        """The names of the sample pictures in order, without the contact sheet."""
         found = [p.name for p in (self.folder / "samples").glob("*.png") if re.fullmatch(r"\d{4,}", p.stem)]
         return [f"samples/{name}" for name in sorted(found, key=lambda name: int(name[:-4]))]
 
     def has(self, name: str) -> bool:
-        """Whether a picture called `name` lies in the folder."""
+        """Whether the folder contains a file called `name`."""
         return (self.folder / name).is_file()
 
 
 def read_finished(folder: str | Path) -> FinishedRun:
-    """Read the run in `folder`, which is its output or the `model` folder in it.
+    """Read a finished run.
+
+    Args:
+        folder: the run's output folder, or the `model` folder in it.
 
     Raises:
-        InputError: no finished run there, or its training.json or weights are not what a run writes.
+        InputError: there is no finished run, or its training.json or weight files are not what a run writes.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -131,5 +137,5 @@ def read_finished(folder: str | Path) -> FinishedRun:
 
 
 def _stated(facts: dict[str, Any]) -> dict[str, Any]:
-    """What is not null."""
+    """Drop entries that are null, so that their defaults apply."""
     return {key: value for key, value in facts.items() if value is not None}

@@ -1,6 +1,6 @@
-"""What must not be published: paths, accounts and tokens, wherever they stand in a text.
+"""Find what must not be published in a text: paths, account names and access tokens.
 
-A find is told by its kind and its place; the string itself is never repeated.
+A finding is reported by its kind and place; the string itself is never repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOKEN = re.compile(
 ROOTS = (
     "home|root|mnt|media|data|datasets|tmp|var|opt|usr|etc|srv|run|scratch|work|workspace|content|kaggle|Users|Volumes"
 )
-# A slash after a word, a slash or `<` divides words, or belongs to a URL or a tag.
+# No path: a slash after a word (and/or), after another slash (a URL) or after `<` (a closing tag).
 POSIX_PATH = re.compile(rf"(?<![\w/.<~])/(?:[\w.@+~-]+/[\w.@+~-]|(?:{ROOTS})\b)|\bfile://")
 WINDOWS_PATH = re.compile(r"(?<![A-Za-z])[A-Za-z]:(?:\\{1,2}|/)\w|(?<!\\)\\\\[\w.$-]+\\[\w.$-]")
 HOME_PATH = re.compile(r"(?<![\w~/])~[\w-]*[/\\]\w|\$HOME\b|%USERPROFILE%")
@@ -27,13 +27,13 @@ NOBODY = {"root", "user", "ubuntu", "admin", "runner", "jovyan", "nobody", "dock
 
 @dataclass(frozen=True)
 class Secrets:
-    """What identifies this machine's user. `of_this_machine` finds it out.
+    """The strings that identify this machine's user; `of_this_machine` collects them.
 
     Args:
         home: the home directory.
-        user: the account's name; "" for one that names nobody.
+        user: the account's name; "" for a generic one, such as "root".
         token: the Hub token in use.
-        meant: texts that are published on purpose and may hold the account's name, such as the repository's id.
+        meant: texts that are published on purpose and may contain the account's name, such as the repository's id.
     """
 
     home: str = ""
@@ -43,6 +43,7 @@ class Secrets:
 
     @classmethod
     def of_this_machine(cls, meant: Iterable[str] = ()) -> Secrets:
+        """Collect them. `meant`: see `Secrets`."""
         from huggingface_hub import get_token
 
         try:
@@ -54,7 +55,15 @@ class Secrets:
 
 
 def find_leaks(text: str, secrets: Secrets) -> list[str]:
-    """The kinds of what must not be published in `text`, such as `"an absolute path"`; empty if there is none."""
+    """Look for what must not be published.
+
+    Args:
+        text: the text to search.
+        secrets: the strings that identify the user.
+
+    Returns:
+        The kinds found, such as `"an absolute path"`; empty if there are none.
+    """
     checks = {
         "an access token": TOKEN.search(text) or (secrets.token and secrets.token in text),
         "the home directory": _holds(text, secrets.home) or HOME_PATH.search(text),
@@ -65,13 +74,14 @@ def find_leaks(text: str, secrets: Secrets) -> list[str]:
 
 
 def _holds(text: str, path: str) -> bool:
+    """Whether `text` contains `path`, not merely as the beginning or end of a longer name."""
     return bool(path) and bool(re.search(rf"(?<![\w.]){re.escape(path)}(?![\w-])", text))
 
 
 def _names_user(text: str, secrets: Secrets) -> bool:
-    """Whether the account's name stands as an account or as a part of a path.
+    """Whether the account's name appears as an account (`name@`), as a part of a path, or as the whole text.
 
-    Only there: many are called `art`, `max` or `will`, and those are words too.
+    Elsewhere it is ignored: many accounts are called `art`, `max` or `will`, which are also ordinary words.
     """
     if not secrets.user:
         return False

@@ -1,4 +1,4 @@
-"""Sending a finished LoRA to the Hub: staged, read back, and only then one commit."""
+"""Send a finished LoRA to the Hub: put the files together, verify them, and upload them in one commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MESSAGE = "LoRA in Diffusers and kohya formats, pictures and card"
 
 @dataclass(frozen=True)
 class Published:
-    """What was sent: the commit's address and the names of the files."""
+    """What was uploaded: the commit's URL and the names of the files."""
 
     url: str
     files: tuple[str, ...]
@@ -30,19 +30,22 @@ class Published:
 def publish(
     folder: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None, message: str | None = None
 ) -> Published:
-    """Publish the finished LoRA run in `folder` as `repo_id`, in one commit, after it has proven to load again.
+    """Publish a finished LoRA run in one commit, after verifying that its files load.
 
     Nothing on the Hub is deleted; files of the same names are replaced, as in any commit.
 
     Args:
-        folder: the output of a finished LoRA run, or the `model` folder in it.
-        repo_id: `owner/name`; made if it is not there.
-        private: make the repository private. One that is public already is refused.
-        revision: the branch to commit to, made if it is not there; None is the main one.
-        message: the commit's first line.
+        folder: the output folder of a finished LoRA run, or the `model` folder in it.
+        repo_id: `owner/name`; the repository is created if it does not exist.
+        private: create a private repository. An existing public one is refused.
+        revision: the branch to commit to, created if it does not exist; None is the main branch.
+        message: the commit's first line; None is a standard one.
+
+    Returns:
+        The commit's URL and the names of the files.
 
     Raises:
-        InputError: see `sd_ext.hub.stage.stage`; nothing was sent.
+        InputError: the run cannot be published (see `sd_ext.hub.stage.stage`); nothing was sent.
         HubError: the Hub refused, or could not be reached.
     """
     with tempfile.TemporaryDirectory(prefix="sd-ext-publish-") as work:
@@ -69,7 +72,7 @@ def _send(staged: Path, repo_id: str, private: bool, revision: str | None, messa
 
 
 def _check_card_online(staged: Path) -> None:
-    """The Hub's own check of the card's metadata, before there is a repository."""
+    """Let the Hub validate the card's metadata, before the repository is created."""
     from huggingface_hub import ModelCard
 
     try:
@@ -79,14 +82,20 @@ def _check_card_online(staged: Path) -> None:
 
 
 def _check_private(api: HfApi, repo_id: str) -> None:
-    """A repository that is there already stays as public as it is, whatever `create_repo` was asked."""
+    """Raise `InputError` if the repository is public; `create_repo` does not change one that exists already."""
     if not api.repo_info(repo_id).private:
         raise InputError(f"{repo_id} is there already and public; make it private on the Hub first, or leave --private")
 
 
 @contextmanager
 def in_one_sentence(repo_id: str) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into a `HubError`; its cause, which may hold the token, is not attached."""
+    """Context manager that turns any exception of the Hub's client into a `HubError`.
+
+    The original exception is not attached, because it may contain the token.
+
+    Args:
+        repo_id: the repository, for the message.
+    """
     try:
         yield
     except InputError:
@@ -96,7 +105,12 @@ def in_one_sentence(repo_id: str) -> Iterator[None]:
 
 
 def explain(error: Exception, repo_id: str) -> str:
-    """One sentence on what went wrong between here and the Hub, without the token."""
+    """One sentence, without the token, on why publishing failed.
+
+    Args:
+        error: what the Hub's client raised.
+        repo_id: the repository.
+    """
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -119,7 +133,7 @@ def _short(error: Exception) -> str:
 
 
 def without_tokens(text: str) -> str:
-    """`text` with what looks like a token, and the one in use, crossed out."""
+    """`text` with the token in use, and whatever looks like a token, replaced by asterisks."""
     from huggingface_hub import get_token
 
     token = get_token()

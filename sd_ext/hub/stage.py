@@ -1,4 +1,4 @@
-"""Putting together exactly what would be published: an allow-list, and each of its files in a form without secrets."""
+"""Put together exactly the files that would be published: only the kinds listed here, each cleared of private text."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ README = "README.md"
 
 
 def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = False) -> Path:
-    """Write to `target` what publishing the run in `folder` as `repo_id` would send, proven to load again.
+    """Write to the folder `target` exactly what publishing a run would send, and verify it.
 
-    The weight files, the embeddings and pictures there are, and a card. Pictures are written anew, without the text
-    that programs hide in PNG files. `target` appears whole or not at all.
+    That is the LoRA files, the new tokens and the pictures that exist, and a model card. Pictures are encoded anew,
+    since PNG files may contain hidden text. `target` appears complete or not at all.
 
     Args:
-        folder: the output of a finished LoRA run, or the `model` folder in it.
+        folder: the output folder of a finished LoRA run, or the `model` folder in it.
         target: a folder that does not exist yet, or is empty.
         repo_id: `owner/name` on the Hub.
         online: whether the base model's licence may be looked up on the Hub.
 
-    Returns: `target`.
+    Returns:
+        `target`, with ~ expanded.
 
     Raises:
-        InputError: no finished run there, something that must not be published in it, or files that do not load.
+        InputError: `folder` holds no finished run, or something that must not be published, or files that do not load.
     """
     check_repo_id(repo_id)
     run, target = read_finished(folder), Path(target).expanduser()
@@ -47,14 +48,19 @@ def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = F
 
 
 def left_out(folder: str | Path, staged: Path) -> list[str]:
-    """The files beside the run's that are not published, as paths within its folder."""
+    """The files of the run's model folder that are not published, as paths relative to it.
+
+    Args:
+        folder: as in `stage`.
+        staged: the folder that `stage` wrote.
+    """
     root = read_finished(folder).folder
     names = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file())
     return [name for name in names if not (staged / name).exists() or name == README]
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise `InputError` unless `repo_id` is `owner/name` as the Hub has them."""
+    """Raise `InputError` unless `repo_id` reads `owner/name` and follows the Hub's rules for names."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -66,7 +72,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def _write(run: FinishedRun, base: Base, new: Path, repo_id: str) -> set[str]:
-    """Write the files and return their names."""
+    """Write all files into the folder `new` and return their names."""
     weights = [*run.weights, *run.embeddings]
     pictures = [*run.samples, *(name for name in (SHEET, CURVE) if run.has(name))]
     (new / "samples").mkdir()
@@ -81,7 +87,7 @@ def _write(run: FinishedRun, base: Base, new: Path, repo_id: str) -> set[str]:
 
 
 def _copy_picture(source: Path, new: Path) -> None:
-    """The pixels of `source` and nothing else: a PNG's text may hold prompts, paths and settings."""
+    """Write the pixels of `source` as a PNG and nothing else: its text could contain prompts, paths and settings."""
     from PIL import Image
 
     try:
@@ -94,6 +100,6 @@ def _copy_picture(source: Path, new: Path) -> None:
 
 
 def _meant(run: FinishedRun, base: Base, repo_id: str) -> list[str]:
-    """What the user wrote to be published; it may hold the account's name."""
+    """The texts that the user publishes on purpose, longest first; they may contain the account's name."""
     meant = [repo_id, run.name, run.instance_prompt, *run.prompts, *run.tokens, base.hub_id or ""]
     return sorted(meant, key=len, reverse=True)

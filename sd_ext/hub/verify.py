@@ -1,4 +1,6 @@
-"""Reading a staged folder as a stranger would: what is in it, what it gives away, and whether it loads."""
+"""Check a folder before it is published: which files it holds, what private text they contain, and whether
+they load.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Secrets) -> None:
-    """Raise `InputError` unless `staged` holds the `expected` files alone, none with a secret, and all of them load.
+    """Raise `InputError` unless the folder holds exactly the expected files, none contains private text, and all load.
 
     Args:
-        staged: the folder that would be sent.
-        expected: paths within it.
-        run: what was staged.
-        secrets: what must not stand in any text.
+        staged: the folder that would be published.
+        expected: the paths within it.
+        run: the run that it was made from.
+        secrets: what must not appear in any text.
     """
     names = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if not path.is_dir()}
     if strange := names ^ set(expected):
@@ -34,7 +36,7 @@ def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Sec
         if name.endswith(".md"):
             lines = read_text(staged / name).splitlines()
             _check_texts(name, enumerate(lines, 1), "line", secrets)
-            # As it is read: a table's cells have backslashes in them, which would hide `hf\_...`.
+            # Once more without Markdown's escaping backslashes, which would hide a token as `hf\_...`.
             _check_texts(name, enumerate((re.sub(r"\\(\W|_)", r"\1", line) for line in lines), 1), "line", secrets)
         elif name.endswith(".safetensors"):
             _check_weights(staged, name, secrets)
@@ -45,6 +47,14 @@ def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Sec
 
 
 def _check_texts(name: str, texts: Iterable[tuple[Any, str]], place: str, secrets: Secrets) -> None:
+    """Raise `InputError` for a text that must not be published.
+
+    Args:
+        name: the file, for the message.
+        texts: (where in the file, text) pairs.
+        place: what "where" counts: "line", "key" or "header entry".
+        secrets: what must not appear.
+    """
     for where, text in texts:
         if kinds := find_leaks(text, secrets):
             raise InputError(
@@ -54,7 +64,7 @@ def _check_texts(name: str, texts: Iterable[tuple[Any, str]], place: str, secret
 
 
 def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
-    """Raise `InputError` for a file that is no safetensors file, holds a secret in its header, or NaN or infinity."""
+    """Raise `InputError` if a file is no safetensors file, has private text in its header, or holds NaN or infinity."""
     import torch
 
     try:
@@ -63,7 +73,7 @@ def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
             broken = [key for key in file.keys() if not torch.isfinite(file.get_tensor(key)).all()]  # noqa: SIM118
     except InputError as error:
         raise InputError(f"{name} is not a safetensors file that loads: {error}") from error
-    # The keys first, so that a key which is named below is one that may be.
+    # Keys are checked first, since a later message may name one.
     _check_texts(name, enumerate((key for key, _ in header), 1), "key", secrets)
     _check_texts(name, header, "header entry", secrets)
     if broken:
@@ -71,7 +81,9 @@ def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
 
 
 def _check_embeddings(path: Path, tokens: Sequence[str]) -> None:
-    """Raise `InputError` unless each new word, and nothing else, has one vector (dim,) or several (vectors, dim)."""
+    """Raise `InputError` unless the file holds exactly the new tokens, each as a vector (dim,) or as several (vectors,
+    dim).
+    """
     with open_tensors(path) as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     if set(shapes) != set(tokens):
@@ -83,7 +95,7 @@ def _check_embeddings(path: Path, tokens: Sequence[str]) -> None:
 
 
 def _check_card(staged: Path, names: set[str]) -> None:
-    """Raise `InputError` unless the card reads back, and every file it shows or links to is there."""
+    """Raise `InputError` unless the card can be read back, and every file that it shows or links to exists."""
     from huggingface_hub import ModelCard
 
     try:
@@ -112,7 +124,7 @@ def _check_metadata(card: ModelCard) -> None:
 
 
 def _check_loras(staged: Path, run: FinishedRun) -> None:
-    """Raise `InputError` unless each file loads where the card says so, and both change every weight by the same."""
+    """Raise `InputError` unless both LoRA files load, and both make the same change."""
     from ..lora import read_lora
     from .agreement import check_agreement, check_diffusers
 

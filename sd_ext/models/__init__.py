@@ -1,17 +1,18 @@
-"""Models on disk: the one place that knows what a folder, a Hub id or "embedded" holds, and how it is read.
+"""Models on disk: the one place that knows what a folder, a Hub id or "embedded" contains, and how to read it.
 
     model = find_model("path/to/pipeline")      # or "owner/name" on the Hub, or "embedded"; nothing is loaded yet
-    model.check()                               # all parts there, as safetensors
-    model.family, model.noise()                 # "sd15", "sd21" or "sdxl"; betas and prediction type
-    unet = model.load("unet", torch.float16)    # one part, or `load_pipeline` for all
+    model.check()                               # all parts are there, as safetensors
+    model.family, model.noise()                 # "sd15", "sd21" or "sdxl"; noise schedule and prediction type
+    unet = model.load("unet", torch.float16)    # one part; `load_pipeline` loads all
 
-find       what a user's words mean              weights    weight files: variants, pieces, no pickles
-model      what can be asked of any model        pipeline   a whole Diffusers pipeline, quietly
-folder     a pipeline folder                     mixed      parts of several models
-hub        one on the Hub                        and beside this room, `sd_ext.model_configs`: the JSON in a model
+find       what a user's name for a model refers to     weights    weight files: variants, pieces, no pickles
+model      `Model`, what every model can do             pipeline   load a whole Diffusers pipeline
+folder     a pipeline folder                            mixed      parts of several models in one
+hub        a model on the Hub
 
-Another kind of place (such as a single file) is another subclass of `Model`, which `find_model` returns; those who call
-it need not know. Importing this imports no torch.
+The JSON files in a model's folder are checked by `sd_ext.model_configs`. To support another form of storage, such as a
+single file, add a subclass of `Model` and return it from `find_model`; callers stay as they are. Importing this package
+does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user's words for a model mean: a folder, a finished run, a Hub id, or the embedded model."""
+"""Find the model that a user's text refers to: a folder, a finished run, a Hub id, or the embedded model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .hub import OnHub, is_hub_id
 from .model import Model
 from .weights import PICKLES, refuse_pickle
 
-EMBEDDED = "embedded"  # stands for a path that differs from machine to machine
+EMBEDDED = "embedded"  # the name of the model in this package, whose path differs from machine to machine
 
 
 def is_embedded(name: str) -> bool:
@@ -25,16 +25,16 @@ def is_embedded(name: str) -> bool:
 
 
 def find_model(name: str | Path, variant: str | None = None) -> Model:
-    """The model that is meant. Nothing is loaded or downloaded, and no torch is imported.
+    """Find a model. Nothing is loaded or downloaded, and torch is not imported.
 
     Args:
-        name: "embedded"; the path of a pipeline folder, or of a finished run, whose model is meant; or, as text, a Hub
-            id `owner/name`.
-        variant: which weight files to read: "fp16", ..., or "" for the plain ones; None for the plain ones, or where
-            there are none the only variant.
+        name: "embedded"; the path of a pipeline folder, or of a finished run, whose model is then used; or a Hub id
+            `owner/name`, as text.
+        variant: which weight files to read: "fp16", ..., or "" for those without a variant. None means those without a
+            variant or, if there are none, the only variant.
 
     Raises:
-        ModelError: no such folder, or a file; says what it should be.
+        ModelError: no such folder, or the path of a file; says what was expected.
     """
     text = str(name)
     if not text.strip():
@@ -58,7 +58,8 @@ def find_model(name: str | Path, variant: str | None = None) -> Model:
 
 
 def find_part(root: str, part: str, variant: str | None = None) -> Folder:
-    """A part by itself: the folder `root`, or the part in a pipeline folder or in a finished run at `root`.
+    """Find one part of a model: the folder `root` itself, or the part within a pipeline folder or finished run at
+    `root`.
 
     Args:
         root: the folder.
@@ -66,10 +67,10 @@ def find_part(root: str, part: str, variant: str | None = None) -> Folder:
         variant: see `find_model`.
 
     Returns:
-        A model that has this part only.
+        A model that has only this part.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such part.
     """
     folder = whole.recovered(Path(root).expanduser())
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""A pipeline folder as Diffusers saves it: model_index.json, and a folder for each part."""
+"""A pipeline folder as Diffusers saves it: model_index.json, and one folder for each part."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ if TYPE_CHECKING:
 
 INDEX = "model_index.json"
 CONFIGS = "config.json", "scheduler_config.json", "tokenizer_config.json"
-IDENTIFYING = ".safetensors", ".json", ".txt"
-NETWORKS = "unet", "transformer", "prior"  # the part whose files tell which variant a pipeline comes in
+IDENTIFYING = ".safetensors", ".json", ".txt"  # the files whose contents identify a part (`contents`)
+NETWORKS = "unet", "transformer", "prior"  # the first of these that exists decides the variant of the pipeline
 
 
 class Folder(Model):
-    """A pipeline folder. It may also hold some parts only, and no model_index.json, for those who need no more.
+    """A pipeline folder. It may also hold only some parts, without a model_index.json, for callers that need no more.
 
     Args:
         root: the folder.
-        name: what the user called it; None for the folder itself.
-        variant: which weight files are read: "fp16", ..., or "" for the plain ones; None for the plain ones, or where
-            there are none the only variant.
-        parts: part -> folder, where they are known; else model_index.json names them.
+        name: what the user called it; None means the folder's path.
+        variant: which weight files to read; see `find_model`.
+        parts: part -> its folder, if known; None means those that model_index.json names.
     """
 
     def __init__(
@@ -47,7 +46,9 @@ class Folder(Model):
         self._folders = dict(parts) if parts is not None else self._listed()
 
     def _listed(self) -> dict[str, Path]:
-        """The folders of the parts that model_index.json names, whether they are there or not; without one, all."""
+        """Part -> folder for the parts that model_index.json names, whether or not they exist; without one, all
+        subfolders.
+        """
         if not self._index:
             return {path.name: path for path in sorted(self.root.glob("*")) if path.is_dir()}
         return {name: self.root / name for name in parts_in(self._index)}
@@ -61,7 +62,7 @@ class Folder(Model):
         return self._index
 
     def folder(self, part: str) -> Path:
-        """A part's folder. Raises `ModelError` where there is none."""
+        """A part's folder. Raises `ModelError` if it does not exist."""
         folder = self._folders.get(part, self.root / part)
         if not folder.is_dir():
             raise ModelError(f"{self.name} is incomplete: it has no folder {part}")
@@ -76,7 +77,7 @@ class Folder(Model):
             for config in folder.glob("*config.json"):
                 read_config(config)
             if pickles_in(folder) and not any(folder.glob("*.safetensors")):
-                weight_files(folder, self.variant)  # says so
+                weight_files(folder, self.variant)  # raises the error
 
     def check_weights(self, part: str) -> None:
         weight_files(self.folder(part), self.variant)
@@ -85,6 +86,7 @@ class Folder(Model):
         return str(self._config_file(part))
 
     def _config_file(self, part: str) -> Path:
+        """The file that describes a part. Raises `ModelError` if there is none."""
         folder = self.folder(part)
         for name in CONFIGS:
             if (folder / name).is_file():
@@ -100,7 +102,16 @@ class Folder(Model):
         return self.load_as(part_class(part), part, dtype or torch.float32)
 
     def load_as(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
-        """A part as an object of a Diffusers or transformers class, of the type that this loads where none is given."""
+        """Load a part as an object of a given class.
+
+        Args:
+            kind: a Diffusers or transformers class.
+            part: the part.
+            dtype: of the weights; None is the default of `from_pretrained`.
+
+        Raises:
+            ModelError: the class cannot load the part.
+        """
         self.config(part)
         check_plain(self.folder(part))
         options: dict[str, Any] = {"local_files_only": True}
@@ -116,7 +127,7 @@ class Folder(Model):
             raise ModelError(f"{self.folder(part)} does not load as {kind.__name__}: {error}") from error
 
     def _variant(self, part: str) -> str:
-        """The variant of the files that are read of a part."""
+        """The variant of a part's weight files that is read; "" for files without a variant."""
         if self.variant is not None:
             return self.variant
         variants = variants_in(self.folder(part))
@@ -156,7 +167,11 @@ class Folder(Model):
                 _rewrite(file, new / file.relative_to(self.root), changed)
 
     def _left_out(self, kept: set[Path], parts: Sequence[str]) -> Callable[[str, list[str]], set[str]]:
-        """What is not copied: temporaries of writers; other weights, and pickles, of parts that may change."""
+        """An `ignore` function for `shutil.copytree`, for a copy in which some parts may change.
+
+        It leaves out writers' temporary folders, and in the parts that may change, pickles and weight files other than
+        `kept`.
+        """
         changing = {self.folder(part) for part in parts}
 
         def ignore(folder: str, names: list[str]) -> set[str]:
@@ -170,7 +185,7 @@ class Folder(Model):
 
 
 def _rewrite(source: Path, new: Path, changed: Mapping[str, Any]) -> None:
-    """The same safetensors file with some tensors exchanged."""
+    """Write a copy of the safetensors file `source` to `new`, with the tensors in `changed` replaced."""
     from safetensors.torch import save_file
 
     with open_tensors(source, ModelError) as file:

@@ -1,4 +1,4 @@
-"""A model on the Hugging Face Hub: a folder, once it is downloaded."""
+"""A model on the Hugging Face Hub. Once downloaded, it is a pipeline folder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text reads `owner/name`, as the Hub calls models and data sets; not whether there is one."""
+    """Whether a text has the form `owner/name` of a Hub id. Whether it exists on the Hub is not checked."""
     return bool(HUB_ID.fullmatch(text))
 
 
 class OnHub(ByParts):
-    """A pipeline by its Hub id. It is downloaded, as safetensors only, when something is first asked of it.
+    """A pipeline on the Hub. It is downloaded, safetensors files only, when its contents are first needed.
 
     Args:
         name: `owner/name`.
-        variant: which weight files to take; see `Folder`.
+        variant: which weight files to download; see `find_model`.
     """
 
     def __init__(self, name: str, variant: str | None = None):
@@ -35,7 +35,7 @@ class OnHub(ByParts):
 
     @cached_property
     def folder(self) -> Folder:
-        """The local copy."""
+        """The local copy, downloaded on first use. Raises `ModelError` if that fails."""
         from diffusers import DiffusionPipeline
 
         try:
@@ -58,7 +58,9 @@ class OnHub(ByParts):
         return self.folder.index
 
     def check(self, parts: Sequence[str] | None = None) -> None:
-        """See `Model.check`. All (None) is left to the download itself, before which nothing is asked of the Hub."""
+        """See `Model.check`. With None for `parts` nothing is checked: the later download does that, and none starts
+        here.
+        """
         if parts is not None:
             self.folder.check(parts)
 

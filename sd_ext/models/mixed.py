@@ -1,4 +1,4 @@
-"""Models that ask others for their parts."""
+"""Models whose parts are read from other models."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class ByParts(Model):
-    """Base of models of which each part is another model's."""
+    """Base of models that read each part from another model."""
 
     @abstractmethod
     def owner(self, part: str) -> Model:
-        """The model that a part is of."""
+        """The model that a part is read from."""
 
     def check_weights(self, part: str) -> None:
         self.owner(part).check_weights(part)
@@ -42,12 +42,12 @@ class ByParts(Model):
 
 
 class Mixed(ByParts):
-    """Parts of several models, such as one's U-Net and text encoder with another's autoencoder.
+    """A model with parts from several others, such as the U-Net and text encoder of one and the autoencoder of another.
 
     Args:
-        name: what the user called the model that most of it is from.
-        owners: part -> the model it is from.
-        index: what is said of the pipeline as a whole; see `Model.index`.
+        name: the name of the model that most parts are from, as the user gave it.
+        owners: part -> the model that it is read from.
+        index: the settings of the pipeline as a whole; see `Model.index`.
     """
 
     def __init__(self, name: str, owners: Mapping[str, Model], index: Mapping[str, Any] | None = None):

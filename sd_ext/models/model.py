@@ -1,4 +1,4 @@
-"""What can be asked of a model on disk, whatever form it is stored in."""
+"""`Model`: what every model on disk can do, whatever form it is stored in."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ ZEROS = "force_zeros_for_empty_prompt"  # in model_index.json
 NOISE = "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"
 
 Stored = Mapping[tuple[str, str], StoredTensor]
-"""(part, name of the tensor in that part) -> where it is."""
+"""(part, name of the tensor in that part) -> where it is stored."""
 Change = Callable[[Stored], Mapping[tuple[str, str], "Tensor"]]
-"""What the tensors that it returns are exchanged for, asked of the tensors of one file at a time."""
+"""A function that gets the tensors of one file and returns new values for those that shall change."""
 
 
 def part_class(part: str) -> Any:
-    """The class that loads a part of Stable Diffusion."""
+    """The Diffusers or transformers class that loads a part of Stable Diffusion, such as "unet". Unknown parts:
+    KeyError.
+    """
     import diffusers
     import transformers
 
@@ -42,9 +44,9 @@ def part_class(part: str) -> Any:
 
 
 class Model(ABC):
-    """A model on disk. Making one reads no weights and imports no torch.
+    """A model on disk. Creating one reads no weights and does not import torch.
 
-    Every method raises `ModelError`, in one sentence that says where, for what is missing, damaged or unsafe to read.
+    Every method raises `ModelError`, one sentence that names the place, for what is missing, damaged or unsafe to read.
 
     Args:
         name: what the user called it.
@@ -53,123 +55,132 @@ class Model(ABC):
     def __init__(self, name: str):
         self.name = name
 
-    # What each form of storage says for itself.
+    # To be implemented for each form of storage.
 
     @property
     @abstractmethod
     def parts(self) -> Sequence[str]:
-        """What it is made of: "unet", "vae", "text_encoder", "tokenizer", "scheduler", ..."""
+        """The names of its parts: "unet", "vae", "text_encoder", "tokenizer", "scheduler", ..."""
 
     @property
     @abstractmethod
     def index(self) -> Mapping[str, Any]:
-        """What it says of the pipeline as a whole, as a model_index.json would: class, options, parts."""
+        """The settings of the pipeline as a whole, as in model_index.json: its class, options and parts."""
 
     @abstractmethod
     def check(self, parts: Sequence[str] | None = None) -> None:
-        """See that it is a whole pipeline of which some parts (None: all) are there, and not only as pickles."""
+        """Check that this is a pipeline whose parts exist, and not only as pickles.
+
+        Args:
+            parts: the parts that are needed; None means all.
+        """
 
     @abstractmethod
     def check_weights(self, part: str) -> None:
-        """See that the weights of a part are there as safetensors."""
+        """Check that the weights of a part exist as safetensors."""
 
     @abstractmethod
     def config(self, part: str) -> dict[str, Any]:
-        """The JSON that describes a part."""
+        """The JSON object that describes a part."""
 
     @abstractmethod
     def where(self, part: str) -> str:
-        """Where a part's config is, for messages."""
+        """The place of a part's config, for messages."""
 
     @abstractmethod
     def load(self, part: str, dtype: torch.dtype | None = None) -> Any:
-        """A part, from safetensors only.
+        """Load a part, from safetensors only.
 
         Args:
             part: one that `part_class` knows.
-            dtype: of its weights; None is float32. Tokenizers have none.
+            dtype: of its weights; None is float32. Tokenizers ignore it.
         """
 
     @abstractmethod
     def pipeline(self, **options: Any) -> Any:
-        """The whole as a Diffusers pipeline; options are those of `DiffusionPipeline.from_pretrained`.
+        """Load all parts as a Diffusers pipeline.
 
-        Raises whatever Diffusers raises; `load_pipeline` turns that into a sentence.
+        This raises whatever Diffusers raises; `load_pipeline` turns that into one sentence.
+
+        Args:
+            options: arguments of `DiffusionPipeline.from_pretrained`.
         """
 
     @abstractmethod
     def tensors(self, part: str) -> Mapping[str, StoredTensor]:
-        """The weights of a part by the name that its Diffusers or transformers class gives them; none is read."""
+        """The weights of a part, none of them read yet, by the names that its Diffusers or transformers class gives
+        them.
+        """
 
     @abstractmethod
     def contents(self, part: str) -> Iterator[tuple[str, bytes]]:
-        """(name, sha256) of the files that make up a part, in order of their names."""
+        """Yield (name, SHA-256 digest as bytes) of the files that make up a part, sorted by name."""
 
     @abstractmethod
     def check_apart(self, out: Path) -> None:
-        """See that a folder that is to be written lies neither in the model nor around it."""
+        """Check that the folder `out`, which is to be written, neither lies in this model's folder nor contains it."""
 
     @abstractmethod
     def write_changed(self, new: Path, parts: Sequence[str], change: Change) -> None:
-        """Fill an empty folder with a copy in which some tensors are exchanged.
+        """Fill an empty folder with a copy of the model in which some tensors are replaced.
 
-        Types, shapes and files stay. Of the parts that may change, other variants and pickles are not copied, since
-        they would still be what they were.
+        Dtypes, shapes and file names stay. In the parts that may change, other variants and pickles are not copied,
+        since they would still hold the old weights.
 
         Args:
             new: the folder.
             parts: those that may change.
-            change: called for every file with tensors of these parts.
+            change: called once for every file with tensors of these parts; returns the new tensors.
         """
 
-    # What follows from that.
+    # The same for every form of storage.
 
     @property
     def pipeline_class(self) -> str:
-        """The Diffusers pipeline it is made for, such as "StableDiffusionPipeline"; "" where it does not say."""
+        """The Diffusers pipeline class it is for, such as "StableDiffusionPipeline"; "" if its index does not say."""
         name = self.index.get("_class_name", "")
         return str(name[-1] if isinstance(name, list) and name else name)  # a list: a class of the repository's own
 
     @property
     def zeros_for_no_prompt(self) -> bool:
-        """Of SDXL: whether no negative prompt means zeros in place of the empty prompt's states."""
+        """For SDXL: whether a missing negative prompt is encoded as zeros instead of as the empty prompt."""
         zeros = self.index.get(ZEROS, True)
         check(zeros, bool, f"model_index.json of {self.name}", ZEROS, error=ModelError)
         return zeros
 
     @property
     def family(self) -> str:
-        """ "sd15", "sd21" or "sdxl", as LoRA files too call their base."""
+        """ "sd15", "sd21" or "sdxl": the same names as for the base model of a LoRA file."""
         if "text_encoder_2" in self.parts:
             return "sdxl"
         return "sd21" if self.setting("text_encoder", "hidden_size", int) == 1024 else "sd15"
 
     @property
     def text_parts(self) -> tuple[str, ...]:
-        """The text encoders."""
+        """The names of its text encoders."""
         return ("text_encoder", "text_encoder_2") if "text_encoder_2" in self.parts else ("text_encoder",)
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
-        """The tokenizers, in the order of `text_parts`."""
+        """The names of its tokenizers, in the order of `text_parts`."""
         return tuple(part.replace("text_encoder", "tokenizer") for part in self.text_parts)
 
     @property
     def decisive(self) -> list[str]:
-        """The parts on which a result depends."""
+        """The parts that influence a generated picture."""
         return [part for part in ("vae", "unet", "scheduler", *self.text_parts, *self.tokenizers) if part in self.parts]
 
     def setting(self, part: str, name: str, kind: Any, default: Any = None) -> Any:
-        """One value of a part's config.
+        """Read one value of a part's config.
 
         Args:
             part: the part.
             name: the key.
-            kind: its declared type; see `sd_ext.declared`.
-            default: what it is where the config lacks it.
+            kind: the declared type; see `sd_ext.declared`.
+            default: the value if the config lacks the key.
 
         Raises:
-            ModelError: it is of another type.
+            ModelError: the value is of another type.
         """
         config = self.config(part)
         if name not in config:
@@ -179,7 +190,7 @@ class Model(ABC):
 
     @property
     def pixels_per_latent(self) -> int:
-        """How many pixels, in height and in width, the autoencoder makes of one latent."""
+        """The autoencoder's scale: how many pixels, in height and in width, correspond to one latent."""
         levels = self.setting("vae", "block_out_channels", list[int], [64])
         if not 1 <= len(levels) <= 16:
             raise ModelError(f"{self.where('vae')}: block_out_channels has {len(levels)} levels")
@@ -191,7 +202,7 @@ class Model(ABC):
         return self.noise()["prediction_type"]
 
     def noise(self) -> dict[str, Any]:
-        """The noise schedule, as Diffusers' schedulers take it, `prediction_type` included."""
+        """The noise schedule as keyword arguments of Diffusers' schedulers, including `prediction_type`."""
         from ..schedulers.schedule import Training
 
         given = self.config("scheduler")
@@ -201,7 +212,14 @@ class Model(ABC):
         return settings | {name: given.get(name, default) for name, default in defaults.items()}
 
     def without_weights(self, part: str) -> Any:
-        """A part as its config says, with weights as they come; on the device of the `torch.device` block around it."""
+        """Build a part from its config, with random weights (on the device of the surrounding `torch.device` block).
+
+        Args:
+            part: one that `part_class` knows.
+
+        Raises:
+            ModelError: the class refuses the config.
+        """
         kind, config = part_class(part), self.config(part)
         try:
             if part in self.text_parts:
@@ -212,7 +230,7 @@ class Model(ABC):
             raise ModelError(f"{self.where(part)} makes no {kind.__name__}: {error}") from error
 
     def digest(self, *parts: str) -> str:
-        """What identifies these parts, wherever they lie: a sha256 over the contents of their files."""
+        """SHA-256 (hexadecimal) over the contents of the files of these parts, independent of where they are stored."""
         whole = hashlib.sha256()
         for part in parts:
             for name, contents in self.contents(part):

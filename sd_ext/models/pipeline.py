@@ -1,4 +1,4 @@
-"""A whole pipeline, loaded quietly, and with one sentence for whatever goes wrong."""
+"""Load a whole pipeline without progress bars, and with one sentence for any error."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def load_pipeline(
     model: Model, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> DiffusionPipeline:
-    """The model as a Diffusers pipeline, from safetensors only; for a local folder without the network.
+    """Load a model as a Diffusers pipeline, from safetensors only. For a local folder the network is not used.
 
     Args:
         model: as `find_model` returns it.
-        device: where to put it.
+        device: the device to move it to.
         dtype: of its weights.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        ModelError: anything that goes wrong, in one sentence; its cause is attached.
+        ModelError: loading failed; one sentence, with the original exception as its cause.
     """
-    # Each says on stderr, with bars and warnings of its own, that it is loading; read when they are imported.
+    # Silences the libraries' own progress bars and warnings; must be set before they are imported.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     import diffusers

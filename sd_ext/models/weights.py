@@ -1,12 +1,12 @@
-"""The weight files of one part: which of those in a folder belong together, and the tensors in them.
+"""The weight files of one part: which of the files in a folder belong together, and the tensors in them.
 
-    diffusion_pytorch_model.safetensors                     plain
-    diffusion_pytorch_model.fp16.safetensors                the variant fp16, of which a folder may hold several
-    diffusion_pytorch_model-00001-of-00002.safetensors      the first of two pieces, listed in
+    diffusion_pytorch_model.safetensors                     plain: without a variant
+    diffusion_pytorch_model.fp16.safetensors                the variant fp16; a folder may hold several variants
+    diffusion_pytorch_model-00001-of-00002.safetensors      the first of two pieces, which are listed in
     diffusion_pytorch_model.safetensors.index.json
 
-transformers calls them model.safetensors; a variant's pieces have its name before or after their numbers. Pickles are
-never opened, since reading one can run any code.
+transformers calls its files model.safetensors. In the name of a piece the variant stands before or after the numbers.
+Pickles are never opened, since reading one can run any code.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ NAME = re.compile(
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in a safetensors file.
+    """A tensor in a safetensors file, not read yet.
 
     Args:
-        file: where it is.
-        key: what it is called there.
-        shape: its sides.
+        file: the file.
+        key: the tensor's name in the file.
+        shape: the tensor's shape.
     """
 
     file: Path
@@ -44,14 +44,16 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """The tensor, on the CPU. Raises `ModelError` where the file is damaged."""
+        """Read the tensor, to the CPU. Raises `ModelError` if the file is damaged."""
         with open_tensors(self.file, ModelError) as opened:
             return opened.get_tensor(self.key)
 
 
 @dataclass(frozen=True)
 class _File:
-    """A weight file by its name: stem, variant ("" for none), and which piece it is of how many (0 of 0: whole)."""
+    """What a weight file's name says: stem, variant ("" for none), and the piece's number and count (0 and
+    0 if whole).
+    """
 
     path: Path
     stem: str
@@ -61,7 +63,7 @@ class _File:
 
 
 def refuse_pickle(path: Path, error: type[InputError] = InputError) -> InputError:
-    """The error of a file that would have to be unpickled, of the kind `error`."""
+    """Make the error, of class `error`, for a file that could only be read by unpickling it."""
     return error(
         f"{path} is a pickle, which can run any code when it is read, and is not opened; "
         "ask its maker for a .safetensors file"
@@ -69,26 +71,29 @@ def refuse_pickle(path: Path, error: type[InputError] = InputError) -> InputErro
 
 
 def pickles_in(folder: Path) -> list[str]:
-    """The names of a folder's pickles."""
+    """The names of the pickles in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
 
 
 def variants_in(folder: Path) -> set[str]:
-    """The variants of weights in a folder, "" for plain ones."""
+    """The variants of the weight files in a folder; "" stands for files without a variant."""
     return {file.variant for file in _files(folder)}
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files that make up the weights of a part.
+    """The safetensors files that hold the weights of a part.
 
     Args:
-        folder: the part's.
-        variant: "fp16", ..., or "" for the plain ones; None for the plain ones, or where there are none the only
-            variant.
+        folder: the part's folder.
+        variant: "fp16", ..., or "" for files without a variant. None means those without a variant or, if there are
+            none, the only variant.
+
+    Returns:
+        One file, or all pieces in order.
 
     Raises:
-        ModelError: there are none such, or several variants to choose from; a piece is missing, or the weights are
-            there both in one file and in pieces. Says what is there.
+        ModelError: no such files, or several variants to choose from; a piece is missing; or the weights exist both in
+            one file and in pieces. The message lists what is there.
     """
     files = _files(folder)
     if variant is None:
@@ -107,7 +112,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def _files(folder: Path) -> list[_File]:
-    """The folder's weight files, by name; others than libraries write only where there are none of those."""
+    """The weight files of a folder, sorted by name. Files with unusual names count only if there are no others."""
     made = []
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
         if found := NAME.fullmatch(path.name):
@@ -117,7 +122,7 @@ def _files(folder: Path) -> list[_File]:
 
 
 def _instead(folder: Path) -> str:
-    """What a folder without the right weights holds, as the end of a sentence."""
+    """What a folder holds instead of the weights looked for, as the end of a sentence."""
     pickles, others = pickles_in(folder) if folder.is_dir() else [], [file.path.name for file in _files(folder)]
     there = f"; there is {', '.join(others)}: give its variant" if others else ""
     if pickles:
@@ -126,6 +131,7 @@ def _instead(folder: Path) -> str:
 
 
 def _check_pieces(folder: Path, files: list[_File], variant: str) -> None:
+    """Raise `ModelError` if pieces are missing, or if the weights exist both whole and in pieces."""
     whole, pieces = [file for file in files if not file.count], [file for file in files if file.count]
     if whole and pieces:
         raise ModelError(f"{folder} holds weights twice: {whole[0].path.name}, and in pieces; remove one of the two")
@@ -142,6 +148,7 @@ def _check_pieces(folder: Path, files: list[_File], variant: str) -> None:
 
 
 def _check_index(index: Path, there: Iterable[str]) -> None:
+    """Raise `ModelError` if a file that lists the pieces is malformed or names a file that is missing."""
     listed = read_json(index, error=ModelError)
     names = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -151,7 +158,7 @@ def _check_index(index: Path, there: Iterable[str]) -> None:
 
 
 def stored_tensors(files: Iterable[Path]) -> Iterator[StoredTensor]:
-    """Every tensor of some safetensors files, unread. Raises `ModelError` where one is damaged."""
+    """Yield every tensor of some safetensors files without reading it. Raises `ModelError` if a file is damaged."""
     for file in files:
         with open_tensors(file, ModelError) as opened:
             for key in opened.keys():  # noqa: SIM118  it has no __iter__
