@@ -1,7 +1,7 @@
 """LoRA files: reading and writing every format, applying, merging, extracting and resizing.
 
-A `Lora` is data in memory: an `Adapter` for each module. What is done with it are functions, and names are imported
-when they are first used.
+A `Lora` holds data only: one `Adapter` for each module. Everything done with it is a function. Names are imported when
+they are first used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One module's adapter: a few small tensors that stand for a change of the module's weight.
+"""An adapter: a few small tensors that describe a change of one module's weight.
 
-What the tensors are and how they make the change is the adapter's kind; see `sd_ext.lora.kinds`.
+Which tensors these are, and how they make the change, depends on the adapter's kind; see `sd_ext.lora.kinds`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ PARTS = "unet", "text_encoder", "text_encoder_2"
 
 
 class ModuleName(NamedTuple):
-    """A module of a pipeline: its part, one of `PARTS`, and its path there in Diffusers' names.
+    """A module of a pipeline: the part it is in (one of `PARTS`) and its dotted path in that part, in Diffusers'
+    naming.
 
-    A text encoder's path is given without `text_model.`, which transformers 5 has dropped.
+    Paths in text encoders are without the prefix `text_model.`, which transformers 5 has dropped.
     """
 
     part: str
@@ -34,16 +35,16 @@ class ModuleName(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What is added to one weight, (out, in) or of a convolution (out, in, k, k).
+    """A change of one weight W, of shape (out, in) or, for a convolution, (out, in, k, k).
 
     Args:
-        kind: "lora", "loha", "lokr", or what was registered (`sd_ext.lora.kinds`).
-        tensors: by name, as the kind's file says: of LoRA `down` and `up`. DoRA is a further one, `dora`, beside those
-            of any kind.
-        alpha: strength; the product is multiplied by alpha / rank.
+        kind: "lora", "loha", "lokr", or another registered kind (`sd_ext.lora.kinds`).
+        tensors: the adapter's tensors by the names that its kind defines; `down` and `up` for LoRA. A further tensor
+            `dora` beside those of any kind makes it DoRA over that kind.
+        alpha: strength; the product of the factors is multiplied by alpha / rank.
 
     Raises:
-        InputError: an unknown kind; tensors that are missing, do not fit together, or are not finite.
+        InputError: an unknown kind; or tensors that are missing, do not fit together, or are not finite.
     """
 
     kind: str
@@ -72,70 +73,77 @@ class Adapter:
 
     @property
     def rules(self) -> Kind:
-        """How adapters of this kind, with such tensors, work."""
+        """The `Kind` that defines what adapters with these tensors do."""
         return kind_of(self.kind, self.tensors)
 
     @property
     def down(self) -> Tensor:
-        """A LoRA's lower factor, (rank, in) or (rank, in, k, k)."""
+        """A LoRA's factor `down`, (rank, in) or (rank, in, k, k)."""
         return self.tensors["down"]
 
     @property
     def up(self) -> Tensor:
-        """A LoRA's upper factor, (out, rank) or (out, rank, 1, 1)."""
+        """A LoRA's factor `up`, (out, rank) or (out, rank, 1, 1)."""
         return self.tensors["up"]
 
     @property
     def plain(self) -> bool:
-        """Whether it is LoRA without DoRA: an exact, fixed low-rank matrix."""
+        """Whether this is LoRA without DoRA, so that its change is a low-rank matrix that does not depend on W."""
         return self.rules.plain
 
     @property
     def rank(self) -> int:
-        """The inner size; 0 for kinds, such as a LoKr of two whole factors, that have none."""
+        """The inner size of the factors; 0 if there is none, such as for a LoKr of two whole factors."""
         return self.rules.rank(self.tensors)
 
     @property
     def scale(self) -> float:
-        """What the product is multiplied by: alpha / rank; 1 where there is no rank."""
+        """The factor that the product is multiplied by: alpha / rank; 1 if there is no rank."""
         return self.rules.scale(self.tensors, self.alpha)
 
     @property
     def shape(self) -> torch.Size | None:
-        """The shape of the weight it is for, a convolution's as (out, in * k * k) or (out, in, k, k).
+        """The shape of the weight it is made for; for a convolution (out, in * k * k) or (out, in, k, k).
 
-        None for kinds that fit weights of several shapes.
+        None for kinds whose adapters fit weights of several shapes.
         """
         return self.rules.shape(self.tensors)
 
     @property
     def decisive(self) -> list[Tensor]:
-        """Float tensors on which the change of any weight depends: adapters do the same where these are the same."""
+        """Float tensors that determine the change of any weight: adapters for which these are equal make the same
+        change.
+        """
         return self.rules.decisive(self.tensors, self.scale)
 
     def product(self) -> Tensor:
-        """The factors' scaled product, which is what is added to the weight before any DoRA: float32, of `shape`.
+        """The scaled product of the factors, which is added to W (before DoRA rescales the sum).
+
+        Returns:
+            float32, of the shape `shape`.
 
         Raises:
-            InputError: what a kind adds depends on the weight.
+            InputError: for this kind, what is added depends on W.
         """
         return self.rules.product({name: tensor.detach().float() for name, tensor in self.tensors.items()}) * self.scale
 
     def check_weight(self, shape: torch.Size) -> None:
-        """Raise `InputError` unless it fits a weight of this shape; a 1 x 1 convolution fits a linear layer."""
+        """Raise `InputError` unless it fits a weight of this shape. A 1 x 1 convolution and a linear layer fit each
+        other.
+        """
         self.rules.check_weight(self.tensors, shape)
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """W' - W in float32.
+        """The change W' - W that the adapter makes.
 
         Args:
-            weight: W, of any dtype. Kinds whose change depends on it, such as DoRA, cannot do without.
+            weight: W, of any dtype. Required for kinds whose change depends on it, such as DoRA.
 
         Returns:
-            In the shape of `weight`, or without it in that of `shape`.
+            float32, in the shape of `weight` if given, else in that of `shape`.
 
         Raises:
-            InputError: `weight` does not fit, or is needed and not given.
+            InputError: `weight` does not fit, or is required and missing.
         """
         if weight is not None:
             self.check_weight(weight.shape)

@@ -1,4 +1,4 @@
-"""Adding LoRAs to weights: for a while (`apply_lora`), or for good, in memory or into a new folder (`merge_into`)."""
+"""Add LoRAs to weights: temporarily (`apply_lora`), or permanently, in memory or in a new folder (`merge_into`)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from .adapter import ModuleName
 from .lora import Lora
 from .weights import BaseWeights, ModelWeights, StoredWeights, check_fit, open_base, pairs
 
-Loras = Sequence[tuple[Lora, float]]
-OnModule = Callable[[int, int, ModuleName], object]
+Loras = Sequence[tuple[Lora, float]]  # each with its strength
+OnModule = Callable[[int, int, ModuleName], object]  # progress: (modules done, all modules, the module just done)
 
 
 def quiet(done: int, total: int, module: ModuleName) -> None:
-    """The default of `on_module`: progress is not shown."""
+    """A progress callback that does nothing."""
 
 
 class Applied:
-    """LoRAs that are in a model's weights. `undo()`, or leaving a `with` block, restores the weights bit by bit."""
+    """LoRAs that have been added to a model's weights.
+
+    `undo()`, or leaving a `with` block, restores the original weights exactly.
+    """
 
     def __init__(self, base: ModelWeights, originals: dict[ModuleName, Tensor]):
         self._base, self._originals = base, originals
 
     def undo(self) -> None:
-        """Put the original weights back. A second time does nothing."""
+        """Restore the original weights. Calling it again does nothing."""
         with torch.no_grad():
             while self._originals:
                 module, weight = self._originals.popitem()
@@ -48,10 +51,19 @@ class Applied:
 def fused(
     base: BaseWeights, loras: Loras, modules: Sequence[ModuleName], on_module: OnModule = quiet
 ) -> Iterator[tuple[ModuleName, Tensor, Tensor]]:
-    """The modules with their weights before and after, in the weights' type; all LoRAs see the same base.
+    """Compute the weights with LoRAs added, one module at a time.
+
+    Args:
+        base: the base model's weights, which every LoRA is computed from.
+        loras: the LoRAs with their strengths.
+        modules: the modules to compute.
+        on_module: progress callback.
+
+    Yields:
+        (module, weight before, weight after), both in the base's dtype.
 
     Raises:
-        InputError: a new weight that is not finite; names the module.
+        InputError: a new weight is not finite; the message names the module.
     """
     for i, module in enumerate(modules, 1):
         weight = base.weight(module)
@@ -67,27 +79,35 @@ def fused(
 
 
 def changed_modules(base: BaseWeights, loras: Loras) -> list[ModuleName]:
-    """The modules that LoRAs change. Raises `InputError` for one that the base lacks or that does not fit."""
+    """The modules that the LoRAs change, sorted. Raises `InputError` if one does not fit or the base does
+    not have it.
+    """
     check_fit(base.shapes(), pairs(loras))
     return sorted({module for module, _ in pairs(loras)})
 
 
 def apply_lora(models: Any, lora: Lora, strength: float = 1.0) -> Applied:
-    """Add a LoRA to the weights of models in memory; `undo()` of what is returned takes it out again, exactly.
+    """Add a LoRA to the weights of models in memory, until `undo()` of the result is called.
 
     Args:
         models: a pipeline, or models by part: `{"unet": model, ...}`.
-        lora: what to add.
-        strength: W + strength * (W' - W), for DoRA too.
+        lora: the LoRA.
+        strength: s in W + s * (W' - W), where W' is the weight at full strength; this holds for DoRA too.
+
+    Returns:
+        An object whose `undo()` restores the original weights exactly.
 
     Raises:
-        InputError: a module that the base lacks or that does not fit; nothing is changed then.
+        InputError: the base lacks a module, or one does not fit; nothing has been changed.
     """
     return apply_loras(models, [(lora, strength)])
 
 
 def apply_loras(models: Any, loras: Loras, on_module: OnModule = quiet) -> Applied:
-    """Add several LoRAs, each with a strength; all see the original weights. See `apply_lora`."""
+    """Add several LoRAs, each with its strength, to the weights of models in memory.
+
+    Each is computed from the original weights, so their order does not matter. Otherwise as `apply_lora`.
+    """
     base = ModelWeights(models)
     modules = changed_modules(base, loras)
     applied = Applied(base, {})
@@ -105,18 +125,19 @@ def apply_loras(models: Any, loras: Loras, on_module: OnModule = quiet) -> Appli
 def merge_into(
     target: Any, loras: Loras, out: str | Path | None = None, on_module: OnModule = quiet, overwrite: bool = False
 ) -> None:
-    """Add LoRAs to a base for good.
+    """Add LoRAs to a base model permanently. Each is computed from the original weights, so their order does not
+    matter.
 
     Args:
-        target: a pipeline or models by part, changed in place; or a model on disk (a pipeline folder, Hub id, ...; see
-            `sd_ext.models.find_model`), copied to `out`.
-        loras: with strengths. All see the original base, in any order.
-        out: the new folder. It appears whole, with the weights' types and files as in `target`.
-        on_module: told (done, total, module).
-        overwrite: replace a pipeline folder that is at `out`.
+        target: a pipeline or models by part, changed in place; or a model on disk (pipeline folder, Hub id, ...; see
+            `sd_ext.models.find_model`), of which a changed copy is written to `out`.
+        loras: the LoRAs with their strengths.
+        out: the new folder. It appears completely or not at all; dtypes and file names are those of `target`.
+        on_module: called with (modules done, all modules, the module just done).
+        overwrite: replace an existing pipeline folder at `out`.
 
     Raises:
-        InputError: a module that the base lacks or that does not fit, or `out` exists; nothing is changed then.
+        InputError: the base lacks a module, or one does not fit, or `out` exists; nothing has been changed.
     """
     base = open_base(target)
     if not isinstance(base, StoredWeights):

@@ -1,4 +1,4 @@
-"""A LoRA in memory: adapters by module, and what its file says beside them."""
+"""`Lora`: a LoRA in memory, as adapters by module together with its file's metadata."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Lora:
     """Adapters by module.
 
     Args:
-        adapters: what is added to each module's weight; kinds, ranks and strengths may differ.
-        metadata: the file header's text entries, without those that describe the file's layout.
-        base: "sd15", "sd21" or "sdxl" where known; it decides kohya's names.
-        bundled: tensors that A1111 allows in the same file, `bundle_emb.*` (token embeddings); kept as they are.
-        errors: relative Frobenius error of each module's delta, where a tool had to approximate.
+        adapters: the change of each module's weight; kinds, ranks and strengths may differ.
+        metadata: text entries of the file's header, without those that describe the file itself.
+        base: "sd15", "sd21" or "sdxl" if known; needed for names in kohya's format.
+        bundled: token embeddings `bundle_emb.*`, which A1111 allows in the same file; kept unchanged.
+        errors: for results of a tool that had to approximate, the relative Frobenius error of each module's delta.
 
     Raises:
-        InputError: no adapter; or UnknownNameError: a part or base that there is not.
+        InputError: there is no adapter.
+        UnknownNameError: an unknown part or base.
     """
 
     adapters: dict[ModuleName, Adapter]
@@ -58,7 +59,7 @@ class Lora:
 
     @property
     def parts(self) -> list[str]:
-        """The parts of a pipeline it changes."""
+        """The parts of a pipeline that it changes, sorted."""
         return sorted({module.part for module in self.adapters})
 
     @property
@@ -71,17 +72,17 @@ class Lora:
         return {module.path: adapter for module, adapter in self.adapters.items() if module.part == part}
 
     def delta(self, module: tuple[str, str], weight: Tensor | None = None) -> Tensor:
-        """W' - W of one module at strength 1.
+        """The change W' - W of one module at strength 1.
 
         Args:
             module: (part, path).
-            weight: W (out, in) or (out, in, k, k); DoRA cannot do without.
+            weight: W, (out, in) or (out, in, k, k); required for DoRA.
 
         Returns:
-            float32, in the shape of `weight` where that is given.
+            float32, in the shape of `weight` if given.
 
         Raises:
-            InputError: no such module here, a weight that does not fit, or one that is needed and not given.
+            InputError: the LoRA has no such module, the weight does not fit, or it is required and missing.
         """
         module = ModuleName(*module)
         if module not in self.adapters:

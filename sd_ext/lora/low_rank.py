@@ -1,6 +1,6 @@
 """The best low-rank factors of a matrix, in Frobenius norm (Eckart and Young 1936), computed in float64.
 
-A matrix comes whole, or as factors whose product it is: then nothing of its size is ever built.
+The matrix may be given as a product of two factors; then it is never built.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from torch import Tensor
 
 from ..errors import InputError
 
-# Squares of singular values below this share of the largest are float32's rounding.
+# Squared singular values below this fraction of the largest are rounding errors of float32.
 ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
 class Keep:
-    """How much to keep: at most `rank` directions, and no more than hold the share `energy` of the squared norm.
+    """How much of a matrix to keep.
+
+    Args:
+        rank: at most so many directions (singular vectors); None for no limit.
+        energy: only as many directions as needed for this fraction of the squared norm, above 0 to 1; None for no
+            limit.
 
     Raises:
-        InputError: neither is given, or out of range.
+        InputError: both are None, or one is out of range.
     """
 
     rank: int | None = None
@@ -37,7 +42,11 @@ class Keep:
             raise InputError(f"energy {self.energy} cannot work; choose a share above 0, at most 1")
 
     def count(self, energies: Tensor) -> int:
-        """How many of the directions to keep, given their squared singular values, the largest first."""
+        """How many directions to keep.
+
+        Args:
+            energies: squared singular values, the largest first.
+        """
         count = int((energies > ROUNDING * energies[0]).sum())
         if self.energy is not None:
             shares = energies.cumsum(0) / energies.sum()
@@ -46,7 +55,9 @@ class Keep:
 
 
 class Factors(NamedTuple):
-    """`up` (out, rank) and `down` (rank, in), float32, and the relative Frobenius error of their product."""
+    """Two factors of a matrix: `up` (out, rank) and `down` (rank, in), float32; `error` is their relative Frobenius
+    error.
+    """
 
     up: Tensor
     down: Tensor
@@ -54,9 +65,10 @@ class Factors(NamedTuple):
 
 
 def truncate(matrix: Tensor, keep: Keep) -> Factors:
-    """Factors of a matrix (out, in).
+    """Factor a matrix (out, in).
 
-    Projects onto the leading eigenvectors of the smaller Gram matrix: faster than an SVD, and what is kept is exact.
+    Projects onto the leading eigenvectors of the smaller Gram matrix, which is faster than an SVD; the directions that
+    are kept are exact.
     """
     whole = matrix.detach().double()
     if whole.shape[0] > whole.shape[1]:
@@ -72,7 +84,7 @@ def truncate(matrix: Tensor, keep: Keep) -> Factors:
 
 
 def truncate_product(up: Tensor, down: Tensor, keep: Keep) -> Factors:
-    """Factors of `up` (out, rank) @ `down` (rank, in), through a matrix of rank x rank."""
+    """Factor the product of `up` (out, rank) and `down` (rank, in), through a matrix of only rank x rank."""
     if up.shape[1] >= min(up.shape[0], down.shape[1]):
         return truncate(up.double() @ down.double(), keep)
     left, above = torch.linalg.qr(up.detach().double())
@@ -86,7 +98,7 @@ def truncate_product(up: Tensor, down: Tensor, keep: Keep) -> Factors:
 
 
 def _balanced(up: Tensor, down: Tensor, energies: Tensor, count: int) -> Factors:
-    """Both factors with the same norm in every direction, as training would have them, and low precision likes them."""
+    """Scale both factors to equal norms in every direction, as training produces them; best for low precision too."""
     scales = torch.linalg.vector_norm(down, dim=1).clamp_min(torch.finfo(down.dtype).tiny).sqrt()
     error = float((energies[count:].sum() / energies.sum()).sqrt())
     return Factors((up * scales).float().contiguous(), (down / scales[:, None]).float().contiguous(), error)

@@ -1,4 +1,4 @@
-"""The LoRA that models in memory carry as peft's layers, as training leaves them."""
+"""Extract the LoRA from models in memory that have peft layers, as after training."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from .weights import canonical, models_by_part
 
 
 def from_peft(models: Any, adapter: str = "default", base: str | None = None) -> Lora:
-    """The LoRA, DoRA, rsLoRA, LoHa or LoKr that models carry.
+    """Extract the LoRA, DoRA, rsLoRA, LoHa or LoKr from models in memory.
 
     Args:
-        models: a pipeline, or models by part, with adapters of `model.add_adapter`, peft's `inject_adapter_in_model`
-            or `PeftModel`. Models without one are passed over.
-        adapter: its name.
+        models: a pipeline, or models by part, with adapters added by `model.add_adapter`, peft's
+            `inject_adapter_in_model` or `PeftModel`. Models without adapters are skipped.
+        adapter: the adapter's name.
         base: "sd15", "sd21" or "sdxl", if known.
 
     Returns:
-        It at the configured strength, whatever scale the models run at. The tensors are the models' own, not copies.
-        Where an initialisation changed the base (PiSSA, OLoRA), this is the change from that altered base; subtract
-        what was there at the start to get one for the original: `merge([(after, 1), (before, -1)])`.
+        The LoRA at its configured strength, whatever scale the models currently use. The tensors are the models' own,
+        not copies. If the initialisation changed the base weights (PiSSA, OLoRA), the result is relative to those
+        changed weights; for one relative to the original base, subtract the LoRA from before training: `merge([(after,
+        1), (before, -1)])`.
 
     Raises:
-        InputError: no such adapter, or one of a kind that no file can hold.
+        InputError: there is no such adapter, or no file format can hold its kind.
     """
     found: dict[ModuleName, Adapter] = {}
     names: set[str] = set()

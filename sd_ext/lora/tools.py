@@ -1,4 +1,4 @@
-"""Making LoRAs from LoRAs and models: merge, resize, extract. Module by module, so that memory stays small."""
+"""Make LoRAs from LoRAs and models: merge, resize, extract. One module at a time, to save memory."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def merge(
     base: Any = None,
     on_module: OnModule = quiet,
 ) -> Lora:
-    """One LoRA that does what several do together.
+    """Make one LoRA that has the effect of several together.
 
     Args:
-        loras: with strengths, which may be negative.
-        rank, energy: how much to keep of the sum (`Keep`); with neither, plain LoRAs are merged exactly, by putting
-            their factors side by side, so that ranks add up.
-        base: pipeline, models by part, or model on disk (folder, Hub id); needed for DoRA, whose delta depends on it.
-        on_module: told (done, total, module).
+        loras: the LoRAs with their strengths, which may be negative.
+        rank, energy: how much of the sum to keep (`Keep`). With neither, plain LoRAs are merged exactly, by
+            concatenating their factors, so that the ranks add up.
+        base: a pipeline, models by part, or a model on disk (folder, Hub id); required for DoRA, whose delta depends on
+            it.
+        on_module: called with (modules done, all modules, the module just done).
 
     Returns:
-        float32 factors with alpha = rank; `errors` has each module's relative error.
+        A LoRA with float32 factors and alpha = rank; `errors` has each module's relative error.
 
     Raises:
         InputError: LoRAs for different bases or module shapes; DoRA without `base`; LoHa, LoKr or DoRA without a rank
-            or energy to factor them to.
+            or energy, which have no exact sum.
     """
     keep = None if rank is None and energy is None else Keep(rank, energy)
     bases = {lora.base for lora, _ in loras if lora.base}
@@ -64,7 +65,7 @@ def merge(
 def _sum(
     adapters: Sequence[tuple[Adapter, float]], keep: Keep | None, module: ModuleName, base: BaseWeights | None
 ) -> tuple[Adapter, float]:
-    """One plain LoRA for several adapters of one module, and its relative error."""
+    """Make one plain LoRA adapter of several adapters of one module. Returns it and its relative error."""
     shape = _shape_of(adapters)
     factored = [adapter.rules.two_factors(adapter.tensors) for adapter, _ in adapters]
     exact = [factors for factors in factored if factors is not None]
@@ -85,7 +86,7 @@ def _sum(
 
 
 def _shape_of(adapters: Sequence[tuple[Adapter, float]]) -> torch.Size | None:
-    """The weight's shape that all agree on; None where they fit several."""
+    """The one weight shape that the adapters are made for; None if they all fit several."""
     shapes = {tuple(shape) for adapter, _ in adapters if (shape := adapter.shape) is not None}
     if len(shapes) > 1:
         raise InputError(f"the LoRAs are for different shapes: {', '.join(map(str, sorted(shapes)))}")
@@ -93,7 +94,7 @@ def _shape_of(adapters: Sequence[tuple[Adapter, float]]) -> torch.Size | None:
 
 
 def plain_adapter(factors: Factors, shape: torch.Size) -> Adapter:
-    """A LoRA of strength 1 for a weight of `shape`: a convolution's `down` is k x k, its `up` 1 x 1."""
+    """A LoRA adapter with alpha = rank for a weight of `shape`; for a convolution, `down` is k x k and `up` 1 x 1."""
     up, down, _ = factors
     up, down = up.reshape(*up.shape, *[1] * (len(shape) - 2)), down.reshape(down.shape[0], *shape[1:])
     return Adapter("lora", {"down": down.contiguous(), "up": up.contiguous()}, float(down.shape[0]))
@@ -102,21 +103,23 @@ def plain_adapter(factors: Factors, shape: torch.Size) -> Adapter:
 def resize(
     lora: Lora, rank: int | None = None, energy: float | None = None, base: Any = None, on_module: OnModule = quiet
 ) -> Lora:
-    """The same LoRA with fewer directions, or LoHa, LoKr and DoRA as plain LoRA.
+    """Reduce the rank of a LoRA, or convert LoHa, LoKr and DoRA to plain LoRA.
 
     Args:
-        lora: what to resize.
+        lora: the LoRA.
         rank: keep at most so many directions in each module.
-        energy: keep no more than hold this share of the squared Frobenius norm; 1 loses nothing but rounding.
-        base: pipeline, models by part, or model on disk (folder, Hub id); needed for DoRA, whose delta depends on it.
-        on_module: told (done, total, module).
+        energy: keep only as many directions as needed for this fraction of the squared Frobenius norm; 1 loses only
+            rounding.
+        base: a pipeline, models by part, or a model on disk (folder, Hub id); required for DoRA, whose delta depends on
+            it.
+        on_module: called with (modules done, all modules, the module just done).
 
     Returns:
-        float32 factors with alpha = rank; modules that are small enough already stay as they are, bit by bit.
-        `errors` has each module's relative error.
+        A LoRA with float32 factors and alpha = rank; `errors` has each module's relative error. Modules whose rank is
+        small enough already are kept unchanged.
 
     Raises:
-        InputError: neither rank nor energy, or DoRA without `base`.
+        InputError: neither rank nor energy is given, or DoRA without `base`.
     """
     keep = Keep(rank, energy)
     weights = None if base is None else open_base(base)
@@ -137,19 +140,19 @@ def resize(
 def extract(
     base: Any, tuned: Any, rank: int | None = None, energy: float | None = None, on_module: OnModule = quiet
 ) -> Lora:
-    """The LoRA that leads from one model to another, tuned from it.
+    """Find the LoRA that turns one model into another, which was fine-tuned from it.
 
     Args:
         base, tuned: pipelines, models by part, or models on disk (folders, Hub ids; see `sd_ext.models.find_model`).
-        rank, energy: how much to keep of each difference (`Keep`).
-        on_module: told (done, total, module).
+        rank, energy: how much to keep of each module's difference (`Keep`).
+        on_module: called with (modules done, all modules, the module just done).
 
     Returns:
-        float32 factors with alpha = rank, for linear layers and convolutions that differ; `errors` has each module's
-        relative error. What a LoRA cannot hold (biases, norms, embeddings) is left out.
+        A LoRA with float32 factors and alpha = rank for the linear layers and convolutions that differ; `errors` has
+        each module's relative error. Differences that a LoRA cannot hold (biases, norms, embeddings) are ignored.
 
     Raises:
-        InputError: models that do not have the same modules in the same shapes, or do not differ.
+        InputError: the models differ in their modules or shapes, or their linear layers and convolutions are all equal.
     """
     keep, before, after = Keep(rank, energy), open_base(base), open_base(tuned)
     shapes, others = before.shapes(), after.shapes()

@@ -1,4 +1,4 @@
-"""The base model's weights, in memory or on disk, one at a time and each by the name that its module has in a LoRA."""
+"""The weights of a base model, in memory or on disk, one at a time, by the module names that LoRAs use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADAPTED = nn.Linear, nn.Conv2d
 
 
 class BaseWeights(Protocol):
-    """Weights by module: (out, in) of linear layers, (out, in, k, k) of convolutions."""
+    """Weights by module: (out, in) for linear layers, (out, in, k, k) for convolutions."""
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]: ...
 
@@ -28,19 +28,19 @@ class BaseWeights(Protocol):
 
 
 def canonical(part: str, path: str) -> ModuleName:
-    """A module's name without what wrappers and versions of transformers put around it."""
+    """A module's name without the prefixes that `torch.compile`, peft and transformers' versions add to its path."""
     path = uncompiled_path(path.removeprefix("base_model.model.").replace(".base_layer", ""))
     return ModuleName(part, path if part == "unet" else without_prefix(path))
 
 
 class ModelWeights:
-    """Models in memory.
+    """The weights of models in memory.
 
     Args:
         models: a pipeline, or models by part.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither.
     """
 
     def __init__(self, models: Any):
@@ -59,13 +59,13 @@ class ModelWeights:
 
 
 class StoredWeights:
-    """A model on disk, opened and not loaded.
+    """The weights of a model on disk, each read when it is asked for.
 
     Args:
         model: see `sd_ext.models.find_model`.
 
     Raises:
-        ModelError: none of the parts that a LoRA can change, or weights that cannot be read.
+        ModelError: the model has none of the parts that a LoRA can change, or its weights cannot be read.
     """
 
     def __init__(self, model: Model):
@@ -89,12 +89,19 @@ class StoredWeights:
 
 
 def is_adaptable(key: str, dimensions: int) -> bool:
-    """Whether a tensor of a model file is a linear layer's or a convolution's weight, judged by name and shape."""
+    """Whether a tensor in a model file is the weight of a linear layer or convolution, judged by its name and shape.
+
+    Args:
+        key: the tensor's name.
+        dimensions: its number of dimensions.
+    """
     return key.endswith(".weight") and dimensions in (2, 4) and not key.endswith("_embedding.weight")
 
 
 def models_by_part(models: Any) -> dict[str, nn.Module]:
-    """The models of a pipeline, or of a mapping, that a LoRA can change."""
+    """The models of a pipeline, or of a mapping by part, that a LoRA can change. Raises `InputError` for
+    anything else.
+    """
     if isinstance(models, Mapping):
         for part in models:
             if part not in PARTS:
@@ -109,10 +116,11 @@ def models_by_part(models: Any) -> dict[str, nn.Module]:
 
 
 def open_base(base: Any) -> BaseWeights:
-    """The weights of a base model, none of them read yet.
+    """Open the weights of a base model; none are read yet.
 
     Args:
-        base: a pipeline, models by part, a `Model` on disk, or what a user calls one; what is open already stays so.
+        base: a pipeline, models by part, a `Model` on disk or a name for one; weights that are open already are
+            returned unchanged.
 
     Raises:
         InputError: no such model; see `sd_ext.models.find_model`.
@@ -125,7 +133,12 @@ def open_base(base: Any) -> BaseWeights:
 
 
 def check_fit(shapes: Mapping[ModuleName, torch.Size], adapters: Iterable[tuple[ModuleName, Adapter]]) -> None:
-    """Raise `InputError`, naming the module, unless the base has every module, in a shape that fits."""
+    """Raise `InputError`, naming the module, unless the base has every adapter's module, in a shape that fits.
+
+    Args:
+        shapes: the shapes of the base's weights.
+        adapters: (module, adapter) pairs.
+    """
     for module, adapter in adapters:
         if module not in shapes:
             near = [name for name in shapes if name.part == module.part]
@@ -139,6 +152,6 @@ def check_fit(shapes: Mapping[ModuleName, torch.Size], adapters: Iterable[tuple[
 
 
 def pairs(loras: Iterable[tuple[Any, float]]) -> Iterator[tuple[ModuleName, Adapter]]:
-    """Every module and adapter of several LoRAs with strengths."""
+    """Yield (module, adapter) for every adapter of several LoRAs."""
     for lora, _ in loras:
         yield from lora.adapters.items()

@@ -1,4 +1,4 @@
-"""Which Stable Diffusion a LoRA is for: told by its header, by the names it came with, or by its shapes."""
+"""Find out which Stable Diffusion a LoRA is for: from its header, or from the names and shapes of its modules."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from ..adapter import Adapter, ModuleName
 
 ARCHITECTURES = {"stable-diffusion-v1": "sd15", "stable-diffusion-v2": "sd21", "stable-diffusion-xl": "sdxl"}
-CROSS_ATTENTION = {768: "sd15", 1024: "sd21", 2048: "sdxl"}  # width of the text states
+CROSS_ATTENTION = {768: "sd15", 1024: "sd21", 2048: "sdxl"}  # width of the text states, which differs by base
 
 
 def base_from_header(metadata: Mapping[str, str]) -> str | None:
-    """The base that modelspec's or kohya's entries name."""
+    """The base model named by a header's modelspec or kohya entries: "sd15", "sd21" or "sdxl"; None if it
+    names none.
+    """
     architecture = metadata.get("modelspec.architecture", "")
     for beginning, base in ARCHITECTURES.items():
         if architecture.startswith(beginning):
@@ -25,9 +27,9 @@ def base_from_header(metadata: Mapping[str, str]) -> str | None:
 
 
 def guess_base(adapters: Mapping[ModuleName, Adapter]) -> str | None:
-    """The base that modules and shapes tell; None where they fit SDXL and the others alike."""
+    """The base model that the modules and their shapes imply; None if they would fit SDXL as well as others."""
     unet = {module.path: adapter for module, adapter in adapters.items() if module.part == "unet"}
-    # Without these, SD 2.x cannot be told from SD 1.x; but their files differ in nothing but a line of the header.
+    # Without these layers SD 2.x looks like SD 1.x and counts as it; their files differ only in the header.
     widths = {
         CROSS_ATTENTION.get(adapter.shape[1]) if adapter.shape else None
         for path, adapter in unet.items()
@@ -41,11 +43,13 @@ def guess_base(adapters: Mapping[ModuleName, Adapter]) -> str | None:
 
 
 def _only_sdxl(path: str) -> bool:
+    """Whether only SDXL's U-Net has a module of this path."""
     later = ".transformer_blocks." in path and ".transformer_blocks.0." not in path
     return later or path.startswith(("add_embedding.", "up_blocks.0.attentions."))
 
 
 def _never_sdxl(path: str) -> bool:
+    """Whether SDXL's U-Net has no module of this path."""
     return path.startswith(
         ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.3.", "down_blocks.2.downsamplers.",
          "up_blocks.2.attentions.", "up_blocks.2.upsamplers.")

@@ -1,4 +1,4 @@
-"""Diffusers' format: peft's names under each part's prefix, strengths in the header as peft's settings."""
+"""Diffusers' format: peft's names under each part's prefix; the strengths are peft's settings in the header."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from ..lora import Lora
 from .keys import Alphas
 from .names import to_text_model
 
-SETTINGS = "lora_adapter_metadata"
+SETTINGS = "lora_adapter_metadata"  # the header entry with peft's settings, as JSON
 
 
 def tensors_of(lora: Lora) -> dict[str, Tensor]:
-    """The file's tensors, by key.
+    """The tensors of the file to write, by key.
 
     Raises:
-        InputError: what Diffusers' loader cannot read: LoHa, LoKr, DoRA over inputs, or DoRA on some modules only.
+        InputError: something that Diffusers' loader cannot read: LoHa, LoKr, DoRA over inputs, or DoRA on only some of
+            a part's modules.
     """
     tensors = {}
     for module, adapter in lora.adapters.items():
@@ -48,16 +49,18 @@ def tensors_of(lora: Lora) -> dict[str, Tensor]:
 
 
 def header_of(lora: Lora) -> dict[str, str]:
-    """The header's entries, with peft's settings of every part."""
+    """The entries of the header to write, including peft's settings of every part."""
     settings = {f"{part}.{key}": value for part in lora.parts for key, value in _settings(lora.of_part(part)).items()}
     return {**lora.metadata, "format": "pt", SETTINGS: json.dumps(settings, sort_keys=True)}
 
 
 def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
-    """Arguments of peft's LoraConfig. Only such as every version of peft knows: an unknown one fails the load.
+    """Arguments of peft's LoraConfig for one part. Only those that all versions of peft know: an unknown one fails to
+    load.
 
-    The paths of text encoders go without `text_model.`: peft matches from the right, so that they fit the models of
-    transformers 4 and 5.
+    Args:
+        adapters: path -> adapter. Text encoders' paths lack `text_model.`, which is right for transformers 4 and 5:
+            peft compares paths from the right.
     """
     rank = Counter(adapter.rank for adapter in adapters.values()).most_common(1)[0][0]
     alpha = Counter(adapter.alpha for adapter in adapters.values()).most_common(1)[0][0]
@@ -79,7 +82,7 @@ def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
 
 @dataclass
 class Strengths:
-    """What decides strength in peft's settings."""
+    """The entries of peft's settings that determine strength."""
 
     lora_alpha: float | None = None
     alpha: float | None = None
@@ -88,7 +91,7 @@ class Strengths:
 
 
 PATTERN = re.compile(r"\^?[\w.\\-]*(?:\.\*[\w.\\-]*){0,2}\$?")
-"""A module's path, or the few regular expressions that are tried quickly: others could keep a reader busy for ever."""
+"""A module's path or a simple regular expression. Others are refused, since matching them could take for ever."""
 
 
 def _check_strengths(part: str, settings: Mapping[str, Any]) -> None:
@@ -104,10 +107,17 @@ def _check_strengths(part: str, settings: Mapping[str, Any]) -> None:
 
 
 def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
-    """The alpha of a module by its part's peft settings; rsLoRA's alpha / sqrt(rank) as alpha / rank.
+    """Make a function that finds a module's alpha in peft's settings.
+
+    Args:
+        settings: part -> peft's settings.
+
+    Returns:
+        A function of (module, rank) to alpha, or None if the settings do not cover that part. The strength of rsLoRA,
+        alpha / sqrt(rank), is converted to a plain alpha / rank.
 
     Raises:
-        InputError: settings that are not peft's.
+        InputError: these are not peft's settings.
     """
     for part, known in settings.items():
         _check_strengths(part, known)
@@ -130,7 +140,7 @@ def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
 
 
 def settings_in(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """peft's settings by part, from a Diffusers file's header. Raises `InputError` where they are damaged."""
+    """Read peft's settings, by part, from a Diffusers file's header. Raises `InputError` if they are damaged."""
     if not header.get(SETTINGS):
         return {}
     settings = parse_json(header[SETTINGS], f"{SETTINGS} in the header", dict[str, Any])

@@ -1,4 +1,4 @@
-"""What files with a LoRA are called. Imports no torch."""
+"""The names of LoRA files. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
 def kohya_file(name: str) -> str:
-    """The file for AUTOMATIC1111 and ComfyUI of a run that is called `name`."""
+    """The name of the file in kohya's format, for a run called `name`."""
     return f"{name}_kohya.safetensors"

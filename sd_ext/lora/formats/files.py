@@ -1,4 +1,4 @@
-"""Safetensors files: read with their header, written whole or not at all, and the same bytes every time."""
+"""Safetensors files of LoRAs: read with their header, written completely or not at all, always with the same bytes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ log = logging.getLogger(__name__)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header's text entries of a safetensors file, nothing executed.
+    """Read the tensors and the header of a safetensors file. No code in it is executed.
 
-    A file whose tensors are not those that its header tells of is named in a warning; it is read all the same, since
-    there are programs that change tensors and leave the header.
+    If the header's hash does not match the tensors, a warning names the file, which is used all the same: there are
+    programs that change tensors and keep the old header.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by key, and the header's entries.
 
     Raises:
-        InputError: no such file, a pickle, or not a whole safetensors file.
+        InputError: no such file, a pickle, or not a complete safetensors file.
     """
     if path.suffix.lower() in PICKLES:
         raise refuse_pickle(path)
@@ -46,10 +52,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def holds_what_it_tells(path: Path, header: Mapping[str, str]) -> bool:
-    """Whether the hash in a LoRA's header is that of its tensors; True where there is none.
+    """Whether the hash in a LoRA's header matches its tensors; True if there is no hash.
 
-    The hash is kohya's `sshs_model_hash`: SHA-256 of all that follows the header. The older `sshs_legacy_hash`, which
-    stands beside it, is of 64 KiB only and is not compared.
+    The hash is kohya's `sshs_model_hash`, the SHA-256 of everything after the header. The older `sshs_legacy_hash`
+    covers only 64 KiB and is not checked.
+
+    Args:
+        path: the file.
+        header: its header's entries.
     """
     told = header.get(MODEL_HASH, "")
     if not told:
@@ -60,10 +70,15 @@ def holds_what_it_tells(path: Path, header: Mapping[str, str]) -> bool:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file that appears whole, with its header's entries sorted.
+    """Write a safetensors file whose header entries are sorted. It appears completely or not at all.
+
+    Args:
+        path: the file; an existing one is replaced.
+        tensors: the tensors by key.
+        metadata: the header's entries.
 
     Raises:
-        WriteError: the disk is full or the folder cannot be written to; what was there is left as it was.
+        WriteError: the disk is full, or the folder cannot be written to; an existing file is left unchanged.
     """
     with whole.file(path) as new:
         save_file(dict(tensors), new, dict(metadata))
@@ -71,7 +86,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def _sort_header(new: Path) -> None:
-    """Sort the header's text entries: the library writes them in an order that differs from process to process."""
+    """Sort the header's text entries, which the safetensors library writes in an order that varies between
+    processes.
+    """
     with open(new, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = parse_json(file.read(length), str(new))
@@ -84,10 +101,17 @@ def _sort_header(new: Path) -> None:
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
-    """The tensors in another type (None: their own), and a sentence on values that became zero, or nothing.
+    """Convert tensors to another dtype.
+
+    Args:
+        tensors: by key; alphas keep their dtype.
+        dtype: the new dtype; None keeps each tensor's own.
+
+    Returns:
+        The tensors, and a sentence on values that became zero, "" if there are none.
 
     Raises:
-        InputError: a value is too large for the type, or all of a tensor would become zero.
+        InputError: a value is too large for the dtype, or every value of a tensor would become zero.
     """
     tensors = storable(tensors)
     if dtype is None:

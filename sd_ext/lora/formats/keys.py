@@ -1,4 +1,4 @@
-"""From tensors under a format's keys to adapters; what the formats have in common."""
+"""Turn a file's tensors, by key, into adapters by module: what the formats have in common."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from ...errors import InputError, UnknownNameError
 from ..adapter import Adapter, ModuleName
 from ..kinds import find_kind, kinds_beside, spellings
 
-Fields = dict[str, Tensor]
-Alphas = Callable[[ModuleName, int], "float | None"]
+Fields = dict[str, Tensor]  # one adapter's tensors by the names that its kind defines, and "alpha"
+Alphas = Callable[[ModuleName, int], "float | None"]  # (module, rank) -> alpha, if known
 
 
 def split_kohya(key: str) -> tuple[str, tuple[str, str]]:
-    """`lora_unet_conv_in.alpha` as its module's name and the field. Raises `UnknownNameError`."""
+    """Split a key of kohya's format: `lora_unet_conv_in.alpha` is module `lora_unet_conv_in`, field ("", "alpha").
+
+    Returns:
+        The module's name in the file, and (kind, tensor) as in `sd_ext.lora.kinds.spellings`.
+
+    Raises:
+        UnknownNameError: no kind has such a tensor.
+    """
     name, _, field = key.partition(".")
     known = spellings("kohya")
     if field not in known:
@@ -25,7 +32,14 @@ def split_kohya(key: str) -> tuple[str, tuple[str, str]]:
 
 
 def split_dotted(key: str) -> tuple[str, tuple[str, str]]:
-    """`unet.conv_in.lora_A.weight` as its module's path and the field. Raises `UnknownNameError`."""
+    """Split a key of Diffusers' or peft's formats, such as `unet.conv_in.lora_A.weight`.
+
+    Returns:
+        The module's path in the file, and (kind, tensor) as in `sd_ext.lora.kinds.spellings`.
+
+    Raises:
+        UnknownNameError: no kind has such a tensor.
+    """
     plain = re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key)  # peft's own state: lora_A.default.weight
     if old := re.fullmatch(r"(.+\.to_(?:q|k|v|out))_lora\.(down|up)\.weight", plain):
         return old[1], ("lora", old[2])
@@ -41,10 +55,18 @@ def collect(
     split: Callable[[str], tuple[str, tuple[str, str]]],
     module_of: Callable[[str], ModuleName],
 ) -> dict[ModuleName, tuple[str, Fields]]:
-    """Kind and fields of every module.
+    """Group a file's tensors by module.
+
+    Args:
+        tensors: by key.
+        split: splits a key: `split_kohya` or `split_dotted`.
+        module_of: the module for a name in the file.
+
+    Returns:
+        The kind ("" if only an alpha or the like was found) and the tensors of every module.
 
     Raises:
-        InputError: unknown keys, or two names for one module.
+        InputError: an unknown key, two names for one module, or one module with two kinds.
     """
     found: dict[ModuleName, tuple[str, Fields]] = {}
     called: dict[ModuleName, str] = {}
@@ -62,10 +84,14 @@ def collect(
 
 
 def assemble(found: dict[ModuleName, tuple[str, Fields]], alpha_of: Alphas) -> dict[ModuleName, Adapter]:
-    """The adapters. An alpha of its own wins over `alpha_of`; with neither, alpha is the rank.
+    """Make adapters of the tensors that `collect` has grouped.
+
+    Args:
+        found: the result of `collect`.
+        alpha_of: the alpha of modules that have no alpha tensor; where it returns None, alpha is the rank.
 
     Raises:
-        InputError: names the module whose tensors do not make an adapter.
+        InputError: a module's tensors do not make an adapter; the message names the module.
     """
     adapters = {}
     for module, (kind, fields) in found.items():
@@ -88,7 +114,11 @@ def _adapter(module: ModuleName, kind: str, fields: Fields, alpha_of: Alphas) ->
 
 
 def completed(kind: str, fields: Fields) -> Fields:
-    """What was read of one adapter, in the form that an `Adapter` of this kind has.
+    """Convert tensors as they were read to the form that an `Adapter` of this kind has.
+
+    Args:
+        kind: the kind's name.
+        fields: the tensors that were read.
 
     Raises:
         InputError: the tensors do not fit together.

@@ -1,4 +1,4 @@
-"""kohya's format, which A1111, ComfyUI and Diffusers read: names, alphas and the header's entries.
+"""kohya's format, which A1111, ComfyUI and Diffusers read: its names, alphas and header.
 
 The header follows kohya's trainer (library/train_util.py, sai_model_spec.py of sd-scripts) and modelspec 1.0.1.
 """
@@ -31,11 +31,13 @@ ARCHITECTURES = {
 }  # fmt: skip
 RESOLUTIONS = {"sd15": "512x512", "sd21": "512x512", "sdxl": "1024x1024"}
 ORIGINAL = "https://github.com/Stability-AI/generative-models"
-LEGACY_HASH = slice(0x100000, 0x110000)  # of the file's bytes
+LEGACY_HASH = slice(0x100000, 0x110000)  # the bytes of a file that the legacy hash covers
 
 
 def base_of(lora: Lora) -> str:
-    """The base model, told or guessed. Raises `InputError` where its modules do not tell."""
+    """The LoRA's base model, as stated or as guessed from its modules. Raises `InputError` if it cannot be
+    found out.
+    """
     base = lora.base or base_from_header(lora.metadata) or guess_base(lora.adapters)
     if base is None:
         raise InputError("these modules do not tell SD 1.x from SDXL; say which base it is for: sd15, sd21 or sdxl")
@@ -43,7 +45,7 @@ def base_of(lora: Lora) -> str:
 
 
 def tensors_of(lora: Lora) -> dict[str, Tensor]:
-    """The file's tensors. Raises `InputError` where the base has no such module."""
+    """The tensors of the file to write, by key. Raises `InputError` if the base model has no such module."""
     is_sdxl, tensors = base_of(lora) == "sdxl", dict(lora.bundled)
     for module, adapter in lora.adapters.items():
         name = to_kohya(module, is_sdxl)
@@ -54,7 +56,15 @@ def tensors_of(lora: Lora) -> dict[str, Tensor]:
 
 
 def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The header's entries: what the caller gave, then what the tensors tell, then what the LoRA came with."""
+    """The entries of the header to write.
+
+    Args:
+        lora: the LoRA.
+        tensors: the tensors of the file, as they are written.
+        name: the LoRA's name, if its metadata has none.
+        given: the caller's entries, which take precedence over entries about the tensors, those over the LoRA's own
+            metadata, and those over defaults.
+    """
     header = {**_defaults(base_of(lora), lora.metadata, name), **lora.metadata, **_layout(lora), **given}
     trained = {key: value for key, value in header.items() if key.startswith("ss_")}
     model, legacy = hashes(tensors, trained)
@@ -62,7 +72,7 @@ def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mappi
 
 
 def _layout(lora: Lora) -> dict[str, str]:
-    """Entries that follow from the tensors."""
+    """Header entries that follow from the tensors."""
     rules = {adapter.rules.name: adapter.rules for adapter in lora}
     networks = {kind.network for kind in rules.values()}
     layout = {
@@ -79,12 +89,12 @@ def _layout(lora: Lora) -> dict[str, str]:
 
 
 def common(values: Sequence[float]) -> str:
-    """One number for all, or "Dynamic", as kohya's tools write it."""
+    """The value if all are equal, else "Dynamic", as kohya's tools write it."""
     return f"{values[0]:g}" if len(set(values)) == 1 else "Dynamic"
 
 
 def _defaults(base: str, metadata: Mapping[str, str], name: str) -> dict[str, str]:
-    """What readers expect of every file."""
+    """Entries that readers expect in every file."""
     by_velocity = metadata.get("modelspec.prediction_type", "epsilon").startswith("v")
     at_768 = base == "sd21" and by_velocity
     architecture = "stable-diffusion-v2-768-v" if at_768 else ARCHITECTURES[base]
@@ -104,14 +114,15 @@ def _defaults(base: str, metadata: Mapping[str, str], name: str) -> dict[str, st
 
 
 def with_one_alpha(lora: Lora) -> Lora:
-    """The same LoRA with one alpha for each part, the one that most of its modules have; the factors make up for it.
+    """Convert a LoRA so that all modules of a part have the same alpha, the most frequent one, with unchanged effect.
 
-    Diffusers' reader of kohya files gives every module of a part that alpha, whatever the file says of it (its patterns
-    of alphas keep the names of tensors and match no module). Kinds whose factors have no place for a strength, such as
-    LoHa, which Diffusers does not read either, stay as they are.
+    Diffusers' reader of kohya files gives all modules of a part that alpha, whatever the file says (the patterns by
+    which it stores other alphas contain names of tensors, which match no module). The factors are rescaled to
+    compensate. Kinds whose factors cannot absorb a strength, such as LoHa, which Diffusers does not read either, stay
+    as they are.
 
     Raises:
-        InputError: a factor would no longer fit its type; names the module.
+        InputError: a rescaled factor does not fit its dtype; the message names the module.
     """
     usual = {part: Counter(a.alpha for a in lora.of_part(part).values()).most_common(1)[0][0] for part in lora.parts}
     return replace(lora, adapters={m: _with_alpha(m, adapter, usual[m.part]) for m, adapter in lora.adapters.items()})
@@ -132,10 +143,17 @@ def _with_alpha(module: ModuleName, adapter: Adapter, alpha: float) -> Adapter:
 
 
 def hashes(tensors: Mapping[str, Tensor], trained: Mapping[str, str]) -> tuple[str, str]:
-    """A1111's sshs_model_hash and sshs_legacy_hash.
+    """The hashes that A1111 expects in a header: sshs_model_hash and sshs_legacy_hash.
 
-    Both are of a file with only the ss_ entries in its header, so that editing a title does not change them: SHA-256
-    of all that follows the header, and the first 8 digits of that of the 64 KiB after the first MiB.
+    Both are of a file that has only ss_ entries in its header, so that editing a title does not change them.
+
+    Args:
+        tensors: the file's tensors.
+        trained: the header's ss_ entries.
+
+    Returns:
+        The SHA-256 of everything after the header, and the first 8 digits of the SHA-256 of the 64 KiB after the first
+        MiB of the file.
     """
     content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, dict(trained))
     start = 8 + int.from_bytes(content[:8], "little")

@@ -1,7 +1,8 @@
-"""Module names between formats: Diffusers' dotted paths, kohya's names with underscores, old Diffusers names.
+"""Convert names of modules between formats: Diffusers' dotted paths, kohya's names with underscores, old Diffusers
+names.
 
-kohya writes a path with its dots as underscores, so that reading one back needs the words that have underscores of
-their own. A word that is not among them belongs to no Stable Diffusion U-Net or CLIP text encoder.
+kohya replaces the dots of a path by underscores. To read such a name one must know the words that contain underscores
+themselves; they are listed here. Other words occur in no Stable Diffusion U-Net or CLIP text encoder.
 """
 
 from __future__ import annotations
@@ -29,15 +30,19 @@ PREFIXES = {
 
 
 def words_of(part: str) -> frozenset[str]:
-    """The words a path of this part is made of, besides numbers."""
+    """The words, besides numbers, that occur in the paths of this part's modules."""
     return UNET_WORDS if part == "unet" else TEXT_WORDS
 
 
 def unflatten(name: str, words: Iterable[str]) -> str:
-    """`down_blocks_0_attentions_1` as `down_blocks.0.attentions.1`.
+    """Convert `down_blocks_0_attentions_1` to `down_blocks.0.attentions.1`.
+
+    Args:
+        name: the name with underscores.
+        words: the words that it may consist of, besides numbers.
 
     Raises:
-        UnknownNameError: a stretch that is neither a number nor one of `words`.
+        UnknownNameError: a piece of the name is neither a number nor one of `words`.
     """
     known = {tuple(word.split("_")) for word in words}
     longest = max(map(len, known))
@@ -53,14 +58,16 @@ def unflatten(name: str, words: Iterable[str]) -> str:
 
 
 def check_path(part: str, path: str) -> None:
-    """Raise `UnknownNameError` for a dotted path with a word that no such part has."""
+    """Raise `UnknownNameError` if a dotted path contains a word that occurs in no module of this part."""
     for word in path.split("."):
         if not word.isdigit() and word not in words_of(part):
             raise UnknownNameError(f"word in the module name '{part}.{path}'", word, words_of(part))
 
 
 def from_kohya(name: str) -> ModuleName:
-    """The module of a name such as `lora_te1_text_model_encoder_layers_0_mlp_fc1`, the U-Net's in either form.
+    """The module of a name in kohya's format, such as `lora_te1_text_model_encoder_layers_0_mlp_fc1`.
+
+    U-Net names may be Diffusers' or, as for SDXL, the original ones.
 
     Raises:
         InputError: no such module.
@@ -77,7 +84,11 @@ def from_kohya(name: str) -> ModuleName:
 
 
 def to_kohya(module: ModuleName, is_sdxl: bool) -> str:
-    """The name kohya gives a module; for SDXL with the U-Net's original names and both text encoders numbered.
+    """The name of a module in kohya's format.
+
+    Args:
+        module: the module.
+        is_sdxl: whether it is SDXL's: then U-Net modules have their original names and text encoders a number.
 
     Raises:
         InputError: SDXL's original U-Net has no such module.
@@ -92,12 +103,16 @@ def to_kohya(module: ModuleName, is_sdxl: bool) -> str:
 
 
 def to_text_model(path: str) -> str:
-    """A text encoder's path as files name it, under `text_model.`; the projection stands beside it."""
+    """A text encoder's path as files have it: with the prefix `text_model.`, except for the text projection."""
     return path if path.startswith("text_projection") else f"text_model.{path}"
 
 
 def from_dotted(path: str, part: str | None = None) -> ModuleName:
-    """The module of a dotted name, which may begin with its part, and may be one of the old attention processors'.
+    """The module of a dotted name, in the current or the old naming (attention processors) of Diffusers, or in peft's.
+
+    Args:
+        path: the name, which may begin with the part.
+        part: the part if the name does not say; None guesses it from the path.
 
     Raises:
         InputError: no such module.

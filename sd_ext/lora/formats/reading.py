@@ -1,4 +1,4 @@
-"""Reading a LoRA from any of its formats. Nothing is guessed away: a key that means nothing is an error."""
+"""Read a LoRA from any of its formats. Nothing is ignored silently: an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from .keys import assemble, collect, split_dotted, split_kohya
 from .names import from_dotted, from_kohya
 from .sdxl import BEGINNINGS
 
-# Header entries about the file's layout rather than the LoRA: written anew.
+# Header entries that describe the file rather than the LoRA: dropped here, made anew when a file is written.
 LAYOUT = {"format", SETTINGS, MODEL_HASH, "sshs_legacy_hash", "modelspec.hash_sha256"}
 BUNDLED = "bundle_emb."
 
 
 def read_lora(source: str | Path | Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Lora:
-    """A LoRA, LoHa or LoKr, with or without DoRA, or of another registered kind.
+    """Read a LoRA, LoHa, LoKr or another registered kind, with or without DoRA.
 
-    A Diffusers file without strengths in its header has strength 1, alpha = rank, as Diffusers loads it.
+    A Diffusers file without strengths in its header gets alpha = rank, that is strength 1, as Diffusers loads it.
 
     Args:
-        source: a .safetensors file in kohya's format (A1111, ComfyUI; SDXL's U-Net in either naming), Diffusers' new
-            or old format, or peft's; a folder with such a file, or with peft's adapter_config.json and
-            adapter_model.safetensors, also one such folder for each part; or the tensors of a file.
-        metadata: the header, where `source` is tensors.
+        source: a .safetensors file in kohya's format (A1111, ComfyUI; SDXL's U-Net in either naming), Diffusers' new or
+            old format, or peft's; or a folder with one such file, or with peft's adapter_config.json and
+            adapter_model.safetensors, or with a peft folder for each part; or the tensors of a file, by key.
+        metadata: the file's header, if `source` is tensors.
 
     Raises:
-        InputError: no such file; a pickle, which is never opened; keys that are unknown or given twice; tensors that
-            do not fit together or are not finite. Says which.
+        InputError: no such file; a pickle, which is never opened; keys that are unknown or given twice; or tensors that
+            do not fit together or are not finite. The message names them.
     """
     if isinstance(source, Mapping):
         return _from_tensors(source, metadata or {})
@@ -102,9 +102,10 @@ def _from_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> L
 
 
 def _base_from_names(names: set[str]) -> str | None:
-    """The base that kohya's names tell: SDXL's text encoders are numbered, its U-Net has the original names.
+    """The base model that kohya's names imply: SDXL's text encoders are numbered, and its U-Net has the original names.
 
-    Modules and shapes are asked before: converters of other bases number the only text encoder as well.
+    Used only if modules and shapes do not decide, since some converters number the only text encoder of other bases
+    too.
     """
     numbered = ("lora_te1_", "lora_te2_", *(f"lora_unet_{beginning}" for beginning in BEGINNINGS))
     return "sdxl" if any(name.startswith(numbered) for name in names) else None

@@ -1,4 +1,4 @@
-"""SDXL's U-Net under its original names, which kohya's trainer and most files from it use.
+"""The original names of SDXL's U-Net, which kohya's trainer and most SDXL files use.
 
     input_blocks.0.0            conv_in
     input_blocks.{1 + 3i + j}   down block i, layer j: .0 resnet, .1 attention; j = 2 is .0.op, the downsampler
@@ -6,7 +6,7 @@
     output_blocks.{3i + j}      up block i, layer j: .0 resnet, .1 attention; the upsampler comes last, in j = 2
     out.2                       conv_out
 
-Three layers a block is Stable Diffusion's layout, SDXL's and SD 1.x's alike, so that reading serves both.
+SD 1.x also has three layers a block, so its original names are read by the same rule.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FROM_TOP = {original: ours for ours, original in TOP.items()}
 
 
 def to_original(path: str) -> str:
-    """A Diffusers path in the original U-Net. Raises `InputError` where there is no such module."""
+    """The original path of a module, from its Diffusers path. Raises `InputError` if there is no such module."""
     if path in TOP:
         return TOP[path]
     if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", path):
@@ -61,7 +61,7 @@ def _inner(kind: str, rest: str, path: str) -> str:
 
 
 def from_original(path: str) -> str:
-    """The Diffusers path of a module of the original U-Net. Raises `InputError` where there is no such module."""
+    """The Diffusers path of a module, from its original path. Raises `InputError` if there is no such module."""
     if path in _FROM_TOP:
         return _FROM_TOP[path]
     found = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)", path)

@@ -1,4 +1,4 @@
-"""Writing a LoRA in either format."""
+"""Write a LoRA in Diffusers' or kohya's format."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     keep_alphas: bool = False,
 ) -> str:
-    """Write a .safetensors file that appears whole or not at all, in place of one that is there.
+    """Write a LoRA as a .safetensors file, completely or not at all; an existing file is replaced.
 
     Args:
         lora: what to write.
         path: the file; missing folders are made.
-        format: "diffusers", which keeps all strengths in its header; or "kohya", which A1111, ComfyUI and Diffusers
+        format: "diffusers", with every module's strength in the header, or "kohya", which A1111, ComfyUI and Diffusers
             read.
-        dtype: the type of the factors; None keeps them as they are.
-        base: "sd15", "sd21" or "sdxl"; None is the LoRA's own, or what its modules tell.
-        metadata: entries of the header, over those of `lora.metadata`.
-        keep_alphas: kohya only: write mixed alphas as they are. Diffusers would read them wrongly, so that otherwise
-            each part gets one alpha (`with_one_alpha`).
+        dtype: the dtype of the factors; None keeps it.
+        base: the base model, "sd15", "sd21" or "sdxl"; None means the one that the LoRA states or its modules imply.
+        metadata: header entries, which take precedence over `lora.metadata`.
+        keep_alphas: for kohya: keep alphas that differ between modules, which Diffusers would misread. By default each
+            part gets one alpha, without changing the effect (`with_one_alpha`).
 
     Returns:
-        A sentence on values that became 0 in `dtype`; "" where none did.
+        A sentence on values that became 0 in `dtype`; "" if none did.
 
     Raises:
-        InputError: the format cannot hold it, a value does not fit `dtype`, or the base cannot be told.
+        InputError: the format cannot hold this LoRA, a value does not fit `dtype`, or the base model is not known.
         UnknownNameError: there is no such format or base.
-        WriteError: the file cannot be written; what was there is as it was.
+        WriteError: the file cannot be written; an existing one is left unchanged.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -1,6 +1,7 @@
-"""The kinds of adapters: LoRA, DoRA, LoHa, LoKr. A new one is a file here with a `Kind`, and its line in `KINDS`.
+"""The kinds of adapters: LoRA, DoRA, LoHa, LoKr. To add one, write a `Kind` in a file here and list it in `KINDS`.
 
-What comes from elsewhere calls `register`. Importing this imports no torch, so that the command knows the names.
+Other packages call `register`. Importing this package does not import torch, so that the command line can list the
+names quickly.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (LoraKind(), DoraKind(), L
 
 
 def register(kind: Kind) -> None:
-    """Have everything know a further kind: reading, writing, applying, merging, resizing, training.
+    """Add a kind, so that its adapters can be read, written, applied, merged, resized and, if it supports that,
+    trained.
 
     Raises:
-        InputError: another kind has its name, or one of its spellings in a file.
+        InputError: another kind has the same name, or the same key for a tensor in a file format.
     """
     for known in KINDS.values():
         if known.name == kind.name:
@@ -35,19 +37,23 @@ def register(kind: Kind) -> None:
 
 
 def find_kind(name: str) -> Kind:
-    """The kind of this name. Raises `UnknownNameError`."""
+    """The kind with this name. Raises `UnknownNameError` if there is none."""
     if name not in KINDS:
         raise UnknownNameError("kind of adapter", name, KINDS)
     return KINDS[name]
 
 
 def kinds_beside() -> list[Kind]:
-    """The kinds whose tensor lies beside those of another kind, and changes what that one does."""
+    """The kinds, such as DoRA, that add one tensor to those of another kind and modify what that kind does."""
     return [kind for kind in KINDS.values() if kind.beside]
 
 
 def kind_of(name: str, tensors: Iterable[str]) -> Kind:
-    """The kind `name`, or what it becomes with tensors beside its own: LoHa with magnitudes is DoRA over LoHa.
+    """The kind of an adapter, from its name and its tensors: "loha" with a tensor `dora` is DoRA over LoHa.
+
+    Args:
+        name: the kind's name.
+        tensors: the names of the adapter's tensors.
 
     Raises:
         UnknownNameError: there is no such kind.
@@ -60,7 +66,9 @@ def kind_of(name: str, tensors: Iterable[str]) -> Kind:
 
 
 def spellings(format: str) -> dict[str, tuple[str, str]]:
-    """What follows a module's name in a file -> (kind, tensor). The kind is "" for what lies beside any kind's tensors.
+    """Everything that may follow a module's name in the keys of a file -> (kind, tensor).
+
+    The kind is "" for tensors that may accompany any kind: `alpha`, and those of `kinds_beside`.
 
     Args:
         format: "kohya" or "dotted".

@@ -1,7 +1,7 @@
 """DoRA: W' = m (W + delta) / ||W + delta||, with the delta of any other kind (arXiv:2402.09353, equation 5).
 
 The magnitudes m are the tensor `dora`: (out, 1), one for each output, or as LyCORIS first wrote it (1, in), one for
-each input; followed by ones up to the weight's number of dimensions. The norm is over all other axes.
+each input; followed by ones up to the weight's number of dimensions. The norm is taken over all other axes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DoraKind(Kind):
     """DoRA over another kind.
 
     Args:
-        inner: the kind whose delta it takes. What is trained by the name "dora" is DoRA over LoRA.
+        inner: the kind that computes delta; None is LoRA, the kind that is trained under the name "dora".
     """
 
     name = "dora"
@@ -47,10 +47,10 @@ class DoraKind(Kind):
     def over(self, kind: Kind) -> DoraKind:
         return DoraKind(kind)
 
-    # The change it makes.
+    # How it changes W.
 
     def product(self, tensors: Tensors) -> Tensor:
-        """The other kind's."""
+        """The product of the inner kind."""
         return self.inner.product(tensors)
 
     def rank(self, tensors: Tensors) -> int:
@@ -66,6 +66,7 @@ class DoraKind(Kind):
         return self._rescaled(tensors["dora"], weight + self.inner.delta(tensors, scale, weight)) - weight
 
     def _rescaled(self, magnitudes: Tensor, weight: Tensor) -> Tensor:
+        """`weight` with its norms, along the axis that the magnitudes are for, replaced by the magnitudes."""
         import torch
 
         axis = _axis(magnitudes, weight.shape)
@@ -79,7 +80,7 @@ class DoraKind(Kind):
     def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor] | None:
         return self.inner.stronger(tensors, factor)
 
-    # What fits.
+    # Shapes.
 
     def shape(self, tensors: Tensors) -> Size | None:
         return self.inner.shape(tensors)
@@ -102,7 +103,7 @@ class DoraKind(Kind):
     # Files and models.
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
-        """peft's magnitudes, (out,) or for a convolution (1, out, 1, 1), as (out, 1) or (out, 1, 1, 1)."""
+        """Convert peft's magnitudes, (out,) or for a convolution (1, out, 1, 1), to (out, 1) or (out, 1, 1, 1)."""
         made = dict(tensors)
         if "magnitude" in made:
             given = made.pop("magnitude")
@@ -129,5 +130,5 @@ class DoraKind(Kind):
 
 
 def _axis(magnitudes: Tensor, shape: Size) -> int:
-    """The axis of a weight of `shape` that has a magnitude for each of its places: 0 outputs, 1 inputs."""
+    """The axis of a weight of this shape that the magnitudes are for: 0 outputs, 1 inputs."""
     return int(magnitudes.shape[0] != shape[0])

@@ -1,7 +1,7 @@
-"""What a kind of adapter (LoRA, LoHa, ...) must say about itself; all else in the package asks it and names none.
+"""`Kind`: what a kind of adapter (LoRA, LoHa, ...) must define. The rest of the package works through it alone.
 
-A kind changes a weight W of shape (out, in), or (out, in, k, k) of a convolution, by means of a few small tensors. It
-says what these tensors are called in each file format, what they add to W, and how peft trains them.
+A kind changes a weight W of shape (out, in), or of a convolution (out, in, k, k), by a few small tensors. It defines
+how these tensors are named in each file format, what they add to W, and how peft trains them.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ Tensors = Mapping[str, "Tensor"]
 
 
 class Kind:
-    """Base of every kind.
+    """Base of all kinds.
 
-    Whatever it is, it says `name`, `factors` and `kohya`. One that adds the same to every W says `product`, and `rank`
-    where it has one. One whose change depends on W says `delta`, `shape`, `check_weight` and `decisive` instead.
+    Every kind defines `name`, `factors` and `kohya`. A kind that adds the same to any W also defines `product`, and
+    `rank` if it has one. A kind whose change depends on W defines `delta`, `shape`, `check_weight` and `decisive`
+    instead.
 
     Attributes:
         name: "lora", "loha", ...: `Adapter.kind`, the training setting `method`, and `algo` in kohya's header.
-        factors: the sets of tensors that an adapter of this kind can be made of.
-        beside: for a kind that changes what another one does, the tensor by which it is known, which lies beside the
-            other's (DoRA's magnitudes); "" for all others. See `over`.
-        kohya: in kohya's format, what follows a module's name -> the tensor that it is. Of several spellings of one
-            tensor the first is written.
-        dotted: the same in formats with dotted names: Diffusers', its older ones, and peft's.
-        in_diffusers: whether Diffusers' own loader reads the kind, so that its format can hold it.
-        flag: the argument of peft's LoraConfig that switches on a kind which lies beside LoRA.
+        factors: the sets of tensor names that an adapter of this kind may consist of.
+        beside: for a kind that modifies another kind: the name of the tensor that it adds to the other's (DoRA's
+            magnitudes); "" for all others. See `over`.
+        kohya: in kohya's format, what follows a module's name -> tensor name. If several spellings stand for one
+            tensor, the first is used for writing.
+        dotted: the same for formats with dotted names: Diffusers', its older ones, and peft's.
+        in_diffusers: whether Diffusers' own loader reads the kind, so that it can be written in Diffusers' format.
+        flag: the argument of peft's LoraConfig that switches on a kind that modifies LoRA.
         plain: whether it is LoRA alone: W' = W + scale * up @ down.
-        network: `ss_network_module` in kohya's header: the trainer that such files come from.
-        network_args: entries of `ss_network_args` in kohya's header, beside `algo`.
-        peft_type: what peft calls the kind in adapter_config.json; "" where it has none.
-        options: the training settings that concern this kind but not every kind.
-        contiguous: whether peft needs the trained factors contiguous, whatever the model's memory format.
+        network: `ss_network_module` in kohya's header, the trainer module for such files.
+        network_args: entries of `ss_network_args` in kohya's header, besides `algo`.
+        peft_type: peft's name of the kind in adapter_config.json; "" if it has none.
+        options: the training settings that apply to this kind but not to every kind.
+        contiguous: whether peft needs contiguous factors for training, whatever the model's memory format.
     """
 
     name: str = ""
@@ -55,41 +56,43 @@ class Kind:
     options: frozenset[str] = frozenset()
     contiguous: bool = False
 
-    # The change it makes.
+    # How it changes W.
 
     def product(self, tensors: Tensors) -> Tensor:
-        """What is added to W at scale 1.
+        """The matrix that is added to W at scale 1.
 
         Args:
-            tensors: all in one dtype, on one device; the meta device, where only the shape is asked for.
+            tensors: all of one dtype and on one device; on the meta device if only the shape is wanted.
 
         Returns:
             (out, in), (out, in, k, k) or (out, in * k * k).
 
         Raises:
-            InputError: it depends on W.
+            InputError: for this kind it depends on W.
         """
         raise InputError(f"what a {self.name} adds depends on the base's weight; give the weight")
 
     def rank(self, tensors: Tensors) -> int:
-        """The inner size; 0 where there is none."""
+        """The inner size of the factors; 0 if there is none."""
         return 0
 
     def scale(self, tensors: Tensors, alpha: float) -> float:
-        """What the product is multiplied by: alpha / rank; without a rank 1, as LyCORIS and every reader has it."""
+        """The factor that the product is multiplied by: alpha / rank, or 1 without a rank, as in LyCORIS and all
+        readers.
+        """
         rank = self.rank(tensors)
         return alpha / rank if rank else 1.0
 
     def delta(self, tensors: Tensors, scale: float, weight: Tensor | None) -> Tensor:
-        """W' - W, in float32.
+        """The change W' - W.
 
         Args:
             tensors: of any dtype, on any device.
             scale: see `scale`.
-            weight: W, of any dtype; None where it is not known.
+            weight: W, of any dtype; None if it is not known.
 
         Returns:
-            In the shape of `weight`, or without it in that of `product`.
+            float32, in the shape of `weight` if given, else in that of `product`.
 
         Raises:
             InputError: the change depends on W, and `weight` is None.
@@ -98,28 +101,36 @@ class Kind:
         return added if weight is None else added.to(weight.device).reshape(weight.shape)
 
     def decisive(self, tensors: Tensors, scale: float) -> list[Tensor]:
-        """Float tensors on which the change of any W depends: two adapters do the same where these are the same."""
+        """Float tensors that determine the change of any W: adapters for which these are equal make the same change."""
         return [self.delta(tensors, scale, None)]
 
     def two_factors(self, tensors: Tensors) -> tuple[Tensor, Tensor] | None:
-        """`up` (out, rank) and `down` (rank, in * k * k) in float32, whose product is `product`; None: it has none."""
+        """Write `product` as up @ down.
+
+        Returns:
+            `up` (out, rank) and `down` (rank, in * k * k), float32; None if this kind's product is not of that form.
+        """
         return None
 
     def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor] | None:
-        """Tensors of the same dtypes whose product is `factor` times as large; None: the kind has no place for it."""
+        """Tensors of the same dtypes whose product is `factor` times as large; None if this kind cannot
+        express that.
+        """
         return None
 
-    # What fits.
+    # Shapes.
 
     def shape(self, tensors: Tensors) -> Size | None:
-        """The shape of `product`; None where the tensors fit weights of several shapes."""
+        """The shape of `product`; None if the tensors fit weights of several shapes."""
         return self.product({name: tensor.detach().to("meta") for name, tensor in tensors.items()}).shape
 
     def check(self, tensors: Tensors, shape: Size | None) -> None:
-        """Raise `InputError` for tensors that are wrong, though `shape` could be told."""
+        """Raise `InputError` for tensors that are wrong although their `shape` could be computed."""
 
     def check_weight(self, tensors: Tensors, shape: Size) -> None:
-        """Raise `InputError` unless it fits a W of `shape`; a 1 x 1 convolution fits a linear layer."""
+        """Raise `InputError` unless the tensors fit a W of `shape`. A 1 x 1 convolution and a linear layer fit each
+        other.
+        """
         own = self.shape(tensors)
         if own is not None and (own.numel() != shape.numel() or own[0] != shape[0]):
             raise InputError(f"made for a weight of {tuple(own)}, and the base has {tuple(shape)}")
@@ -127,7 +138,7 @@ class Kind:
     # Files and models.
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
-        """What was read, in the form that `factors` means.
+        """Convert tensors as they were read to one of the sets in `factors`.
 
         Raises:
             InputError: the tensors do not fit together.
@@ -135,18 +146,18 @@ class Kind:
         return dict(tensors)
 
     def for_kohya(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The tensors by what follows the module's name in kohya's format."""
+        """The tensors to write in kohya's format, by what follows the module's name in their keys."""
         return spelled(self.kohya, tensors)
 
     def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:
-        """The tensors by what follows the module's name in Diffusers' format.
+        """The tensors to write in Diffusers' format, by what follows the module's name in their keys.
 
         Args:
             tensors: the adapter's.
-            part: of the pipeline: "unet", "text_encoder" or "text_encoder_2".
+            part: the part of the pipeline: "unet", "text_encoder" or "text_encoder_2".
 
         Raises:
-            InputError: Diffusers' loader cannot read it. The message lacks its subject, the module.
+            InputError: Diffusers' loader cannot read this. The message is to follow the module's name.
         """
         if not self.in_diffusers:
             raise InputError(
@@ -156,32 +167,45 @@ class Kind:
         return spelled(self.dotted, tensors)
 
     def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
-        """Tensors and alpha as files hold them, of an adapter whose strength in training was alpha / rank."""
+        """Convert a trained adapter to the tensors and alpha that are written to files.
+
+        Args:
+            tensors: as trained; the strength in training was alpha / rank.
+            alpha, rank: as configured for training.
+
+        Returns:
+            The tensors, and an alpha such that the change is the same.
+        """
         return tensors, alpha / rank * self.rank(tensors)
 
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
-        """peft's configuration of new adapters.
+        """peft's configuration for training new adapters of this kind.
 
         Args:
-            shared: `r`, `target_modules`, `rank_pattern` and `alpha_pattern`, which all kinds of peft's have.
+            shared: `r`, `target_modules`, `rank_pattern` and `alpha_pattern`, which all of peft's configurations have.
             alpha: network alpha.
-            init: how a LoRA begins, by peft's names; True is peft's own way.
-            settings: the run's settings of adapters: `dropout`, and those of `options`.
+            init: how a LoRA is initialised, by peft's names; True is peft's default.
+            settings: the run's adapter settings: `dropout`, and those in `options`.
 
         Raises:
-            InputError: the kind is read and written, but not trained.
+            InputError: this kind can be read and written, but not trained.
         """
         raise InputError(f"adapters of the kind {self.name} cannot be trained here")
 
-    # Beside another kind.
+    # For kinds that modify another kind.
 
     def over(self, kind: Kind) -> Kind:
-        """The kind that `kind` becomes where the tensor `beside` lies beside its own."""
+        """The kind that results when `kind` is modified by this one."""
         raise NotImplementedError
 
 
 def spelled(spellings: Mapping[str, str], tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors by their first spelling; those without one are left out."""
+    """Rename tensors to their first spelling; tensors without one are dropped.
+
+    Args:
+        spellings: what follows a module's name in a file -> tensor name.
+        tensors: by tensor name.
+    """
     first: dict[str, str] = {}
     for spelling, name in spellings.items():
         first.setdefault(name, spelling)

@@ -1,7 +1,7 @@
 """LoHa: delta = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), elementwise (FedPara, arXiv:2108.06098, equation 2).
 
-The `_a` are (out, rank), the `_b` (rank, in). Of a convolution's weight, (out, in * k * k) is meant; or there are cores
-`t1` and `t2` (rank, rank, k, k), and the `_a` are (rank, out).
+`w1_a` and `w2_a` are (out, rank), `w1_b` and `w2_b` (rank, in). For a convolution, `in` stands for in * k * k; or there
+are cores `t1` and `t2` (rank, rank, k, k), and `w1_a` and `w2_a` are (rank, out).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPELLINGS = {f"hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "
 
 
 class LohaKind(Kind):
-    """LyCORIS's and peft's LoHa."""
+    """LoHa, as LyCORIS and peft define it."""
 
     name = "loha"
     factors = (PAIRS, PAIRS | {"t1", "t2"})

@@ -1,7 +1,7 @@
 """LoKr: delta = alpha / rank * kron(w1, w2) (LyCORIS, arXiv:2309.14859, section 3.1).
 
-`w1` is stored whole or as `w1_a` @ `w1_b`; `w2` whole, as `w2_a` @ `w2_b`, or of a convolution with a core `t2` between
-the two. Where both are whole there is no rank, and the scale is 1.
+`w1` is stored whole or as `w1_a` @ `w1_b`; `w2` whole, as `w2_a` @ `w2_b`, or for a convolution as these two with a
+core `t2` between them. If both are whole there is no rank, and the scale is 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPELLINGS = {f"lokr_{name}": name for name in ("w1", "w1_a", "w1_b", "w2", "w2_a
 
 
 class LokrKind(Kind):
-    """LyCORIS's and peft's LoKr."""
+    """LoKr, as LyCORIS and peft define it."""
 
     name = "lokr"
     factors = tuple(

@@ -24,7 +24,7 @@ DOTTED = {
 
 
 class LoraKind(Kind):
-    """LoRA, also of convolutions ("LoCon"), with any scaling, rank-stabilised ones included."""
+    """LoRA, also of convolutions ("LoCon"), with any scaling, including the rank-stabilised one."""
 
     name = "lora"
     factors = (frozenset({"down", "up"}),)
@@ -56,7 +56,9 @@ class LoraKind(Kind):
             raise InputError(f"tensors do not fit together: down {tuple(down.shape)}, up {tuple(up.shape)}")
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
-        """LyCORIS's convolution in three factors, down (r, in, 1, 1), mid (r, r, k, k) and up, as LoRA's two."""
+        """Convert LyCORIS's convolutions of three factors, down (r, in, 1, 1), mid (r, r, k, k) and up, to
+        LoRA's two.
+        """
         made = dict(tensors)
         if "mid" not in made:
             return made

@@ -1,4 +1,4 @@
-"""Factors as LyCORIS stores them: whole, as a product of two, or with a convolution's core between the two."""
+"""Factors of LoHa and LoKr as LyCORIS stores them: whole, as a product of two, or with a convolution's core between."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def factor(tensors: Tensors, name: str, core: str) -> Tensor:
-    """One factor of LoHa or LoKr.
+    """Compute one factor of LoHa or LoKr from its stored tensors.
 
     Args:
-        tensors: `name` itself; or `name_a` (out, rank) and `name_b` (rank, in); or with a core (rank, rank, k, k), of
-            which it is the Tucker product, `name_a` (rank, out) and `name_b` (rank, in).
+        tensors: they contain `name` itself; or `name_a` (out, rank) and `name_b` (rank, in), to be multiplied; or these
+            two as (rank, out) and (rank, in) with a core (rank, rank, k, k), for a Tucker product.
         name: "w1" or "w2".
-        core: what the core is called.
+        core: the name of the core.
 
     Returns:
         (out, in), or with a core (out, in, k, k).
