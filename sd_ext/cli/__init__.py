@@ -1,7 +1,7 @@
 """The `sd-ext` command.
 
-Nothing here imports torch at module level: `sd-ext --help` answers at once, and a wrong argument is refused before
-anything slow begins. An `InputError` from anywhere becomes one sentence on stderr and exit code 2.
+No module here imports torch at its top level, so that `sd-ext --help` is quick and wrong arguments are refused before
+anything slow begins. An `InputError` raised anywhere becomes one sentence on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -46,5 +46,12 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 failed, 2 input that cannot work, 130 interrupted."""
+    """Run the command.
+
+    Args:
+        arguments: the command line without the program's name; None means `sys.argv`.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 input that cannot work, 130 interrupted.
+    """
     return run_to_end(lambda: app(args=None if arguments is None else list(arguments)), "sd-ext")

@@ -1,4 +1,4 @@
-"""Checks of arguments that need neither torch nor a model, so that a mistake costs no waiting."""
+"""Checks of command line arguments that need neither torch nor a model, so that mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SEED = 2**63 - 1  # the most a torch.Generator takes
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """Raise `InputError` unless there is a prompt and every one is text that a picture can record."""
+    """Raise `InputError` unless there is a prompt, none is empty, and all are valid Unicode."""
     if not prompts:
         raise InputError('no prompt given; try: sd-ext generate "red apple"')
     for prompt in prompts:
@@ -27,7 +27,12 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def check_text(what: str, text: str) -> None:
-    """Raise `InputError` for text that is not valid Unicode (bytes of another encoding on the command line)."""
+    """Raise `InputError` for text that is not valid Unicode, as when a command line was not UTF-8.
+
+    Args:
+        what: what the text is, for the message.
+        text: the text.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -47,13 +52,26 @@ def check_guidance(guidance: float | None) -> None:
 
 
 def check_number(number: int, prompts: int) -> None:
-    """Raise `InputError` unless `number` pictures for each of `prompts` prompts are 1 to 1000 in all."""
+    """Raise `InputError` unless there are 1 to 1000 pictures in all.
+
+    Args:
+        number: pictures for each prompt.
+        prompts: how many prompts there are.
+    """
     if number < 1 or number * prompts > MAX_PICTURES:
         raise InputError(f"--num {number} cannot work; choose 1 to {MAX_PICTURES // prompts}")
 
 
 def resolve_seed(seed: int, number: int) -> int:
-    """The first picture's seed; -1 draws one. Raises `InputError` where `number` seeds from it do not fit torch."""
+    """The first picture's seed; pictures have consecutive seeds.
+
+    Args:
+        seed: as given; -1 means a random one.
+        number: how many seeds are needed.
+
+    Raises:
+        InputError: the seeds are outside of what torch accepts.
+    """
     if seed == -1:
         return random.SystemRandom().randrange(2**32)
     if not 0 <= seed <= MAX_SEED - number:
@@ -62,7 +80,11 @@ def resolve_seed(seed: int, number: int) -> int:
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:
-    """`"512x768"` as (width, height); None stays None, the model's own size. Raises `InputError`."""
+    """Parse `"512x768"` as (width, height) in pixels; None, which means the model's own size, stays None.
+
+    Raises:
+        InputError: it cannot be parsed, or a side is out of range or no multiple of 8.
+    """
     if size is None:
         return None
     match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", size.strip())

@@ -1,6 +1,7 @@
-"""`sd-ext convert`: LoRA files from one format to another, merged, extracted, resized.
+"""`sd-ext convert`: convert LoRA files between formats; merge, extract and resize LoRAs.
 
-Paths and numbers are checked before torch is imported; files are written whole, and over another only when asked.
+Paths and numbers are checked before torch is imported. Files are written completely or not at all, and an existing one
+is replaced only if asked.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ app = typer.Typer(help="Convert, merge, extract and resize LoRA files.", no_args
 
 
 class Format(str, Enum):
-    """kohya is what A1111, ComfyUI and Diffusers read; diffusers is peft's names."""
+    """A file format: kohya is read by A1111, ComfyUI and Diffusers; diffusers has peft's names."""
 
     kohya = "kohya"
     diffusers = "diffusers"
 
 
 class BaseModel(str, Enum):
-    """The model a LoRA is for; it decides names in kohya's format."""
+    """The base model of a LoRA, which determines names in kohya's format."""
 
     sd15 = "sd15"
     sd21 = "sd21"
@@ -39,7 +40,7 @@ class BaseModel(str, Enum):
 
 
 class Dtype(str, Enum):
-    """The type of the weights in the file."""
+    """The dtype of the weights in the file."""
 
     float32 = "float32"
     float16 = "float16"
@@ -170,7 +171,12 @@ def resize(
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Raise `InputError` unless a .safetensors file can be written there."""
+    """Raise `InputError` unless a .safetensors file can be written at `out`.
+
+    Args:
+        out: the file.
+        overwrite: whether it may exist.
+    """
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: LoRAs are written as .safetensors only")
     if out.is_dir():
@@ -183,13 +189,13 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def check_source(path: Path) -> None:
-    """Raise `InputError` unless there is something to read."""
+    """Raise `InputError` unless `path` exists."""
     if not path.exists():
         raise InputError(f"no such LoRA: {path}")
 
 
 def check_keep(rank: int | None, energy: float | None, needed: bool = True) -> None:
-    """Raise `InputError` unless rank and energy can work."""
+    """Raise `InputError` for a rank below 1 or an energy outside (0, 1], or if both are missing and one is `needed`."""
     if needed and rank is None and energy is None:
         raise InputError("say how much to keep: --rank N, or --energy SHARE")
     if rank is not None and rank < 1:
@@ -199,7 +205,11 @@ def check_keep(rank: int | None, energy: float | None, needed: bool = True) -> N
 
 
 def parse_source(text: str) -> tuple[Path, float]:
-    """`style.safetensors:0.8` as a path and a strength. Raises `InputError` for a strength that is no number."""
+    """Parse `style.safetensors:0.8` as a path and a strength, which is 1 by default.
+
+    Raises:
+        InputError: the strength is outside -100 to 100.
+    """
     path, colon, strength = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), 1.0
@@ -215,7 +225,13 @@ def parse_source(text: str) -> tuple[Path, float]:
 def save(
     lora: Lora, out: Path, to: Format, base: BaseModel | None, dtype: Dtype | None, keep_alphas: bool = False
 ) -> None:
-    """Write the file, print its path, and say on stderr what was lost."""
+    """Write the LoRA, print the file's path on stdout, and report approximations and lost values on stderr.
+
+    Args:
+        lora: the LoRA.
+        out: the file.
+        to, base, dtype, keep_alphas: as in `sd_ext.lora.save_lora`.
+    """
     import torch
     from rich.console import Console
 
@@ -234,7 +250,7 @@ def save(
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int, Any], None]]:
-    """A bar on stderr, where that is a terminal."""
+    """Show a progress bar on stderr if that is a terminal; yields a callback (modules done, all modules, module)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

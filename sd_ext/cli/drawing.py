@@ -1,4 +1,4 @@
-"""Drawing pictures with a loaded pipeline, a batch at a time."""
+"""Generate pictures with a loaded pipeline, in batches."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
-BATCH_PIXELS = 1024 * 1024  # a batch's pictures together: one of 1024 x 1024, four of 512 x 512, ...
+BATCH_PIXELS = 1024 * 1024  # at most so many pixels in a batch: one picture of 1024 x 1024, four of 512 x 512, ...
 MAX_BATCH = 16
 
 
 def default_guidance(pipe: DiffusionPipeline) -> float:
-    """The guidance scale the pipeline uses when it is not told."""
+    """The pipeline's default guidance scale; 1 if it has none."""
     parameter = inspect.signature(pipe.__call__).parameters.get("guidance_scale")
     return float(parameter.default) if parameter and isinstance(parameter.default, (int, float)) else 1.0
 
 
 def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
-    """The (width, height) the pipeline's network was trained on."""
+    """The (width, height) in pixels that the pipeline's network was trained on. Raises `InputError` if it is not
+    recorded.
+    """
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     side = getattr(getattr(network, "config", None), "sample_size", None) or getattr(pipe, "default_sample_size", None)
     if side is None:
@@ -35,7 +37,13 @@ def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
 
 
 def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: str) -> None:
-    """Raise `InputError` unless the pipeline draws from words, at that size, with that negative prompt."""
+    """Raise `InputError` unless the pipeline can generate from a prompt with these arguments.
+
+    Args:
+        pipe: the pipeline.
+        width, height: in pixels.
+        negative: the negative prompt, or "".
+    """
     accepted, name = inspect.signature(pipe.__call__).parameters, type(pipe).__name__
     if "prompt" not in accepted:
         raise InputError(f"{name} does not draw from words")
@@ -47,7 +55,10 @@ def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: s
 
 
 def is_cut(pipe: DiffusionPipeline, prompt: str) -> bool:
-    """Whether the text encoder sees only the beginning of the prompt (where one tokenizer decides that)."""
+    """Whether the prompt is too long for the text encoder, which then sees only its beginning.
+
+    Always False for pipelines without a tokenizer or with two.
+    """
     tokenizer = getattr(pipe, "tokenizer", None)
     if tokenizer is None or getattr(pipe, "tokenizer_2", None) is not None:
         return False
@@ -55,7 +66,7 @@ def is_cut(pipe: DiffusionPipeline, prompt: str) -> bool:
 
 
 def batches(recipes: Sequence[Recipe]) -> list[Sequence[Recipe]]:
-    """The recipes in runs that fit in memory together."""
+    """Divide the recipes, whose pictures have one size, into batches that fit into memory."""
     size = max(1, min(MAX_BATCH, BATCH_PIXELS // (recipes[0].width * recipes[0].height)))
     return [recipes[i : i + size] for i in range(0, len(recipes), size)]
 
@@ -63,10 +74,20 @@ def batches(recipes: Sequence[Recipe]) -> list[Sequence[Recipe]]:
 def draw(
     pipe: DiffusionPipeline, recipes: Sequence[Recipe], on_step: Callable[[int], object] = lambda calls: None
 ) -> Iterator[tuple[Recipe, Image]]:
-    """Draw every recipe; they differ in prompt and seed only.
+    """Generate a picture for every recipe.
 
-    Each picture has a generator of its own, on the CPU, so that it does not depend on its batch or on the device.
-    `on_step` is called after each step with the number of calls the batch takes.
+    Each picture has its own random generator, on the CPU, so that it depends neither on the batch nor on the device.
+
+    Args:
+        pipe: the pipeline.
+        recipes: they may differ only in prompt and seed.
+        on_step: called after each call of the network with the number of calls that the batch takes.
+
+    Yields:
+        (recipe, picture), in the order of the recipes.
+
+    Raises:
+        InputError: the pipeline refuses the arguments, memory is too small, or the values overflow the dtype.
     """
     import torch
 

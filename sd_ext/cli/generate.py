@@ -1,4 +1,4 @@
-"""`sd-ext generate`: pictures from words."""
+"""`sd-ext generate`: generate pictures from prompts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STEPS = 20
-EMBEDDED_GUIDANCE = 1.5  # as benchmarks/bars.py judges it; other models: their pipeline's own default
+EMBEDDED_GUIDANCE = 1.5  # the value that benchmarks/bars.py measures at; other models use their pipeline's default
 
 
 class Device(str, Enum):
-    """Where to compute; auto is CUDA where there is one."""
+    """The device to compute on; auto is CUDA if available."""
 
     auto = "auto"
     cpu = "cpu"
@@ -35,7 +35,7 @@ class Device(str, Enum):
 
 
 class Dtype(str, Enum):
-    """The weights' type; auto is float32 on a CPU and float16 on CUDA."""
+    """The dtype of the weights; auto is float32 on a CPU and float16 on CUDA."""
 
     auto = "auto"
     float32 = "float32"
@@ -148,7 +148,7 @@ def generate(
 
 
 def resolve_device(device: Device, dtype: Dtype) -> tuple[torch.device, torch.dtype]:
-    """The device and weights' type to use. Raises `InputError` where they cannot work."""
+    """The device and dtype to use. Raises `InputError` if CUDA is asked for and not available."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -161,7 +161,7 @@ def resolve_device(device: Device, dtype: Dtype) -> tuple[torch.device, torch.dt
 
 
 def check_names(sampler: str | None, grid: str | None, unet: str | None) -> None:
-    """Raise `UnknownNameError`, which lists the closest names, for a sampler, grid or U-Net preset there is not."""
+    """Raise `UnknownNameError`, which lists the closest names, for an unknown sampler, grid or U-Net preset."""
     from ..schedulers.grids import get_grid
     from ..schedulers.registry import find_sampler
 
@@ -176,7 +176,16 @@ def check_names(sampler: str | None, grid: str | None, unet: str | None) -> None
 
 
 def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
-    """Swap the pipeline's scheduler where a sampler is asked for, or another grid for the model's own sampler."""
+    """Replace the pipeline's scheduler if a sampler or a grid is given.
+
+    Args:
+        pipe: changed in place.
+        sampler: the sampler's name; None keeps the model's own.
+        grid: the timestep grid's name; None is the sampler's default.
+
+    Raises:
+        InputError: only a grid is given, and the model's own scheduler is not one of this package.
+    """
     import sd_ext
 
     own: Any = pipe.scheduler
@@ -190,7 +199,7 @@ def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) 
 
 
 def set_unet(pipe: DiffusionPipeline, name: str | None) -> None:
-    """Give the pipeline's U-Net a preset, where one is asked for. Raises `InputError` where it cannot have it."""
+    """Apply a U-Net preset to the pipeline, if one is given. Raises `InputError` if the network cannot have it."""
     if name is None:
         return
     from ..unets.presets import with_preset
@@ -204,7 +213,7 @@ def set_unet(pipe: DiffusionPipeline, name: str | None) -> None:
 def _draw_and_write(
     pipe: DiffusionPipeline, recipes: Sequence[Recipe], destination: Destination, say: Console
 ) -> list[Path]:
-    """Draw, and write each picture as soon as it is there; then the contact sheet of several."""
+    """Generate the pictures and write each at once; with several, also a contact sheet. Returns the paths."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..sheets import WHITE, contact_sheet

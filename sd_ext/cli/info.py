@@ -1,4 +1,4 @@
-"""`sd-ext info`: how a picture was made, and the command that makes it again."""
+"""`sd-ext info`: show how a picture was made, and the command that makes it again."""
 
 from __future__ import annotations
 

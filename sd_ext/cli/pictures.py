@@ -1,4 +1,4 @@
-"""Picture files: what a PNG remembers about its making, and writing without ever overwriting."""
+"""Picture files: the text in a PNG that records how it was made, and file names that replace nothing by accident."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .png_text import read_png_texts
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHEET_CELL = 128, 256  # the least and most pixels of a picture's longer side on a contact sheet
+SHEET_CELL = 128, 256  # smallest and largest length, in pixels, of a picture's longer side on a contact sheet
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one picture is made. Every field is a text chunk of the PNG, under the field's name."""
+    """How one picture is made. In the PNG, every field is a text chunk of the same name."""
 
     prompt: str
     negative: str
@@ -34,7 +34,7 @@ class Recipe:
     model: str  # a folder or Hub id as it was given, or "embedded"
     sampler: str  # empty: the model's own
     grid: str  # empty: the sampler's own
-    scheduler: str  # the class that took the steps
+    scheduler: str  # the scheduler's class
     steps: int
     guidance: float
     width: int
@@ -44,7 +44,7 @@ class Recipe:
     unet: str = ""  # a preset; empty: the model's own
 
     def command(self) -> str:
-        """The shell command that makes this picture again."""
+        """The shell command that generates this picture again."""
         options = {
             "model": "" if self.model == EMBEDDED else self.model,
             "sampler": self.sampler,
@@ -63,7 +63,15 @@ class Recipe:
 
 
 def encode(picture: Image, recipe: Recipe | None = None) -> bytes:
-    """The picture as a PNG file, with its recipe in text chunks."""
+    """Encode a picture as PNG.
+
+    Args:
+        picture: the picture.
+        recipe: how it was made, to be stored in text chunks; None stores nothing.
+
+    Returns:
+        The bytes of the file.
+    """
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
@@ -76,7 +84,17 @@ def encode(picture: Image, recipe: Recipe | None = None) -> bytes:
 
 
 def read_recipe(path: Path) -> tuple[Recipe, str]:
-    """A picture's recipe and the software that drew it. Raises `InputError` for any file without one."""
+    """Read how a picture was made.
+
+    Args:
+        path: a PNG file.
+
+    Returns:
+        The recipe, and the name and version of the software that made the picture, or "".
+
+    Raises:
+        InputError: the file is no PNG, or has no recipe.
+    """
     reason = why_not(path)
     if reason:
         there = f"{path} cannot be read as a picture: it {reason}"
@@ -99,7 +117,9 @@ def _finite(text: str) -> float:
 
 
 def thumbnail(picture: Image) -> Image:
-    """A copy for a contact sheet: 128 to 256 pixels on the longer side, small pictures enlarged unsmoothed."""
+    """A copy for a contact sheet, 128 to 256 pixels on the longer side; small pictures are enlarged without
+    smoothing.
+    """
     from PIL import Image, ImageOps
 
     scale = math.ceil(SHEET_CELL[0] / max(picture.size))
@@ -112,7 +132,13 @@ def thumbnail(picture: Image) -> Image:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where pictures go: one named file, or numbered files in a folder."""
+    """Where pictures are written: one named file, or numbered files in a folder.
+
+    Args:
+        folder: the folder.
+        file: the name of the single file; None for numbered files.
+        overwrite: whether the single file may be replaced.
+    """
 
     folder: Path
     file: str | None = None
@@ -120,7 +146,16 @@ class Destination:
 
     @classmethod
     def check(cls, out: Path, pictures: int, overwrite: bool) -> Destination:
-        """Read `--out` and raise `InputError` unless `pictures` files can be written there. Leaves no trace."""
+        """Interpret `--out` and check that it can be written to. Nothing is left behind by the check.
+
+        Args:
+            out: a .png file or a folder.
+            pictures: how many pictures will be written.
+            overwrite: whether an existing file may be replaced.
+
+        Raises:
+            InputError: it cannot be written to, is another kind of file, exists, or is one file for several pictures.
+        """
         if out.suffix.lower() != ".png" or out.is_dir():
             if re.fullmatch(r"\.(jpe?g|webp|gif|bmp|tiff?)", out.suffix.lower()):
                 raise InputError(f"--out {out}: only .png files are written")
@@ -134,7 +169,18 @@ class Destination:
         return cls(out.parent, out.name, overwrite)
 
     def write(self, data: bytes, stem: str) -> Path:
-        """Write a whole file or none, and return its path. Raises `WriteError` where that fails."""
+        """Write a file, completely or not at all.
+
+        Args:
+            data: the contents.
+            stem: how the name of a numbered file begins.
+
+        Returns:
+            Its path.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
         while True:
             path = self.folder / (self.file or f"{stem}-{_free_number(self.folder, stem):04d}.png")
             try:
@@ -146,23 +192,26 @@ class Destination:
 
 
 def name_stem(prompt: str) -> str:
-    """A file name for a prompt: "A red apple!" is "a-red-apple"."""
+    """Make the beginning of a file name from a prompt: "A red apple!" becomes "a-red-apple"."""
     return re.sub(r"[\W_]+", "-", prompt.lower())[:40].strip("-") or "picture"
 
 
 def _free_number(folder: Path, stem: str) -> int:
+    """One more than the highest number of the files `stem-NUMBER.png` in the folder."""
     pattern = re.compile(re.escape(stem) + r"-(\d+)\.png")
     names = os.listdir(folder) if folder.exists() else ()
     return 1 + max((int(m[1]) for m in map(pattern.fullmatch, names) if m), default=0)
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise `InputError` unless files can be made in `folder`, or in the first parent of it that exists."""
+    """Raise `InputError` unless a file can be created in `folder` or, if it does not exist, in its nearest existing
+    parent.
+    """
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"cannot write to {folder}: {existing} is not a folder")
     try:
-        # Asking the permissions is not enough: a read-only disk, and the superuser, answer otherwise.
+        # Checking permission bits is not enough: they are wrong for read-only disks and for the superuser.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The texts of a PNG file, read without decoding its pixels: a small file can claim a picture that fills the memory.
+"""Read the texts in a PNG without decoding its pixels, since a small file can declare a picture that fills the memory.
 
 Source: PNG specification (third edition), sections 5.2 to 5.4 and 11.3.3.
 """
@@ -19,10 +19,16 @@ TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 def read_png_texts(path: Path) -> dict[str, str]:
-    """The texts of a PNG by their keywords; where one stands twice, the last.
+    """Read the text chunks of a PNG.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Keyword -> text; the last one if a keyword occurs twice.
 
     Raises:
-        InputError: no plain file, or not a whole PNG.
+        InputError: it is no plain file, or no complete PNG.
     """
     texts: dict[str, str] = {}
     try:
@@ -43,7 +49,9 @@ def read_png_texts(path: Path) -> dict[str, str]:
 
 
 def _next_chunk(file: IO[bytes]) -> tuple[bytes, bytes] | None:
-    """(kind, data) of the next chunk, None after the last; the data of pixels are skipped."""
+    """Read the next chunk and return (type, data), or None after the last; data of other chunks than texts
+    is skipped.
+    """
     length, kind = int.from_bytes(_exactly(file, 4), "big"), _exactly(file, 4)
     if kind not in TEXTS:
         file.seek(length, 1)
@@ -58,6 +66,7 @@ def _next_chunk(file: IO[bytes]) -> tuple[bytes, bytes] | None:
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
+    """Read `size` bytes. Raises `ValueError` if the file ends before."""
     data = file.read(size)
     if len(data) < size:
         raise ValueError("it is cut off")
@@ -65,7 +74,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _text(kind: bytes, data: bytes) -> tuple[str, str]:
-    """(keyword, text) of a chunk. Raises `ValueError` where it is not as its kind should be."""
+    """Decode a text chunk to (keyword, text). Raises `ValueError` if it is malformed."""
     keyword, _, rest = data.partition(b"\0")
     compressed, encoding = kind == b"zTXt", "latin-1"
     if compressed:

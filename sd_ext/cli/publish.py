@@ -1,4 +1,4 @@
-"""`sd-ext publish`: what a finished run made, to the Hub."""
+"""`sd-ext publish`: publish a finished LoRA run on the Hub."""
 
 from __future__ import annotations
 

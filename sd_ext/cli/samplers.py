@@ -1,4 +1,4 @@
-"""`sd-ext samplers`: the samplers and grids there are."""
+"""`sd-ext samplers`: list the samplers and timestep grids."""
 
 from __future__ import annotations
 

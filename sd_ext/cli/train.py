@@ -1,7 +1,7 @@
 """`sd-ext train`: one command for each training script, and one for the whole recipe.
 
-Arguments go to the scripts' own parsers (`sd_ext.training.settings.command`), where one field is one flag; nothing here
-imports torch before a run begins.
+Arguments are passed on to the scripts' own parsers (`sd_ext.training.settings.command`), where each setting is one
+flag. torch is not imported before a run begins.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def _script(ctx: typer.Context, config: str, module: str, doc: str) -> None:
+    """Run a training script with the arguments that follow the command's name.
+
+    Args:
+        ctx: the command's context, which holds the arguments.
+        config: "module:class" of the settings, within `sd_ext.training`.
+        module: the script's module there.
+        doc: the description for `--help`.
+    """
     from ..training.settings.command import resolve, run_command
 
     prog, room = f"sd-ext train {ctx.info_name}", "sd_ext.training"

@@ -1,19 +1,19 @@
-"""The only files that name private parts of other libraries, one file or folder for each library.
+"""The only files that use private parts of other libraries; one file or folder for each library.
 
-A private part is one that no documentation promises: a name with an underscore, an attribute that only the source
-shows, a class told by its name. Any release may move it. So each lies behind a small function here, a seam, which says
-where the part was seen, what stops working if it goes, and what is done instead where something can be. A missing part
-never fails an import: what needs it raises `SeamError`, and everything else goes on.
+A private part is one that no documentation promises: a name with an underscore, an attribute that only the source code
+shows, a class recognised by its name. Any release may change it. Therefore each is used through a small function in
+this folder, called a seam, which records where the part was seen, what stops working without it, and what is done
+instead if possible. A missing part never makes an import fail: only functions that need it raise `SeamError`.
 
-seam           what a seam is; a list of all
-torch          modules' insides, storages, fake tensors
-diffusers      what pipelines record; blocks, attention layers and callers of a U-Net
+seam           what a seam is; the list of all seams
+torch          attributes of modules, storages, fake tensors
+diffusers      what saved pipelines record; a U-Net's blocks and attention layers; the pipeline that calls it
 transformers   where a text encoder's layers are
 peft           adapters in memory
 accelerate     wrappers and hooks around models
 xformers       which operators have a gradient
-python         the variables of a caller
+python         the variables of a calling function
 
-`pytest tests/seams` says in seconds, by name, which seam has come open; tests/test_architecture.py holds everything
-else in `sd_ext` to public names.
+`pytest tests/seams` reports within seconds, by name, every seam whose part is missing; tests/test_architecture.py
+checks that the rest of `sd_ext` uses public names only.
 """

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
     gone="training",
 )
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside accelerate's wrapper, or itself."""
+    """The optimizer inside accelerate's wrapper; an optimizer without wrapper is returned unchanged."""
     from accelerate.optimizer import AcceleratedOptimizer
 
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
@@ -35,7 +35,7 @@ def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     fallback="none: such a model is taken for one that is not offloaded",
 )
 def is_hooked(module: torch.nn.Module) -> bool:
-    """Whether accelerate moves this module's weights to the device and back around its calls."""
+    """Whether accelerate moves this module's weights to the device before each call and back after it."""
     return hasattr(module, "_hf_hook")
 
 
@@ -49,9 +49,10 @@ declare(
 
 
 def runs_its_own_forward(module: torch.nn.Module) -> bool:
-    """Whether `forward` is the class's own, also where accelerate's `unwrap_model` has put it back.
+    """Whether `forward` is the one of the module's class, even if accelerate's `unwrap_model` has set it again.
 
-    It does so by following `__wrapped__`, past its own wrappers and past the decorators of the class's `forward`.
+    `unwrap_model` follows `__wrapped__` too far: past accelerate's wrappers and also past decorators of the class's own
+    `forward`, so the function that it sets may be the undecorated one.
     """
     own: Any = type(module).forward
     found = getattr(module.forward, "__func__", None)
@@ -61,10 +62,10 @@ def runs_its_own_forward(module: torch.nn.Module) -> bool:
 
 
 def stands_for(original: Callable[..., Any]) -> Callable[[F], F]:
-    """`functools.wraps(original)` for a `forward` that accelerate's `unwrap_model` shall not look behind.
+    """Decorator like `functools.wraps(original)`, for a `forward` that accelerate's `unwrap_model` must not remove.
 
-    The function has the name, documentation and signature of the original, and no `__wrapped__`: accelerate follows
-    that to take its own wrappers off, and would take this function off too.
+    The decorated function gets the name, documentation and signature of `original`, but no `__wrapped__`, which
+    accelerate would follow to the original function.
     """
 
     def decorate(function: F) -> F:

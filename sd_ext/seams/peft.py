@@ -14,15 +14,15 @@ from .seam import declare, seam
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """An adapter that a layer carries; the tensors are the layer's own.
+    """An adapter of one layer; the tensors are the layer's own, not copies.
 
     Args:
         factors: by peft's names: "lora_A" (rank, in, ...), "lora_B" (out, rank, ...), "hada_w1_a", ...
-        alpha: such that the configured strength is alpha / rank, for rank-stabilised LoRA too.
+        alpha: the configured strength is alpha / rank; for rank-stabilised LoRA alpha is converted accordingly.
         rank: as configured.
         bias: whether a factor has a bias.
-        variant: class of a LoRA's variant, such as "DoraLinearVariant"; "" for none.
-        package: of the layer's class, for messages.
+        variant: the class name of a LoRA's variant, such as "DoraLinearVariant"; "" for none.
+        package: the package of the layer's class, for messages.
     """
 
     factors: dict[str, Tensor]
@@ -34,7 +34,7 @@ class PeftAdapter:
 
 
 def adapter_names(module: Any) -> tuple[str, ...]:
-    """The names of the adapters that a layer carries; none if it is no layer of peft's."""
+    """The names of a layer's adapters; empty if it is no peft layer."""
     strengths = getattr(module, "scaling", None)
     return tuple(strengths) if hasattr(module, "get_base_layer") and isinstance(strengths, dict) else ()
 
@@ -45,15 +45,15 @@ def adapter_names(module: Any) -> tuple[str, ...]:
     gone="saving the adapters of models in memory",
 )
 def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
-    """An adapter that a layer carries.
+    """Read an adapter from a layer.
 
     Args:
-        module: a layer for which `adapter_names` has the name.
-        name: the adapter's.
-        factors: peft's names of all factors that are looked for.
+        module: a layer for which `adapter_names` contains `name`.
+        name: the adapter's name.
+        factors: peft's names of all factors to look for.
 
     Returns:
-        It with those factors that it has; without alpha and rank where it has none of them.
+        The adapter with the factors that it has. If it has none of them, alpha and rank are 0.
     """
     held, bias = {}, False
     for factor in factors:
@@ -81,7 +81,7 @@ def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
     gone="estimates of a LoHa or LoKr run's memory",
 )
 def let_all_act(model: nn.Module) -> None:
-    """Have every LoHa and LoKr of a model act, though it trains: they draw a number whether to."""
+    """Make every LoHa and LoKr layer of a model active in training mode, where it otherwise decides at random."""
     from peft.tuners.lycoris_utils import LycorisLayer
 
     for module in model.modules():
@@ -99,8 +99,13 @@ declare(
 
 
 def pattern_for(path: str, patterns: Iterable[str]) -> str | None:
-    """The first of peft's patterns, such as those of `alpha_pattern`, that holds for a module; None if none does.
+    """Find which of peft's patterns, such as those of `alpha_pattern`, matches a module.
 
-    A pattern is a regular expression for the end of the path, from a dot on; one that begins with ^ for all of it.
+    Args:
+        path: the module's path.
+        patterns: regular expressions. Each must match the end of the path from a dot on, or the whole path.
+
+    Returns:
+        The first pattern that matches; None if none does.
     """
     return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", path)), None)

@@ -1,4 +1,4 @@
-"""The standard library's private parts: the variables of a caller."""
+"""The standard library's private parts: access to the variables of a calling function."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from .seam import seam
 
 @seam("_getframe", seen="CPython 3.10 to 3.14, sys; other Pythons need not have it", gone="guidance intervals")
 def variables_of_caller(name: str) -> Mapping[str, Any]:
-    """The variables of the innermost function in this thread's calls that has one of this name; empty if none has.
+    """The variables of the innermost calling function, in this thread, that has a variable called `name`.
 
     Args:
-        name: of a parameter or local variable.
+        name: a parameter or local variable.
+
+    Returns:
+        All variables of that function; empty if no function has one of that name.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and name not in frame.f_code.co_varnames:

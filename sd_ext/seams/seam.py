@@ -21,14 +21,14 @@ ROOM = "sd_ext.seams"
 
 @dataclass(frozen=True)
 class Seam:
-    """What is known of a seam.
+    """The record of a seam.
 
     Args:
         name: file and function, such as "torch.version".
-        parts: the private names behind it.
+        parts: the private names that it uses.
         seen: where they were found: versions and place.
-        gone: what stops working without them, as a noun: "memory estimates".
-        fallback: what is done instead; empty where nothing can be.
+        gone: what stops working without them, as a noun phrase: "memory estimates".
+        fallback: what is done instead; "" if nothing can be done.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Seam:
 
     @property
     def library(self) -> str:
-        """The library's name as pip knows it; "python" is the standard library."""
+        """The library's package name as pip has it; "python" for the standard library."""
         return self.name.partition(".")[0]
 
     def error(self, missing: str = "") -> SeamError:
-        """What to raise where a part is missing.
+        """Make the error to raise if a part is missing.
 
         Args:
-            missing: which one; all parts if empty.
+            missing: the missing part; "" means all of them.
         """
         there = f"{self.library} {_version(self.library)}"
         return SeamError(
@@ -59,12 +59,14 @@ _SEAMS: dict[str, Seam] = {}
 
 
 def seam(*parts: str, seen: str, gone: str, fallback: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function of this folder a seam: where one of its parts is missing it raises `SeamError`.
+    """Decorator that makes a function of this folder a seam: if one of its private parts is missing, it raises
+    `SeamError`.
 
-    Parts are found missing by the function's own imports, and by attributes of these names. Other errors pass.
+    A part counts as missing if the function's own import of it fails, or access to an attribute of that name. Other
+    errors are raised unchanged.
 
     Args:
-        parts: private names that the function uses.
+        parts: the private names that the function uses.
         seen, gone, fallback: see `Seam`.
     """
 
@@ -89,7 +91,15 @@ def seam(*parts: str, seen: str, gone: str, fallback: str = "") -> Callable[[Cal
 
 
 def declare(place: str, *parts: str, seen: str, gone: str, fallback: str = "") -> Seam:
-    """Enter a seam that is no function, such as a class. Arguments as those of `Seam`; `place` is its full name."""
+    """Record a seam without guarding it: for classes, and for functions that handle missing parts themselves.
+
+    Args:
+        place: its full name, such as "sd_ext.seams.torch.shadowed".
+        parts, seen, gone, fallback: see `Seam`.
+
+    Returns:
+        The record.
+    """
     library, _, rest = place.removeprefix(f"{ROOM}.").partition(".")
     made = Seam(f"{library}.{rest.rpartition('.')[2]}", parts, seen, gone, fallback)
     _SEAMS[made.name] = made
@@ -97,7 +107,7 @@ def declare(place: str, *parts: str, seen: str, gone: str, fallback: str = "") -
 
 
 def seams() -> dict[str, Seam]:
-    """Every seam by its name. Imports all files of this folder, and with them torch."""
+    """Every seam by its name. Imports all files of this folder, and therefore torch."""
     package = importlib.import_module(ROOM)
     for file in pkgutil.walk_packages(package.__path__, f"{ROOM}."):
         importlib.import_module(file.name)
@@ -105,6 +115,7 @@ def seams() -> dict[str, Seam]:
 
 
 def _version(library: str) -> str:
+    """The installed version of a library, for messages."""
     if library == "python":
         return platform.python_version()
     try:

@@ -1,4 +1,4 @@
-"""PyTorch's private parts: modules' insides, storages, fake tensors."""
+"""PyTorch's private parts: attributes of modules and storages, fake tensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from .seam import declare, seam
 
 @seam("_version", seen="torch 2.6 to 2.13, torch.Tensor", gone="reuse of features between calls of a U-Net")
 def version(tensor: Tensor) -> int | None:
-    """A number that changes when the tensor is written to; None in inference mode, where none is kept."""
+    """A number that changes whenever the tensor is written to; None for tensors of inference mode, which have none."""
     return None if tensor.is_inference() else tensor._version
 
 
 @seam("_cdata", seen="torch 2.6 to 2.13, torch.UntypedStorage", gone="estimates of a run's memory")
 def storage_number(storage: torch.UntypedStorage) -> int:
-    """A number no other living storage has. Storages of fake tensors have it too, though no address."""
+    """A number that identifies a storage as long as it exists; works for fake tensors, whose storages have
+    no address.
+    """
     return storage._cdata
 
 
@@ -37,11 +39,11 @@ def storage_number(storage: torch.UntypedStorage) -> int:
     fallback="one operation for each weight, the same to rounding",
 )
 def lerp_all(averages: Sequence[Tensor], weights: Sequence[Tensor], share: float) -> None:
-    """Move each average towards its weight by a share of the distance, in place.
+    """Move each average towards its weight, in place: average += share * (weight - average).
 
     Args:
-        averages, weights: pairs of one shape and dtype.
-        share: 0 leaves the averages, 1 makes them the weights.
+        averages, weights: lists of tensors; the two of a pair have the same shape and dtype.
+        share: 0 leaves the averages unchanged, 1 sets them to the weights.
     """
     together = getattr(torch, "_foreach_lerp_", None)
     if together is not None:
@@ -58,19 +60,21 @@ def lerp_all(averages: Sequence[Tensor], weights: Sequence[Tensor], share: float
     fallback="PyTorch's own group norm",
 )
 def has_group_norm_statistics() -> bool:
-    """Whether `group_norm_statistics` works here."""
+    """Whether `group_norm_statistics` works in the installed version."""
     return hasattr(torch, "native_group_norm")
 
 
 def group_norm_statistics(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, ...]:
-    """A group norm, with the mean and 1 / standard deviation of each group.
+    """Group norm that also returns its statistics.
 
     Args:
         x: `(batch, channels, ...)`.
         weight, bias: `(channels,)`, of the dtype of `x`.
+        groups: the number of groups.
+        eps: added to the variance.
 
     Returns:
-        y as `x`, and both statistics `(batch, groups)`.
+        The result, of the shape of `x`; the mean, and 1 / standard deviation, of each group, both `(batch, groups)`.
     """
     return torch.native_group_norm(x, weight, bias, x.shape[0], x.shape[1], x[0, 0].numel(), groups, eps)
 
@@ -85,7 +89,7 @@ def group_norm_statistics(x: Tensor, weight: Tensor, bias: Tensor, groups: int, 
     gone="estimates of a run's memory",
 )
 def fake_tensors() -> AbstractContextManager[Any]:
-    """Within, new tensors have a shape, a dtype and a device, and no numbers."""
+    """Context manager: new tensors have a shape, a dtype and a device, but no data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode()
@@ -98,7 +102,7 @@ def fake_tensors() -> AbstractContextManager[Any]:
     gone="estimates of a run's memory",
 )
 def watching(see: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
-    """Within, `see` is called with every tensor that an operation gives, those of the backward pass too."""
+    """Context manager: `see` is called with every tensor that an operation returns, also in the backward pass."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
@@ -112,7 +116,7 @@ def watching(see: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
 
 
 def _tensors_in(made: Any) -> Iterable[Tensor]:
-    """What an operation gives is a tensor, or a tuple or list of them."""
+    """Yield the tensors in the result of an operation: a tensor, or nested tuples or lists of tensors."""
     if isinstance(made, Tensor):
         yield made
     elif isinstance(made, tuple | list):
@@ -124,34 +128,38 @@ def _tensors_in(made: Any) -> Iterable[Tensor]:
 
 @seam("_compiled_call_impl", seen="torch 2.6 to 2.13, torch.nn.Module", gone="guidance intervals")
 def is_compiled_in_place(module: nn.Module) -> bool:
-    """Whether `module.compile()` has been called, after which calls no longer look at the module's hooks."""
+    """Whether `module.compile()` has been called, after which calls ignore the module's hooks."""
     return module._compiled_call_impl is not None
 
 
 @seam("_orig_mod", seen="torch 2.6 to 2.13, torch._dynamo.eval_frame", gone="the model inside `torch.compile(model)`")
 def uncompiled(model: Any) -> Any:
-    """The model inside `torch.compile(model)`, or the model itself."""
+    """The model inside `torch.compile(model)`; any other model is returned unchanged."""
     return getattr(model, "_orig_mod", model)
 
 
 def uncompiled_path(path: str) -> str:
-    """A module's dotted path in the model inside `torch.compile(model)`, from that in the compiled one."""
+    """Convert a module's path in `torch.compile(model)` to its path in `model`."""
     return path.removeprefix("_orig_mod.")
 
 
 @seam("_compiled_call_impl", seen="torch 2.6 to 2.13, torch.nn.Module", gone="copies of a U-Net that share its weights")
 def structure(module: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
-    """The attributes of a copy of the module whose parameters and buffers are the module's own, at every depth.
+    """The attributes for a copy of a module that shares all parameters and buffers with it, at every depth.
 
-    What was compiled in place is left out: it is bound to the modules it was compiled for.
+    Functions compiled in place are not copied, since they are bound to the original modules.
 
     Args:
+        module: the module, which is not changed.
         without: names of attributes to leave out.
+
+    Returns:
+        The copy's `__dict__`.
     """
     memo: dict[int, Any] = {id(t): t for t in chain(module.parameters(), module.buffers())}
     compiled = (part._compiled_call_impl for part in module.modules())
     memo.update({id(call): None for call in compiled if call is not None})
-    # Most of a module is places for hooks that are empty: a general copy of each would take most of the time.
+    # Most attributes of a module are empty dictionaries for hooks; deepcopy of each would take most of the time.
     places = (value for part in module.modules() for value in vars(part).values())
     memo.update({id(v): type(v)() for v in places if type(v) in (dict, OrderedDict) and not v})
     left_out = {"_compiled_call_impl", *without}
@@ -160,11 +168,13 @@ def structure(module: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
 
 @seam("_modules", "_compiled_call_impl", seen="torch 2.6 to 2.13, torch.nn.Module", gone="reuse of a U-Net's features")
 def replica(module: Any, children: Mapping[str, Any], cls: type | None = None) -> Any:
-    """A copy of the module alone, with some children replaced; parameters, hooks and all else are shared.
+    """A shallow copy of a module with some children replaced; parameters, hooks, other children and attributes are
+    shared.
 
     Args:
-        children: by name; None stands for a child that is not there.
-        cls: class of the copy, by default the module's.
+        module: the module, which is not changed.
+        children: the new children by name; None for a child that shall be missing.
+        cls: the copy's class; None means the module's.
     """
     other: Any = object.__new__(cls or type(module))
     vars(other).update(vars(module))
@@ -183,9 +193,15 @@ declare(
 
 @contextlib.contextmanager
 def shadowed(modules: Sequence[nn.Module], name: str, value: Any) -> Iterator[None]:
-    """Within, the attribute `name` of all modules is `value`, whether it was a plain one or a registered child.
+    """Context manager: within the block, the attribute `name` of all modules is `value`.
 
-    A child stays registered, so that names of weights do not change.
+    It works for plain attributes and for registered children. A child stays registered, so that the names of weights do
+    not change.
+
+    Args:
+        modules: the modules.
+        name: the attribute.
+        value: its temporary value.
     """
     before = [vars(module).get(name) for module in modules]
     for module in modules:

@@ -1,8 +1,9 @@
 """transformers' private parts: where a text encoder's layers are.
 
-Version 4 keeps the layers of `CLIPTextModel` in a submodule `text_model`, and names weights after it; version 5 has no
-such submodule, reads both, and writes weights without. Files of both kinds exist and other tools read those of
-version 4 only. `text_projection`, of SDXL's second encoder, stands beside it in both.
+In version 4, the layers of `CLIPTextModel` are in a submodule `text_model`, and the names of weights begin with it.
+Version 5 has no such submodule, reads both kinds of names, and writes names without it. Both kinds of files exist, and
+other tools read only those of version 4. `text_projection`, in SDXL's second encoder, is outside `text_model` in both
+versions.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ BESIDE = "text_projection"
 
 
 def with_prefix(path: str) -> str:
-    """A text encoder's module or weight as files name it, under `text_model.`, whichever version wrote `path`."""
+    """The name of a text encoder's module or weight as files should have it, with `text_model.`.
+
+    Args:
+        path: the name as any version has it.
+    """
     return path if path.startswith((PREFIX, BESIDE)) else f"{PREFIX}{path}"
 
 
 def without_prefix(path: str) -> str:
-    """The same as this package names it, without `text_model.`."""
+    """The name of a text encoder's module or weight as this package uses it, without `text_model.`."""
     return path.removeprefix(PREFIX)
 
 
@@ -40,5 +45,13 @@ def text_tower(clip: Any) -> Any:
 
 
 def find_module(modules: Mapping[str, Any], path: str) -> Any:
-    """A text encoder's module by a path without prefix, in the model's modules by name; KeyError if there is none."""
+    """Find a text encoder's module.
+
+    Args:
+        modules: the model's modules by name.
+        path: the name without prefix.
+
+    Raises:
+        KeyError: there is no such module.
+    """
     return modules[path] if path in modules else modules[f"{PREFIX}{path}"]

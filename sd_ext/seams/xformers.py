@@ -18,7 +18,7 @@ from .seam import seam
     fallback="torch's SDPA, said once",
 )
 def has_gradient(query: Any, key: Any, value: Any, bias: Any) -> bool:
-    """Whether xFormers has an operator for the backward pass of this attention, which only that pass would find out.
+    """Whether xFormers has an operator for the backward pass of this attention. Otherwise only that pass would fail.
 
     Args:
         query, key, value: `(batch, tokens, heads, head size)`.

@@ -77,9 +77,7 @@ class Kind:
         return 0
 
     def scale(self, tensors: Tensors, alpha: float) -> float:
-        """The factor that the product is multiplied by: alpha / rank, or 1 without a rank, as in LyCORIS and all
-        readers.
-        """
+        """The factor that the product is multiplied by: alpha / rank, or 1 without a rank (as in LyCORIS)."""
         rank = self.rank(tensors)
         return alpha / rank if rank else 1.0
 

@@ -1,8 +1,8 @@
 """Attention layers of Diffusers' class `Attention`, and their processors.
 
-A processor is called with the layer and reads its projections and settings. What it reads is in no documentation, so
-it is read here only. The functions that run in a network's call are plain ones: `torch.compile` looks into them.
-`attention_layers` checks, once, that everything they read is there.
+A processor gets the layer as an argument and uses its projections and settings. Which these are is not documented, so
+they are used only in this file. Functions that run within a call of the network have no guard around them, because
+`torch.compile` traces them; `attention_layers` checks once that everything they use exists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _READ = (
     gone="a choice of attention, and perturbed-attention guidance",
 )
 def attention_layers(model: nn.Module) -> dict[str, Any]:
-    """Attention layers of Diffusers' class by their dotted names; empty where the model has others or none."""
+    """The model's attention layers of Diffusers' class, by dotted name; empty if it has none of that class."""
     from diffusers.models.attention_processor import Attention
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
@@ -48,12 +48,13 @@ def attention_layers(model: nn.Module) -> dict[str, Any]:
     gone="a choice of attention",
 )
 def processor_kind(layer: Any) -> str | None:
-    """Which of Diffusers' processors without weights or settings of its own a layer has.
+    """The kind of a layer's processor, if it is one of Diffusers' processors without weights or settings.
 
-    By exact class: what derives from one of these may carry anything.
+    Compares exact classes, since a subclass may have weights or settings.
 
     Returns:
-        "plain" (two products and a softmax), "sdpa" (torch's fused attention), "xformers", "sliced"; None for another.
+        "plain" (two matrix products and a softmax), "sdpa" (torch's fused attention), "xformers" or "sliced"; None for
+        any other.
     """
     from diffusers.models import attention_processor as known
 
@@ -71,14 +72,20 @@ def processor_kind(layer: Any) -> str | None:
     gone="a choice of attention",
 )
 def make_processor(kind: str) -> Any:
-    """Diffusers' own processor: "plain" or "sdpa", see `processor_kind`."""
+    """Make one of Diffusers' processors.
+
+    Args:
+        kind: "plain" or "sdpa"; see `processor_kind`.
+    """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     return AttnProcessor() if kind == "plain" else AttnProcessor2_0()
 
 
 def default_kind(layer: Any) -> str:
-    """Which processor Diffusers gives a layer: its "sdpa" takes no scale, so layers with another get the "plain"."""
+    """The kind of processor that Diffusers gives a layer: "plain" if the layer does not scale its scores,
+    else "sdpa".
+    """
     return "sdpa" if layer.scale_qk else "plain"
 
 
@@ -86,11 +93,12 @@ def default_kind(layer: Any) -> str:
 
 
 def tokens_of(layer: Any, x: Tensor, temb: Tensor | None) -> Tensor:
-    """The states that a layer is called with as normalized tokens.
+    """The layer's input as normalized tokens.
 
     Args:
-        x: `(batch, tokens, channels)` or `(batch, channels, height, width)`.
-        temb: of the layer's spatial norm, where it has one.
+        layer: the attention layer.
+        x: its input, `(batch, tokens, channels)` or `(batch, channels, height, width)`.
+        temb: the time embedding for the layer's spatial norm, if it has one.
 
     Returns:
         `(batch, tokens, channels)`.
@@ -105,12 +113,25 @@ def tokens_of(layer: Any, x: Tensor, temb: Tensor | None) -> Tensor:
 
 
 def context_of(layer: Any, states: Tensor) -> Tensor:
-    """What keys and values are made of: `(batch, tokens, channels)`, normalized where the layer does so."""
+    """The input of the key and value projections of a cross-attention, normalized if the layer does that.
+
+    Args:
+        layer: the attention layer.
+        states: `encoder_hidden_states`, `(batch, tokens, channels)`.
+    """
     return layer.norm_encoder_hidden_states(states) if layer.norm_cross else states
 
 
 def by_heads(layer: Any, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Projections `(batch, tokens, channels)` as `(batch, tokens, heads, head size)`, normalized as the layer does."""
+    """Split projections by heads, and normalize queries and keys if the layer does that.
+
+    Args:
+        layer: the attention layer.
+        query, key, value: `(batch, tokens, channels)`.
+
+    Returns:
+        The same three as `(batch, tokens, heads, head size)`.
+    """
     query, key, value = (states.unflatten(-1, (layer.heads, -1)) for states in (query, key, value))
     query = query if layer.norm_q is None else layer.norm_q(query)
     key = key if layer.norm_k is None else layer.norm_k(key)
@@ -123,10 +144,15 @@ def upcasts(layer: Any) -> bool:
 
 
 def bias_of(layer: Any, mask: Tensor | None, context: Tensor) -> Tensor | None:
-    """The additive mask that a layer is called with as `(batch, heads, 1 or query tokens, key tokens)`.
+    """The layer's attention mask as a bias that is added to the scores.
 
     Args:
-        context: `(batch, key tokens, channels)`.
+        layer: the attention layer.
+        mask: the mask that the layer was called with, or None.
+        context: what the keys are computed from, `(batch, key tokens, channels)`.
+
+    Returns:
+        `(batch, heads, 1 or query tokens, key tokens)`, or None.
     """
     if mask is None:
         return None
@@ -136,11 +162,15 @@ def bias_of(layer: Any, mask: Tensor | None, context: Tensor) -> Tensor | None:
 
 
 def output_of(layer: Any, x: Tensor, called_with: Tensor) -> Tensor:
-    """What a layer gives: the output projection, the shape it was called with, its residual and its factor.
+    """The layer's output: applies the output projection, the input's shape, the residual connection and the rescaling.
 
     Args:
-        x: `(batch, tokens, channels)`, before the projection.
-        called_with: as `x` of `tokens_of`.
+        layer: the attention layer.
+        x: the attention's result before the output projection, `(batch, tokens, channels)`.
+        called_with: the layer's input, as `x` of `tokens_of`.
+
+    Returns:
+        A tensor of the shape of `called_with`.
     """
     x = layer.to_out[1](layer.to_out[0](x))
     if called_with.ndim == 4:
@@ -151,10 +181,10 @@ def output_of(layer: Any, x: Tensor, called_with: Tensor) -> Tensor:
 
 
 def size_of(layer: Any) -> tuple[int, int]:
-    """Heads and channels of each."""
+    """(number of heads, channels of each head)."""
     return layer.heads, layer.inner_dim // layer.heads
 
 
 def is_cross(layer: Any) -> bool:
-    """Whether the layer attends to something else than its own tokens."""
+    """Whether the layer attends to something other than its own tokens, such as the text."""
     return bool(getattr(layer, "is_cross_attention", False))

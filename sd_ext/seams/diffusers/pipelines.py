@@ -1,4 +1,4 @@
-"""The pipeline that calls: what it is doing now."""
+"""The pipeline that is calling a network, and what it is doing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ declare(
 
 
 def running_call() -> tuple[Any, Any]:
-    """The innermost pipeline call in this thread: the pipeline and its `callback_on_step_end`; None for what is not.
+    """The innermost pipeline call that is running in this thread.
 
-    A network may be shared between pipelines, so that only the caller tells for which of them it runs.
+    Several pipelines may share a network, so only the calling function tells which of them the network runs for.
+
+    Returns:
+        The pipeline and its `callback_on_step_end`; each None if not found.
     """
     variables = variables_of_caller("callback_on_step_end")
     return variables.get("self"), variables.get("callback_on_step_end")
@@ -27,18 +30,18 @@ def running_call() -> tuple[Any, Any]:
 
 @seam("num_timesteps", seen="diffusers 0.41 to 0.42, properties of pipelines", gone="guidance intervals")
 def count_steps(pipe: Any) -> int:
-    """Steps of the pipeline's run in progress."""
+    """The number of steps of the pipeline's current run."""
     return pipe.num_timesteps
 
 
 @seam("do_classifier_free_guidance", seen="diffusers 0.41 to 0.42, properties of pipelines", gone="guidance intervals")
 def is_guided(pipe: Any) -> bool:
-    """Whether the pipeline's run in progress has classifier-free guidance."""
+    """Whether the pipeline's current run uses classifier-free guidance."""
     return bool(pipe.do_classifier_free_guidance)
 
 
 def can_be_guided(pipe: Any) -> bool:
-    """Whether runs of such a pipeline may have classifier-free guidance."""
+    """Whether this class of pipeline supports classifier-free guidance."""
     return hasattr(type(pipe), "do_classifier_free_guidance")
 
 
@@ -52,5 +55,5 @@ declare(
 
 
 def has_three_branches(pipe: Any) -> bool:
-    """Whether guidance stacks three predictions: of InstructPix2Pix, and of perturbed-attention guidance."""
+    """Whether guidance combines three predictions, as in InstructPix2Pix and perturbed-attention pipelines."""
     return hasattr(type(pipe), "image_guidance_scale") or hasattr(type(pipe), "set_pag_applied_layers")

@@ -1,6 +1,6 @@
-"""What saved pipelines, configs and adapters record of a class, and what Diffusers looks up by it.
+"""What saved pipelines, configs and adapters record about a class, and what Diffusers looks up by it.
 
-Importing this file imports neither Diffusers nor torch: `import sd_ext` needs its first part.
+Importing this file imports neither Diffusers nor torch, since `import sd_ext` needs `LOOKED_UP`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ declare(
 )
 
 LOOKED_UP = ("SchedulerMixin", "ModelMixin")
-"""What Diffusers looks for on the module that a saved pipeline names, to see what kind of class it is."""
+"""Base classes that Diffusers looks up in the module named by a saved pipeline, to classify the classes in it."""
 
 
 def is_ours(cls: type) -> bool:
-    """Whether a class is of this package, and not of another that derives from it."""
+    """Whether a class is defined in this package, not in another package as a subclass of ours."""
     return cls.__module__.partition(".")[0] == "sd_ext"
 
 
 def record_as_ours(cls: type) -> None:
-    """Have saved pipelines record `["sd_ext", name]` for a class of this package, wherever its file may move."""
+    """Make saved pipelines record a class of this package as `["sd_ext", name]`, so that its file may be moved."""
     if is_ours(cls):
         cls.__module__ = "sd_ext"
 
 
 def let_be_found(cls: type, base: type) -> None:
-    """Have Diffusers find what kind of class one of another package is, on the module that saved pipelines name.
+    """Make `base` available in the module of `cls`, where Diffusers looks for it when it loads a saved pipeline.
+
+    For subclasses in other packages, whose modules do not import the base class.
 
     Args:
         cls: the class.
-        base: one of `LOOKED_UP`, which it derives from.
+        base: the class from `LOOKED_UP` that it derives from.
     """
     module = sys.modules.get(cls.__module__)
     if module is not None:
@@ -66,25 +68,27 @@ declare(
 
 
 class SiblingOptions:
-    """Mixin, before ConfigMixin, for classes whose configs are made into one another's."""
+    """Mixin, to stand before ConfigMixin, for classes that can be built from one another's configs."""
 
     _options: ClassVar[dict[str, Any]] = {}
-    """Options of this class, with their defaults."""
+    """The options of this class, with their defaults."""
     _known: ClassVar[set[str]] = set()
-    """Options of any of its siblings."""
+    """The options of all such classes together."""
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
-        """Sort a config's entries for `from_config`, which calls this.
+        """Sort a config's entries; called by `from_config`.
 
-        Options that only siblings have stay in the config, for when one of those is made from it, without a warning.
+        Options that only sibling classes have are kept in the config, without a warning, for building a sibling from it
+        later.
 
         Args:
             config_dict: the config.
-            kwargs: options that go before it.
+            kwargs: options that take precedence over it.
 
         Returns:
-            Arguments of the constructor, entries that nobody knows (Diffusers warns of them), the rest of the config.
+            Arguments for the constructor; entries that are unknown, of which Diffusers warns; and the entries that are
+            only kept in the config.
         """
         others = {k: v for k, v in config_dict.items() if k in cls._known and k not in cls._options}
         own = {k: v for k, v in config_dict.items() if k not in others}
@@ -101,7 +105,7 @@ declare(
 
 
 def bare_constructor(cls: type) -> Callable[..., None]:
-    """A class's `__init__` without `register_to_config` around it, which writes the arguments into the config."""
+    """A class's `__init__` without the decorator `register_to_config`, which writes the arguments into the config."""
     return inspect.unwrap(cls.__init__)
 
 
@@ -114,13 +118,14 @@ declare(
 
 
 def write_options(model: Any, options: dict[str, Any]) -> None:
-    """Write options into a model's config as chosen ones.
+    """Write options into a model's config as if they had been passed explicitly.
 
-    A config remembers which arguments nobody gave, and drops those when it is loaded under a class with other
-    defaults. What is written here is not among them.
+    A config records which arguments were left at their defaults; these are dropped when it is loaded under a class with
+    other defaults. Options written here are not dropped.
 
     Args:
         model: changed in place.
+        options: the options by name.
     """
     config = model.config
     # IP-Adapter loading sets attributes of the config beside its items.
@@ -140,7 +145,12 @@ def write_options(model: Any, options: dict[str, Any]) -> None:
     gone="strengths of a LoRA by block, on U-Net variants,",
 )
 def expand_strengths_as(cls: type, plain: type) -> None:
-    """Have `set_adapters` take strengths by block, as `{"down": 0.5}`, for a class as for the class it stands for."""
+    """Make `set_adapters` accept strengths by block, such as `{"down": 0.5}`, for the class `cls` as for `plain`.
+
+    Args:
+        cls: a subclass, which Diffusers does not know by name.
+        plain: the class of Diffusers that it stands for.
+    """
     from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING as by_name
 
     by_name[cls.__name__] = by_name[plain.__name__]

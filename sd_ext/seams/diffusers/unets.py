@@ -1,7 +1,7 @@
 """Blocks of a U-Net, and what pipelines have changed in them.
 
-Names of submodules (`down_blocks`, `resnets`, `attentions`, `upsamplers`, `transformer_blocks`, `attn1`, `ff`, ...) are
-no private part: they are the names of weights in every published checkpoint.
+The names of submodules (`down_blocks`, `resnets`, `attentions`, `upsamplers`, `transformer_blocks`, `attn1`, `ff`, ...)
+are not private: they are the names of the weights in every published checkpoint.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ declare(
 
 
 def has_skip_for_each_layer(unet: Any) -> bool:
-    """Whether the U-Net has a mid block and one skip connection for each layer; blocks are told by their class's name.
+    """Whether the U-Net has a mid block and one skip connection for each layer. Blocks are recognised by their class
+    name.
 
-    The K blocks have one for each block.
+    False, for instance, for U-Nets of K blocks, which have one skip connection for each block.
     """
     down, up = ({type(block).__name__ for block in blocks} for blocks in (unet.down_blocks, unet.up_blocks))
     return down <= _DOWN and up <= _UP and unet.mid_block is not None
@@ -51,15 +52,15 @@ declare(
 
 
 def has_cross_attention(block: Any) -> bool:
-    """Whether a block attends to the text. The U-Net hands the text to those that say so, and to no others.
+    """Whether a block attends to the text. The U-Net passes the text only to blocks with this attribute.
 
-    A T2I-Adapter's residual joins before the downsampler in such a block, and after it in the others.
+    In such a block, a T2I-Adapter's residual is added before the downsampler; in other blocks, after it.
     """
     return getattr(block, "has_cross_attention", False)
 
 
 def say_whether_cross(standing: nn.Module, replaced: Any) -> None:
-    """Have the U-Net hand the same arguments to a module that stands for another."""
+    """Make the U-Net pass the same arguments to the module `standing` as to `replaced`, whose place it takes."""
     standing.has_cross_attention = has_cross_attention(replaced)  # type: ignore[assignment]
 
 
@@ -69,7 +70,7 @@ def say_whether_cross(standing: nn.Module, replaced: Any) -> None:
     gone="reduction of tokens, and smoothed-energy guidance",
 )
 def attends_over_picture(module: nn.Module) -> bool:
-    """Whether the module is a transformer whose tokens are the places of a picture."""
+    """Whether the module is a transformer whose tokens are the positions of a picture's grid."""
     from diffusers import Transformer2DModel
 
     return isinstance(module, Transformer2DModel) and bool(module.is_input_continuous)
@@ -81,7 +82,7 @@ def attends_over_picture(module: nn.Module) -> bool:
     gone="reduction of tokens, and frozen cross-attention",
 )
 def is_transformer_block(module: nn.Module) -> bool:
-    """Whether the module is a block of self-attention `attn1`, cross-attention `attn2` and feed-forward `ff`."""
+    """Whether the module is a block with self-attention `attn1`, cross-attention `attn2` and feed-forward `ff`."""
     from diffusers.models.attention import BasicTransformerBlock
 
     return isinstance(module, BasicTransformerBlock)
@@ -96,12 +97,12 @@ declare(
 
 
 def checkpointable(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by name that can compute their activations again in the backward pass."""
+    """The modules, by name, that support gradient checkpointing."""
     return {name: module for name, module in model.named_modules() if hasattr(module, "gradient_checkpointing")}
 
 
 def set_checkpointing(model: nn.Module, names: Iterable[str]) -> None:
-    """Have these modules, and no others, compute their activations again in the backward pass."""
+    """Switch on gradient checkpointing for the modules with these names, and off for all others."""
     chosen = set(names)
     for name, module in checkpointable(model).items():
         module.gradient_checkpointing = name in chosen  # type: ignore[assignment]
@@ -116,7 +117,7 @@ def set_checkpointing(model: nn.Module, names: Iterable[str]) -> None:
     gone="large pictures",
 )
 def is_downsampler(module: nn.Module) -> bool:
-    """Whether the module halves height and width by a convolution or by averages."""
+    """Whether the module is a downsampler, which halves height and width by a convolution or by averaging."""
     from diffusers.models.downsampling import Downsample2D
 
     return isinstance(module, Downsample2D)
@@ -128,14 +129,19 @@ def is_downsampler(module: nn.Module) -> bool:
     gone="large pictures",
 )
 def is_upsampler(module: nn.Module) -> bool:
-    """Whether the module is one that `with_output_size` works for."""
+    """Whether the module is an upsampler that takes an output size; see `with_output_size`."""
     from diffusers.models.upsampling import Upsample2D
 
     return isinstance(module, Upsample2D)
 
 
 def with_output_size(args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
-    """The arguments of an upsampler's call with the height and width that it shall come to, its second argument."""
+    """Arguments for an upsampler's call with a given output size, which is its second argument.
+
+    Args:
+        args: the positional arguments of the call.
+        size: height and width of the output.
+    """
     return (args[0], size, *args[2:])
 
 
@@ -146,9 +152,12 @@ def with_output_size(args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any,
     gone="large pictures with ControlNet or T2I-Adapter",
 )
 def downsampled(side: int, downsampler: Any) -> int:
-    """What a downsampler makes of a side: a convolution of 3 with its padding, or pairs averaged.
+    """The height or width that a downsampler produces.
 
-    A convolution without padding pads by one at the far end.
+    Args:
+        side: height or width of its input.
+        downsampler: a strided convolution of kernel size 3, which without padding pads by one at the far end, or an
+            average over pairs.
     """
     return (side + (2 * downsampler.padding or 1) - 3) // 2 + 1 if downsampler.use_conv else side // 2
 
@@ -164,7 +173,7 @@ declare(
 
 
 def freeu_factors(unet: Any) -> dict[str, float]:
-    """The factors s1, s2, b1, b2 that `enable_freeu` was called with; empty where FreeU is off."""
+    """The factors s1, s2, b1, b2 that `enable_freeu` was called with; empty if FreeU is off."""
     found = {name: getattr(unet.up_blocks[0], name, None) for name in ("s1", "s2", "b1", "b2")}
     return {} if None in found.values() else found  # type: ignore[return-value]
 
@@ -180,7 +189,7 @@ declare(
 
 
 def image_scales(unet: Any) -> tuple[str, ...]:
-    """The scales of IP-Adapters in each layer, which `set_ip_adapter_scale` changes without telling the model."""
+    """The scales of the IP-Adapters in each layer. `set_ip_adapter_scale` changes them without notifying the model."""
     if not hasattr(unet.encoder_hid_proj, "image_projection_layers"):
         return ()
     return tuple(str(module.scale) for module in unet.modules() if hasattr(module, "to_k_ip"))
@@ -196,6 +205,6 @@ declare(
 
 
 def is_offloaded_in_groups(module: nn.Module) -> bool:
-    """Whether Diffusers' group offloading hooks this very module."""
+    """Whether Diffusers' group offloading has a hook on this module (submodules are not searched)."""
     hooks = getattr(module, "_diffusers_hook", None)
     return hooks is not None and hooks.get_hook("group_offloading") is not None
