@@ -1,13 +1,15 @@
-"""A training run: from settings to a finished folder, resumable at any moment.
+"""A training run: from settings to a finished folder; it can be interrupted and resumed at any time.
 
-fit          the run from its first step to its result
-loop         the steps: passes, gradients, optimizer, averages
-task         what a script brings to `fit`
-checkpoint   a moment of a run on disk
-folder       the folder of a run, and what must not change in it
-history      the log of measures
-progress     what is shown meanwhile
-previews     pictures by the model as it is
-machine      which device, and whether it can do what is asked
-memory       what is free, and what operations take
+fit          a whole run: opens the folder, resumes, trains, logs, saves
+loop         the training loop: passes, gradients, optimizer, averaged weights
+task         the interface between `fit` and one kind of training
+config       the settings that all scripts share
+settings     their groups: folder, loop, machine
+checkpoint   writing, checking and loading checkpoints
+folder       the folder of a run, and the record of its settings
+history      the log of losses and other metrics
+progress     the progress bar
+machine      the device, and checks that it supports the settings
+memory       free memory, and the memory that operations take
+result       the checksums of the result
 """

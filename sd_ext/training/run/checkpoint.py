@@ -1,12 +1,12 @@
-"""Checkpoints that are whole or not there, and tell when they are damaged.
+"""Checkpoints: each appears complete or not at all, and damage is noticed when it is loaded.
 
 A checkpoint is a folder `step-00001500` of safetensors files and one JSON file, each with a checksum of its contents:
 
-    model.safetensors      trained weights          ema.safetensors   their average
-    optimizer.safetensors  its state's tensors      state.json        step, other optimizer state, loss scale
+    model.safetensors      trained weights          ema.safetensors   their moving average
+    optimizer.safetensors  optimizer state tensors  state.json        step, other optimizer state, loss scale
 
-It appears all at once; older ones go only after that. No random state is stored because there is none: every draw at
-step s comes from a generator seeded with (seed, s).
+Older checkpoints are removed only after the new one is complete. No random state is stored: all random numbers of
+step s come from generators seeded with (seed, s).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
 ]  # fmt: skip
 
 PREFIX, DAMAGED, STATE = "step-", "damaged-", "state.json"
-CHECKSUM, FILES = "checksum", "files"  # entries of the state that this file adds
+CHECKSUM, FILES = "checksum", "files"  # entries that `write_folder` adds to state.json
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class State:
-    """What `state.json` declares, whoever wrote it."""
+    """The checked fields of `state.json`."""
 
     files: list[str]
     step: int = 0
@@ -51,12 +51,17 @@ class State:
 
 
 def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write `{file name: tensors}` and `state.json` as one folder that appears all at once.
+    """Write a checkpoint: a folder that appears only when it is complete.
 
-    A folder that is already there is left as it is: same step, same contents.
+    If the folder exists, nothing is written: the same step of the same run has the same contents.
+
+    Args:
+        target: the folder, `step-...`.
+        tensors: file name -> the tensors of that file, by name.
+        state: what `state.json` holds; JSON values.
 
     Raises:
-        TrainingError: the disk is full or fails; names the last whole checkpoint. Nothing half-written stays.
+        TrainingError: the disk is full or fails; names the last complete checkpoint. Nothing half-written stays.
     """
     if target.exists():
         return
@@ -77,29 +82,35 @@ def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dic
 
 
 def state_checksum(state: dict[str, Any]) -> str:
-    """Eight digits that depend on every value, as JSON keeps them."""
+    """A CRC-32 of all values, as JSON represents them: eight hexadecimal digits."""
     as_read = json.loads(json.dumps(state))  # lists for tuples, texts for keys that are numbers
     return f"{zlib.crc32(json.dumps(as_read, sort_keys=True).encode()):08x}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
+    """The folders of the checkpoints in a folder, oldest first."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, each whole until it is gone, and what killed writers left."""
+    """Remove all but the newest `keep` checkpoints, and temporary files of processes that were killed while writing.
+
+    A checkpoint is renamed before its files are removed, so that no incomplete one is ever found.
+    """
     whole.sweep(folder)
     for old in checkpoints(folder)[:-keep]:
         whole.remove(old)
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """What `write_folder` wrote.
+    """Read a checkpoint that `write_folder` wrote, and verify its checksums.
+
+    Returns:
+        (tensors, state): file name -> tensors by name, and the contents of `state.json`.
 
     Raises:
-        DamagedError: a file holds something else, or is gone.
-        TrainingError: a file is there and cannot be read.
+        DamagedError: a file is missing, or its contents do not match its checksum.
+        TrainingError: a file exists and cannot be opened.
     """
     try:
         state = read_json(folder / STATE, dict[str, Any], finite=False)
@@ -119,12 +130,18 @@ Loaded = tuple[Path, dict[str, dict[str, Tensor]], dict[str, Any]]
 
 
 def newest_whole(folder: Path) -> Loaded | None:
-    """The newest checkpoint that is not damaged, loaded; None where there is none at all.
+    """Load the newest checkpoint that is not damaged.
 
-    Newer ones, which are damaged, are named in a warning, and set aside under another name.
+    Damaged newer ones are named in a warning and renamed (`damaged-...`), so that they are not tried again.
+
+    Args:
+        folder: the folder of the checkpoints.
+
+    Returns:
+        (its folder, tensors, state), see `load`; None if there are no checkpoints.
 
     Raises:
-        TrainingError: there are checkpoints, and all are damaged; or see `load`.
+        TrainingError: there are checkpoints, but all are damaged; or see `load`.
     """
     damaged: list[tuple[Path, DamagedError]] = []
     for path in reversed(checkpoints(folder)):
@@ -143,7 +160,7 @@ def newest_whole(folder: Path) -> Loaded | None:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a checkpoint a name under which it is no checkpoint any more."""
+    """Rename a damaged checkpoint so that it is no longer found; returns the new path."""
     to = path.with_name(DAMAGED + path.name)
     if to.exists():
         whole.remove(to)
@@ -152,10 +169,15 @@ def set_aside(path: Path) -> Path:
 
 
 def restore(folder: Path, tensors: dict[str, Tensor], into: dict[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors over those of the same names. Nothing is changed unless all fit.
+    """Copy the tensors of a checkpoint into a model's tensors. If any does not fit, nothing is changed.
+
+    Args:
+        folder: the checkpoint, for the message.
+        tensors: the loaded tensors, by name.
+        into: the tensors to overwrite, by name.
 
     Raises:
-        InputError: names, shapes or dtypes differ; the checkpoint is from another configuration.
+        InputError: names, shapes or dtypes differ, so the checkpoint is from another configuration; says which.
     """
     lost, new = sorted(tensors.keys() - into.keys()), sorted(into.keys() - tensors.keys())
     found = [differences(lost, new)] if lost or new else []

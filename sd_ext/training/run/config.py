@@ -1,4 +1,4 @@
-"""What every script's settings have: those of the run, its steps, its machine and its optimizer."""
+"""The settings that all training scripts share: folder, loop, machine, optimizer and learning rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sd_ext.training.settings.setting import contradiction
 
 @dataclass(frozen=True)
 class RunConfig(Config):
-    """The settings that `fit` reads."""
+    """The settings that `fit` reads; the base of every training script's settings."""
 
     folder: FolderSettings = FolderSettings()
     loop: LoopSettings = LoopSettings()
@@ -33,7 +33,10 @@ class RunConfig(Config):
             raise contradiction(f"{name} averages in place of a falling learning rate; set lr_schedule = constant")
 
     def change(self, **values: Any) -> Self:
-        """See `Config.change`; another optimizer with no learning rate beside it gets the one that suits it."""
+        """See `Config.change`. If the optimizer changes and no learning rate is given, the optimizer's usual one is set.
+
+        "Usual" is relative to AdamW's, see `Preset.usual_rate`.
+        """
         if values.get("optimizer", self.optimizer.optimizer) != self.optimizer.optimizer:
             values.setdefault("learning_rate", preset(values["optimizer"]).usual_rate(self._adamw_rate()))
         return super().change(**values)
@@ -46,11 +49,11 @@ class RunConfig(Config):
 
     @classmethod
     def epilog(cls) -> str:
-        """See `Config.epilog`: what is known of each optimizer that has a name."""
+        """See `Config.epilog`: one line of help for each optimizer in `PRESETS`."""
         return "\n".join(["optimizers:", *(f"  {name:<20}{known.help}" for name, known in PRESETS.items())])
 
     def notes(self) -> dict[str, str]:
-        """See `Config.notes`: the learning rate's, where the optimizer wants another one than AdamW."""
+        """See `Config.notes`: a note on the learning rate, if the optimizer needs another one than AdamW."""
         known = self.optimizer.preset
         wants = known.learning_rate or known.rate_share != 1
         return {"learning_rate": f"{self.optimizer.optimizer}: {known.help}"} if wants else {}

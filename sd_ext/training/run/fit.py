@@ -2,11 +2,11 @@
 
 OUT/run.json        the settings; a folder that holds another run is refused
 OUT/checkpoints/    step-00000500, ...
-OUT/history.jsonl   what was logged
+OUT/history.jsonl   the log of metrics
 OUT/previews/       contact sheets
 OUT/logs/           TensorBoard
-OUT/model/          the result; appears, whole, when the run is complete
-OUT/model.sha256    its checksums; the same command, once more, checks them
+OUT/model/          the result; appears when the run is complete
+OUT/model.sha256    checksums of the result; running the same command again verifies them
 """
 
 from __future__ import annotations
@@ -47,15 +47,19 @@ from sd_ext.training.run.result import check as check_result
 from sd_ext.training.run.result import record as record_result
 from sd_ext.training.run.task import Task
 
-SAME_REQUEST = 2.0  # seconds in which a terminal's signal and the launcher's, which passes it on, are one request
+SAME_REQUEST = 2.0  # seconds in which signals count as one: the terminal and the launcher both send Ctrl-C
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: the run is saved and can be resumed."""
+    """The run was stopped by Ctrl-C or SIGTERM; it is saved and can be resumed."""
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """Accelerate's devices, precision and trackers as the settings say."""
+    """An Accelerator with the device, precision and tracker of the settings.
+
+    Raises:
+        InputError: see `check_machine`.
+    """
     check_machine(config)
     there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "none": lambda: False}
     return Accelerator(
@@ -63,19 +67,30 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         mixed_precision=config.machine.mixed_precision,
         log_with=config.folder.tracker if there[config.folder.tracker]() else None,
         project_dir=config.folder.out,
-        # The loop accumulates; without this accelerate would divide by what its own configuration says, too.
+        # The loop accumulates gradients itself; without this, accelerate would also divide by its own configuration's
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
 
 
 def trained(run: Run) -> dict[Any, str]:
-    """Trained parameters and their names."""
+    """The trained parameters of a run's model -> their names."""
     model = run.accelerator.unwrap_model(run.model)
     return {p: name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save(run: Run, folder: Path, history: History) -> None:
-    """Write a checkpoint of this step, then drop the oldest beyond `keep`."""
+    """Write a checkpoint of the current step, then remove the oldest ones beyond the setting `keep`.
+
+    The first process writes, the others wait.
+
+    Args:
+        run: the run.
+        folder: the folder of the checkpoints.
+        history: the log, whose checksum the checkpoint stores.
+
+    Raises:
+        TrainingError: the disk is full or fails.
+    """
     target = folder / f"{checkpoint.PREFIX}{run.step:08d}"
     if run.accelerator.is_main_process:
         names = trained(run)
@@ -98,8 +113,20 @@ def save(run: Run, folder: Path, history: History) -> None:
 
 
 def resume(run: Run, folder: Path) -> str | None:
-    """Go to the newest whole checkpoint, if there is one. Returns what `History.seal` said when it was written."""
-    with run.accelerator.main_process_first():  # which sets damaged ones aside
+    """Load the newest undamaged checkpoint, if there is one, into the run.
+
+    Args:
+        run: a run at step 0, changed in place.
+        folder: the folder of the checkpoints.
+
+    Returns:
+        The checksum of the log (`History.seal`) when the checkpoint was written; None without a checkpoint.
+
+    Raises:
+        TrainingError: all checkpoints are damaged.
+        InputError: the checkpoint is of another configuration.
+    """
+    with run.accelerator.main_process_first():  # the first process renames damaged checkpoints
         found = checkpoint.newest_whole(folder)
     if not found:
         return None
@@ -116,7 +143,11 @@ def resume(run: Run, folder: Path) -> str | None:
 
 
 def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int) -> Iterator[list[tuple[Pass, tuple]]]:
-    """What this process does in steps `first`, `first + 1`, ..., read ahead by `workers` threads."""
+    """The batches of this process, from step `first` on, without end; read ahead by `workers` threads.
+
+    Yields:
+        For each step, a list of (pass, arguments of the model).
+    """
     processes, loop, workers = accelerator.num_processes, config.loop, config.machine.workers
     group = loop.batch_size * loop.accumulation * processes
     order = StepOrder(task.sizes, loop.batch_size, group, loop.seed)
@@ -134,12 +165,21 @@ def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int)
 
 
 def fit(task: Task, config: RunConfig) -> Path:
-    """Train a task to its end, resuming what is there. Returns the folder of the finished model.
+    """Run a training task to its end, or resume it from the newest checkpoint in its folder.
+
+    If the result exists already, its checksums are verified and nothing is trained.
+
+    Args:
+        task: what is trained.
+        config: the settings; `out` is the folder of the run.
+
+    Returns:
+        The folder of the result, OUT/model.
 
     Raises:
-        InputError: the folder belongs to another run.
-        TrainingError: a loss was not finite, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM, after a checkpoint of the last whole step.
+        InputError: the folder belongs to another run, or the settings do not work on this machine.
+        TrainingError: a loss was not finite, the disk is full, or all checkpoints are damaged.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint of the last completed step was written.
     """
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
@@ -182,7 +222,7 @@ def fit(task: Task, config: RunConfig) -> Path:
 
 
 def save_result(run: Run, task: Task, history: History, result: Path) -> None:
-    """Save the result, as a folder that appears all at once; the first process does, the others wait."""
+    """Save the result as a folder that appears when it is complete. The first process saves, the others wait."""
     with evaluating(run, task):
         if run.accelerator.is_main_process:
             with whole.folder(result) as new:
@@ -192,7 +232,7 @@ def save_result(run: Run, task: Task, history: History, result: Path) -> None:
 
 
 def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
-    """The run at step 0."""
+    """Prepare a run at step 0: memory layout, fast CPU layers, optimizer, averaged weights."""
     task.arrange()
     if accelerator.device.type == "cpu":
         quicken(task.model)
@@ -209,7 +249,10 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
 
 
 def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
-    """The optimizer's groups; those of parameters that stop have the step in "until"."""
+    """The optimizer's parameter groups, see `parameter_groups`.
+
+    Groups of parameters listed in `task.stops` have an entry "until": the step from which on they are not trained.
+    """
     by_stop: dict[int, list[tuple[str, Any]]] = {}
     for name, p in task.model.named_parameters():
         stop = next((stop for part, stop in task.stops.items() if f".{part}." in f".{name}."), 0)
@@ -223,7 +266,7 @@ def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def agreed(accelerator: Accelerator, asked: bool) -> bool:
-    """Whether any process was asked to stop: they stop at the same step or wait for one another for ever."""
+    """Whether any process was asked to stop. All must stop at the same step, or they would wait for one another."""
     if accelerator.num_processes == 1:
         return asked
     return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
@@ -231,7 +274,7 @@ def agreed(accelerator: Accelerator, asked: bool) -> bool:
 
 @contextlib.contextmanager
 def evaluating(run: Run, task: Task) -> Iterator[None]:
-    """Within the block the model is what would be saved: averaged weights, no dropout, no gradients."""
+    """A context in which the model is as it would be saved: averaged weights, no dropout, no gradients."""
     with averaged(run.optimizer), run.ema.applied() if run.ema else contextlib.nullcontext(), torch.no_grad():
         task.model.eval()
         try:
@@ -243,7 +286,16 @@ def evaluating(run: Run, task: Task) -> Iterator[None]:
 def observe(
     run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress, history: History
 ) -> None:
-    """What happens after a step: the bar, validation, the log, a preview, a checkpoint."""
+    """After a step: update the progress bar and, when they are due, validate, preview, log and write a checkpoint.
+
+    Args:
+        run: the run.
+        task: what is trained.
+        folder: the run's folder.
+        metrics: of the step, from `train`.
+        progress: the progress bar.
+        history: the log.
+    """
     settings, step, last = run.config.folder, run.step, run.step == run.config.loop.steps
     progress.update(step, metrics)
     if settings.validate_every and (step % settings.validate_every == 0 or last):
@@ -257,7 +309,11 @@ def observe(
 
 
 def look(run: Run, task: Task, path: Path) -> dict[str, float]:
-    """Validate, and save a contact sheet; the first process does, the others wait."""
+    """Validate, and save the task's preview at `path`, in the first process only.
+
+    Returns:
+        The validation metrics; empty in other processes.
+    """
     if not run.accelerator.is_main_process:
         return {}
     with evaluating(run, task):
@@ -273,24 +329,28 @@ def look(run: Run, task: Task, path: Path) -> dict[str, float]:
 
 
 def _image_for(tracker: str, sheet: Image.Image) -> Any:
-    """A picture as the tracker takes it: TensorBoard a batch of pixels, W&B a list of pictures."""
+    """A picture in the form that a tracker takes: TensorBoard a batch of pixels, W&B a list of pictures."""
     return np.asarray(sheet)[None] if tracker == "tensorboard" else [sheet]
 
 
 class handle_signals:
-    """Within the block, Ctrl-C and SIGTERM set a flag (the value of the block) instead of killing half a step."""
+    """A context in which Ctrl-C and SIGTERM do not end the process at once, so that it can finish its step.
+
+    The value of the context is a list that is empty until a signal arrives. A second request, more than `SAME_REQUEST`
+    seconds after the first, ends the process immediately.
+    """
 
     def __enter__(self) -> list[int]:
         self.asked: list[int] = []
         self.before, self.since = {}, 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
+            with contextlib.suppress(ValueError):  # only the main thread may handle signals
                 self.before[number] = signal.signal(number, self._ask)
         return self.asked
 
     def _ask(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if self.asked and now - self.since > SAME_REQUEST:  # asked twice: now
+        if self.asked and now - self.since > SAME_REQUEST:  # a second request
             os._exit(128 + number)
         self.since = self.since if self.asked else now
         self.asked.append(number)

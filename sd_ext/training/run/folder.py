@@ -1,4 +1,4 @@
-"""The folder of a run: whether it is new, or holds this very run, and its record of the settings."""
+"""The folder of a run, and the record of the run's settings in it (`run.json`)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ RECORD = "run.json"
 
 
 def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
-    """The folder and what its record says or will say; nothing is written.
+    """Check that a run can use its folder: it is new, or holds the same run. Nothing is written.
+
+    Args:
+        config: the settings.
+        name: the task's name.
+        parts: the task's `parts`: digests of what the run depends on beside its settings.
+
+    Returns:
+        (the folder, the record of the settings that `run.json` must hold).
 
     Raises:
-        InputError: it holds something else, or a run with other settings or data (names them), or cannot be written.
+        InputError: the folder holds something else, or a run with other settings or data (names them), or cannot be
+            written to.
     """
     if not config.folder.out:
         raise InputError("no folder for the run: give --out DIR")
@@ -36,12 +45,12 @@ def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = No
 
 
 def is_fresh(folder: Path) -> bool:
-    """Whether it is empty, but for what a run leaves that was killed while it opened the folder."""
+    """Whether a folder is empty, except for temporary files of a run that was killed while it opened the folder."""
     return folder.is_dir() and all(whole.is_temporary(path.name) for path in folder.iterdir())
 
 
 def compare(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a record of other settings."""
+    """Raise `InputError` if the folder's record has other settings; the message lists the differences."""
     try:
         before = read_json(folder / RECORD, dict[str, Any])
     except InputError as error:
@@ -53,7 +62,12 @@ def compare(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:
-    """The run's folder, new or to be resumed; what killed runs left half-written in it goes.
+    """Open the run's folder: check it, remove temporary files of killed runs, write the record if it is new.
+
+    Arguments as for `check_folder`.
+
+    Returns:
+        The folder.
 
     Raises:
         InputError: see `check_folder`.

@@ -1,4 +1,4 @@
-"""What a run logged: one JSON object a line, each step once however often it was resumed."""
+"""The log of a run's metrics: one JSON object a line. A step is in it once, however often the run was resumed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ log = logging.getLogger(__name__)
 
 
 class History:
-    """`entries` of {"step": ..., "loss": ..., ...}, in a file that grows line by line.
+    """The log of a run, kept in memory and in a file that grows by one line an entry.
 
     Args:
         path: the file.
         step: the step to resume from; later entries are dropped, since those steps run again.
-        writes: False in all but the first process.
+        writes: whether this process writes the file; True in the first process only.
+
+    Attributes:
+        entries: {"step": ..., "loss": ..., ...} for each logged step.
     """
 
     def __init__(self, path: Path, step: int, writes: bool = True):
@@ -34,18 +37,19 @@ class History:
             whole.write_text(path, self._text())
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Append the metrics of a step."""
         self.entries.append({"step": step, **metrics})
         if self.writes:
             whole.append(self.path, json.dumps(self.entries[-1]))
 
     def seal(self) -> str:
-        """Wait until the file is on the disk; eight digits that depend on every entry, for a checkpoint to keep."""
+        """Flush the file to disk; returns a checksum of all entries, eight hexadecimal digits, for a checkpoint."""
         if self.writes and self.path.exists():
             whole.sync(self.path)
         return f"{zlib.crc32(self._text().encode()):08x}"
 
     def check(self, sealed: str | None) -> None:
-        """Warn where the entries are not those that `seal` told a checkpoint of. The run goes on all the same."""
+        """Warn if the entries do not match `sealed`, the checksum from `seal` in a checkpoint. The run goes on."""
         if self.writes and sealed is not None and sealed != self.seal():
             log.warning(
                 "%s is damaged: it does not hold what was logged up to here, and what is drawn of it is not all true",
@@ -58,15 +62,16 @@ class History:
 
 @dataclass
 class Entry:
-    """What a line declares beside its measures."""
+    """The checked field of a line; all other fields are metrics."""
 
     step: int
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The entries of a file. It is a log: damaged lines, such as a last one cut off by a kill, are left out and said.
+    """Read the entries of a log file; empty if it does not exist.
 
-    A file that cannot be read at all counts as one of damaged lines only.
+    Damaged lines, such as a last line cut off when the process was killed, are left out with a warning. If the file
+    cannot be read at all, the entries read so far are returned, with a warning as well: a log never stops a run.
     """
     if not os.path.lexists(path):
         return []

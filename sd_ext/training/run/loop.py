@@ -1,8 +1,8 @@
-"""The training loop: it trains and yields metrics; the caller logs, previews and saves.
+"""The training loop. It trains and yields metrics; the caller logs, makes previews and saves.
 
-One optimizer step is a few forward and backward passes, a clipped gradient, the optimizer's step, and an update of the
-averaged weights. A step's loss is the mean over its samples, however they are cut into passes and dealt to processes.
-Everything random comes from (seed, step), so a run is a function of its settings.
+One optimizer step is a few forward and backward passes, gradient clipping, the optimizer's step, and an update of the
+averaged weights. A step's loss is the mean over its samples, however they are divided into passes and processes. All
+random numbers are seeded by (seed, step), so the result of a run depends on its settings only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,15 @@ Batches = Callable[[int], Iterator[list[tuple[Pass, tuple]]]]
 class Ema:
     """An exponential moving average of a model's trained weights, in float32.
 
-    average <- d average + (1 - d) weights, with d = min(decay, (1 + step) / (10 + step)) so that early steps, far from
-    the result, are forgotten quickly.
+    average <- d average + (1 - d) weights, with d = min(decay, (1 + step) / (10 + step)): d is smaller at the start of
+    a run, so that the early weights are soon forgotten.
+
+    Args:
+        model: the model; the parameters that require gradients are averaged.
+        decay: largest d, from 0 up to, not including, 1.
+
+    Attributes:
+        average: the averages, by parameter name.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -41,12 +48,13 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Take the current weights into the average; `step` is the number of optimizer steps done."""
         decay = min(self.decay, (1 + step) / (10 + step))
         lerp_all(list(self.average.values()), [p.float() for p in self.source.values()], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the weights are the averages; after it they are what they were, bit for bit."""
+        """A context in which the model's weights are the averages; afterwards they are restored bit for bit."""
         weights = {name: p.detach().clone() for name, p in self.source.items()}
         self._set(self.average)
         try:
@@ -62,18 +70,21 @@ class Ema:
 
 @dataclass
 class Run:
-    """The state of a run: what a checkpoint holds, beside the settings.
+    """Everything the training loop works on. Checkpoints store its weights, optimizer state, averages and step.
 
     Args:
-        config: its settings.
-        accelerator: devices and precision.
+        config: the settings.
+        accelerator: accelerate's device, precision and processes.
         model: computes the loss: `model(*batch)` returns a dictionary of means over the batch, of which "loss" is
             minimised.
-        optimizer: on the model's trained weights; each group's "ratio" multiplies the learning rate, which is 0
-            from step "until" on.
-        batches: `batches(first)` yields what this process does in steps `first`, `first + 1`, ...: (pass, arguments).
-        names: of a pass's samples, for messages.
-        step: optimizer steps done.
+        optimizer: the optimizer of the trained weights. The learning rate of a group is multiplied by its "ratio",
+            and is 0 from step "until" on, if the group has these entries.
+        batches: `batches(first)` yields, for each of the steps `first`, `first + 1`, ..., this process's list of
+            (pass, arguments of `model`).
+        ema: the averaged weights; None for no averaging.
+        names: names the samples of a pass, for messages.
+        step: optimizer steps done so far.
+        last_checkpoint: path of the last checkpoint, for messages.
     """
 
     config: RunConfig
@@ -88,7 +99,16 @@ class Run:
 
 
 def check_finite(run: Run, values: dict[str, float], passes: list[Pass]) -> None:
-    """Stop the run when a loss or the gradient is not finite."""
+    """Stop the run if a value is not finite.
+
+    Args:
+        run: the run.
+        values: name for the message -> value.
+        passes: this process's passes of the step, whose samples the message names.
+
+    Raises:
+        TrainingError: a value is infinite or NaN.
+    """
     for what, value in values.items():
         if not math.isfinite(value):
             samples = "; ".join(run.names(each) for each in passes)
@@ -100,7 +120,16 @@ def check_finite(run: Run, values: dict[str, float], passes: list[Pass]) -> None
 
 
 def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
-    """Gradients of the step's mean loss; returns this process's part of the metrics, sums of shares of means."""
+    """Run the passes of one step in this process, and add up their gradients.
+
+    Args:
+        run: the run.
+        work: (pass, arguments of the model) for each pass.
+
+    Returns:
+        This process's part of the step's metrics: the means of its passes, each times the pass's share. The sum over
+        all processes is the mean over the step's samples.
+    """
     accelerator, sums = run.accelerator, {}
     for number, (each, batch) in enumerate(work):
         dropout = stream_generator(run.config.loop.seed, Stream.DROPOUT, each.step, each.positions[0])
@@ -108,7 +137,7 @@ def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
         last = number == len(work) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
             losses = run.model(*batch)
-            # Processes' gradients are averaged, shares are of all processes' samples.
+            # accelerate averages the gradients of the processes, but shares refer to the samples of all of them
             accelerator.backward(losses["loss"] * (each.share * accelerator.num_processes))
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach().float() * each.share
@@ -116,9 +145,11 @@ def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
 
 
 def train(run: Run) -> Iterator[dict[str, float]]:
-    """Train from `run.step` to the last step, yielding the metrics of each optimizer step after it is done.
+    """Train from `run.step` to the last step.
 
-    Metrics are means over the step's samples, with "gradient_norm" before clipping and "lr".
+    Yields:
+        The metrics of each optimizer step, after it is done: means over the step's samples, the learning rate "lr",
+        and "gradient_norm", the norm before clipping.
 
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are still those of the step before.
@@ -139,7 +170,7 @@ def train(run: Run) -> Iterator[dict[str, float]]:
         *values, norm = torch.cat([reduced, torch.as_tensor(norm).reshape(1).to(reduced)]).tolist()  # one wait a step
         metrics: dict[str, float] = {"lr": rate, **dict(zip(names, values, strict=True)), "gradient_norm": norm}
         check_finite(run, {"loss": metrics["loss"]}, passes)
-        if accelerator.scaler is None:  # there the loss scale answers to overflow
+        if accelerator.scaler is None:  # in float16 the gradient scaler skips steps whose gradients overflow
             check_finite(run, {"gradient's norm": norm}, passes)
         run.optimizer.step()
         run.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What a run needs of this machine, checked before anything loads: a device, number formats, optional packages."""
+"""Checks, before any model is loaded, that this machine supports a run: device, number format, optional packages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sd_ext.training.settings.config import every_setting
 
 
 def uses_cpu(settings: MachineSettings) -> bool:
-    """Whether a run is on the CPU: because it should be, or because there is nothing else."""
+    """Whether a run uses the CPU: because the settings say so, or because PyTorch finds no CUDA device."""
     return settings.device == "cpu" or not torch.cuda.is_available()
 
 
 def check_machine(config: RunConfig) -> None:
-    """Refuse settings that this machine cannot follow.
+    """Refuse settings that this machine does not support.
 
     Raises:
-        InputError: no such device, a number format it does not have, or a package that is not installed.
+        InputError: the device does not exist or lacks the number format, or a package is not installed.
     """
     machine = config.machine
     if machine.device == "cuda" and not torch.cuda.is_available():

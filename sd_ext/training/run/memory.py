@@ -1,4 +1,4 @@
-"""Bytes: what operations hold, what a model takes, and what is free."""
+"""Memory in bytes: the peak of a computation, the size of a model, the free memory of a device."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from sd_ext.seams.torch import storage_number, watching
 
 
 def gb(size: int) -> str:
+    """A number of bytes as text, in GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def size_of(models: Iterable[nn.Module]) -> int:
+    """The bytes of all parameters of models."""
     return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
 
 
 class PeakMemory:
-    """Counts the bytes of storages that appear, and the most there are at once.
+    """Counts the bytes of tensor storages that are alive, and their peak.
 
     Args:
-        known: tensors that are there already.
+        known: tensors that exist already and are not counted.
+
+    Attributes:
+        now: bytes alive at present.
+        peak: most bytes that were alive at once.
     """
 
     def __init__(self, known: Iterable[Tensor]):
@@ -34,7 +40,7 @@ class PeakMemory:
         self.now = self.peak = 0
 
     def see(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, unless it is counted, until nothing refers to it any more."""
+        """Count a tensor's storage, unless it is counted already; it is subtracted again when it is freed."""
         storage = tensor.untyped_storage()
         number = storage_number(storage)
         if number not in self.alive:
@@ -49,7 +55,7 @@ class PeakMemory:
 
 
 def peak_bytes(models: Iterable[nn.Module], call: Callable[[], Any]) -> int:
-    """The most bytes that `call()` holds at once beside the models' weights."""
+    """The peak memory of `call()` in bytes, not counting the models' weights."""
     memory = PeakMemory(p for model in models for p in model.parameters())
     with watching(memory.see):
         call()
@@ -57,8 +63,8 @@ def peak_bytes(models: Iterable[nn.Module], call: Callable[[], Any]) -> int:
 
 
 def kept_bytes(call: Callable[[], Any]) -> int:
-    """Bytes of the storages that autograd keeps for the backward pass of `call()`, weights among them."""
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets its number
+    """The bytes of all tensors, weights included, that autograd saves in `call()` for its backward pass."""
+    kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no later storage gets the same number
 
     def pack(tensor: Tensor) -> Tensor:
         kept[storage_number(tensor.untyped_storage())] = tensor.untyped_storage()
@@ -70,10 +76,10 @@ def kept_bytes(call: Callable[[], Any]) -> int:
 
 
 def make_fake(model: nn.Module, frozen: torch.dtype) -> None:
-    """Turn a model on the meta device into one of fake tensors (call it under `fake_tensors` and `torch.device`).
+    """Replace the meta tensors of a model by fake tensors, in place. Call it within `fake_tensors` and `torch.device`.
 
     Args:
-        model: changed in place.
+        model: a model on the meta device.
         frozen: number format of the weights that are not trained.
     """
     for module in model.modules():
@@ -85,7 +91,11 @@ def make_fake(model: nn.Module, frozen: torch.dtype) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that each process of this machine can still take on a device."""
+    """The bytes that each process on this machine can still allocate on a device.
+
+    On a GPU, what CUDA reports. On a CPU, the free memory of the machine or its container divided by the number of
+    local processes; a huge number if neither is known.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [known for known in (system_memory(), container_memory()) if known is not None]
@@ -94,7 +104,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def system_memory() -> int | None:
-    """Free bytes of the machine, as Linux tells them."""
+    """The machine's available memory in bytes, from Linux's /proc/meminfo; None if that cannot be read."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
@@ -103,7 +113,7 @@ def system_memory() -> int | None:
 
 
 def container_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Free bytes within a container's limit (cgroup v2); None where there is no limit."""
+    """The bytes left until a container's memory limit (cgroup v2); None if there is no limit."""
     try:
         return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
     except (OSError, ValueError):  # "max" is no limit

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar with loss and time left, or plain lines where there is no terminal."""
+"""The display of a training run: a progress bar with loss and time left, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainingProgress:
-    """A bar with the smoothed loss; a line every `log_every` steps when the output is not a terminal.
+    """A progress bar with the smoothed loss; if the output is no terminal, a line every `log_every` steps instead.
 
     Args:
         title: shown before the bar.
         total: steps of the whole run.
-        done: steps done in earlier sittings.
-        log_every: steps between lines.
-        shown: False in all but the first process.
+        done: steps done before the run was resumed.
+        log_every: steps between two lines.
+        shown: whether this process shows anything; True in the first process only.
     """
 
     def __init__(self, title: str, total: int, done: int, log_every: int, shown: bool = True):
@@ -38,9 +38,11 @@ class TrainingProgress:
         self.bar.stop()
 
     def say(self, text: str) -> None:
+        """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, step: int, metrics: dict[str, float]) -> None:
+        """Show that `step` steps are done, with the metrics of the last one."""
         self.loss = metrics["loss"] if self.loss is None else 0.98 * self.loss + 0.02 * metrics["loss"]
         self.bar.update(self.task, completed=step, loss=f"{self.loss:.4g}")
         if not self.console.is_terminal and (step % self.log_every == 0 or step == self.total):

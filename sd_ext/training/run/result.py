@@ -13,18 +13,24 @@ log = logging.getLogger(__name__)
 
 
 def sums_file(result: Path) -> Path:
+    """The file with the checksums of a result folder."""
     return result.with_name(f"{result.name}.sha256")
 
 
 def record(folder: Path, result: Path) -> None:
-    """Write the checksums of what is about to become `result`, and lies in `folder` as yet."""
+    """Write the checksums of a result while it is still in a temporary folder.
+
+    Args:
+        folder: the temporary folder that holds the files.
+        result: the final path of the result, which the checksum file names.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{file_digest(path)}  {result.name}/{path.relative_to(folder).as_posix()}\n" for path in files]
     whole.write_text(sums_file(result), "".join(lines))
 
 
 def check(result: Path) -> list[Path]:
-    """The files of a result that are not what the run wrote, or are gone; each is said in a warning."""
+    """Verify the checksums of a result. Returns the files that are changed or missing, after a warning for each."""
     if not sums_file(result).is_file():
         return []
     damaged = []

@@ -1,4 +1,4 @@
-"""What a training script brings to `sd_ext.training.run.fit.fit`."""
+"""The interface of one kind of training: what `sd_ext.training.run.fit.fit` calls to train it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ class Task:
     """One kind of training: its samples, the module that computes the loss, validation, previews, and the result.
 
     Attributes:
-        name: shown, and recorded with the run.
-        model: trained where its parameters require gradients; called with a batch, returns means over the batch, of
-            which "loss" is minimised. There from `begin` on.
-        sizes: of the samples: those of one size can share a pass.
-        ratios: beginnings or parts of parameter names -> what their learning rate is multiplied by.
-        stops: parts of parameter names -> the step from which on they stay as they are.
-        parts: what is trained on beside the settings, by name: a resumed run must have the same.
+        name: shown to the user, and recorded in the run's folder.
+        model: the module to train; its parameters that require gradients are. Called with the arguments from `batch`,
+            it returns means over the batch by name, of which "loss" is minimised. Set by `begin` at the latest.
+        sizes: the size of each sample; only samples of equal size share a pass.
+        ratios: part of a parameter name, between dots -> factor of the learning rate of these parameters.
+        stops: part of a parameter name, between dots -> the step from which on these parameters are not trained.
+        parts: digests of what the run depends on beside its settings, such as the data, by name. A run can be resumed
+            only if they are the same.
     """
 
     name: str
@@ -35,35 +36,46 @@ class Task:
     parts: dict[str, str] = {}  # noqa: RUF012
 
     def begin(self, accelerator: Accelerator) -> None:
-        """Load, and encode what is kept encoded; called once, by every process."""
+        """Load the models, and fill the cache; called once by every process, before training."""
 
     def arrange(self) -> None:
-        """Bring the model's weights into the order in memory that is fastest; called once, after `begin`."""
+        """Change the memory layout of the model's weights to the fastest one; called once, after `begin`."""
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def read(self, each: Pass) -> Any:
-        """What a pass needs from the disk; called ahead of time, in threads."""
+        """Read the data of a pass from disk; called in threads, ahead of training. The result is passed to `batch`."""
         return None
 
     def batch(self, each: Pass, read: Any, device: torch.device) -> tuple:
-        """The arguments of `model` for a pass."""
+        """The arguments of `model` for a pass.
+
+        Args:
+            each: the pass.
+            read: the result of `read` for this pass.
+            device: the device to put tensors on.
+        """
         raise AssertionError("every task makes its own batches")
 
     def names(self, each: Pass) -> str:
-        """The samples of a pass, for messages."""
+        """The names of a pass's samples, for messages."""
         return ", ".join(map(str, each.samples))
 
     def after(self, step: int) -> None:
-        """Called before each step, and once a checkpoint is loaded, with the steps done."""
+        """Called before each step, and after a checkpoint was loaded; `step` is the number of steps done."""
 
     def validate(self) -> dict[str, float]:
-        """Measures on what is not trained on, the same draws each time."""
+        """Metrics on held-out samples, with the same random numbers each time; empty if there are none."""
         return {}
 
     def preview(self) -> Image.Image | None:
-        """A contact sheet by the model as it is."""
+        """A contact sheet that shows what the model does at present; None for no preview."""
         return None
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
-        """Save the result into the empty folder `new`; `history` is what was logged."""
+        """Save the result of the run.
+
+        Args:
+            new: an empty folder to write into.
+            history: the entries of the log, see `History`.
+        """
         raise AssertionError("every task saves its own result")
