@@ -1,4 +1,4 @@
-"""The settings that a LoRA and a whole U-Net have in common."""
+"""The settings that LoRA training and U-Net training have in common."""
 
 from __future__ import annotations
 

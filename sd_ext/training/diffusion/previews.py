@@ -1,4 +1,4 @@
-"""Pictures by a model in training, drawn through the family's own Diffusers pipeline from states that are at hand."""
+"""Draws previews with a model in training, through the Diffusers pipeline of its family, from encoded prompts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 def draw(
     pipe: Any, prompt: dict[str, Tensor], negative: dict[str, Tensor], seed: int, side: int, settings: PreviewSettings
 ) -> np.ndarray:
-    """One picture from noise that is drawn in float32 on the CPU.
+    """Draw one picture. The initial noise is drawn in float32 on the CPU, so it is the same on every device.
 
     Args:
-        pipe: a pipeline as `make_pipeline` makes it.
-        prompt: states (1, n, d) and for SDXL pooled (1, p), on the pipeline's device.
-        negative: the same for what the picture should not show.
-        seed: of the noise.
-        side: height and width in pixels, rounded down to whole latents.
-        settings: guidance and steps.
+        pipe: a pipeline from `make_pipeline`.
+        prompt: the encoded prompt: "states" (1, n, d) and for SDXL "pooled" (1, p), on the pipeline's device.
+        negative: the encoded negative prompt, likewise.
+        seed: seed of the noise.
+        side: height and width in pixels, rounded down to a multiple of the pixels per latent.
+        settings: guidance scale and number of steps.
 
     Returns:
         (height, width, 3) uint8.
@@ -54,7 +54,16 @@ def draw(
 
 
 def read_whole_pictures(folder: Path, count: int) -> list[Image.Image] | None:
-    """The `count` pictures of a folder; None if there is none, or, which is said, if it is damaged."""
+    """Read PNG pictures that were drawn before.
+
+    Args:
+        folder: the folder with the pictures.
+        count: how many pictures it must hold.
+
+    Returns:
+        The pictures, sorted by file name; None if the folder does not exist, or, with a warning, if a picture is
+        damaged or the number is wrong.
+    """
     if not folder.is_dir():
         return None
     paths = sorted(folder.glob("*.png"))

@@ -1,4 +1,4 @@
-"""From settings to samples: which pictures are trained on, and which are held out."""
+"""Reads the pictures that the settings name: those to train on, and those held out for validation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sd_ext.training.diffusion.config import DiffusionConfig
 def open_pictures(
     config: DiffusionConfig, scale: int, complete: Callable[[list[Item]], list[Item]] = lambda items: items
 ) -> tuple[Pictures, Pictures | None]:
-    """The samples of a run; says which pictures were left out, and why.
+    """Read the samples of a run. Pictures that are left out are printed with the reason.
 
     Args:
         config: the settings.
         scale: pixels per latent, in height and in width.
-        complete: from the items of the data to all that is trained on, such as with class pictures beside them.
+        complete: called with the items to train on, returns them with others added, such as class pictures.
 
     Returns:
         (samples to train on, held-out samples or None).
 
     Raises:
-        InputError: no pictures there, or none that can be used.
+        InputError: there are no pictures, or none can be used.
     """
     data, held_out = config.data, config.held_out
     items, others = read_items(data.data, data.split), []

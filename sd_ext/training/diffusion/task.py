@@ -1,9 +1,10 @@
-"""What training a LoRA and training a whole U-Net share: samples, what is drawn for each, loss, validation, previews.
+"""The common part of LoRA training and U-Net training: samples, random draws, batches, validation, previews.
 
-A pass is x_t = alpha_t x0 + sigma_t eps for a fresh draw of the latent's posterior, of t and of eps, and the error of
-what the U-Net predicts (Ho et al. 2020, arXiv 2006.11239, eq. 14). A share of the captions is replaced by the empty one
-(classifier-free guidance, Ho & Salimans 2022, arXiv 2207.12598). What is drawn for a sample depends on (seed, step,
-position in the step) only; timesteps are one from each stratum of a step.
+In each pass, every sample gets a fresh draw of its latent x0 from the autoencoder's posterior, a timestep t and noise
+eps. The U-Net sees x_t = alpha_t x0 + sigma_t eps, and the error of its prediction is minimised (Ho et al. 2020, arXiv
+2006.11239, eq. 14). A share of the captions is replaced by the empty one (classifier-free guidance, Ho & Salimans 2022,
+arXiv 2207.12598). All draws for a sample depend on (seed, step, position in the step) only; the timesteps of a step are
+stratified.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.objective.noise import draw_noise
 from sd_ext.training.run.task import Task
 
-PREVIEWS = 8  # captions of the data that previews are drawn of, where no prompts are given
+PREVIEWS = 8  # if no prompts are given, previews show this many captions of the data
 
 
 @dataclass
 class Drawn:
-    """What was drawn for a pass, on the CPU.
+    """The random draws of a pass, and its pictures or latents, on the CPU. Either `moments` or `pixels` is set.
 
     Args:
-        noises: of the posterior, the target's, and the input's: (b, c, h, w) each.
+        noises: noise that samples the posterior, noise of the target, noise of the input: (b, c, h, w) each.
         t: timesteps (b,).
-        texts: indices of the texts; -1 for the empty one.
-        flips: whether a sample is mirrored.
-        crops: top and left of random crops; None for the centre.
-        moments: mean and standard deviation of the latents (b, 2, c, h, w), or None with
-        pixels: (b, 3, H, W), which a device has to encode first.
-        mask: (b, 1, h, w).
+        texts: for each sample the index of its text; -1 for the empty text.
+        flips: for each sample, whether it is mirrored.
+        crops: for each sample, top and left of its random crop; None for the centre crop.
+        moments: mean and standard deviation of the latents (b, 2, c, h, w), from the cache.
+        pixels: pictures (b, 3, H, W) that are still to be encoded.
+        mask: loss mask (b, 1, h, w); None without masked loss.
     """
 
     noises: tuple[Tensor, Tensor, Tensor]
@@ -64,17 +65,22 @@ class Drawn:
 
 
 class DiffusionTask(Task):
-    """See the module; a subclass makes the U-Net trainable (`make_model`) and saves the result (`export`).
+    """Base of LoRA training and U-Net training. A subclass defines `make_model` and `export`.
 
     Args:
         config: all settings.
-        files: of the model.
-        rephrase: the share of captions said in another way.
+        files: the base model on disk.
+        rephrase: probability that a sample gets a rephrased caption.
 
     Attributes:
-        pictures, held_out: the samples to train on and to validate with; None for no validation.
-        choices, texts: what is said about each sample, see `texts_of`.
-        noise: the noise schedule as Diffusers' schedulers take it.
+        pictures: the samples to train on.
+        held_out: the samples to validate with; None for no validation.
+        choices, texts: the texts of each sample, see `texts_of`.
+        noise: the noise schedule: keyword arguments of Diffusers' schedulers.
+        levels: the noise levels of that schedule.
+
+    Raises:
+        InputError: there are no usable pictures, or the settings do not fit the model.
     """
 
     def __init__(self, config: DiffusionConfig, files: Model, rephrase: float = 0.0):
@@ -100,29 +106,29 @@ class DiffusionTask(Task):
             self.config = config.change(steps=epochs * self.steps_per_epoch(PartialState().num_processes))
 
     def steps_per_epoch(self, processes: int = 1) -> int:
-        """Optimizer steps in which every sample is seen once."""
+        """The number of optimizer steps in an epoch, in which every sample is seen once."""
         loop = self.config.loop
         group = loop.batch_size * loop.accumulation * processes
         return StepOrder(self.sizes, loop.batch_size, group, loop.seed).steps_per_epoch
 
     def complete(self, items: list[Item]) -> list[Item]:
-        """All that is trained on, from the pictures of the data."""
+        """The items to train on, given those of the data. A subclass may add items, such as class pictures."""
         return items
 
     @property
     def learnt(self) -> list[Sample]:
-        """Samples of the data's own pictures."""
+        """The samples of the data, without class pictures."""
         return [sample for sample in self.pictures.samples if not sample.item.prior]
 
     def noise_settings(self) -> dict[str, Any]:
-        """The noise schedule of the model, as Diffusers' schedulers take it, with what the settings change."""
+        """The model's noise schedule, as keyword arguments of Diffusers' schedulers, changed as the settings say."""
         prediction, schedule = self.config.prediction, self.files.noise()
         if prediction.prediction_type != "auto":
             schedule["prediction_type"] = prediction.prediction_type
         schedule["rescale_betas_zero_snr"] = prediction.zero_snr or schedule["rescale_betas_zero_snr"]
         return schedule
 
-    # What is encoded, and the model.
+    # Encoding, and the model.
 
     def begin(self, accelerator: Accelerator) -> None:
         config, self.device, self.accelerator = self.config, accelerator.device, accelerator
@@ -136,7 +142,7 @@ class DiffusionTask(Task):
         prepare_unet(self.unet, config.unet)
 
     def all_texts(self) -> list[str]:
-        """Every text whose states are needed: of samples, of validation, of previews, and none."""
+        """Every text that must be encoded: those of samples, validation and previews, and the empty text."""
         more = [*self.prompts, self.config.previews.negative_prompt, ""]
         return list(dict.fromkeys([*self.texts, *self.held_out_texts, *more]))
 
@@ -149,21 +155,29 @@ class DiffusionTask(Task):
         return [outside_training(self.config.captions, caption) for caption in dict.fromkeys(learnt)][:PREVIEWS]
 
     def make_model(self) -> DiffusionLoss:
-        """The module that is minimised, with a U-Net of which some parameters are trained."""
+        """Build the module whose output is minimised; the U-Net's parameters that require gradients are trained."""
         raise AssertionError("every diffusion task makes its own model")
 
     def conditions(self, texts: Sequence[str], time_ids: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
-        """What the loss takes for texts, and SDXL's sizes: states, or tokens where text encoders are trained."""
+        """The argument `conditions` of `DiffusionLoss.forward`, on the device.
+
+        Args:
+            texts: the text of each of the b samples.
+            time_ids: SDXL's size conditions of each, see `Sample.time_ids`; not used for other families.
+        """
         found = self.words(texts)
         if self.files.family == "sdxl":
             found["time_ids"] = torch.tensor(time_ids, dtype=torch.float32)
         return {name: value.to(self.device) for name, value in found.items()}
 
     def words(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """States of texts (b, n, d), and pooled (b, p)."""
+        """The encoded texts: "states" (b, n, d) and for SDXL "pooled" (b, p).
+
+        A subclass that trains text encoders returns "tokens" (b, towers, n) instead.
+        """
         return self.encoded.states(texts)
 
-    # What is drawn.
+    # Random draws and batches.
 
     def latent_shape(self, sample: int) -> tuple[int, int, int]:
         """Channels, height and width of a sample's latent."""
@@ -171,12 +185,13 @@ class DiffusionTask(Task):
         return self.channels, height // self.scale, width // self.scale
 
     def read(self, each: Pass) -> Drawn:
-        """All that is drawn for a pass, and its pictures or their latents."""
+        """All random draws of a pass, and its pictures or cached latents; called in threads."""
         config, samples = self.config, [self.pictures.samples[s] for s in each.samples]
         generators = [
             stream_generator(config.loop.seed, Stream.SAMPLE, each.step, position) for position in each.positions
         ]
-        # Five numbers a sample, whether they are used or not: mirrored, which text, no text, top, left.
+        # Always five numbers a sample, used or not, so that settings do not shift later draws: whether it is mirrored,
+        # which text, whether the text is empty, top and left of the crop.
         choices = torch.stack([torch.rand(5, generator=generator) for generator in generators]).tolist()
         shape = self.latent_shape(each.samples[0])
         posterior = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
@@ -198,17 +213,17 @@ class DiffusionTask(Task):
         return drawn
 
     def timesteps(self, each: Pass) -> Tensor:
-        """One from each stratum of the step, for the positions of a pass: (b,)."""
+        """The timesteps of a pass: those of its positions among the stratified timesteps of the step: (b,)."""
         generator = stream_generator(self.config.loop.seed, Stream.TIMESTEPS, each.step)
         return self.levels.draw(each.group, generator)[list(each.positions)]
 
     def choose_text(self, sample: int, choice: list[float]) -> int:
-        """The index of the sample's text, -1 for the empty one."""
+        """The index of a sample's text, -1 for the empty text; `choice` are its five random numbers, see `read`."""
         indices = self.choices[sample]
         return -1 if choice[2] < self.config.captions.text_dropout else indices[int(choice[1] * len(indices))]
 
     def corner(self, sample: Sample, choice: list[float]) -> tuple[int, int] | None:
-        """Where a random crop begins; None for the centre."""
+        """Top and left of a sample's random crop, in pixels; None for the centre crop. `choice` as in `choose_text`."""
         if self.config.pictures.crop != "random":
             return None
         top, left = (int(share * (room + 1)) for share, room in zip(choice[3:], sample.room, strict=True))
@@ -234,10 +249,17 @@ class DiffusionTask(Task):
     def names(self, each: Pass) -> str:
         return ", ".join(self.pictures.samples[s].item.name for s in each.samples)
 
-    # What is looked at.
+    # Validation and previews.
 
     def validate(self) -> dict[str, float]:
-        """The mean squared error on the held-out pictures, with the same noise and timesteps each time."""
+        """The mean error on the held-out pictures, with the same noise and timesteps each time.
+
+        The error is of the kind that is trained, but without loss weighting and masks, and with delta 1 for huber and
+        smooth_l1.
+
+        Returns:
+            "validation_loss"; empty without held-out pictures.
+        """
         if not self.held_out:
             return {}
         t = self.levels.spread(self.config.held_out.validation_times)
@@ -260,14 +282,14 @@ class DiffusionTask(Task):
         return self.model  # type: ignore[return-value]
 
     def draw_prompts(self, pipe: Any, towers: TextTowers | None = None) -> list[np.ndarray]:
-        """A picture of each prompt, from seeds that follow one another.
+        """Draw a picture of each preview prompt, with consecutive seeds.
 
         Args:
-            pipe: a pipeline around the U-Net.
-            towers: text encoders to take the words' states from; None for those that are at hand.
+            pipe: a pipeline with the U-Net, from `make_pipeline`.
+            towers: text encoders to encode the prompts with; None to use `preview_words`.
 
         Returns:
-            (height, width, 3) uint8 each.
+            (height, width, 3) uint8 for each prompt.
         """
 
         def states(text: str) -> dict[str, Tensor]:
@@ -282,5 +304,5 @@ class DiffusionTask(Task):
             ]
 
     def preview_words(self, text: str) -> dict[str, Tensor]:
-        """What a text is to the U-Net, on the device."""
+        """A preview's encoded text: "states" (1, n, d) and for SDXL "pooled" (1, p), on the device."""
         return {name: value.to(self.device) for name, value in self.encoded.states([text]).items()}

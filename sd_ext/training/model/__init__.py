@@ -1,9 +1,10 @@
-"""The models that training starts from and leaves behind.
+"""Loading, preparing and saving the models that are trained.
 
-files           a base model's parts, configs and digests, on disk
-unet            a U-Net made ready for training
-text_encoder    a text encoder saved so that every version of Transformers reads it
-text_encoders   one or two text encoders, and what the U-Net takes from them
-tokenizer       a tokenizer trained on captions
-pipeline        the parts put together as a Diffusers pipeline
+settings        the settings of the base model and the U-Net
+trainable       which models on disk can be trained further
+unet            prepares a U-Net: gradient checkpointing, attention, compilation
+text_encoder    saves a text encoder so that every version of Transformers reads it
+text_encoders   the text encoders of a pipeline, and their outputs as the U-Net takes them
+tokenizer       trains a tokenizer on captions
+pipeline        builds and saves Diffusers pipelines
 """

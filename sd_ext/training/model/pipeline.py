@@ -1,4 +1,4 @@
-"""From trained parts to an ordinary StableDiffusionPipeline folder."""
+"""Builds ordinary Diffusers pipelines from trained parts, and saves them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from sd_ext.training.model.tokenizer import save_tokenizer
 
 
 def make_scheduler(settings: dict[str, Any]) -> Any:
-    """The sampler a new pipeline comes with: DPM-Solver++ 2M, from full noise."""
+    """The sampler of a new pipeline: DPM-Solver++ 2M that starts at the last timestep (trailing spacing).
+
+    Args:
+        settings: the noise schedule: keyword arguments of Diffusers' schedulers.
+    """
     # steps_offset has no effect on trailing timesteps; pipelines warn of any other value.
     return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing", steps_offset=1)
 
@@ -30,9 +34,9 @@ def make_pipeline(vae: Any, unet: Any, noise: dict[str, Any], towers: TextTowers
     Args:
         vae: the autoencoder.
         unet: the U-Net.
-        noise: the noise schedule, as Diffusers' schedulers take it.
-        towers: text encoders and tokenizers; None for a pipeline that takes states only.
-        files: of the base model, whose family it is, and whose way with empty prompts it keeps.
+        noise: the noise schedule: keyword arguments of Diffusers' schedulers.
+        towers: text encoders and tokenizers; None for a pipeline that takes prompt embeddings only.
+        files: the base model; its family decides the pipeline's class, and SDXL's treatment of empty prompts is kept.
     """
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # much to import, for previews only
 
@@ -57,13 +61,19 @@ def make_pipeline(vae: Any, unet: Any, noise: dict[str, Any], towers: TextTowers
 def save_pipeline(
     pipe: Any, folder: Path, dtype: torch.dtype | None = None, add: Callable[[Path], None] = lambda new: None
 ) -> Path:
-    """Save a pipeline as a folder that appears all at once. Returns the folder.
+    """Save a pipeline as a folder that appears when it is complete; a folder that is there is replaced.
 
     Args:
-        pipe: a StableDiffusionPipeline.
-        folder: where; what is there is replaced.
-        dtype: float16 halves it.
-        add: called with the folder, complete but for what this adds, such as a card.
+        pipe: the pipeline.
+        folder: the folder to write.
+        dtype: number format of the weights; None to keep theirs.
+        add: called with the temporary folder before it is renamed, to add files such as a model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WriteError: the disk is full or fails; the old folder stays.
     """
     with whole.folder(folder, overwrite=True) as new:
         fill_pipeline(pipe.to(dtype) if dtype else pipe, new)
@@ -72,7 +82,7 @@ def save_pipeline(
 
 
 def fill_pipeline(pipe: Any, new: Path) -> None:
-    """Save a pipeline into a new folder."""
+    """Save a pipeline into an empty folder, in a form that older and newer versions of the libraries read."""
     pipe.save_pretrained(new, safe_serialization=True)
     for part in [name for name in ("text_encoder", "text_encoder_2") if name in pipe.components]:
         save_text_encoder(pipe.components[part], new / part)
@@ -84,7 +94,7 @@ def fill_pipeline(pipe: Any, new: Path) -> None:
 
 
 def edit_json(new: Path, **values: Any) -> None:
-    """Set top-level values of a new JSON file; None removes one."""
+    """Set top-level values of a JSON file that was just written; None removes a value."""
     kept = {**read_json(new, dict[str, Any], finite=False), **values}
     text = json.dumps(
         {name: value for name, value in kept.items() if name not in values or value is not None}, indent=2
@@ -93,5 +103,5 @@ def edit_json(new: Path, **values: Any) -> None:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes in all files of a folder."""
+    """The size of all files in a folder, in bytes."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

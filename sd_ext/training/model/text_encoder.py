@@ -11,7 +11,10 @@ from sd_ext.seams.transformers import with_prefix
 
 
 def save_text_encoder(text_model: Any, new: Path) -> None:
-    """Fill a new folder with the weight names every version of Transformers reads: 5 alone omits `text_model.`."""
+    """Save a text encoder into a folder, with weight names that every version of Transformers reads.
+
+    Transformers 5 saves names without the prefix `text_model.`, which earlier versions need; it is added here.
+    """
     text_model.save_pretrained(new)
     weights = load_file(new / "model.safetensors")
     named = {with_prefix(key): value for key, value in weights.items()}

@@ -1,8 +1,10 @@
-"""From words to what the U-Net is conditioned on, as the family's pipeline does it.
+"""Text encoders, and the text conditions of the U-Net that Diffusers' pipelines compute with them.
 
-SD 1.x, 2.x     states (b, n, d): the text encoder's last hidden state
-SDXL            states: the last hidden state but one of both encoders, side by side; pooled (b, p): of the second
-                (Podell et al. 2023, arXiv 2307.01952, section 2.1)
+SD 1.x, 2.x     "states" (b, n, d): the text encoder's last hidden state
+SDXL            "states" (b, n, d): the last but one hidden states of both encoders, concatenated along d;
+                "pooled" (b, p): the pooled output of the second (Podell et al. 2023, arXiv 2307.01952, section 2.1)
+
+b captions, n tokens each.
 """
 
 from __future__ import annotations
@@ -17,9 +19,14 @@ from sd_ext.models import Model
 
 
 class TextTowers(nn.Module):
-    """The text encoders of a pipeline and their tokenizers.
+    """The text encoders of a pipeline (one or two "towers") and their tokenizers.
 
-    Tokens are (b, towers, n) whole numbers; states (b, n, d) and pooled (b, p) as above.
+    Called with token ids (b, towers, n), it returns "states" (b, n, d) and for SDXL "pooled" (b, p).
+
+    Args:
+        tokenizers: one for each encoder.
+        encoders: the text encoders.
+        names: their part names in the pipeline, such as "text_encoder_2".
     """
 
     def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], names: Sequence[str]):
@@ -29,12 +36,13 @@ class TextTowers(nn.Module):
 
     @classmethod
     def load(cls, files: Model, dtype: torch.dtype = torch.float32) -> TextTowers:
+        """Load the frozen text encoders and tokenizers of a model, the encoders in number format `dtype`."""
         tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]
         encoders = [files.load(part, dtype).eval().requires_grad_(False) for part in files.text_parts]
         return cls(tokenizers, encoders, files.text_parts)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """(b, towers, n); longer texts are cut off."""
+        """The token ids of texts, (b, towers, n); texts that are too long are cut off."""
         return torch.stack([tokenize(each, list(texts)) for each in self.tokenizers], dim=1)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -47,20 +55,24 @@ class TextTowers(nn.Module):
 
 
 def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
-    """(captions, model_max_length) token numbers, as the pipelines make them."""
+    """The token ids of captions, padded and truncated as in Diffusers' pipelines: (captions, model_max_length)."""
     return tokenizer(
         captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     ).input_ids
 
 
 def cut_off(tokenizer: Any, captions: Sequence[str]) -> list[str]:
-    """The captions that are longer than the encoder reads."""
+    """The captions that have more tokens than the text encoder reads, so that their ends are cut off."""
     lengths = [len(ids) for ids in tokenizer(list(captions)).input_ids] if captions else []
     return [caption for caption, n in zip(captions, lengths, strict=True) if n > tokenizer.model_max_length]
 
 
 def unet_arguments(conditions: dict[str, Tensor]) -> dict[str, Any]:
-    """Keyword arguments of `UNet2DConditionModel.forward` for states, and for SDXL pooled states and time ids."""
+    """The keyword arguments of `UNet2DConditionModel.forward` for text conditions.
+
+    Args:
+        conditions: "states" (b, n, d), and for SDXL "pooled" (b, p) and "time_ids" (b, 6).
+    """
     arguments: dict[str, Any] = {"encoder_hidden_states": conditions["states"]}
     if "pooled" in conditions:
         arguments["added_cond_kwargs"] = {"text_embeds": conditions["pooled"], "time_ids": conditions["time_ids"]}

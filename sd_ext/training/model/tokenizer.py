@@ -1,4 +1,4 @@
-"""A CLIP tokenizer of a set of captions: byte-level pairs, lower case, any text tokenizes."""
+"""Trains a CLIP tokenizer on captions: lower case, byte-level byte-pair encoding, so any text can be tokenized."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int, tokens: int) -> Any:
-    """A tokenizer of at most `vocabulary` entries whose texts are padded to `tokens`, start and end included.
+    """Train a CLIP tokenizer.
 
-    Entries are ordered as in CLIP: bytes, bytes that end a word, merges, start, end. Unknown words fall into pieces,
-    down to bytes.
+    Entries of the vocabulary are ordered as in CLIP: bytes, bytes that end a word, merges, start, end. Unknown words
+    are split into pieces, if need be into single bytes.
+
+    Args:
+        captions: the texts to train on.
+        vocabulary: most entries of the vocabulary; more if all single bytes need more.
+        tokens: length of a tokenized text, with start and end.
+
+    Returns:
+        A `transformers.CLIPTokenizer`.
     """
     raw = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     raw.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -45,6 +53,6 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, tokens: int) -> An
 
 
 def save_tokenizer(tokenizer: Any, new: Path) -> None:
-    """Fill a new folder for this and for earlier versions of Transformers, which read vocab.json and merges.txt."""
+    """Save a tokenizer into a folder; also as vocab.json and merges.txt, which older versions of Transformers read."""
     tokenizer.save_pretrained(new)
     tokenizer.backend_tokenizer.model.save(str(new))

@@ -1,4 +1,4 @@
-"""Which models can be trained further: whole ones of Stable Diffusion 1.x, 2.x and SDXL, for text to image."""
+"""Which models can be trained further: complete text-to-image models of Stable Diffusion 1.x, 2.x and SDXL."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ ABLE = "Stable Diffusion 1.x, 2.x and SDXL (text to image) can be trained"
 
 
 def find_trainable(name: str, variant: str = "") -> Model:
-    """A model to train further.
+    """Find a model and check that it can be trained further; no weight is loaded.
 
     Args:
         name: a pipeline folder, a Hub id (downloaded now), or "embedded".
-        variant: of the weight files, such as "fp16"; "" for the plain ones.
+        variant: which weight files to use, such as "fp16"; "" for those without a variant in their name.
 
     Raises:
-        ModelError: no such model, one of another kind, or an incomplete one; says what can be trained.
+        ModelError: there is no such model, or it is of another kind or incomplete; says what can be trained.
     """
     model = find_model(name, variant)
     model.check(())
@@ -27,12 +27,12 @@ def find_trainable(name: str, variant: str = "") -> Model:
     model.check((*networks, *model.tokenizers, "scheduler"))
     for part in networks:
         model.check_weights(part)
-    _ = model.zeros_for_no_prompt, model.noise()  # which say what is wrong with them
+    _ = model.zeros_for_no_prompt, model.noise()  # reading them raises if they are wrong
     return model
 
 
 def check_kind(model: Model) -> None:
-    """Raise `ModelError` for other models than the base models of Stable Diffusion."""
+    """Raise `ModelError` unless a model is a text-to-image model of Stable Diffusion (no inpainting and the like)."""
     if not {"unet", "text_encoder", "vae"} <= set(model.parts):
         kind = model.pipeline_class or "model"
         raise ModelError(f"{model.name} is a {kind} without unet, vae and text_encoder; {ABLE}")
@@ -46,9 +46,14 @@ def check_kind(model: Model) -> None:
 
 
 def load_part(cls: Any, name: str, part: str) -> Any:
-    """`cls.from_pretrained` on a model folder, or on the `part` of a pipeline folder or finished run.
+    """Load one part of a pipeline.
+
+    Args:
+        cls: the part's class, which has `from_pretrained`.
+        name: the folder of the part itself, or of a pipeline or finished run that contains it.
+        part: the part's name, such as "vae".
 
     Raises:
-        ModelError: nothing there that loads.
+        ModelError: there is no such part, or it cannot be loaded.
     """
     return find_part(name, part).load_as(cls, part)

@@ -1,4 +1,4 @@
-"""A U-Net made ready for training."""
+"""Prepares a U-Net for training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from sd_ext.training.model.settings import UnetSettings
 
 
 def prepare_unet(unet: Any, settings: UnetSettings) -> None:
-    """Checkpointing, compilation and attention as the settings say."""
+    """Switch on gradient checkpointing, an attention backend and compilation, as the settings say, in place.
+
+    Raises:
+        InputError: `checkpoint_blocks` names a block that the U-Net does not have.
+    """
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         if settings.checkpoint_blocks:

@@ -1,11 +1,11 @@
-"""What a diffusion model is asked to predict, at which noise levels, from what noise, and how its errors count.
+"""The training objective of diffusion models: prediction target, timesteps, noise, error and loss weighting.
 
-settings    their settings
-levels      the noise levels of a run: its schedule, and what each level asks and counts
-target      what the network predicts
-timesteps   which levels a step trains
-noise       noise other than white
-error       the error of a prediction
-weights     how much each level counts
-loss        the module that a run minimises
+settings    the settings of all of them
+levels      the noise schedule of a run, with the target, weight and error scale of each timestep
+target      the prediction target: epsilon, v or x0
+timesteps   draws the timesteps of a step
+noise       offset noise, pyramid noise, input perturbation
+error       l2, l1 and Huber errors of a prediction
+weights     loss weighting by signal-to-noise ratio
+loss        the module that is minimised
 """

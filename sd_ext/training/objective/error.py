@@ -12,7 +12,7 @@ from sd_ext.training.objective.settings import ERRORS, HUBER_SCHEDULES
 def error(
     kind: str, prediction: Tensor, wanted: Tensor, delta: float | Tensor = 0.1, mask: Tensor | None = None
 ) -> Tensor:
-    """Mean error of each sample, in float32: (b, ...) twice to (b,).
+    """The mean error of each sample's prediction.
 
     With d = prediction - wanted, a pixel's error is
 
@@ -22,16 +22,19 @@ def error(
                                                               Charbonnier et al. 1997; twice, to have the scale of l2)
         smooth_l1   d^2 / (2 delta) for |d| < delta, else |d| - delta / 2     (Girshick 2015, arXiv 1504.08083, eq. 3)
 
-    A mask (b, 1, h, w) of weights, 0 or more, makes it a weighted mean: divided by the weights' sum, not by the number
-    of pixels. So the loss keeps its scale, and with it the learning rate and the gradient's clipping, when a sample's
-    mask covers little; scaling a mask changes nothing. A mask of zeros makes a sample's error 0.
+    With a mask, the mean over pixels is weighted by it: the sum is divided by the sum of the weights, not by the number
+    of pixels. So the scale of the loss, on which learning rate and gradient clipping depend, stays the same for masks
+    that cover little, and scaling a mask changes nothing. A mask of zeros makes a sample's error 0.
 
     Args:
-        kind: of `ERRORS`.
+        kind: one of `ERRORS`.
         prediction: (b, c, h, w).
-        wanted: as `prediction`.
-        delta: of huber and smooth_l1: a number, or (b,) from `huber_delta`.
-        mask: (b, 1, h, w).
+        wanted: the target, of the same shape.
+        delta: where huber and smooth_l1 turn from square to linear: a number, or (b,) from `huber_delta`.
+        mask: (b, 1, h, w), weights of 0 or more; None to weigh all pixels alike.
+
+    Returns:
+        (b,) float32.
 
     Raises:
         UnknownNameError: `kind` is not known.
@@ -64,18 +67,27 @@ def _pixel_error(kind: str, d: Tensor, delta: float | Tensor) -> Tensor:
 
 
 def huber_delta(schedule: str, delta: float, t: Tensor, timesteps: int, snr: Tensor) -> Tensor:
-    """Delta of each sample, (b,), for `error`.
+    """The argument `delta` of `error` for each sample, by its noise level (Khrapov et al. 2024, arXiv 2403.16728).
 
-    constant: delta. exponential: delta^(t / timesteps). snr: delta + (1 - delta) / (1 + 1 / sqrt(snr))^2. The last two
-    fall from 1 without noise to delta at the noisiest, where outliers are commonest (Khrapov et al. 2024, arXiv
-    2403.16728).
+        constant      delta
+        exponential   delta^(t / timesteps)
+        snr           delta + (1 - delta) / (1 + 1 / sqrt(snr))^2
+
+    The last two fall from 1 without noise to `delta` at the highest noise level, where outliers are most common.
 
     Args:
-        schedule: of `HUBER_SCHEDULES`.
-        delta: more than 0.
-        t: timesteps (b,).
-        timesteps: how many there are.
-        snr: (b,); 0 and infinity are allowed.
+        schedule: one of `HUBER_SCHEDULES`.
+        delta: the value at the highest noise level, more than 0.
+        t: the timestep of each sample, (b,).
+        timesteps: number of timesteps of the noise schedule.
+        snr: signal-to-noise ratio (alpha / sigma)^2 of each sample, (b,); 0 and infinity are allowed.
+
+    Returns:
+        (b,).
+
+    Raises:
+        UnknownNameError: `schedule` is not known.
+        InputError: `delta` is not positive.
     """
     if schedule not in HUBER_SCHEDULES:
         raise UnknownNameError("huber schedule", schedule, HUBER_SCHEDULES)

@@ -1,4 +1,4 @@
-"""The noise levels of a run: its schedule, which of its timesteps are trained, and what each asks and counts.
+"""The noise schedule of a run: which timesteps are trained, and the noisy latent, target and loss weight of each.
 
 x_t = alpha_t x0 + sigma_t eps
 """
@@ -19,19 +19,20 @@ from sd_ext.training.objective.weights import loss_weight
 
 
 class NoiseLevels:
-    """Timesteps t, (b,) whole numbers, and what belongs to them.
+    """The noise levels of a run. Timesteps t are int64 tensors of shape (b,).
 
     Args:
-        schedule: as Diffusers' schedulers take it, with "prediction_type".
-        loss: how errors count.
-        timesteps: which are trained.
+        schedule: the noise schedule: keyword arguments of Diffusers' schedulers, with "prediction_type".
+        loss: kind of error and loss weighting.
+        timesteps: which timesteps are trained, and how often.
 
     Attributes:
         prediction: what the network predicts: epsilon, v_prediction or sample.
+        alpha, sigma: coefficients of signal and noise of each timestep of the schedule, (timesteps,).
         first, end: timesteps from `first` up to, not including, `end` are trained.
 
     Raises:
-        InputError: no timestep is trained, or some of them cannot be with this prediction.
+        InputError: the range of timesteps is empty, or epsilon is to be predicted where alpha is 0.
     """
 
     def __init__(self, schedule: dict[str, Any], loss: LossSettings, timesteps: TimestepSettings):
@@ -44,29 +45,29 @@ class NoiseLevels:
         check_terminal_snr(self.prediction, self.alpha[self.first : self.end])
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Timesteps for all samples of a step, one from each stratum, in random order: (count,)."""
+        """Draw timesteps for all samples of a step, see `stratified_timesteps`: (count,)."""
         return stratified_timesteps(count, len(self.alpha), generator, self.first, self.end, self.power)
 
     def spread(self, count: int) -> Tensor:
-        """Timesteps spread evenly over those that are trained: (count,)."""
+        """`count` timesteps spread evenly over the trained range, for validation: (count,)."""
         strata = (torch.arange(count) + 0.5) / count * (self.end - self.first)
         return strata.long() + self.first
 
     def noised(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t for latents and noise (b, c, h, w): the same shape."""
+        """The noisy latents x_t = alpha_t x0 + sigma_t eps, of latents and noise (b, c, h, w): the same shape."""
         alpha, sigma = self._coefficients(t)
         return alpha * x0 + sigma * eps
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should predict: (b, c, h, w)."""
+        """The prediction target for latents `x0` and noise `eps`: (b, c, h, w)."""
         return target(self.prediction, x0, eps, *self._coefficients(t))
 
     def weight(self, t: Tensor) -> Tensor:
-        """How much the error of each sample counts: (b,)."""
+        """The factor of each sample's error, see `loss_weight`: (b,)."""
         return loss_weight(self.loss.loss_weighting, self.prediction, self._snr(t), self.loss.gamma or None)
 
     def delta(self, t: Tensor) -> Tensor:
-        """Where the errors of huber and smooth_l1 turn linear: (b,)."""
+        """Where the error of each sample turns from square to linear, for huber and smooth_l1: (b,)."""
         return huber_delta(self.loss.huber_schedule, self.loss.huber_c, t, len(self.alpha), self._snr(t))
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

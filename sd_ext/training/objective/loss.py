@@ -1,4 +1,4 @@
-"""The module that a diffusion run minimises: the weighted error of what the U-Net predicts."""
+"""The module that a diffusion run minimises: the weighted error of the U-Net's prediction."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class DiffusionLoss(nn.Module):
     """The weighted error of a batch: see `forward`.
 
     Args:
-        unet: predicts.
-        kind: of error, as the setting `loss`.
-        towers: text encoders, where they are trained; else conditions come encoded.
+        unet: the U-Net.
+        kind: kind of error, one of `ERRORS`.
+        towers: the text encoders, if they are trained; None if `forward` gets text states instead of tokens.
     """
 
     def __init__(self, unet: Any, kind: str = "l2", towers: TextTowers | None = None):
@@ -33,9 +33,20 @@ class DiffusionLoss(nn.Module):
         conditions: dict[str, Tensor],
         mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """`x`, `wanted` (b, c, h, w); `t`, `weight`, `delta` (b,); `mask` (b, 1, h, w) -> loss, a scalar.
+        """The loss of a batch.
 
-        `conditions`: states (b, n, d) or tokens (b, towers, n), and for SDXL pooled (b, p) and time_ids (b, 6).
+        Args:
+            x: noisy latents (b, c, h, w).
+            t: timesteps (b,).
+            wanted: prediction targets (b, c, h, w).
+            weight: factor of each sample's error (b,).
+            delta: see `error` (b,).
+            conditions: "states" (b, n, d), or "tokens" (b, towers, n) if text encoders are trained; for SDXL also
+                "pooled" (b, p), unless text encoders are trained, and "time_ids" (b, 6).
+            mask: see `error` (b, 1, h, w).
+
+        Returns:
+            "loss": a scalar, the mean over the batch.
         """
         if self.towers is not None:
             conditions = {**conditions, **self.towers(conditions["tokens"])}

@@ -1,7 +1,7 @@
-"""Noise other than white: with an offset, of several resolutions, perturbed.
+"""Variants of the training noise: offset noise, pyramid noise, input perturbation.
 
-A sample's noise is a function of its own generator, so it does not matter how a step's samples are cut into batches.
-Everywhere the white part is drawn first: a kind of noise with strength 0 is white noise, bit for bit.
+Each sample's noise is drawn from its own generator, so it does not depend on how a step's samples are divided into
+batches. White noise is always drawn first: a variant of strength 0 gives exactly the same bits as white noise.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ WHITE = NoiseSettings()
 
 
 def offset_noise(eps: Tensor, strength: float, generator: Generator) -> Tensor:
-    """eps + strength n, one n ~ N(0, 1) per channel: (c, h, w) to the same.
+    """Offset noise: eps + strength n, with one n ~ N(0, 1) for each channel.
 
-    A network that sees it learns to move a picture's mean (Guttenberg 2023, "Diffusion with Offset Noise",
-    crosslabs.org). The variance becomes 1 + strength^2, as published.
+    A network trained with it learns to change a picture's mean brightness and colour (Guttenberg 2023, "Diffusion with
+    Offset Noise", crosslabs.org). The variance becomes 1 + strength^2, as published.
+
+    Args:
+        eps: white noise (c, h, w).
+        strength: 0 returns `eps`.
+        generator: draws n.
+
+    Returns:
+        (c, h, w).
     """
     if not strength:
         return eps
@@ -29,12 +37,22 @@ def offset_noise(eps: Tensor, strength: float, generator: Generator) -> Tensor:
 
 
 def pyramid_noise(eps: Tensor, iterations: int, discount: float, generator: Generator) -> Tensor:
-    """eps plus noise of lower and lower resolutions, each enlarged bilinearly: (c, h, w) to the same.
+    """Pyramid noise: eps plus noise of lower and lower resolutions, each enlarged bilinearly.
 
-    Level i = 0, 1, ... is r^i times smaller, r uniform in (2, 4) and drawn anew each level, and counts discount^i; a
-    level of one row or column is the last (Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training",
-    wandb.ai). Each pixel is divided by its own standard deviation, so that it is N(0, 1); to divide by that of the
-    drawn numbers, as is usual, ties the pixels of a batch together.
+    Level i = 0, 1, ... is r^i times smaller, with r drawn uniformly from (2, 4) for each level, and is multiplied by
+    discount^i; the first level that has only one row or column is the last (Whitaker 2023, "Multi-Resolution Noise for
+    Diffusion Model Training", wandb.ai). The sum at each pixel is divided by its standard deviation, which is known,
+    so that each pixel is N(0, 1). (Dividing by the standard deviation of the drawn numbers, as other implementations
+    do, would make the samples of a batch depend on each other.)
+
+    Args:
+        eps: white noise (c, h, w).
+        iterations: most levels.
+        discount: strength of each level relative to the one before.
+        generator: draws r and the levels.
+
+    Returns:
+        (c, h, w).
     """
     (channels, *size), variance = eps.shape, torch.ones(eps.shape[1:], device=eps.device)
     total = eps
@@ -51,14 +69,23 @@ def pyramid_noise(eps: Tensor, iterations: int, discount: float, generator: Gene
 
 
 def _enlarge(small: int, large: int) -> Tensor:
-    """The matrix (large, small) of linear interpolation, pixel centres at halves."""
+    """The matrix (large, small) of linear interpolation from `small` to `large` pixels (align_corners=False)."""
     return functional.interpolate(torch.eye(small)[None], size=large, mode="linear")[0].T
 
 
 def perturbed(eps: Tensor, gamma: float, generator: Generator) -> Tensor:
-    """The noise the network sees when eps is its target: eps + gamma eps' (Ning et al. 2023, arXiv 2301.11706).
+    """Input perturbation: eps + gamma eps', the noise in the network's input while the target stays eps.
 
-    It learns to correct inputs that are off, as its own are when it samples; 0.1 is customary. Any shape.
+    The network learns to correct errors in its input, which also occur when it samples (Ning et al. 2023, arXiv
+    2301.11706).
+
+    Args:
+        eps: noise of any shape.
+        gamma: strength, customarily 0.1; 0 returns `eps`.
+        generator: draws eps' ~ N(0, 1).
+
+    Returns:
+        Noise of the same shape.
     """
     if not gamma:
         return eps
@@ -68,15 +95,15 @@ def perturbed(eps: Tensor, gamma: float, generator: Generator) -> Tensor:
 def draw_noise(
     shape: Sequence[int], generators: Sequence[Generator], settings: NoiseSettings = WHITE
 ) -> tuple[Tensor, Tensor]:
-    """The noise of samples.
+    """Draw the noise of a batch.
 
     Args:
         shape: (c, h, w) of a sample.
-        generators: one for each sample; its noise depends on nothing else.
-        settings: what is added to white noise.
+        generators: one for each of the b samples; a sample's noise depends on its generator only.
+        settings: strengths of offset noise, pyramid noise and input perturbation.
 
     Returns:
-        The noise that is the target, and the noise that is in x_t: (b, c, h, w) each; the same without perturbation.
+        (noise of the target, noise of the input x_t), (b, c, h, w) each; equal without input perturbation.
     """
     in_target, in_input = [], []
     for generator in generators:

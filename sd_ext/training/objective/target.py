@@ -1,4 +1,4 @@
-"""What the network predicts.
+"""The prediction target: what the network predicts from x_t.
 
 x_t = alpha x0 + sigma eps,    v = alpha eps - sigma x0,    snr = (alpha / sigma)^2
 """
@@ -13,7 +13,19 @@ from sd_ext.training.objective.settings import PREDICTION_TYPES
 
 
 def target(prediction_type: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """eps, v (Salimans & Ho 2022, arXiv 2202.00512, section 4) or x0; shapes broadcast."""
+    """The prediction target: eps, x0, or v (Salimans & Ho 2022, arXiv 2202.00512, section 4).
+
+    Args:
+        prediction_type: one of `PREDICTION_TYPES`.
+        x0, eps: latents and noise, (b, c, h, w).
+        alpha, sigma: coefficients of signal and noise, of a shape that broadcasts, such as (b, 1, 1, 1).
+
+    Returns:
+        (b, c, h, w).
+
+    Raises:
+        UnknownNameError: `prediction_type` is not known.
+    """
     if prediction_type == "epsilon":
         return eps
     if prediction_type == "sample":
@@ -24,13 +36,14 @@ def target(prediction_type: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: 
 
 
 def check_terminal_snr(prediction_type: str, alpha: Tensor) -> None:
-    """Refuse to predict eps where x_t is nothing but eps (Lin et al. 2023, arXiv 2305.08891, section 3.2).
+    """Refuse to predict eps at timesteps of pure noise (Lin et al. 2023, arXiv 2305.08891, section 3.2).
 
-    There the target is the input: nothing is learned about the picture, and x0 = (x_t - sigma eps) / alpha is NaN.
+    At such timesteps x_t = eps, so the target equals the input: nothing is learned about the picture, and
+    x0 = (x_t - sigma eps) / alpha would divide by 0.
 
     Args:
-        prediction_type: of `PREDICTION_TYPES`.
-        alpha: signal coefficients of the timesteps that are drawn: (n,).
+        prediction_type: one of `PREDICTION_TYPES`.
+        alpha: signal coefficients of the timesteps that are trained, (n,).
 
     Raises:
         InputError: eps is predicted and some alpha is 0.

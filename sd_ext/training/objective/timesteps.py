@@ -1,4 +1,4 @@
-"""Which noise levels a step trains."""
+"""Draws the timesteps of a training step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sd_ext.errors import InputError
 
 
 def check_range(timesteps: int, first: int, last: int | None) -> None:
-    """Raise InputError unless 0 <= first < last <= timesteps; None for all."""
+    """Raise InputError unless 0 <= first < last <= timesteps; `last` None means `timesteps`."""
     end = timesteps if last is None else last
     if not 0 <= first < end <= timesteps:
         raise InputError(
@@ -25,25 +25,26 @@ def stratified_timesteps(
     last: int | None = None,
     power: float = 1.0,
 ) -> Tensor:
-    """`count` timesteps, one from every 1/count of the range, in random order: a step's loss varies less.
+    """Draw `count` timesteps, one from each of `count` equal parts of the range, in random order.
 
-    Kingma et al. 2021, arXiv 2107.00630, appendix I.1. Call it once for all samples of an optimizer step. Each
-    timestep by itself is independent of `count`: with power 1 uniform, else x = (t - first) / (last - first) has the
-    density x^(1/power - 1) / power. The order is random because samples of a step may be sorted, by size for instance.
+    The loss of a step then varies less than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix
+    I.1). Call it once for all samples of an optimizer step. The distribution of each single timestep does not depend
+    on `count`: it is uniform with power 1; else x = (t - first) / (last - first) has the density
+    x^(1/power - 1) / power. The order is random since the samples of a step may be sorted, for example by size.
 
     Args:
-        count: samples in the step.
-        timesteps: of the noise schedule.
-        generator: of the step.
-        first: the smallest timestep drawn.
+        count: number of samples in the step.
+        timesteps: number of timesteps of the noise schedule.
+        generator: the step's generator.
+        first: the smallest timestep to draw.
         last: one more than the largest; None for `timesteps`.
         power: more than 1 prefers early timesteps (little noise), less than 1 late ones.
 
     Returns:
-        int64 (count,)
+        (count,) int64.
 
     Raises:
-        InputError: the range is empty or reaches outside, or `power` is not positive.
+        InputError: the range is empty or reaches outside the schedule, or `power` is not positive.
     """
     check_range(timesteps, first, last)
     if not power > 0:

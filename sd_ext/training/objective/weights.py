@@ -1,6 +1,7 @@
-"""How much each noise level counts.
+"""Loss weighting by noise level.
 
-Every weighting is a weight w(snr) on the squared error of x0, turned once into the weight of what the network predicts:
+Each weighting is defined as a weight w(snr) of the squared error of x0, with snr = (alpha / sigma)^2, and converted to
+the weight of the error of what the network predicts:
 
     eps error = snr x0 error,    v error = (snr + 1) x0 error    =>    w / snr,  w / (snr + 1),  w
 
@@ -16,35 +17,35 @@ from sd_ext.errors import UnknownNameError
 from sd_ext.training.objective.settings import PREDICTION_TYPES, WEIGHTS
 
 LEAST_SNR, MOST_SNR = 1e-5, 1e5
-"""Weights are those of the nearest snr within, so that none is infinite where alpha or sigma is 0.
+"""Signal-to-noise ratios are clamped to this range, so that no weight is infinite where alpha or sigma is 0.
 
 Stable Diffusion's schedule lies between 0.0047 and 1175, DDPM's between 4e-5 and 1e4.
 """
 
 
 def loss_weight(kind: str, prediction_type: str, snr: Tensor, gamma: float | None = None, k: float = 1.0) -> Tensor:
-    """The weight of each sample's squared error, finite for every snr from 0 to infinity.
+    """The weight of each sample's squared error; finite for every snr from 0 to infinity.
 
-    On the error of x0 it is, for the kinds
+    The weight of the error of x0 is
 
-        none            what makes it 1 on the prediction's own error, whatever that is
+        none            such that the weight of the prediction's own error is 1
         min_snr         min(snr, gamma)                Hang et al. 2023, arXiv 2303.09556, eq. 8
         soft_min_snr    snr gamma / (snr + gamma)      Crowson et al. 2024, arXiv 2401.11605
         debiased        sqrt(snr)                      Yu et al. 2023, arXiv 2310.08442: 1 / sqrt(snr) on eps
         p2              snr / (k + snr)^gamma          Choi et al. 2022, arXiv 2204.00227: 1 / (k + snr)^gamma on eps
 
-    Debiased and P2 are published for eps; the same weight on x0, and so on v, follows (1 / (snr + 1), as some trainers
-    have it for debiased v, is another weighting).
+    Debiased and P2 are published for eps prediction; here the same weight of x0's error is used for the other
+    predictions as well. (Some trainers use 1 / (snr + 1) for debiased v prediction, which is a different weighting.)
 
     Args:
-        kind: of `WEIGHTS`.
-        prediction_type: of `PREDICTION_TYPES`.
+        kind: a name in `WEIGHTS`.
+        prediction_type: one of `PREDICTION_TYPES`.
         snr: (alpha / sigma)^2 of each sample, (b,).
-        gamma: where min-SNR cuts, or P2's exponent; None for the customary 5 and 1.
-        k: P2's.
+        gamma: the limit of min_snr and soft_min_snr, or the exponent of p2; None for the customary 5, 5 and 1.
+        k: the constant k of p2.
 
     Returns:
-        (b,)
+        (b,), the factor of the error of what the network predicts.
 
     Raises:
         UnknownNameError: `kind` or `prediction_type` is not known.

@@ -1,8 +1,9 @@
-"""Optimizers: how they are named and made, their state in a checkpoint, their learning rates over time.
+"""Optimizers: choosing them by name, building them, their state in checkpoints, learning-rate schedules.
 
-names       the optimizers that have a name, and what is known of them; imports no torch
-make        an optimizer from a name, its options, and groups of parameters
-averaged    schedule-free optimizers, whose result is an average of the weights that are trained
-state       an optimizer's state as named tensors, and back
-schedules   learning rates over the steps of a run
+settings    the settings of the optimizer
+names       the table of named optimizers; imports no torch
+make        builds an optimizer from a name, options and groups of parameters
+averaged    schedule-free optimizers, whose result is an average of the trained weights
+state       an optimizer's state as named tensors and JSON, and back
+schedules   learning-rate schedules, and their settings
 """

@@ -1,4 +1,8 @@
-"""Schedule-free optimizers (Defazio et al. 2024, arXiv 2405.15682): weights for gradients, and their average."""
+"""Schedule-free optimizers (Defazio et al. 2024, arXiv 2405.15682): switching between trained and averaged weights.
+
+Such an optimizer keeps two sets of weights: those at which gradients are taken, and their average, which is the result.
+Its methods `train` and `eval` put one or the other into the model. All functions here do nothing for other optimizers.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,14 @@ from sd_ext.seams.accelerate import inner_optimizer
 
 
 def to_training(optimizer: Any) -> None:
-    """Bring the weights of a schedule-free optimizer to where gradients are taken; nothing for others."""
+    """Put the weights at which gradients are taken into the model."""
     switch = getattr(inner_optimizer(optimizer), "train", None)
     if callable(switch):
         switch()
 
 
 def to_evaluation(optimizer: Any) -> None:
-    """Bring the weights of a schedule-free optimizer to the average, which is the result; nothing for others."""
+    """Put the averaged weights, which are the result, into the model."""
     switch = getattr(inner_optimizer(optimizer), "eval", None)
     if callable(switch):
         switch()
@@ -25,10 +29,10 @@ def to_evaluation(optimizer: Any) -> None:
 
 @contextlib.contextmanager
 def evaluating(optimizer: Any) -> Iterator[None]:
-    """Within, a schedule-free optimizer's weights are the average; after, they are what they were, bit for bit.
+    """A context in which the model has the averaged weights; afterwards its weights are restored bit for bit.
 
-    `to_evaluation` and `to_training` undo each other up to rounding only: a run with previews would end elsewhere than
-    the same run without, and a process that previews elsewhere than one that does not.
+    `to_evaluation` and `to_training` undo each other only up to rounding. Without the exact copy made here, a run with
+    previews would give another result than one without, and processes that make previews would differ from the others.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""An optimizer from its name, its options, and groups of parameters with their own learning rates."""
+"""Builds an optimizer from its name, its options, and groups of parameters with their own learning rates."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ LORA_UP = ("lora_B", "lora_up")
 
 
 def find_class(name: str) -> type[torch.optim.Optimizer]:
-    """The class of an optimizer.
+    """Import the class of an optimizer.
+
+    Args:
+        name: a name in `PRESETS`, or a class path such as "package.module.Class".
 
     Raises:
-        InputError: its package is not installed (with the command that does it), or it is no optimizer we can use.
+        UnknownNameError: the name is neither.
+        InputError: its package is not installed (says how to install it), or it is no optimizer that the loop can use.
     """
     import torch
 
@@ -46,16 +50,18 @@ def find_class(name: str) -> type[torch.optim.Optimizer]:
 def make_optimizer(
     name: str, groups: list[dict[str, Any]], learning_rate: float, options: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
-    """An optimizer over groups from `parameter_groups`, each group's "lr" at `learning_rate` x its "ratio".
+    """Build an optimizer. The learning rate of each group is `learning_rate` times its "ratio".
 
     Args:
-        name: of `PRESETS`, or a class path.
-        groups: each with "params", "ratio" and "weight_decay".
-        learning_rate: of a group with ratio 1.
-        options: of the class's constructor, such as `{"betas": [0.9, 0.99]}`; they go before the preset's.
+        name: a name in `PRESETS`, or a class path.
+        groups: from `parameter_groups`; each has "params", "ratio" and "weight_decay".
+        learning_rate: the learning rate of a group with ratio 1.
+        options: keyword arguments of the class's constructor, such as `{"betas": [0.9, 0.99]}`; they override those
+            of the preset.
 
     Raises:
-        InputError: the optimizer is not installed, or refuses its options; names them.
+        InputError: the optimizer is not installed, does not accept the options, or keeps state that a checkpoint
+            cannot hold.
     """
     known, cls = preset(name), find_class(name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()}
@@ -75,7 +81,7 @@ def make_optimizer(
 
 
 def _check_options(name: str, cls: type, options: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Every option must be one of the constructor's, and none one that the run's settings set."""
+    """Refuse options that the constructor does not have, or that have a setting of their own in the run."""
     taken = inspect.signature(cls).parameters
     for ours, setting in {"params": "its parameters", "lr": "learning_rate", "weight_decay": "weight_decay"}.items():
         if ours in options:
@@ -91,7 +97,10 @@ def _check_options(name: str, cls: type, options: dict[str, Any], groups: list[d
 
 
 def _check_state(name: str, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse now what no checkpoint could hold later, by a step of the same class on a parameter of no consequence."""
+    """Refuse an optimizer whose state a checkpoint cannot hold, before training starts.
+
+    For optimizers without a preset, a copy takes one step on a trial parameter, and its state is packed.
+    """
     import torch
 
     from sd_ext.training.optimizer.state import optimizer_state
@@ -108,7 +117,7 @@ def _check_state(name: str, optimizer: torch.optim.Optimizer) -> None:
         copy = type(optimizer)([{"params": [trial], **settings}], lr=settings["lr"])  # type: ignore[call-arg]
         to_training(copy)
         copy.step()
-    except Exception:  # it may work on a GPU only; then the first checkpoint tells
+    except Exception:  # it may work on a GPU only; then the first checkpoint raises the error
         return
     try:
         optimizer_state(copy, {trial: "weight"})
@@ -119,19 +128,22 @@ def _check_state(name: str, optimizer: torch.optim.Optimizer) -> None:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, ratios: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """Groups with weight decay for matrices and kernels, none for biases, norms and other vectors.
+    """Sort trained parameters into groups by weight decay and learning rate.
 
-    Each group keeps its "ratio": the schedule sets `group["lr"] = rate * group["ratio"]`.
+    Matrices and convolution kernels get weight decay; biases, norms and other vectors do not.
 
     Args:
-        named: (name, parameter), as `module.named_parameters()` gives them; frozen ones are left out.
-        weight_decay: of matrices.
-        ratios: learning rates relative to the run's, for all parameters whose name has the key as one whole part or
-            several between dots: `{"text_encoder": 0.5}`, or LoRA+ (Hayou et al. 2024, arXiv 2402.12354), which is
-            `dict.fromkeys(LORA_UP, 16.0)`. Where several fit they multiply.
+        named: (name, parameter) pairs, as from `module.named_parameters()`; frozen parameters are left out.
+        weight_decay: weight decay of matrices and kernels.
+        ratios: part of a parameter name, between dots -> factor of the learning rate of these parameters. For example
+            `{"text_encoder": 0.5}`, or `dict.fromkeys(LORA_UP, 16.0)` for LoRA+ (Hayou et al. 2024, arXiv
+            2402.12354). If several keys match a name, their factors are multiplied.
+
+    Returns:
+        Groups with "params", "weight_decay" and "ratio"; the loop sets `group["lr"] = rate * group["ratio"]`.
 
     Raises:
-        InputError: nothing is trained, or a ratio is not positive.
+        InputError: no parameter is trained, or a ratio is not positive.
     """
     ratios = ratios or {}
     for key, ratio in ratios.items():

@@ -1,6 +1,6 @@
-"""Optimizers by name or class path. An optimizer that has a name is one entry of `PRESETS`, and nothing elsewhere.
+"""Optimizers by name or class path. To add a named optimizer, add one entry to `PRESETS`; nothing else is needed.
 
-Imports no torch, so that settings can be checked at once.
+Imports no torch, so that settings can be checked without waiting for it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from sd_ext.errors import InputError, UnknownNameError
 
 @dataclass(frozen=True)
 class Preset:
-    """What is known of an optimizer that has a name.
+    """A named optimizer and its properties.
 
     Args:
-        path: its class.
-        help: one line for the reader of `--help`.
-        options: of its constructor, unless others are given.
-        package: to install with pip; empty where sd_ext already needs it.
-        state_bytes: what it keeps for each trained number, in bytes.
-        learning_rate: the one its authors mean to be left alone; None where it follows AdamW's.
-        rate_share: its customary learning rate as a share of AdamW's.
-        constant: it wants a constant learning rate (a warm-up is fine), because it averages by itself.
-        one_rate: it takes the same learning rate for every group of parameters.
+        path: import path of its class.
+        help: one line for `--help`.
+        options: default keyword arguments of its constructor.
+        package: the pip package that has it; empty if sd_ext depends on it anyway.
+        state_bytes: bytes of optimizer state for each trained number.
+        learning_rate: its usual learning rate, if that does not depend on the task; None to derive it from AdamW's.
+        rate_share: its usual learning rate divided by AdamW's.
+        constant: whether it needs a constant learning rate (a warm-up is fine), because it averages the weights.
+        one_rate: whether all groups of parameters must have the same learning rate.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Preset:
     one_rate: bool = False
 
     def usual_rate(self, adamw: float) -> float:
-        """The learning rate when none is given, from the one that AdamW would have."""
+        """The learning rate to use if none is given; `adamw` is the one that AdamW would have."""
         return self.learning_rate or adamw * self.rate_share
 
 
@@ -52,7 +52,7 @@ PRESETS = {
     "adafactor": Preset(
         "transformers.optimization.Adafactor",
         "transformers: second moments of rows and columns only",
-        # Scaled by the weights' own size, as by default, LoRA's zeros would move a thousandth of the rate.
+        # By default its steps are scaled by the size of the weights; LoRA's B, which starts at 0, would hardly move.
         {"scale_parameter": False, "relative_step": False},
         state_bytes=1,
     ),
@@ -79,7 +79,7 @@ PRESETS = {
     ),
     "sgd": Preset("torch.optim.SGD", "torch.optim.SGD", state_bytes=0),
 }
-"""Optimizers that have a name, in the order in which `--help` lists them."""
+"""The named optimizers, in the order in which `--help` lists them."""
 
 
 def preset(name: str) -> Preset:
@@ -107,10 +107,16 @@ def strange_package(name: str) -> str:
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options from texts "name=value": Python literals, true and false; anything else is text.
+    """Parse optimizer options.
+
+    Args:
+        texts: each "name=value". The value is a Python literal, `true` or `false`; anything else is taken as text.
+
+    Returns:
+        Name -> value.
 
     Raises:
-        InputError: a text is not of that form, or names an option again.
+        InputError: a text is not of that form, or an option is given twice.
     """
     options: dict[str, Any] = {}
     for text in texts:

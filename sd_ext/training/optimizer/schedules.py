@@ -1,7 +1,6 @@
-"""Learning rates over the steps of a run, and their settings: functions of the optimizer step, and of nothing else.
+"""Learning-rate schedules, and their settings.
 
-No count of processes, passes or batches enters, so a run's rates are the same however its steps are cut up. Imports no
-torch.
+A rate depends on the number of the optimizer step only, not on the number of processes or passes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine_with_restarts": lambda done, cycles, power: 0.5 * (1 + math.cos(math.pi * (cycles * done % 1))),
     "polynomial": lambda done, cycles, power: (1 - done) ** power,
 }
-"""(share of the steps after the warm-up that is done, cycles, power) -> from 1 down to 0."""
+"""Name -> function (share of the steps after the warm-up that are done, cycles, power) -> factor between 1 and 0."""
 
 SCHEDULES = (*SHAPES, "inverse_sqrt")
 
@@ -39,16 +38,21 @@ class RateSettings(Settings):
 def learning_rate(settings: RateSettings, step: int, steps: int) -> float:
     """The learning rate of one optimizer step.
 
-    It rises linearly over `warmup` steps, from learning_rate / warmup at the first to learning_rate at the last of
-    them, and falls from learning_rate at step `warmup` to lr_end x learning_rate at step `steps`, where it stays.
-    After the warm-up this is what diffusers.optimization and transformers.optimization have; their warm-up starts
-    with a step of rate 0, which trains nothing. inverse_sqrt falls as sqrt(w / step) with w = `warmup` (10000
-    without), knows no end, and stays above lr_end x learning_rate. constant has no use for lr_end.
+    The rate rises linearly over `warmup` steps, from learning_rate / warmup at the first to learning_rate at the last
+    of them. Then it falls from learning_rate at step `warmup` to lr_end x learning_rate at step `steps`, where it
+    stays. Two schedules differ: "inverse_sqrt" falls as sqrt(w / step), with w = `warmup` (10000 if that is 0),
+    whatever `steps` is, but not below lr_end x learning_rate; "constant" does not fall, and ignores lr_end.
+
+    After the warm-up the rates are those of diffusers.optimization and transformers.optimization. Their warm-up starts
+    with a step of rate 0, which trains nothing.
 
     Args:
-        settings: the highest rate, and how it is reached and left.
-        step: from 0.
-        steps: of the whole run.
+        settings: the highest rate, the warm-up and the schedule.
+        step: the optimizer step, from 0.
+        steps: number of steps of the whole run.
+
+    Returns:
+        The learning rate of the step.
     """
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
@@ -56,7 +60,7 @@ def learning_rate(settings: RateSettings, step: int, steps: int) -> float:
 
 
 def _share(settings: RateSettings, step: int, steps: int) -> float:
-    """The share of the highest rate, from 1, at a step after the warm-up, of `steps` after it."""
+    """The rate as a share of the highest one, 1 to lr_end; `step` and `steps` are counted from the warm-up's end."""
     if settings.lr_schedule == "inverse_sqrt":
         scale = settings.warmup or 10_000
         return max(settings.lr_end, math.sqrt(scale / (step + scale)))

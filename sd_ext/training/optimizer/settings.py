@@ -1,4 +1,4 @@
-"""Settings of the optimizer; those of its learning rate lie with the schedules."""
+"""Settings of the optimizer. The settings of the learning rate are in `schedules.py`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class OptimizerSettings(Settings):
 
     @property
     def preset(self) -> Preset:
-        """What is known of it."""
+        """The properties of the chosen optimizer."""
         return preset(self.optimizer)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of its constructor: those given, and `beta2` where it is AdamW."""
+        """Keyword arguments of its constructor: the setting `optimizer_options`, and for adamw `beta2` as well."""
         betas = {"betas": (0.9, self.beta2)} if self.optimizer == "adamw" else {}
         return {**betas, **parse_options(self.optimizer_options)}
 

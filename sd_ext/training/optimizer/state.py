@@ -1,8 +1,8 @@
-"""An optimizer's state as named tensors and JSON, and back, bit for bit.
+"""Converts an optimizer's state to named tensors and JSON, and back, bit for bit.
 
-Tensors are named `<parameter>|<state>`, deeper ones `<parameter>|<state>|<place>`. Everything else (step counts, the
-numbers some optimizers keep in their groups: Prodigy's d and k, schedule-free's weight_sum and train_mode) is JSON:
-finite floats as they are, since Python writes them so that they read back the same.
+Tensors are named `<parameter>|<state>`, tensors inside lists or dictionaries `<parameter>|<state>|<place>`. All other
+state is JSON: step counts, and numbers that some optimizers keep in their groups (Prodigy's d and k, schedule-free's
+weight_sum and train_mode). Finite floats survive JSON exactly, since Python writes enough digits.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ Names = dict[Any, str]  # parameter -> its name in the model
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Names) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything an optimizer knows beside the weights: tensors by name, and what JSON can hold.
+    """The complete state of an optimizer, without the weights.
 
     Args:
-        optimizer: or accelerate's wrapper of one.
-        names: of all its parameters.
+        optimizer: an optimizer, or accelerate's wrapper of one.
+        names: the names of all its parameters.
+
+    Returns:
+        (tensors by name, everything else as JSON values).
 
     Raises:
-        TrainingError: it keeps something that is neither a plain tensor nor a number, text, list or dictionary.
+        TrainingError: the state holds something that is neither a plain tensor nor a number, text, list or dictionary.
     """
     optimizer, tensors, states = inner_optimizer(optimizer), {}, {}
     for parameter, state in optimizer.state.items():
@@ -45,14 +48,19 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Names) -> tuple[dic
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: Names, tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> None:
-    """Undo `optimizer_state`. Nothing is changed unless all fits.
+    """Load a state from `optimizer_state` into an optimizer. If it does not fit, nothing is changed.
 
-    State of a parameter's shape is laid out in memory as the parameter is: fused AdamW walks both as flat arrays, so
-    that moments in another layout would silently belong to other weights. Unlike `Optimizer.load_state_dict` this
-    keeps every dtype: float32 state of bfloat16 weights stays float32.
+    State tensors of a parameter's shape get the parameter's memory layout (such as channels_last): fused AdamW treats
+    both as flat arrays, so with different layouts it would apply moments to the wrong weights. Unlike
+    `Optimizer.load_state_dict`, this keeps every dtype: float32 state of bfloat16 weights stays float32.
+
+    Args:
+        optimizer: an optimizer, or accelerate's wrapper of one; changed in place.
+        names: the names of all its parameters.
+        tensors, scalars: the result of `optimizer_state`.
 
     Raises:
-        InputError: the state is another optimizer's, or of other parameters; says what differs.
+        InputError: the state is of another optimizer class or of other parameters; says what differs.
     """
     optimizer = inner_optimizer(optimizer)
     parameters = {name: p for p, name in names.items()}
@@ -71,7 +79,7 @@ def restore_optimizer(
         raise InputError(f"the checkpoint's optimizer state is not what a run writes ({error!r})") from error
     for key, value in tensors.items():
         name, _, kind = key.rpartition("|")
-        if name in parameters:  # else it lies deeper, or in a group
+        if name in parameters:  # other tensors are inside lists or dictionaries, or belong to a group
             states.setdefault(name, {})[kind] = value
     placed = {}
     for group in optimizer.param_groups:
@@ -106,7 +114,12 @@ def _check_same(optimizer: torch.optim.Optimizer, names: Names, scalars: dict[st
 
 
 def differences(lost: list[str], new: list[str]) -> str:
-    """Names only a checkpoint has, and names it lacks, in words; the first few of each."""
+    """Describe how a checkpoint's names differ from a model's, for an error message; at most three names of each kind.
+
+    Args:
+        lost: names that only the checkpoint has.
+        new: names that the checkpoint lacks.
+    """
 
     def some(names: list[str]) -> str:
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -117,7 +130,10 @@ def differences(lost: list[str], new: list[str]) -> str:
 
 
 def _place(value: Any, key: str, p: nn.Parameter, on_device: bool) -> Any:
-    """State as `p`'s optimizer would have made it: PyTorch counts steps on the CPU unless its kernels do."""
+    """Put a state value on the device and into the layout that the optimizer expects for parameter `p`.
+
+    PyTorch keeps the tensor "step" on the CPU, except for fused and capturable optimizers (`on_device`).
+    """
     if not isinstance(value, Tensor):
         return value
     if key == "step" and not on_device:
@@ -128,7 +144,7 @@ def _place(value: Any, key: str, p: nn.Parameter, on_device: bool) -> Any:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON for a value; tensors go to `tensors`, named by their place."""
+    """Convert a value to JSON; tensors are put into `tensors` under the name `place`, or a name that starts with it."""
     if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter):
         tensors[place] = value
         return {"tensor": place}

@@ -1,8 +1,8 @@
-"""Attention over few tokens whose backward pass is quick on a CPU.
+"""Attention over few tokens with a faster backward pass on a CPU.
 
 PyTorch 2.13's fused attention has a backward pass on the CPU that is slow in bfloat16: for 16 x 4 heads of 64 tokens it
-takes five times as long as two matrix products and a softmax, which is what Diffusers' first processor does. For many
-tokens the fused kernel is the quicker one, and the only one whose memory does not grow with their square.
+takes five times as long as two matrix products and a softmax, which is what Diffusers' `AttnProcessor` does. For many
+tokens the fused kernel is faster, and its memory does not grow with the square of their number.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sd_ext.seams.diffusers.attention import attention_layers, make_processor, p
 
 log = logging.getLogger(__name__)
 
-FEW = 2**17  # queries x keys, up to which plain products were quicker (bfloat16, one and two cores)
+FEW = 2**17  # queries x keys up to which plain products were measured to be faster (bfloat16, one and two cores)
 
 
 class SmallAttention:
-    """An attention processor: plain products for few tokens while gradients are taken, else the fused kernel."""
+    """An attention processor that uses plain matrix products for few tokens in training, else the fused kernel."""
 
     def __init__(self) -> None:
         self.plain, self.fused = make_processor("plain"), make_processor("sdpa")
@@ -43,9 +43,10 @@ class SmallAttention:
 
 
 def quicken_attention(model: nn.Module) -> None:
-    """Let every plain attention of `model` choose by its tokens, in place; for training on a CPU in bfloat16.
+    """Use `SmallAttention` in every attention layer of `model` that has Diffusers' default processor, in place.
 
-    Where Diffusers' layers are no longer what they were, that is said and they stay as they are.
+    Meant for training on a CPU in bfloat16. If this version of Diffusers is not supported, a warning is logged and
+    nothing is changed.
     """
     try:
         plain = [layer for layer in attention_layers(model).values() if processor_kind(layer) == "sdpa"]

@@ -1,10 +1,10 @@
-"""Group norm whose backward pass is quick on a CPU.
+"""Group norm with a faster backward pass on a CPU.
 
 PyTorch 2.13's CPU kernel for the backward pass of group norm in channels_last memory takes half of a training step of
-a small convolutional network. Written as two sums and one line of elementwise arithmetic it is several times quicker:
+a small convolutional network. Written as two sums and one elementwise expression it is several times faster:
 
-    y = (x - m) r w + b,  m and r = 1/std of each group;  with g = dL/dy w and n elements in a group
-    dL/dx = r (g - mean(g) - x^ mean(g x^)),  x^ = (x - m) r        (means over the group)
+    y = x^ w + b,  x^ = (x - m) r,  with the mean m and r = 1 / standard deviation of each group
+    dL/dx = r (g - mean(g) - x^ mean(g x^)),  with g = w dL/dy and means over the group
 """
 
 from __future__ import annotations
@@ -56,9 +56,12 @@ class GroupNorm(nn.GroupNorm):
 
 
 def quicken(model: nn.Module) -> nn.Module:
-    """Let every group norm of `model` use the quick backward pass, in place; for training on a CPU.
+    """Use the faster backward pass in every group norm of `model`, in place; for training on a CPU.
 
-    Where PyTorch does not give what that needs, norms stay as they are.
+    If this version of PyTorch lacks the functions it needs, nothing is changed.
+
+    Returns:
+        `model`.
     """
     for module in model.modules() if has_group_norm_statistics() else ():
         if type(module) is nn.GroupNorm and module.affine:

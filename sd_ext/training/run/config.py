@@ -33,9 +33,9 @@ class RunConfig(Config):
             raise contradiction(f"{name} averages in place of a falling learning rate; set lr_schedule = constant")
 
     def change(self, **values: Any) -> Self:
-        """See `Config.change`. If the optimizer changes and no learning rate is given, the optimizer's usual one is set.
+        """See `Config.change`. A change of the optimizer alone also sets the learning rate that is usual for it.
 
-        "Usual" is relative to AdamW's, see `Preset.usual_rate`.
+        See `Preset.usual_rate`; a learning rate that is among `values` is used instead.
         """
         if values.get("optimizer", self.optimizer.optimizer) != self.optimizer.optimizer:
             values.setdefault("learning_rate", preset(values["optimizer"]).usual_rate(self._adamw_rate()))
