@@ -159,7 +159,7 @@ def test_unipc_from_other_families_configs():
         ({"solver_type": "bh3"}, "solver_type must be one of .*got 'bh3'"),
         ({"disable_corrector": [-1]}, r"disable_corrector must be .*got \[-1\]"),
         ({"disable_corrector": 3}, "disable_corrector must be .*got 3"),
-        ({"solver_p": 1}, "solver_p must be one of .*got 1"),
+        ({"solver_p": 1}, "solver_p must be .*got 1"),
     ],
 )
 def test_unipc_refuses(options, says):
@@ -402,7 +402,7 @@ def test_a_run_from_zero_terminal_snr_takes_no_infinite_noise():
         ({"predictor_order": 0}, "predictor_order must be one of .*got 0"),
         ({"corrector_order": 5}, "corrector_order must be one of .*got 5"),
         ({"tau": -1.0}, "tau must be 0 to inf, got -1"),
-        ({"tau_func": "x"}, "tau_func must be one of"),
+        ({"tau_func": "x"}, "tau_func must be .*got 'x'"),
         ({"algorithm_type": "x"}, "algorithm_type must be one of"),
         ({"pece": True, "corrector_order": 0}, "pece=True needs a corrector_order of 1 to 4, got 0"),
     ],
