@@ -215,19 +215,20 @@ def pipeline(folder: Path) -> None:
     shutil.copytree(sd_ext.pretrained_path(), folder / "model")
 
 
-def model_files(folder: Path) -> Any:
-    from sd_ext.training.model.files import find_model
+def trainable(folder: Path) -> Any:
+    from sd_ext.training.model.trainable import find_trainable
 
-    return find_model(str(folder / "model"))
+    return find_trainable(str(folder / "model"))
 
 
 def index(folder: Path) -> None:
-    from sd_ext.cli.models import check_folder
+    """For drawing, and for training."""
+    from sd_ext.models import find_model
 
     problems = []
-    for read in (check_folder, lambda model: model_files(folder)):
+    for read in (lambda: find_model(folder / "model").check(), lambda: trainable(folder)):
         try:
-            read(folder / "model")
+            read()
         except SdExtError as error:
             problems.append(error)
     if problems:
@@ -237,7 +238,7 @@ def index(folder: Path) -> None:
 def part(name: str, folder: Path) -> None:
     import torch
 
-    files = model_files(folder)
+    files = trainable(folder)
     with torch.device("meta"):
         files.without_weights(name)
     assert files.pixels_per_latent >= 1
@@ -246,7 +247,7 @@ def part(name: str, folder: Path) -> None:
 def noise(folder: Path) -> None:
     from sd_ext.schedulers import NoiseSchedule
 
-    NoiseSchedule.from_config(model_files(folder).noise())
+    NoiseSchedule.from_config(trainable(folder).noise())
 
 
 def scheduler(folder: Path) -> None:
@@ -359,15 +360,31 @@ def lora(folder: Path, name: str = "") -> None:
 
 
 def weights(folder: Path) -> None:
-    from sd_ext.lora.weights import FolderBase
+    from sd_ext.models import find_model
 
-    base = FolderBase(folder / "model")
-    for module in list(base.shapes())[::40]:
-        base.weight(module)
+    for tensor in list(find_model(folder / "model").tensors("unet").values())[::40]:
+        tensor.read()
+
+
+def pieces(folder: Path) -> None:
+    from sd_ext.models.weights import stored_tensors, weight_files
+
+    list(stored_tensors(weight_files(folder)))
+
+
+def save_pieces(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for number, name in enumerate(names):
+        save_file({f"a{number}": torch.ones(2)}, folder / name)
+    listed = {"metadata": {"total_size": 16}, "weight_map": {f"a{n}": name for n, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(listed))
 
 
 def tokenizer(folder: Path) -> None:
-    model_files(folder).load("tokenizer")
+    trainable(folder).load("tokenizer")
 
 
 def state(folder: Path) -> None:
@@ -518,6 +535,7 @@ def readers() -> tuple[Reader, ...]:
         Reader("diffusers", partial(save_lora, "diffusers", new), new, lora, TENSORS),
         Reader("peft settings", save_peft, "adapter_config.json", lora),
         Reader("weights", pipeline, "model/unet/diffusion_pytorch_model.safetensors", weights, TENSORS),
+        Reader("index of pieces", save_pieces, "model.safetensors.index.json", pieces),
         Reader("checkpoint state", save_state, "step-00000001/state.json", state),
         Reader("checkpoint tensors", save_state, "step-00000001/model.safetensors", state, TENSORS),
         Reader("run.json", put("run.json", one), "run.json", record),
