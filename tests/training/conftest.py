@@ -75,7 +75,8 @@ TINY = {"device": "cpu", "resolution": 16, "batch_size": 4, "warmup": 2, "tracke
 TINY_AUTOENCODER = {**TINY, "channels": (8, 16), "norm_groups": 4, "learning_rate": 3e-3, "ema": 0.9}
 TINY_TEXT = {**TINY, "vocabulary": 600, "tokens": 8, "width": 32, "layers": 1, "vision_width": 32, "vision_layers": 1,
              "patch": 8, "projection": 16, "learning_rate": 3e-3, "ema": 0.9}  # fmt: skip
-TINY_IMAGE = {**TINY, "channels": (32, 32), "norm_groups": 8, "head_dim": 16, "learning_rate": 3e-3, "ema": 0.9}
+TINY_IMAGE = {**TINY, "channels": (32, 32), "attention": (0, 1), "norm_groups": 8, "head_dim": 16,
+              "learning_rate": 3e-3, "ema": 0.9}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -142,18 +142,18 @@ def a_task(tmp_path: Path, base: Path, data: Path, **settings: Any) -> Any:
     return LoraTask(LoraConfig.of(**given), find_trainable(str(base)))
 
 
-def pipeline(folder: Path, vae: bool = False) -> Any:
-    """Loaded anew, in float32, with or without its autoencoder."""
+@cache
+def untouched(folder: Path, vae: bool = False) -> Any:
+    """A pipeline in float32, loaded once, and never to be changed; with or without its autoencoder."""
     without = {} if vae else {"vae": None}
     pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **without)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-@cache
-def untouched(folder: Path) -> Any:
-    """Loaded once, and never to be changed."""
-    return pipeline(folder)
+def pipeline(folder: Path, vae: bool = False) -> Any:
+    """One's own copy of it."""
+    return copy.deepcopy(untouched(folder, vae))
 
 
 @torch.no_grad()

@@ -69,10 +69,13 @@ def test_text_encoder_learns_and_saves(picture_folder, tmp_path, metrics):
     assert (states[0] - states[1]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(
+    "prediction", ["epsilon", *(pytest.param(other, marks=pytest.mark.slow) for other in ("v_prediction", "sample"))]
+)
 def test_text_to_image_learns(picture_folder, tiny_parts, tmp_path, metrics, prediction):
+    """What each is trained on is proven beside Diffusers' own targets."""
     settings = image_settings(picture_folder, tiny_parts, prediction_type=prediction, batch_size=11)
-    run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run"), steps=100))
+    run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run"), steps=60))
     assert mean(metrics, "loss", slice(-20, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
 
 
@@ -117,10 +120,10 @@ def test_sdxl_learns_and_saves_a_pipeline_that_loads(two_sizes_folder, tiny_sdxl
     settings = {
         **TINY, **TWO_SIZES, "bucket_step": 16, "resolution": 32, "bucket_ratio": 2.0, "batch_size": 6, "ema": 0.9,
         "learning_rate": 2e-3, "model": str(tiny_sdxl_dir), "preview_steps": 2, "preview_guidance": 2.0,
-        "data": str(two_sizes_folder), "steps": 90, "validate_every": 90, "prompts": ("red bar",),
+        "data": str(two_sizes_folder), "steps": 45, "validate_every": 45, "prompts": ("red bar",),
     }  # fmt: skip
     folder = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run")))
-    assert mean(metrics, "loss", slice(-30, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
+    assert mean(metrics, "loss", slice(-15, None)) < 0.85 * mean(metrics, "loss", slice(0, 5))
     pipe, base = (StableDiffusionXLPipeline.from_pretrained(p) for p in (folder, tiny_sdxl_dir))
     assert not same_unet(dict(pipe.unet.state_dict()), dict(base.unet.state_dict()))
     for part in ("text_encoder", "text_encoder_2", "vae"):  # these stay as they were
@@ -128,7 +131,7 @@ def test_sdxl_learns_and_saves_a_pipeline_that_loads(two_sizes_folder, tiny_sdxl
         assert same_unet(dict(ours), dict(theirs)), part
     pipe.set_progress_bar_config(disable=True)
     assert pipe("red circle", num_inference_steps=2, height=32, width=32).images[0].size == (32, 32)
-    assert (tmp_path / "run" / "previews" / "step-00000090.png").exists()
+    assert (tmp_path / "run" / "previews" / "step-00000045.png").exists()
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "StableDiffusionXLPipeline"
 
 
@@ -182,11 +185,12 @@ def test_a_unet_and_encoders_that_do_not_fit_are_refused(picture_folder, tiny_pa
         task.begin(Accelerator(cpu=True))
 
 
-@pytest.mark.parametrize("blocks", [(), ("down_blocks",)])
-def test_gradient_checkpointing_changes_memory_only(picture_folder, tiny_pipeline_dir, tmp_path, blocks):
+def test_gradient_checkpointing_of_all_or_some_blocks_changes_memory_only(picture_folder, tiny_pipeline_dir, tmp_path):
     def losses(name, **values):
         settings = {**TINY, "model": str(tiny_pipeline_dir), "data": str(picture_folder), "steps": 3, "log_every": 1}
         run_text_to_image(TextToImageConfig.of(**settings, **values, ema=0.0, out=str(tmp_path / name)))
         return [json.loads(line)["loss"] for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
 
-    assert losses("on", gradient_checkpointing=True, checkpoint_blocks=blocks) == pytest.approx(losses("off"), rel=1e-4)
+    off = losses("off")
+    for name, blocks in (("all", ()), ("some", ("down_blocks",))):
+        assert losses(name, gradient_checkpointing=True, checkpoint_blocks=blocks) == pytest.approx(off, rel=1e-4)

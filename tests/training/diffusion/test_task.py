@@ -161,7 +161,7 @@ def test_validation_is_the_same_each_time(two_sizes_folder, tiny_parts, tmp_path
 
 def test_validation_loss_falls_when_what_is_learnt_is_more_than_the_pictures(picture_folder, tiny_parts, tmp_path):
     settings = image_settings(
-        picture_folder, tiny_parts, validation_share=0.2, batch_size=9, steps=90, validate_every=30, preview_steps=1,
+        picture_folder, tiny_parts, validation_share=0.2, batch_size=9, steps=60, validate_every=20, preview_steps=1,
         prompts=("red bar",), validation_times=8,
     )  # fmt: skip
     run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "run")))

@@ -32,6 +32,7 @@ def settings(two_sizes_folder, tiny_pipeline_dir, tmp_path) -> dict[str, Any]:
     return {
         "device": "cpu", "tracker": "none", "data": str(two_sizes_folder), "model": str(tiny_pipeline_dir), "rank": 2,
         "resolution": (32,), "bucket_step": 8, "batch_size": 2, "steps": 6, "out": str(tmp_path / "run"),
+        "prompts": ("red bar",), "preview_steps": 1,
     }  # fmt: skip
 
 
@@ -78,27 +79,24 @@ def test_steps_of_epochs_and_processes(settings):
     assert steps(task, 2) == steps(make_task(settings, steps=15, accumulation=2), 1)
 
 
+WORDS = {"text_encoder": True, "tokens": ("<toy>",), "token_vectors": 2, "prefix": "<toy>", "dropout": 0.1}
 KINDS = {
-    "lora": {},
-    "dora": {"method": "dora", "targets": ("attention", "resnet")},
-    "loha": {"method": "loha"},
-    "lokr": {"method": "lokr", "targets": ("all",)},
-    "pissa": {"init": "pissa"},
-    "text encoder": {"text_encoder": True, "tokens": ("<toy>",), "token_vectors": 2, "prefix": "<toy>", "dropout": 0.1},
-    "checkpointing": {"gradient_checkpointing": True, "text_encoder": True},
-    "bf16": {"mixed_precision": "bf16"},
-    "huber": {"loss": "huber", "batch_size": 4, "cache": False},
+    "lora": ("sd", {}),
+    "dora, words": ("sd", {"method": "dora", "targets": ("attention", "resnet"), **WORDS}),
+    "loha, huber": ("sd", {"method": "loha", "loss": "huber", "batch_size": 4, "cache": False}),
+    "lokr, bf16": ("sd", {"method": "lokr", "targets": ("all",), "mixed_precision": "bf16"}),
+    "pissa, checkpointing": ("sd", {"init": "pissa", "gradient_checkpointing": True, "text_encoder": True}),
+    "sdxl": ("sdxl", {}),
+    "sdxl, checkpointing": ("sdxl", {"gradient_checkpointing": True, "text_encoder": True}),
 }
 
 
-@pytest.mark.parametrize(
-    ("family", "kind"), [*(("sd", kind) for kind in KINDS), ("sdxl", "lora"), ("sdxl", "checkpointing")]
-)
+@pytest.mark.parametrize(("family", "kind"), KINDS.values(), ids=KINDS)
 def test_the_estimate_is_what_a_step_takes(settings, tiny_sdxl_dir, family, kind):
     """To the byte, what the operations of a real step hold at once; and the numbers that are trained."""
     if family == "sdxl":
         settings["model"] = str(tiny_sdxl_dir)
-    task = make_task(settings, **KINDS[kind])
+    task = make_task(settings, **kind)
     found, bound = estimate(task.workload, CPU), at_most(task.workload)
     model, step = real_step(task)
     assert found.trained == trained_parameters(model)
@@ -117,16 +115,16 @@ def test_the_estimate_for_int8(settings):
 
 def test_what_costs_and_what_saves_memory(settings):
     def taken(**values: Any) -> estimates.Estimate:
-        return estimate(make_task(settings, **values).workload, CPU)
+        return estimate(make_task(settings, **{"batch_size": 1, **values}).workload, CPU)
 
-    one, three = taken(batch_size=1), taken(batch_size=3)
+    one, three = taken(), taken(batch_size=3)
     assert three.activations == pytest.approx(3 * one.activations, rel=0.1)
     assert three.weights == one.weights
     assert taken(batch_size=3, gradient_checkpointing=True).activations < 0.7 * three.activations
-    assert taken(resolution=(64,), upscale=True).activations > 3 * taken().activations
+    assert taken(resolution=(64,), upscale=True).activations > 3 * one.activations
     assert taken(mixed_precision="bf16").weights < 0.6 * one.weights
-    assert taken(ema=0.9).training == taken().training + 4 * one.trained
-    assert taken(validate_every=0).drawing == 0
+    averaged = taken(ema=0.9, validate_every=0)
+    assert (averaged.training, averaged.drawing) == (one.training + 4 * one.trained, 0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

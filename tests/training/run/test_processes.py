@@ -78,8 +78,7 @@ def test_two_processes_are_one(settings, tmp_path):
     assert "validation_loss" in history(tmp_path / "two")[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize(("asked", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
 def test_asked_of_one_process_both_stop_at_the_same_step(settings, tmp_path, number, asked):
     """And go on, as one process this time, to the end of the run that was left alone."""
     settings = {**settings, "validate_every": 0}

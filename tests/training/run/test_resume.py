@@ -24,7 +24,7 @@ from sd_ext.training.train_text_to_image import run as run_text_to_image
 
 from ..conftest import TINY_AUTOENCODER, TINY_TEXT, TWO_SIZES, image_settings, start_processes
 
-STEPS = 12
+STEPS = 8
 OPTIMIZERS = {
     "adamw": {"ema": 0.9},
     "prodigy": {"ema": 0.9, "learning_rate": 1.0},
@@ -73,13 +73,11 @@ def logged(out: str) -> int:
     return log.read_text().count("\n") if log.exists() else 0
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_killed_runs_end_with_the_same_weights(settings, tmp_path, optimizer):
-    """Real SIGKILLs: before the first checkpoint and at two places after it, with the other optimizers at one."""
-    settings = {**settings, "optimizer": optimizer, **OPTIMIZERS[optimizer]}
+def test_killed_runs_end_with_the_same_weights(settings, tmp_path):
+    """Real SIGKILLs, before the first checkpoint and after it."""
     alone = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
     config = TextToImageConfig.of(**settings, out=str(tmp_path / "killed"))
-    for step in (1, 4, 7) if optimizer == "adamw" else (4,):
+    for step in (1, 4):
         assert kill_when(config, lambda step=step: logged(config.folder.out) >= step), (
             "it ended before it could be killed"
         )
@@ -88,9 +86,9 @@ def test_killed_runs_end_with_the_same_weights(settings, tmp_path, optimizer):
     assert same_weights(run_text_to_image(config) / "unet", alone / "unet")
     assert history(config.folder.out) == history(tmp_path / "alone")
     assert [entry["step"] for entry in history(config.folder.out)] == list(range(1, STEPS + 1))
-    if optimizer == "adamw":
-        other = run_text_to_image(TextToImageConfig.of(**{**settings, "seed": 1}, out=str(tmp_path / "other")))
-        assert not same_weights(other / "unet", alone / "unet")
+    assert (
+        len({entry["loss"] for entry in history(config.folder.out)}) == STEPS
+    )  # or equal histories would prove little
 
 
 @pytest.mark.slow
@@ -141,7 +139,7 @@ def test_an_interrupted_run_resumes_exactly(settings, tmp_path, monkeypatch, cac
         return made
 
     monkeypatch.setattr(TextToImageTask, "batch", spy)
-    settings = {**settings, "cache": cache, "steps": 8, **crop}
+    settings = {**settings, "cache": cache, "steps": 6, **crop}
     alone = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
     config = TextToImageConfig.of(**settings, out=str(tmp_path / "stopped"))
     before = signal.getsignal(number)
@@ -152,7 +150,7 @@ def test_an_interrupted_run_resumes_exactly(settings, tmp_path, monkeypatch, cac
     assert signal.getsignal(number) is before
     seen["stopped"] = {}
     assert same_weights(run_text_to_image(config) / "unet", alone / "unet")
-    assert sorted(seen["stopped"]) == [4, 5, 6, 7]
+    assert sorted(seen["stopped"]) == [4, 5]
     for step, passes in seen["stopped"].items():
         for (samples, drawn), (wanted, should) in zip(passes, seen["alone"][step], strict=True):
             assert samples == wanted
@@ -169,11 +167,11 @@ def test_epochs_differ_and_are_the_same_after_a_resume(settings, tmp_path, monke
         return real(self, each)
 
     monkeypatch.setattr(TextToImageTask, "read", spy)
-    settings = {**settings, "validate_every": 0, "steps": 9, "workers": 0}
+    settings = {**settings, "validate_every": 0, "steps": 6, "workers": 0}
     run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "alone")))
-    alone = {step: orders[step] for step in range(9)}
-    epochs = [str([sorted(alone[step].items()) for step in range(first, first + 3)]) for first in (0, 3, 6)]
-    assert len(set(epochs)) == 3
+    alone = {step: orders[step] for step in range(6)}
+    epochs = [str([sorted(alone[step].items()) for step in range(first, first + 3)]) for first in (0, 3)]
+    assert len(set(epochs)) == 2
     config = TextToImageConfig.of(**settings, out=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         stop_at(patch, 4, signal.SIGTERM)
@@ -181,12 +179,12 @@ def test_epochs_differ_and_are_the_same_after_a_resume(settings, tmp_path, monke
             run_text_to_image(config)
     orders.clear()
     run_text_to_image(config)
-    assert orders == {step: alone[step] for step in range(4, 9)}
+    assert orders == {step: alone[step] for step in range(4, 6)}
 
 
 def test_looking_at_a_run_does_not_change_it(settings, tmp_path):
     """Previews, validation, the log, workers, checkpoints: none leaves a trace in the weights."""
-    settings = {**settings, "steps": 6, "validate_every": 2}
+    settings = {**settings, "steps": 4, "validate_every": 2}
     looked = run_text_to_image(TextToImageConfig.of(**settings, out=str(tmp_path / "looked")))
     free = {"validate_every": 0, "log_every": 7, "workers": 0, "checkpoint_every": 100, "keep": 1}
     unseen = run_text_to_image(TextToImageConfig.of(**{**settings, **free}, out=str(tmp_path / "unseen")))
@@ -197,9 +195,11 @@ def test_looking_at_a_run_does_not_change_it(settings, tmp_path):
     assert same_weights(looked / "unet", unseen / "unet")
 
 
-def test_a_killed_autoencoder_resumes_exactly(picture_folder, tmp_path, monkeypatch):
-    settings = {**TINY_AUTOENCODER, "data": str(picture_folder), "steps": 9, "accumulation": 2, "flip": True,
-                "checkpoint_every": 2, "clip": 0.5}  # fmt: skip
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_autoencoder_resumes_exactly_with_any_optimizer(picture_folder, tmp_path, monkeypatch, optimizer):
+    """Also with those that keep weights of their own, or estimate the rate as they go."""
+    settings = {**TINY_AUTOENCODER, "data": str(picture_folder), "steps": 6, "accumulation": 2, "flip": True,
+                "checkpoint_every": 2, "clip": 0.5, "optimizer": optimizer, **OPTIMIZERS[optimizer]}  # fmt: skip
     alone = run_autoencoder(AutoencoderConfig.of(**settings, out=str(tmp_path / "alone")))
     config = AutoencoderConfig.of(**settings, out=str(tmp_path / "killed"))
 
@@ -228,7 +228,9 @@ def test_a_finished_run_is_left_as_it_is(picture_folder, tmp_path):
 
 
 def test_nan_names_step_samples_and_last_good_checkpoint(settings, tmp_path, monkeypatch):
-    config = TextToImageConfig.of(**{**settings, "checkpoint_every": 2, "validate_every": 0}, out=str(tmp_path / "run"))
+    config = TextToImageConfig.of(
+        **{**settings, "checkpoint_every": 2, "validate_every": 0, "steps": 6}, out=str(tmp_path / "run")
+    )
     real, poisoned = TextToImageTask.batch, []
 
     def poison(self, each, read, device):
@@ -298,7 +300,7 @@ def test_another_unet_or_noise_schedule_is_another_base(picture_folder, tiny_pip
 )
 def test_the_other_scripts_refuse_other_samples_too(run, cls, tiny, picture_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(picture_folder, tmp_path / "set")
-    config = cls(data=str(folder), out=str(tmp_path / "run"), steps=3, **tiny)
+    config = cls.of(data=str(folder), out=str(tmp_path / "run"), steps=3, **tiny)
     with monkeypatch.context() as patch:
         stop_at(patch, 1, signal.SIGTERM)
         with pytest.raises(Interrupted):
