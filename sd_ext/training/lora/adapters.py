@@ -1,4 +1,4 @@
-"""Which modules get an adapter, and peft's configuration of it."""
+"""Chooses the modules that get an adapter, and builds peft's configuration."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ ABLE = (nn.Linear, nn.Conv2d)
 
 
 def target_modules(model: nn.Module, targets: Sequence[str], blocks: Sequence[str] = ()) -> list[str]:
-    """Names of the linear and convolution modules that the settings `targets` and `blocks` mean.
+    """The names of the linear and convolution modules that the settings `targets` and `blocks` select.
+
+    Args:
+        model: a U-Net or text encoder.
+        targets: kinds of modules (keys of `KINDS`), or ends of module names.
+        blocks: beginnings of module names; only modules inside these blocks are selected. Empty for all.
+
+    Returns:
+        Module names, in the model's order.
 
     Raises:
-        InputError: one of them means no module; says what there is.
+        InputError: a target or block matches no module; lists what there is.
     """
     able = [name for name, module in model.named_modules() if isinstance(module, ABLE)]
     for block in blocks:
@@ -54,16 +62,19 @@ def target_modules(model: nn.Module, targets: Sequence[str], blocks: Sequence[st
 
 
 def peft_config(settings: AdapterSettings, model: nn.Module, names: Sequence[str], rank: int) -> Any:
-    """peft's configuration of adapters.
+    """Build peft's configuration of the adapters of a model.
 
     Args:
-        settings: the kind, and what convolutions have of their own.
-        model: that gets them.
-        names: of its modules that do.
-        rank: of those that are no convolutions.
+        settings: kind of adapter, alpha, initialisation, and the rank and alpha of convolutions.
+        model: the model that gets the adapters.
+        names: the names of its modules that get one, from `target_modules`.
+        rank: the rank of the adapters of linear layers, and of convolutions unless `conv_rank` is set.
+
+    Returns:
+        A configuration object of peft, such as `LoraConfig`.
 
     Raises:
-        InputError: the initialisation is for linear layers, and a module is a convolution.
+        InputError: the initialisation works for linear layers only, and a module is a convolution.
     """
     alpha = settings.alpha or rank
     modules = dict(model.named_modules())
@@ -81,13 +92,19 @@ def peft_config(settings: AdapterSettings, model: nn.Module, names: Sequence[str
         "rank_pattern": dict.fromkeys(convolutions, conv_rank) if conv_rank != rank else {},
         "alpha_pattern": dict.fromkeys(convolutions, conv_alpha) if conv_alpha != alpha else {},
     }
-    weightless = any(p.is_meta for p in model.parameters())  # then no initialisation can look at weights
+    weightless = any(p.is_meta for p in model.parameters())  # without weights, PiSSA and OLoRA cannot be computed
     init = True if settings.init == "default" or weightless else settings.init
     return find_kind(settings.method).peft_config(common, alpha, init, settings)
 
 
 def add_adapters(model: Any, settings: Any, seed: int) -> None:
-    """Put adapters into a frozen model, in float32 and a function of the seed; only they are trained."""
+    """Freeze a model and add trainable float32 adapters to it, in place.
+
+    Args:
+        model: a U-Net or text encoder, which has `add_adapter`.
+        settings: peft's configuration, from `peft_config`.
+        seed: seed of the adapters' initial weights.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.requires_grad_(False)
@@ -98,5 +115,5 @@ def add_adapters(model: Any, settings: Any, seed: int) -> None:
 
 
 def trained_parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """The number of trained parameters of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

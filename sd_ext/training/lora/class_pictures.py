@@ -1,4 +1,8 @@
-"""Prior preservation (Ruiz et al. 2022, arXiv 2208.12242, section 3.3): pictures of the class, by the model itself."""
+"""Prior preservation (Ruiz et al. 2022, arXiv 2208.12242, section 3.3).
+
+Beside the pictures of the subject ("sks dog"), a run trains on pictures of the subject's class ("dog"), so that the
+model does not forget the class. Missing class pictures are drawn by the base model before training.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +34,23 @@ from sd_ext.training.lora.settings import ClassSettings
 from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 
-OURS = re.compile(r"\d{4,}-[0-9a-f]{12}\.png")  # number, which is the seed too, and digest
+OURS = re.compile(r"\d{4,}-[0-9a-f]{12}\.png")  # file names of generated class pictures: seed and digest
 
 log = logging.getLogger(__name__)
 
 
 def with_class_pictures(settings: ClassSettings, items: list[Item], side: int) -> list[Item]:
-    """Items with as many class pictures beside them.
+    """Add class pictures to the items of the data, so that an epoch has equally many of both.
 
-    An epoch holds every picture of both; those of the smaller set come again and again, as often as it takes.
+    Every picture of both sets is in an epoch at least once; those of the smaller set are repeated.
 
     Args:
-        settings: where class pictures are, how many there should be, and what they show.
-        items: of the data.
-        side: in pixels, of the blank pictures that stand for class pictures which are still to be made.
+        settings: folder, number, caption and loss weight of the class pictures; without a folder none are added.
+        items: the items of the data.
+        side: height and width in pixels of blank pictures, which stand for class pictures that are not drawn yet.
+
+    Returns:
+        The items of the data and of the class, with changed repeats.
     """
     if not settings.class_data:
         return items
@@ -70,7 +77,7 @@ def _blank(side: int) -> Any:
 
 
 def class_files(settings: ClassSettings) -> list[Path]:
-    """The class pictures that are there, at most as many as wanted; damaged ones of our making are left out."""
+    """The existing class pictures, at most `class_images`; generated ones that are damaged are left out."""
     folder = Path(settings.class_data)
     files = picture_files(folder) if folder.is_dir() else []
     usable = [path for path in files if not OURS.fullmatch(path.name) or is_whole(path, path.stat().st_mtime_ns)]
@@ -79,7 +86,12 @@ def class_files(settings: ClassSettings) -> list[Path]:
 
 @cache
 def is_whole(path: Path, changed: int) -> bool:
-    """Whether a class picture of our making is undamaged. Says so where it is not, once for each time of change."""
+    """Whether a generated class picture is undamaged. If not, logs a warning, once for each state of the file.
+
+    Args:
+        path: the file.
+        changed: its time of modification in nanoseconds; results are cached by path and time.
+    """
     if is_whole_png(path):
         return True
     log.warning("the class picture %s is damaged, and is made anew", path)
@@ -87,12 +99,12 @@ def is_whole(path: Path, changed: int) -> bool:
 
 
 def missing(settings: ClassSettings) -> int:
-    """How many class pictures are still to be made."""
+    """The number of class pictures that are still to be drawn."""
     return settings.class_images - len(class_files(settings)) if settings.class_data else 0
 
 
 def to_make(settings: ClassSettings) -> list[int]:
-    """Numbers, which are seeds too, of the pictures still to be made: the first that no picture there has."""
+    """The seeds of the class pictures that are still to be drawn: the lowest ones that no existing picture has."""
     taken = {int(found[0]) for path in class_files(settings) if (found := re.match(r"\d+", path.name))}
     free = (number for number in range(settings.class_images + len(taken)) if number not in taken)
     return [number for number, _ in zip(free, range(missing(settings)), strict=False)]
@@ -106,24 +118,24 @@ def make_class_pictures(
     dtype: torch.dtype,
     side: int,
 ) -> None:
-    """Draw what is missing with the base model, each process a share.
+    """Draw the missing class pictures with the base model; each process draws a share.
 
-    A picture appears whole, and is kept if the run is stopped.
+    Each picture is saved as soon as it is drawn, so that none is lost if the run is stopped.
 
     Args:
-        settings: where, how many, and what they show.
-        previews: how pictures are drawn.
-        files: of the base model.
-        state: the processes, and their device.
-        dtype: that the U-Net computes in.
-        side: height and width in pixels.
+        settings: folder, number and prompt of the class pictures.
+        previews: guidance scale and number of steps.
+        files: the base model.
+        state: the processes, and the device.
+        dtype: number format of the U-Net.
+        side: height and width of the pictures, in pixels.
 
     Raises:
         WriteError: the disk is full or fails.
-        TrainingError: what was written is not there.
+        TrainingError: pictures that were just written are damaged or gone.
     """
     numbers = to_make(settings)
-    state.wait_for_everyone()  # until all have counted
+    state.wait_for_everyone()  # no process may write before all have counted the missing ones
     if not numbers:
         return
     folder = Path(settings.class_data)
@@ -152,7 +164,14 @@ def drawn(
     dtype: torch.dtype,
     side: int,
 ) -> Iterator[Image.Image]:
-    """Pictures of a prompt by the base model, one for each seed; the model is gone afterwards."""
+    """Draw a picture of a prompt for each seed with the base model, which is loaded now and freed at the end.
+
+    Args:
+        prompt: the prompt.
+        seeds: one for each picture.
+        previews, files, dtype, side: as for `make_class_pictures`.
+        device: the device to draw on.
+    """
     towers = TextTowers.load(files).to(device)
     states, negative = (towers(towers.tokenize([text]).to(device)) for text in (prompt, ""))
     vae, unet = files.load("vae").eval().to(device), files.load("unet", dtype).eval().to(device)
@@ -161,4 +180,4 @@ def drawn(
         yield Image.fromarray(draw(pipe, states, negative, seed, side, previews))
     del pipe, vae, unet, towers
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # or the run would seem not to fit
+        torch.cuda.empty_cache()  # else this memory would not count as free when the run is checked to fit

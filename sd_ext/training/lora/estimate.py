@@ -1,8 +1,9 @@
-"""How much memory a run will take, found without loading a weight.
+"""Estimates the memory that a run needs, without loading weights.
 
-U-Net, trained text encoders and autoencoder are built of fake tensors, which have shapes and no numbers (PyTorch's
-`FakeTensorMode`). One forward and backward pass of the largest batch through them takes seconds and nothing else; what
-its operations would hold at once is counted. To that come weights, gradients, optimizer and averages.
+U-Net, trained text encoders and autoencoder are built of fake tensors, which have shapes but no data (PyTorch's
+`FakeTensorMode`). One forward and backward pass of the largest batch is run with them, which takes seconds and hardly
+any memory, and the peak of what its operations would allocate is counted. The memory of weights, gradients, optimizer
+state and averaged weights is added.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run's memory depends on.
+    """Everything that the memory of a run depends on.
 
     Args:
-        config: all its settings.
-        files: of the base model.
+        config: all settings.
+        files: the base model.
         sizes: height and width of each sample, in pixels.
-        channels: of a latent.
-        scale: pixels per latent, in height and in width.
+        channels: channels of a latent.
+        scale: pixels per latent pixel, in height and in width.
     """
 
     config: LoraConfig
@@ -51,7 +52,7 @@ class Workload:
 
     @property
     def largest_batch(self) -> tuple[int, int, int]:
-        """Samples, height and width of the batch with the most pixels."""
+        """Number of samples, and their height and width in pixels, of the batch with the most pixels."""
         counts: Counter[Any] = Counter(self.sizes)
         batches = [(min(self.config.loop.batch_size, count), *size) for size, count in counts.items()]
         return max(batches, key=lambda batch: batch[0] * batch[1] * batch[2])
@@ -59,15 +60,15 @@ class Workload:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on each process.
+    """The memory of a run, in bytes for each process.
 
     Args:
-        weights: of the models in memory while training.
-        training: gradients, optimizer state and averages.
-        activations: what a pass of the largest batch holds at most, forward and backward.
-        encoding: autoencoder and activations while pictures are encoded, before the U-Net is loaded.
-        drawing: autoencoder and activations while a preview is decoded, beside weights and training.
-        trained: numbers that are trained.
+        weights: weights of the models that are in memory during training.
+        training: gradients, optimizer state and averaged weights.
+        activations: peak of a forward and backward pass of the largest batch.
+        encoding: autoencoder and its activations while pictures are encoded, before the U-Net is loaded.
+        drawing: autoencoder and its activations while a preview is decoded, in addition to weights and training.
+        trained: number of trained parameters (not bytes).
     """
 
     weights: int
@@ -79,7 +80,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """At most at once."""
+        """The peak over all phases of the run, in bytes."""
         return max(self.encoding, self.weights + self.training + max(self.activations, self.drawing))
 
     def __str__(self) -> str:
@@ -88,7 +89,15 @@ class Estimate:
 
 
 def estimate(work: Workload, device: torch.device) -> Estimate:
-    """What a run takes on each process, beside Python and the libraries (about 1 GB)."""
+    """Estimate the memory of a run, without Python and the libraries (about 1 GB for each process).
+
+    Args:
+        work: the run.
+        device: the device it will run on.
+
+    Raises:
+        SeamError: this version of PyTorch is not supported.
+    """
     config = work.config
     unet, towers = build_on_meta(config, work.files)
     vae = vae_on_meta(work.files)
@@ -112,10 +121,11 @@ def estimate(work: Workload, device: torch.device) -> Estimate:
 
 
 def at_most(work: Workload) -> int:
-    """A cheap upper bound, in bytes, of what a run takes.
+    """A quick upper bound of a run's memory, in bytes; takes much less time than `estimate`.
 
-    Twice the models and what autograd keeps of a float32 pass with whole attention matrices and without checkpointing;
-    to that come gradients, averages, the state of the optimizer that keeps most, and encoding and decoding pictures.
+    It is the sum of: twice the models; twice the tensors that autograd saves in a float32 pass with complete attention
+    matrices and without gradient checkpointing; gradients, averaged weights and the state of the optimizer with the
+    largest state; encoding and decoding a picture.
     """
     unet, towers = build_on_meta(work.config, work.files)
     vae, models = vae_on_meta(work.files), [unet, *([towers] if towers else [])]
@@ -141,14 +151,17 @@ def _frozen(module: nn.Module) -> bool:
 
 
 def in_training(loss: DiffusionLoss) -> DiffusionLoss:
-    """As in training, but for the adapters that draw a number, of which there are none here, whether to act."""
+    """Put the loss into training mode, with all adapters switched on.
+
+    Adapters that are switched off at random in training would draw numbers, which fake tensors do not have.
+    """
     loss.train()
     let_all_act(loss)
     return loss
 
 
 def train_once(work: Workload, loss: DiffusionLoss, device: str) -> None:
-    """A forward and backward pass of the largest batch, as the loop does it."""
+    """A forward and backward pass of the largest batch, in the precision of the training loop."""
     precision = work.config.machine.mixed_precision
     with torch.autocast(device, DTYPES[precision], enabled=precision != "no"):
         value = loss_once(work, loss)
@@ -156,7 +169,7 @@ def train_once(work: Workload, loss: DiffusionLoss, device: str) -> None:
 
 
 def loss_once(work: Workload, loss: DiffusionLoss) -> Tensor:
-    """The loss of the largest batch; of tensors without numbers."""
+    """The loss of the largest batch, on inputs of the right shapes; their values do not matter."""
     batch, height, width = work.largest_batch
     files, unet = work.files, loss.unet
     length = files.setting("text_encoder", "max_position_embeddings", int, 77)
@@ -184,9 +197,10 @@ def decode_once(work: Workload, vae: Any) -> None:
 
 
 def check_fits(work: Workload, device: torch.device) -> None:
-    """Refuse a run that cannot fit; an exact estimate is made only where it may be close.
+    """Refuse a run that does not fit into free memory.
 
-    Where no estimate can be made, that is said and the run goes on.
+    The slow estimate is made only if the quick upper bound exceeds the free memory. If no estimate can be made, a
+    warning is logged and the run goes on.
 
     Raises:
         InputError: see `check_memory`.
@@ -200,10 +214,15 @@ def check_fits(work: Workload, device: torch.device) -> None:
 
 
 def check_memory(needed: Estimate, free: int, config: LoraConfig) -> None:
-    """Refuse a run that cannot fit.
+    """Refuse a run that needs more memory than is free, unless the setting `memory_check` is off.
+
+    Args:
+        needed: the estimate.
+        free: free memory, in bytes.
+        config: all settings.
 
     Raises:
-        InputError: says how much is needed, how much there is, and what to change.
+        InputError: it does not fit; says how much is needed and free, and which settings to change.
     """
     if config.memory.memory_check and needed.total > free:
         raise InputError(
@@ -213,7 +232,7 @@ def check_memory(needed: Estimate, free: int, config: LoraConfig) -> None:
 
 
 def advice(needed: Estimate, config: LoraConfig) -> list[str]:
-    """What would help, the most of it first."""
+    """Changes of settings that reduce the memory, the most effective ones first."""
     most = max(("activations", "encoding", "drawing"), key=lambda name: getattr(needed, name))
     loop, changes_base = config.loop, config.adapters.changes_base
     helps = {

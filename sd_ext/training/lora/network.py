@@ -1,6 +1,6 @@
-"""The model of a LoRA run: a frozen U-Net with adapters, and text encoders with adapters and new words.
+"""Builds the models of a LoRA run: a frozen U-Net with adapters, and text encoders with adapters and new words.
 
-Built of real weights for a run, or of shapes alone for an estimate.
+They are built with weights for a run, or without weights for an estimate of its memory.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "f
 
 
 def base_dtype(config: LoraConfig) -> torch.dtype:
-    """What the frozen model is held in; for int8 what it is quantised from."""
+    """The number format of the frozen base model; for int8, the format it has before it is quantized."""
     precision = config.memory.base_precision
     return DTYPES[config.machine.mixed_precision if precision in ("auto", "int8") else precision]
 
 
 def quantize(model: nn.Module) -> None:
-    """Hold the weights of linear layers in 8 bits (torchao), in place.
+    """Quantize the weights of linear layers to 8 bits with torchao, in place.
 
     Raises:
         InputError: torchao is not installed.
@@ -47,10 +47,10 @@ def trains_text(config: LoraConfig) -> bool:
 
 
 def adapt_unet(unet: Any, config: LoraConfig) -> None:
-    """Freeze a U-Net and give it adapters, in place.
+    """Freeze a U-Net and add adapters to it, in place.
 
     Raises:
-        InputError: the settings name modules that are not there.
+        InputError: the settings name modules that the U-Net does not have.
     """
     adapters = config.adapters
     names = target_modules(unet, adapters.targets, adapters.blocks)
@@ -58,13 +58,13 @@ def adapt_unet(unet: Any, config: LoraConfig) -> None:
 
 
 def adapt_towers(towers: TextTowers, config: LoraConfig) -> list[Words]:
-    """Give text encoders adapters and new words, where wanted, in place.
+    """Add adapters and new words to text encoders, as the settings say, in place.
 
     Returns:
-        The new words of each text encoder.
+        The embedding table with the new words of each text encoder; empty if there are none.
 
     Raises:
-        InputError: a new word is known already, or the one to start from is not known.
+        InputError: a new word is in the vocabulary already, or `token_init` is not a single token.
     """
     adapters, words = config.adapters, config.words
     for number, encoder in enumerate(towers.encoders.values()):
@@ -78,7 +78,11 @@ def adapt_towers(towers: TextTowers, config: LoraConfig) -> list[Words]:
 
 
 def build_on_meta(config: LoraConfig, files: Model) -> tuple[Any, TextTowers | None]:
-    """U-Net and trained text encoders as they will be, on PyTorch's meta device: shapes without weights."""
+    """The models of a run on PyTorch's meta device, which have shapes but no weights.
+
+    Returns:
+        (U-Net with adapters, text encoders with adapters and new words, or None if they are not trained).
+    """
     with torch.device("meta"):
         made = files.without_weights("unet")
         unet = nn.Module.to(made, base_dtype(config))  # Diffusers' own warns of modules kept in float32: there are none
@@ -91,7 +95,7 @@ def build_on_meta(config: LoraConfig, files: Model) -> tuple[Any, TextTowers | N
 
 
 def towers_on_meta(files: Model) -> TextTowers:
-    """The frozen text encoders, without weights where the default device is meta; and their tokenizers."""
+    """The frozen text encoders without weights, and their tokenizers. Call it under `torch.device("meta")`."""
     encoders = [files.without_weights(part) for part in files.text_parts]
     tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]
     for encoder in encoders:

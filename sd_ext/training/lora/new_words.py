@@ -1,6 +1,6 @@
-"""Textual inversion: words the text encoders do not know, as trained vectors (Gal et al. 2022, arXiv 2208.01618).
+"""Textual inversion: new words, whose embedding vectors are trained (Gal et al. 2022, arXiv 2208.01618).
 
-Trained together with a LoRA it is pivotal tuning (Roich et al. 2021, arXiv 2106.05744).
+Trained together with a LoRA, this is called pivotal tuning (Roich et al. 2021, arXiv 2106.05744).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from sd_ext.training.model.text_encoders import TextTowers
 
 
 class Words(nn.Module):
-    """An embedding table with new rows below it; only those are trained.
+    """A token embedding with additional rows for new words; only the additional rows are trained.
+
+    Called with token ids (..., n), it returns vectors (..., n, d).
 
     Args:
-        known: the table (words, d).
-        vectors: the new rows (n, d).
+        known: the text encoder's embedding, (vocabulary, d).
+        vectors: initial values of the additional rows, (new words, d).
     """
 
     def __init__(self, known: nn.Embedding, vectors: Tensor):
@@ -29,6 +31,7 @@ class Words(nn.Module):
 
     @property
     def weight(self) -> Tensor:
+        """The table of the known words, (vocabulary, d)."""
         return self.known.weight
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -39,22 +42,37 @@ class Words(nn.Module):
 
 
 def names_of(token: str, vectors: int) -> list[str]:
-    """The words of a token of several vectors: <toy>, <toy>_1, ... as Diffusers calls them."""
+    """The vocabulary entries of a new word with several vectors, named as in Diffusers: <toy>, <toy>_1, ..."""
     return [token, *(f"{token}_{number}" for number in range(1, vectors))]
 
 
 def spell_out(text: str, tokens: Sequence[str], vectors: int) -> str:
-    """A text with each token followed by its further words, as Diffusers does when it loads them."""
+    """Replace each new word in a text by its vocabulary entries, as Diffusers does: "<toy>" -> "<toy> <toy>_1".
+
+    Args:
+        text: the text.
+        tokens: the new words.
+        vectors: how many vectors each has.
+    """
     for token in tokens:
         text = text.replace(token, " ".join(names_of(token, vectors)))
     return text
 
 
 def add_words(towers: TextTowers, tokens: Sequence[str], vectors: int, init: str) -> list[Words]:
-    """Give all towers new words, which start from a known one (or from the mean of all).
+    """Add new words to all text encoders and their tokenizers, in place.
+
+    Args:
+        towers: the text encoders.
+        tokens: the new words.
+        vectors: how many vectors each has.
+        init: a known word whose vector is the initial value; "" for the mean of all vectors.
+
+    Returns:
+        The new embedding table of each text encoder.
 
     Raises:
-        InputError: a token is known already, or the word to start from is not one token.
+        InputError: a new word is in the vocabulary already, or `init` is not a single token.
     """
     made = []
     for name, tokenizer in zip(towers.names, towers.tokenizers, strict=True):
@@ -84,6 +102,15 @@ def _start(tokenizer: Any, table: Tensor, init: str) -> Tensor:
 
 
 def embeddings(table: Words, tokens: Sequence[str], vectors: int) -> dict[str, Tensor]:
-    """Each token's vectors (vectors, d), as `load_textual_inversion` takes them."""
+    """The trained vectors of each new word, in the form that `load_textual_inversion` reads.
+
+    Args:
+        table: the trained table.
+        tokens: the new words, in the order in which they were added.
+        vectors: how many vectors each has.
+
+    Returns:
+        New word -> (vectors, d) float32, on the CPU.
+    """
     parts = table.vectors.detach().float().cpu().split(vectors)
     return {token: part.contiguous() for token, part in zip(tokens, parts, strict=True)}

@@ -1,4 +1,4 @@
-"""What a LoRA run would do, from its settings; everything is checked and no weight is loaded."""
+"""The plan of a LoRA run for `--dry-run`: settings, data and memory are checked, and no weights are loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from sd_ext.training.run.memory import free_memory, gb
 
 
 def plan_lora(config: LoraConfig) -> Iterator[str]:
-    """The plan, line by line: model, pictures, buckets, steps, parameters, memory. Nothing is written.
+    """Check a run and describe what it would do. Nothing is written.
+
+    Yields:
+        Lines of text: model, pictures, buckets, captions, steps, trained parameters, memory.
 
     Raises:
         InputError: the run could not work; says why.
@@ -45,7 +48,7 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
 
 
 def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
-    """(what, value) of all that needs no model."""
+    """The lines of the plan that need no U-Net, as (name, text)."""
     config = task.config
     yield "model", f"{config.base.model} ({task.files.family}), predicts {task.levels.prediction}"
     yield "pictures", pictures(task)
@@ -60,20 +63,20 @@ def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
 
 
 def pictures(task: LoraTask) -> str:
-    """How many are trained on, and which are not."""
+    """How many pictures and samples are trained on, and how many pictures are left out."""
     count = len({sample.digest for sample in task.pictures.samples if not sample.item.prior})
     left_out = f"{len(task.pictures.skipped)} left out" if task.pictures.skipped else "none left out"
     return f"{count}, {len(task.pictures)} samples an epoch, {left_out}"
 
 
 def buckets(task: LoraTask) -> str:
-    """How many samples each size has."""
+    """The number of samples of each size."""
     counts = Counter(f"{width}x{height}" for height, width in task.pictures.sizes)
     return ", ".join(f"{size}: {count}" for size, count in counts.most_common())
 
 
 def captions(task: LoraTask) -> str:
-    """How many texts there are, and which are too long."""
+    """How many different texts there are, and how many are too long for the tokenizer, with an example."""
     tokenizer = task.files.load("tokenizer")
     long = cut_off(tokenizer, [task.spelled(text) for text in task.texts])
     cut = f"; {len(long)} are cut off after {tokenizer.model_max_length} tokens, e.g. {long[0][:60]!r}" if long else ""
@@ -81,7 +84,7 @@ def captions(task: LoraTask) -> str:
 
 
 def steps(task: LoraTask, processes: int) -> str:
-    """How many, of how many samples, and what that is in epochs."""
+    """The number of steps, of samples in each, and of epochs, and the interval of checkpoints."""
     loop, per_epoch = task.config.loop, task.steps_per_epoch(processes)
     samples = loop.batch_size * loop.accumulation * processes
     return (

@@ -1,11 +1,11 @@
-"""What a finished LoRA run leaves: OUT/model.
+"""Writes the result of a LoRA run, OUT/model:
 
-pytorch_lora_weights.safetensors   for Diffusers, with its strengths in the header
-NAME_kohya.safetensors             the same for AUTOMATIC1111 and ComfyUI
-learned_embeds.safetensors         new words (learned_embeds_2.safetensors: of SDXL's second text encoder)
-samples/                           pictures of the prompts, and beside the base model's as a contact sheet
-validation.png                     the losses
-training.json                      what was trained, on what, how
+pytorch_lora_weights.safetensors   the LoRA for Diffusers, with ranks and alphas in the header
+NAME_kohya.safetensors             the same LoRA for AUTOMATIC1111 and ComfyUI
+learned_embeds.safetensors         new words (learned_embeds_2.safetensors: for SDXL's second text encoder)
+samples/                           a picture of each prompt, and a contact sheet beside the base model's pictures
+validation.png                     a plot of training and validation loss
+training.json                      facts about the run: base model, settings, pictures, prompts, losses
 """
 
 from __future__ import annotations
@@ -34,21 +34,24 @@ SAVED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run that is over leaves to be written.
+    """The results of a finished run.
 
     Args:
-        config: all its settings.
-        lora: what was trained.
-        new_words: of each text encoder.
-        base: "sd15", "sd21" or "sdxl".
-        source: the base model as the user called it.
-        noise: the noise schedule as Diffusers' schedulers take it.
-        history: what was logged.
-        samples, class_samples, held_out: how many were trained on, of the data and of the class, and held out.
-        pictures: how many different ones the samples are of.
-        steps_per_epoch: optimizer steps.
-        prompts: captions of the pictures.
-        base_drawn, drawn: pictures of the prompts by the base model and by the LoRA; none if none were wanted.
+        config: all settings.
+        lora: the trained LoRA.
+        new_words: the embedding table with the new words of each text encoder.
+        base: the base model's family: "sd15", "sd21" or "sdxl".
+        source: the base model, as named by the user.
+        noise: the noise schedule: keyword arguments of Diffusers' schedulers.
+        history: the entries of the log.
+        samples: number of samples of the data in an epoch.
+        class_samples: number of samples of class pictures in an epoch.
+        held_out: number of held-out samples.
+        pictures: number of different pictures of the data.
+        steps_per_epoch: optimizer steps in an epoch.
+        prompts: the prompts of the pictures.
+        base_drawn: a picture of each prompt by the base model; empty if previews are off.
+        drawn: a picture of each prompt by the LoRA; empty if previews are off.
     """
 
     config: LoraConfig
@@ -69,10 +72,10 @@ class Finished:
 
 
 def write_result(finished: Finished, new: Path) -> list[str]:
-    """Fill a new folder with everything above.
+    """Write all files of the result into an empty folder.
 
     Returns:
-        What a reader of the files should know, each once.
+        Notes for the user on the files, without repetitions.
     """
     words = finished.config.words
     notes = write_weights(finished, new)
@@ -98,7 +101,7 @@ def write_weights(finished: Finished, new: Path) -> list[str]:
 
 
 def kohya_metadata(finished: Finished) -> dict[str, str]:
-    """The entries of kohya's header that only the run knows."""
+    """The metadata of kohya's format that describes the training run (`ss_...` and `modelspec...`)."""
     config, rate, noise = finished.config, finished.config.rate.learning_rate, finished.noise
     side, loop, loss = config.pictures.resolution[0], config.loop, config.loss
     entries: dict[str, Any] = {
@@ -138,7 +141,7 @@ def kohya_metadata(finished: Finished) -> dict[str, str]:
 
 
 def write_pictures(finished: Finished, new: Path) -> None:
-    """Each picture by itself, and all beside the base model's."""
+    """Write each picture to a file of its own, and a contact sheet of all beside the base model's."""
     new.mkdir()
     for number, picture in enumerate(finished.drawn):
         picture.save(new / f"{number:04d}.png")
@@ -146,7 +149,7 @@ def write_pictures(finished: Finished, new: Path) -> None:
 
 
 def facts(finished: Finished) -> Facts:
-    """What `training.json` holds."""
+    """The contents of `training.json`."""
     config, previews = finished.config, finished.config.previews
     tokens, measured = config.words.tokens, [entry for entry in finished.history if "validation_loss" in entry]
     return Facts(
@@ -167,12 +170,19 @@ def facts(finished: Finished) -> Facts:
 
 
 def base_model(source: str) -> str:
-    """A Hub id or "embedded" as it was given; a folder by its whole path, which stays true in another folder."""
+    """The base model's name for `training.json`: a Hub id or "embedded" as given, a folder as an absolute path."""
     return str(Path(source).resolve()) if source != "embedded" and Path(source).is_dir() else source
 
 
 def plot_losses(new: Path, history: list[dict[str, float]]) -> None:
-    """Training and validation loss against steps; nothing where matplotlib is missing or there is nothing to see."""
+    """Plot training and validation loss against steps, as PNG.
+
+    Writes nothing if matplotlib is not installed or the log has fewer than two entries.
+
+    Args:
+        new: the file to write.
+        history: the entries of the log.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -45,7 +45,7 @@ class AdapterSettings(Settings):
 
     @property
     def changes_base(self) -> bool:
-        """Whether the adapters' start is taken out of the base's weights."""
+        """Whether the initialisation subtracts the adapters' initial product from the base's weights."""
         return self.init in ("pissa", "olora")
 
     def __post_init__(self) -> None:

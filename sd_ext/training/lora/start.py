@@ -1,6 +1,8 @@
-"""Initialisations that take their part out of the base (PiSSA, Meng et al. 2024, arXiv 2404.02948; OLoRA, Büyükakyüz
-2024, arXiv 2406.01775): what the adapters were at the start is kept, since the difference to it is the LoRA of the
-original base.
+"""The starting adapters of initialisations that change the base model.
+
+PiSSA (Meng et al. 2024, arXiv 2404.02948) and OLoRA (Büyükakyüz 2024, arXiv 2406.01775) start the adapters at a part of
+the base's weights, and subtract that part from the base. A LoRA of the original base is then the difference between
+the trained adapters and the starting adapters, so the starting adapters are saved with the run.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from sd_ext.training.run.checkpoint import restore
 def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Accelerator) -> Lora:
     """Load the starting adapters from a file; the first run writes it.
 
-    A run that is resumed on another machine may have found other singular vectors. Then its adapters become those of
-    the file, in place, and the base takes up the difference.
+    On another machine, the initialisation may compute slightly different singular vectors. If so, the models' adapters
+    are replaced by those of the file, in place, and the difference is added to the base's weights.
 
     Args:
-        models: those that have adapters, by part.
-        path: of the file.
-        accelerator: the processes of the run; the first one writes.
+        models: the models with adapters, by part name, with their adapters just initialised.
+        path: the file.
+        accelerator: the processes of the run; the first one writes the file.
 
     Returns:
-        The adapters at the start of the run, in main memory.
+        The starting adapters, in main memory.
 
     Raises:
         DamagedError: the file is damaged.
@@ -61,7 +63,7 @@ def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Acceler
 
 
 def adapters_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """The trained factors by part and name."""
+    """The trained matrices of all adapters: "part.parameter name" -> parameter."""
     return {
         f"{part}.{name}": p
         for part, model in models.items()
@@ -71,13 +73,13 @@ def adapters_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def base_weight(models: Mapping[str, nn.Module], module: ModuleName) -> Tensor:
-    """The frozen weight that a module's adapter is added to."""
+    """The frozen weight of the layer that an adapter belongs to."""
     model: Any = models[module.part]
     return find_module(dict(model.named_modules()), module.path).get_base_layer().weight
 
 
 def on_cpu(lora: Lora) -> Lora:
-    """A copy in main memory."""
+    """A copy of a LoRA in main memory."""
     copies = {
         module: Adapter(a.kind, {name: t.to("cpu", copy=True) for name, t in a.tensors.items()}, a.alpha)
         for module, a in lora.adapters.items()
@@ -86,5 +88,5 @@ def on_cpu(lora: Lora) -> Lora:
 
 
 def without_start(lora: Lora, start: Lora) -> Lora:
-    """The LoRA of the original base: the difference, of twice the rank."""
+    """The LoRA for the original base: `lora` minus `start`, which has twice the rank."""
     return merge([(on_cpu(lora), 1.0), (start, -1.0)])

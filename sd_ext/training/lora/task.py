@@ -1,4 +1,4 @@
-"""What `train_lora` brings to the loop: a U-Net and text encoders with adapters, their batches, previews and result."""
+"""The task of LoRA training: U-Net and text encoders with adapters, their batches, previews and result."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from sd_ext.training.optimizer.make import LORA_UP
 
 
 class LoraTask(DiffusionTask):
-    """Adapters are trained, and new words; all else is frozen.
+    """Trains adapters, and new words if there are any; the base model is frozen.
 
     Args:
         config: all settings.
-        files: of the base model.
+        files: the base model on disk.
 
     Raises:
-        InputError: no pictures that can be used, or a new word that stands in no caption.
+        InputError: there are no usable pictures, or a new word is in no caption.
     """
 
     name = "lora"
@@ -71,7 +71,7 @@ class LoraTask(DiffusionTask):
 
     @property
     def workload(self) -> Workload:
-        """What memory is estimated from."""
+        """The input of the memory estimate."""
         return Workload(self.config, self.files, self.sizes, self.channels, self.scale)
 
     # The model.
@@ -93,7 +93,7 @@ class LoraTask(DiffusionTask):
         return self.model
 
     def adapted(self) -> dict[str, Any]:
-        """The models with adapters, by part."""
+        """The models that have adapters, by part name."""
         adapts_towers = self.towers is not None and self.config.text.text_encoder
         return {"unet": self.loss.unet, **(dict(self.towers.encoders) if adapts_towers else {})}
 
@@ -112,7 +112,7 @@ class LoraTask(DiffusionTask):
         return {"tokens": self.towers.tokenize([self.spelled(text) for text in texts])}
 
     def check_words(self) -> None:
-        """Every new word must stand in a caption: else it would silently stay what it was."""
+        """Raise `InputError` if a new word is in no caption, since it would not be trained at all."""
         for token in self.config.words.tokens:
             if not any(token in text for text in self.texts):
                 raise InputError(
@@ -120,7 +120,7 @@ class LoraTask(DiffusionTask):
                 )
 
     def spelled(self, text: str) -> str:
-        """A text with all vectors of each new word written out."""
+        """A text with each new word replaced by the vocabulary entries of all its vectors, see `spell_out`."""
         return spell_out(text, self.config.words.tokens, self.config.words.token_vectors)
 
     def preview_words(self, text: str) -> dict[str, Tensor]:
@@ -131,7 +131,14 @@ class LoraTask(DiffusionTask):
     # Pictures.
 
     def draw_base(self, unet: Any) -> list[Image.Image]:
-        """Pictures of the previews' prompts by the base model, from the run's folder if they are there."""
+        """Draw the preview prompts with the base model, or read the pictures from the run's folder if they exist.
+
+        Args:
+            unet: the U-Net, before adapters are added.
+
+        Returns:
+            A picture of each prompt; empty if previews are off, and in all but the first process.
+        """
         config, previews = self.config, self.config.previews
         if not self.accelerator.is_main_process or not config.folder.validate_every:
             return []
@@ -151,15 +158,15 @@ class LoraTask(DiffusionTask):
         return pictures
 
     def drawer(self, unet: Any) -> Any:
-        """A pipeline around a U-Net, for states that are at hand."""
+        """A pipeline with a given U-Net, for encoded prompts."""
         return make_pipeline(self.encoded.vae(), unet, self.noise, None, self.files)
 
     def draw_trained(self) -> list[Image.Image]:
-        """A picture of each prompt by the LoRA as it is."""
+        """Draw each prompt with the LoRA in its present state."""
         return [Image.fromarray(picture) for picture in self.draw_prompts(self.drawer(self.unet))]
 
     def preview(self) -> Image.Image:
-        """Each prompt by the base model and, from the same noise, by the LoRA as it is."""
+        """A contact sheet of each prompt by the base model and by the LoRA, drawn from the same noise."""
         pictures = self.draw_trained()
         if self.config.cache.cache:
             self.encoded.release()
@@ -168,7 +175,7 @@ class LoraTask(DiffusionTask):
     # The result.
 
     def trained(self) -> Lora:
-        """The LoRA of the original base."""
+        """The trained LoRA, for the original base model."""
         lora = from_peft(self.adapted(), base=self.files.family)
         return without_start(lora, self.at_start) if self.at_start else lora
 

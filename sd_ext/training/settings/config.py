@@ -1,13 +1,13 @@
-"""All settings of a script: groups side by side, and their settings by name.
+"""All settings of a script: a config has groups of settings as fields, and gives access to each setting by name.
 
     class LoraConfig(DiffusionConfig):
         adapters: AdapterSettings = AdapterSettings()
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-4)    # the script's own default
 
-    config = LoraConfig.of(rank=4, steps=100)         # by name, whichever group a setting is in
-    config.adapters.rank                              # a component is given `config.adapters`, and reads it there
+    config = LoraConfig.of(rank=4, steps=100)         # settings are found by name, in whichever group they are
+    config.adapters.rank                              # code reads a setting from its group
 
-Names are unique over the groups of a script, so flags and TOML files need not know of groups.
+A setting's name is unique among all groups of a script, so flags and TOML files do not mention groups.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ class Config:
 
     section: ClassVar[str] = ""  # the table of a recipe file that holds these settings
     presets: ClassVar[dict[str, str]] = {}  # names of recipe files that can stand in place of a file of settings
-    plan: ClassVar[str] = ""  # "module:function" from settings to the lines that say what a run would do
+    plan: ClassVar[str] = ""  # "module:function" that returns the lines of a run's plan, for --dry-run
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """The script's defaults but for these settings, given by name.
+        """The script's defaults, except for the given settings.
+
+        Args:
+            values: setting name -> value.
 
         Raises:
-            UnknownNameError: a name that is no setting; gives the closest.
-            InputError: a value that cannot be, or settings that contradict each other.
+            UnknownNameError: a name is no setting; suggests the closest.
+            InputError: a value is not allowed, or settings contradict each other.
         """
         return cls().change(**values)
 
     def change(self, **values: Any) -> Self:
-        """The same with other values of the settings named.
+        """A copy of this config with other values of the given settings.
 
         Raises:
             UnknownNameError, InputError: see `of`.
@@ -58,10 +61,10 @@ class Config:
         return {name: getattr(getattr(self, each.group), name) for name, each in every_setting(type(self)).items()}
 
     def result_settings(self) -> dict[str, Any]:
-        """The settings that change a run's result: those a resumed run must share with the one it continues.
+        """The settings that affect the result of a run, so that they must not change when it is resumed.
 
         Returns:
-            What JSON can hold: lists in place of tuples.
+            Setting name -> JSON value, with lists in place of tuples.
         """
         known = every_setting(type(self))
         decisive = {name: value for name, value in self.values().items() if not known[name].meta["free"]}
@@ -69,25 +72,25 @@ class Config:
 
     @classmethod
     def epilog(cls) -> str:
-        """What `--help` says after the settings."""
+        """The text that `--help` shows after the settings."""
         return ""
 
     def notes(self) -> dict[str, str]:
-        """Setting -> why it has its value, where that is not plain; a dry run shows it."""
+        """Setting name -> remark on its value, shown by `--dry-run`."""
         return {}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one setting of a script.
+    """The description of one setting of a script.
 
     Args:
-        name: in Python and TOML; its flag is `--name` with - for _.
-        group: the field of the script's `Config` that holds it.
-        heading: what the group is about, in a few words.
+        name: its name in Python and TOML; the flag is `--name` with - for _.
+        group: the field of the script's `Config` that holds the setting's group.
+        heading: the first line of the group's docstring, a heading of `--help`.
         kind: its type.
-        default: the script's.
-        meta: what `setting` was given, by name.
+        default: the script's default.
+        meta: the arguments of `setting`, by name.
     """
 
     name: str
@@ -99,21 +102,21 @@ class Setting:
 
     @property
     def help(self) -> str:
-        """One line, made anew where it comes from a table."""
+        """The line of help."""
         return now(self.meta["help"])
 
     @property
     def choices(self) -> Sequence[str]:
-        """The texts allowed; empty for any."""
+        """The allowed texts; empty if any is allowed."""
         return now(self.meta["choices"])
 
 
 @cache
 def every_setting(cls: type[Config]) -> dict[str, Setting]:
-    """The settings of a script by name, in the order of its groups.
+    """The descriptions of all settings of a script, by name, in the order of its groups.
 
     Raises:
-        TypeError: two groups have a setting of the same name, which would be one flag.
+        TypeError: two groups have a setting of the same name.
     """
     found: dict[str, Setting] = {}
     for group in fields(cls):
@@ -131,8 +134,13 @@ def every_setting(cls: type[Config]) -> dict[str, Setting]:
 def check_names(cls: type[Config], names: Iterable[str], where: str) -> None:
     """Refuse names that are no settings of a script.
 
+    Args:
+        cls: the script's config class.
+        names: the names.
+        where: their source, for the message.
+
     Raises:
-        UnknownNameError: gives the closest.
+        UnknownNameError: a name is no setting; suggests the closest.
     """
     known = every_setting(cls)
     if unknown := sorted(set(names) - set(known)):

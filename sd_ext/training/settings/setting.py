@@ -1,8 +1,8 @@
-"""One setting, and a group of them.
+"""Declares settings and groups of settings.
 
-A group is a frozen dataclass that lies beside the component that reads it (`data/settings.py`, `optimizer/settings.py`,
-...). Each of its fields is one setting: one flag, one key of a TOML file, one line of help. This room imports no torch,
-and nothing of the rooms whose settings it carries.
+A group is a frozen dataclass that is defined beside the code that reads it (`data/settings.py`,
+`optimizer/settings.py`, ...). Each of its fields is one setting: one flag, one key of a TOML file, one line of help.
+This module imports neither torch nor any of the groups.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sd_ext.errors import InputError
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting can be.
+    """The numbers that a setting allows.
 
     Args:
-        words: what a message says after "it must be".
-        holds: whether a number is one of them.
+        words: description for error messages, after "it must be".
+        holds: returns whether a number is allowed.
     """
 
     words: str
@@ -69,16 +69,16 @@ def setting(
 
 
 def now(given: Any) -> Any:
-    """What `setting` was given, or what it returns now."""
+    """An argument of `setting`; if it is a function, its result."""
     return given() if callable(given) else given
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of every group.
+    """Base class of every group of settings; checks the values when a group is made.
 
     Raises:
-        InputError: a value that is not among the setting's choices, not a finite number, or outside its range.
+        InputError: a value is not among the setting's choices, not a finite number, or outside its range.
     """
 
     def __post_init__(self) -> None:
@@ -94,10 +94,10 @@ class Settings:
                 raise InputError(f"{spec.name} is {value}; it must be {within.words}")
 
     def change(self, **values: Any) -> Self:
-        """The same group with other values."""
+        """A copy of the group with other values."""
         return replace(self, **values)
 
 
 def contradiction(message: str) -> InputError:
-    """The error of two settings that cannot both be."""
+    """The error to raise if settings contradict each other; `message` says which and what to set."""
     return InputError(f"settings contradict each other: {message}")
