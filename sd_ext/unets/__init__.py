@@ -1,6 +1,6 @@
-"""U-Nets that load existing checkpoints and do more, each feature switched by options in the model's config.
+"""U-Nets that load existing checkpoints and have further features, switched on by options in the model's config.
 
-Names are imported when they are first used: `set_attention` needs none of the variants.
+Names are imported when they are first used, so that `set_attention` does not load the U-Net classes.
 """
 
 from __future__ import annotations

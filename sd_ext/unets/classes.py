@@ -1,4 +1,4 @@
-"""U-Net variants that have a name: `VariantUNet2DConditionModel` with other defaults."""
+"""U-Net classes with other default options than `VariantUNet2DConditionModel`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from .variant import VariantUNet2DConditionModel
 
 
 class CachedUNet2DConditionModel(VariantUNet2DConditionModel):
-    """A U-Net that runs its deep part every third step (`cache_interval=3`) until told otherwise.
+    """A U-Net that computes its deep part only at every third step (`cache_interval=3`) and reuses the result in
+    between.
 
-    Another name for `VariantUNet2DConditionModel` with this default; see `cache.DeepFeatureCache` for the options.
+    It differs from `VariantUNet2DConditionModel` only in this default; see `cache.DeepFeatureCache` for the options.
     """
 
     _defaults: ClassVar[dict[str, Any]] = {"cache_interval": 3}
 
 
 class TokenReducedUNet2DConditionModel(VariantUNet2DConditionModel):
-    """Merges half of the tokens around self-attention at the finest level that has it; see `tokens.TokenReduction`."""
+    """A U-Net that merges half of the tokens around self-attention, at the finest level that has attention.
+
+    See `tokens.TokenReduction` for the options.
+    """
 
     _defaults: ClassVar[dict[str, Any]] = {"token_merge_ratio": 0.5}
 
 
 class HighResUNet2DConditionModel(VariantUNet2DConditionModel):
-    """Composes large pictures at the training size and attends in windows of it; at that size it is the plain U-Net.
+    """A U-Net for pictures larger than the training size; at that size it equals the plain U-Net.
 
-    See `highres.HighRes` for the first and `tile_size="auto"` of `tokens.TokenReduction` for the second.
+    It composes pictures on a grid of the training size (see `highres.HighRes`), and its self-attention works in windows
+    of that size (`tile_size="auto"` of `tokens.TokenReduction`).
     """
 
     _defaults: ClassVar[dict[str, Any]] = {"highres_factor": "auto", "tile_size": "auto", "tile_shift": True}

@@ -1,6 +1,6 @@
 """Attention kernels, and the processors that use them.
 
-kernels      which kernels there are here, and what each can do
-processors   Diffusers' attention processors with a kernel of choice
-report       what was chosen for every layer, as a table
+kernels      which kernels are available, and what each supports
+processors   attention processors, for Diffusers' layers, with a selectable kernel
+report       which kernel each layer uses, as a table
 """

@@ -1,12 +1,12 @@
-"""Which kernel computes an attention, decided before each call from what the call is, and the kernels themselves.
+"""The attention kernels, and the choice between them, made before each call from the call's properties.
 
-Every kernel takes query, key and value as `(batch, tokens, heads, head size)` and a bias that broadcasts to
-`(batch, heads, query tokens, key tokens)`, or none, and gives `(batch, query tokens, heads, head size)`.
+Every kernel takes query, key and value as `(batch, tokens, heads, head size)`, and a bias that broadcasts to `(batch,
+heads, query tokens, key tokens)` or None. It returns `(batch, query tokens, heads, head size)`.
 
     sdpa      torch's scaled_dot_product_attention: flash, memory-efficient or math kernels, on every device
     xformers  xFormers' memory_efficient_attention: CUDA only
     sage      SageAttention (arXiv 2410.02367): CUDA only, 8-bit products, so the picture changes a little
-    sliced    sdpa, one sample at a time: least memory where only the math kernel fits
+    sliced    sdpa, one sample at a time: uses the least memory where only the math kernel is available
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ..inside.say import say
 BACKENDS = ("auto", "sdpa", "xformers", "sage", "sliced", "default")
 
 HALF = (torch.float16, torch.bfloat16)
-SAGE_HEAD_SIZE = 128  # the largest it takes
+SAGE_HEAD_SIZE = 128  # the largest head size that SageAttention supports
 
 
 class Choice(NamedTuple):
-    """The kernel that will run, and why it is that one."""
+    """The kernel that will run, and the reason."""
 
     backend: str
     why: str
@@ -40,7 +40,9 @@ class Choice(NamedTuple):
 def choose(
     wanted: str, device: str, dtype: torch.dtype, head_size: int, has_mask: bool, available: frozenset[str]
 ) -> Choice:
-    """The kernel for a call, from numbers alone.
+    """Choose the kernel for a call.
+
+    "auto" never chooses an approximate kernel: SageAttention must be requested.
 
     Args:
         wanted: "auto", "sdpa", "xformers", "sage" or "sliced".
@@ -48,9 +50,10 @@ def choose(
         dtype: of query, key and value as the kernel gets them.
         head_size: channels of a head.
         has_mask: whether a bias is added to the scores.
-        available: which of "xformers" and "sage" can be imported here.
+        available: which of "xformers" and "sage" can be imported.
 
-    "auto" never takes an approximate kernel: SageAttention has to be asked for.
+    Returns:
+        The kernel and the reason: "sdpa" if the requested one does not support the call.
     """
     if wanted in ("sdpa", "sliced"):
         return Choice(wanted, "as asked")
@@ -91,7 +94,7 @@ _PACKAGES = {"xformers": "xformers", "sage": "sageattention"}
 
 @functools.lru_cache(maxsize=1)
 def available() -> frozenset[str]:
-    """Which optional kernels can be imported here; a package that is there but broken counts as absent."""
+    """Which optional kernels can be imported; a package that is installed but broken counts as absent."""
     return frozenset(name for name, module in (("xformers", "xformers.ops"), ("sage", "sageattention")) if _has(module))
 
 
@@ -113,7 +116,17 @@ def attend(
     bias: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    """softmax(query key^T scale + bias) value, by the kernel named."""
+    """Compute softmax(query key^T scale + bias) value with the kernel `backend`.
+
+    Args:
+        backend: "sdpa", "xformers", "sage" or "sliced".
+        query, key, value: `(batch, tokens, heads, head size)`.
+        bias: broadcasts to `(batch, heads, query tokens, key tokens)`, or None.
+        scale: the factor of the scores.
+
+    Returns:
+        `(batch, query tokens, heads, head size)`.
+    """
     if backend == "xformers":
         return _xformers(query, key, value, bias, scale)
     if backend == "sage":
@@ -143,7 +156,7 @@ def _xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Ten
         if needs_grad:
             _check_gradient(q, k, v, wide)
         return ops.memory_efficient_attention(q, k, v, attn_bias=wide, scale=scale)
-    except NotImplementedError as error:  # which operators a build has, only asking it can tell
+    except NotImplementedError as error:  # which operators a build of xFormers has is known only by trying
         _refused.add(call)
         reason = str(error).splitlines()[0] if str(error) else "no operator"
         say(logging.WARNING, f"xformers refuses {_short(q.dtype)} heads of {q.shape[-1]} ({reason}); sdpa instead")
@@ -154,7 +167,9 @@ _refused: set[tuple[Any, ...]] = set()
 
 
 def _check_gradient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """Raise NotImplementedError where only the backward pass would find out that it has no operator."""
+    """Raise NotImplementedError if xFormers has no operator for the backward pass, which would otherwise fail only
+    then.
+    """
     try:
         able = has_gradient(q, k, v, bias)
     except SeamError as error:
@@ -164,7 +179,7 @@ def _check_gradient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: tor
 
 
 def aligned(bias: torch.Tensor) -> torch.Tensor:
-    """The same bias in rows whose length in memory is a multiple of 8, as xFormers' kernels read them."""
+    """Copy the bias so that the length of its rows in memory is a multiple of 8, as xFormers' kernels require."""
     keys = bias.shape[-1]
     return functional.pad(bias, (0, -keys % 8))[..., :keys]
 

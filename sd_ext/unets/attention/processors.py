@@ -1,8 +1,8 @@
-"""Attention that never surprises: one processor for every device, and a report of what each layer uses.
+"""Attention processors that work on every device, and a report of what each layer uses.
 
-`set_attention(pipe, "auto")` changes the layers of this pipeline or model and nothing else: no process-wide default, no
-processor that carries weights or settings of its own (IP-Adapter, custom diffusion, added keys and values), and no
-exception where a GPU or a package is missing. What could not be had is computed by torch's SDPA, and said once.
+`set_attention(pipe, "auto")` changes the layers of this pipeline or model only. It sets no process-wide default, leaves
+processors alone that have weights or settings (IP-Adapter, custom diffusion, added keys and values), and raises no
+exception if a GPU or a package is missing: torch's SDPA is used instead, and that is logged once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from .report import AttentionReport, Layer
 
 
 class MemoryEfficientAttnProcessor:
-    """softmax(scale Q K^T + mask) V without the scores in memory where a kernel allows; the kernel is chosen per call.
+    """Computes softmax(scale Q K^T + mask) V, without storing the scores where the kernel allows; chooses a kernel per
+    call.
 
-    It is stateless, and a subclass per kernel rather than an argument: `load_ip_adapter` makes every self-attention's
-    processor anew by calling its class without arguments.
+    Processors have no state, and each kernel has its own subclass instead of an argument, because `load_ip_adapter`
+    recreates the processors of all self-attentions by calling their class without arguments.
     """
 
     backend = "auto"
@@ -41,20 +42,38 @@ class MemoryEfficientAttnProcessor:
         *_: Any,
         **__: Any,
     ) -> torch.Tensor:
-        """As Diffusers' `AttnProcessor` with any kernel; `(batch, tokens, channels)` or `(batch, channels, h, w)`."""
+        """Compute a layer's attention. Arguments as for Diffusers' `AttnProcessor`.
+
+        Args:
+            attn: the layer.
+            hidden_states: `(batch, tokens, channels)` or `(batch, channels, height, width)`.
+            encoder_hidden_states: for cross-attention, `(batch, key tokens, channels)`.
+            attention_mask: the mask, as Diffusers passes it.
+            temb: the time embedding, for layers with a spatial norm.
+
+        Returns:
+            A tensor of the shape of `hidden_states`.
+        """
         x = layers.tokens_of(attn, hidden_states, temb)
         context = x if encoder_hidden_states is None else layers.context_of(attn, encoder_hidden_states)
         return layers.output_of(attn, self.attend(attn, x, context, attention_mask), hidden_states)
 
     def query(self, attn: Any, x: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, channels)`; for processors that change the queries."""
+        """The queries, `(batch, tokens, channels)`. Overridden by processors that modify them."""
         return attn.to_q(x)
 
     def attend(self, attn: Any, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, tokens, channels)` before the output projection."""
+        """The attention's result before the output projection, `(batch, tokens, channels)`.
+
+        Args:
+            attn: the layer.
+            x: its normalized tokens, `(batch, tokens, channels)`.
+            context: what keys and values are computed from, `(batch, key tokens, channels)`.
+            mask: the mask that the layer was called with, or None.
+        """
         query, key, value = layers.by_heads(attn, self.query(attn, x), attn.to_k(context), attn.to_v(context))
         dtype = query.dtype
-        if layers.upcasts(attn):  # kernels compute the softmax in float32 of what they get
+        if layers.upcasts(attn):  # the scores too; the softmax is in float32 in every kernel
             query, key, value = query.float(), key.float(), value.float()
         bias = layers.bias_of(attn, mask, context)
         bias = None if bias is None else bias.to(query.dtype)
@@ -64,7 +83,7 @@ class MemoryEfficientAttnProcessor:
 
     @classmethod
     def choose(cls, device: str, dtype: torch.dtype, head_size: int, has_mask: bool) -> Choice:
-        """The kernel for such a call; while torch.compile looks on it is SDPA, which it can see into."""
+        """Choose the kernel for such a call; within torch.compile always SDPA, which the compiler supports."""
         if torch.compiler.is_compiling():
             return Choice("sdpa", "torch.compile")
         chosen = kernels.choose(cls.backend, device, dtype, head_size, has_mask, kernels.available())
@@ -76,26 +95,30 @@ class MemoryEfficientAttnProcessor:
 
 
 class SDPAAttnProcessor(MemoryEfficientAttnProcessor):
-    """Always torch's scaled_dot_product_attention, with the layer's scale and upcasting, which Diffusers' ignores."""
+    """Always torch's scaled_dot_product_attention. Unlike Diffusers' processor it applies the layer's scale and
+    upcasting.
+    """
 
     backend = "sdpa"
 
 
-# Not called after the package: Diffusers takes a class with that name to need CUDA when it loads an IP-Adapter.
+# The name avoids "XFormers": when loading an IP-Adapter, Diffusers treats classes with that name as CUDA-only.
 class XfAttnProcessor(MemoryEfficientAttnProcessor):
-    """xFormers' memory-efficient attention wherever it has an operator."""
+    """xFormers' memory-efficient attention where it supports the call, else SDPA."""
 
     backend = "xformers"
 
 
 class SageAttnProcessor(MemoryEfficientAttnProcessor):
-    """SageAttention wherever it has a kernel: products in 8 bits, close to the exact picture but not equal."""
+    """SageAttention where it supports the call, else SDPA. Products in 8 bits: close to the exact picture,
+    not equal.
+    """
 
     backend = "sage"
 
 
 class SlicedSDPAAttnProcessor(MemoryEfficientAttnProcessor):
-    """SDPA, one sample of the batch at a time."""
+    """SDPA, for one sample of the batch at a time."""
 
     backend = "sliced"
 
@@ -107,25 +130,30 @@ _PROCESSORS: dict[str, type[MemoryEfficientAttnProcessor]] = {
 
 
 def _is_replaceable(attn: Any) -> bool:
-    """Whether the layer's processor is a kernel and nothing more. Ours by exact class: one derived may be more."""
+    """Whether the layer's processor has neither weights nor settings. Compares exact classes: subclasses
+    may have some.
+    """
     return type(attn.processor) in _PROCESSORS.values() or layers.processor_kind(attn) is not None
 
 
 def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
-    """Choose what computes the attention of a pipeline or model, in place; give back `attention_report` of it.
+    """Choose the attention kernel of a pipeline's networks or of a model, in place.
+
+    Layers whose processors have weights or settings (IP-Adapter, custom diffusion, added keys and values, fused
+    projections, other packages' processors) are not changed; the report lists them. LoRA is in the projections and is
+    kept. `unload_ip_adapter` resets cross-attention to Diffusers' default, so call this again after it.
 
     Args:
         pipe_or_model: a Diffusers pipeline (its U-Net, ControlNet and autoencoder) or a model.
-        backend: "auto" takes xFormers where it is installed and has an operator, else torch's SDPA; "sdpa",
-            "xformers", "sage" and "sliced" are what they say, with SDPA where they cannot work; "default" puts
-            Diffusers' own processor back.
+        backend: "auto" uses xFormers where it is installed and supports the call, else torch's SDPA. "sdpa",
+            "xformers", "sage" and "sliced" use that kernel, or SDPA where it does not support the call. "default"
+            restores Diffusers' own processors.
 
-    Layers whose processors are more than a kernel (IP-Adapter, custom diffusion, added keys and values, fused
-    projections, another package's) are left alone; the report says which. LoRA lives in the projections and stays.
-    `unload_ip_adapter` gives cross-attention Diffusers' default again: call this once more after it.
+    Returns:
+        The `attention_report` after the change.
 
     Raises:
-        InputError: an unknown backend, or something without attention layers of Diffusers' kind.
+        InputError: an unknown backend, or an object without attention layers of Diffusers' class.
     """
     if backend not in kernels.BACKENDS:
         raise UnknownNameError("attention backend", backend, kernels.BACKENDS)
@@ -150,15 +178,18 @@ def _announce(backend: str, report: AttentionReport) -> None:
 
 
 def _default(attn: Any) -> Any:
-    """What Diffusers installs."""
+    """The processor that Diffusers would give the layer."""
     return layers.make_processor(layers.default_kind(attn))
 
 
 def attention_report(pipe_or_model: Any) -> AttentionReport:
-    """What every attention layer uses, for calls as they come in sampling: on its weights' device, without a mask.
+    """Report what every attention layer uses, for calls on its weights' device without a mask, as in sampling.
+
+    Args:
+        pipe_or_model: a Diffusers pipeline or a model.
 
     Raises:
-        InputError: something without attention layers of Diffusers' kind.
+        InputError: it has no attention layers of Diffusers' class.
     """
     return AttentionReport(_describe(name, attn) for name, attn in _layers(pipe_or_model).items())
 
@@ -199,9 +230,9 @@ def _models(pipe_or_model: Any) -> dict[str, torch.nn.Module]:
 
 
 def _layers(pipe_or_model: Any) -> dict[str, Any]:
-    """Every attention layer of Diffusers' own class by its dotted name, once; `InputError` if there is none."""
+    """Every attention layer of Diffusers' class, once, by dotted name. Raises `InputError` if there are none."""
     found: dict[str, Any] = {}
-    seen: set[int] = set()  # a model may stand in a pipeline twice
+    seen: set[int] = set()  # a pipeline may have the same model under two names
     for part, model in _models(pipe_or_model).items():
         for name, layer in layers.attention_layers(model).items():
             if id(layer) not in seen:
@@ -216,18 +247,28 @@ def _layers(pipe_or_model: Any) -> dict[str, Any]:
 
 
 class AttentionSwitch:
-    """`enable_xformers_memory_efficient_attention()` that works, or says why not, on every machine; for a U-Net."""
+    """Mixin for a U-Net: makes `enable_xformers_memory_efficient_attention()` work on every machine.
+
+    Where xFormers is missing or does not support a call, SDPA is used and the reason is logged.
+    """
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Callable | None = None) -> None:
-        """What Diffusers' enable_ and disable_xformers_memory_efficient_attention() of a model call.
+        """Switch xFormers on or off; called by Diffusers' enable_ and disable_xformers_memory_efficient_attention().
 
-        `attention_op` is refused: xFormers chooses the operator, and SDPA computes where it has none.
+        Args:
+            valid: on or off.
+            attention_op: must be None, since xFormers chooses the operator itself.
+
+        Raises:
+            InputError: `attention_op` is given.
         """
         if attention_op is not None:
             raise InputError("attention_op cannot be chosen here; leave it out, and xformers takes its fastest")
         set_attention(self, "xformers" if valid else "default")
 
     def set_default_attn_processor(self) -> None:
-        """Diffusers' plain processors; it does so only where it knows the ones it replaces."""
+        """Restore Diffusers' processors. This package's are replaced first, since Diffusers refuses to replace unknown
+        ones.
+        """
         set_attention(self, "default")
         super().set_default_attn_processor()  # type: ignore[misc]

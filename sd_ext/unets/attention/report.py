@@ -1,4 +1,4 @@
-"""What computes each attention layer, as a table."""
+"""A table of what computes each attention layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention layer: its name, heads x head size, "self" or "cross", what computes it, and why that."""
+    """One attention layer.
+
+    Args:
+        name: its dotted name.
+        heads: the number of heads.
+        head_size: channels of each head.
+        kind: "self" or "cross".
+        processor: the class of its processor.
+        backend: the kernel that it uses.
+        why: the reason for that kernel.
+    """
 
     name: str
     heads: int
@@ -20,7 +30,9 @@ class Layer:
 
 
 class AttentionReport(list[Layer]):
-    """The layers of a model or pipeline, in their order; prints as a table, equal neighbours counted."""
+    """The attention layers of a model or pipeline, in order. Prints as a table, with one row for equal layers of a
+    block.
+    """
 
     def __str__(self) -> str:
         rows = [("layers", "heads", "kind", "backend", "processor", "why")]
@@ -29,7 +41,7 @@ class AttentionReport(list[Layer]):
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
     def _groups(self) -> Iterator[list[Layer]]:
-        """Layers of one block that are alike but for their place."""
+        """Yield groups of layers that are in the same block and differ only in their name."""
         groups: dict[tuple[str, ...], list[Layer]] = {}
         for layer in self:
             groups.setdefault((_block(layer.name), *_shown(layer)), []).append(layer)
@@ -41,7 +53,7 @@ def _shown(layer: Layer) -> tuple[str, ...]:
 
 
 def _block(name: str) -> str:
-    """`unet.down_blocks.0` of a layer somewhere in that block."""
+    """The path of the block that a layer is in, such as `unet.down_blocks.0`."""
     parts = name.split(".")
     numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
     return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1])

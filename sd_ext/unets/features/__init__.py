@@ -1,7 +1,7 @@
-"""What a U-Net variant can do, one file each: `feature.Feature` is what they have in common.
+"""The features of a U-Net variant, one file each; `feature.Feature` is their common base.
 
-cache            deep features reused for some steps
-cache_schedule   which steps are computed in full
+cache            reuse of deep features at some steps
+cache_schedule   the steps that are computed in full
 gate             cross-attention frozen after some steps
 tokens           fewer tokens, and tiles, in self-attention
 highres          large pictures

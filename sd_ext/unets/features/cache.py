@@ -20,18 +20,18 @@ WHOLE = "cache: last step that ran whole"
 
 
 class _Changed(Exception):
-    """Ends a shallow pass whose features have moved too far; carries them."""
+    """Raised to end a shallow pass once its features differ too much from the stored ones, or once they are known."""
 
 
 @dataclass
 class _Entry:
-    """What is kept of a whole pass.
+    """What is stored of a pass through the whole network.
 
     Args:
-        deep: output of the deep part.
-        key: what a call must have in common with it.
-        conditions: the conditions of the pass, to be compared by content.
-        near: what the shallow part gave, for the threshold.
+        deep: the deep part's output, `(batch, channels, height, width)`.
+        key: properties of the call that a later call must share.
+        conditions: the tensors that the call was conditioned on; a later call's must have equal content.
+        near: the deep part's input, for the schedule "threshold"; otherwise None.
     """
 
     deep: torch.Tensor
@@ -41,22 +41,23 @@ class _Entry:
 
 
 class DeepFeatureCache(Feature):
-    """The deep part of the network runs at some steps only; in between its last output is used again.
+    """Computes the deep part of the network only at some steps, and reuses its last output in between.
 
-    The shallow part always runs, so the picture follows the latent at every step. A call that cannot reuse runs the
-    whole network: another shape, dtype, device, LoRA or IP-Adapter scale than before, changed conditions or masks,
-    T2I-Adapter, GLIGEN, gradients, training, layers offloaded in groups. ControlNet, IP-Adapter, LoRA, guidance apart
-    or batched, samplers with several calls a step and offloading of whole models reuse.
+    The shallow part runs at every step, so the picture follows the latents. The whole network runs where reuse is
+    impossible: if the shape, dtype, device, conditions, masks or the scale of a LoRA or IP-Adapter have changed, and
+    with T2I-Adapter, GLIGEN, gradients, training, or layers offloaded in groups. Reuse works with ControlNet,
+    IP-Adapter, LoRA, guidance in one batch or in separate calls, samplers with several calls a step, and offloading of
+    whole models.
 
     Options:
-        cache_interval: N, whole passes are N steps apart; 1 is neutral.
-        cache_depth, cache_layer: the cut, see `views`; deeper is slower and closer to the exact picture. None takes
-            the family's, see `family_cut`.
-        cache_schedule: which passes are whole, see `cache_schedule.is_full`.
-        cache_threshold: for the schedule "threshold", which does not use N: a pass is whole where the features at the
-            cut differ from those at the last whole pass by more than this share of their mean absolute value; the
-            first call of a step decides for its others. This reads a number from the device at each step; the other
-            schedules never wait for it. 0 is neutral.
+        cache_interval: N; the whole network runs at every N-th step. 1 switches the feature off.
+        cache_depth, cache_layer: where the network is divided, see `views`. A deeper cut is slower and closer to the
+            exact picture. None uses the default of the model's family, see `family_cut`.
+        cache_schedule: the steps at which the whole network runs, see `cache_schedule.is_full`.
+        cache_threshold: for the schedule "threshold", which does not use N. The whole network runs if the features at
+            the cut differ from those at its last run by more than this fraction of their mean absolute value. The first
+            call of a step decides for the step's other calls. Each decision reads a number from the device; the other
+            schedules never wait for it. 0 switches the feature off.
     """
 
     name = "cache"
@@ -103,7 +104,7 @@ class DeepFeatureCache(Feature):
         step = _Step(unet, call, inner, (sample, timestep, encoder_hidden_states), kwargs)
         entry = entries.get(call.branch)
         planned = cache_schedule.is_full(unet.config["cache_schedule"], unet.config["cache_interval"], call.step)
-        # Guidance weighs differences of a step's calls: their features should be of one age.
+        # Guidance uses differences between a step's calls, so their features should come from the same step.
         whole = planned or call.exact or call.rises or unet.memory.get(WHOLE) == call.step
         if entry is not None and not whole and step.fits(entry):
             prediction = step.shallow(entry)
@@ -117,7 +118,7 @@ class DeepFeatureCache(Feature):
 
 
 class _Step:
-    """One call, and the two ways to make it."""
+    """One call of the network, which can be computed in two ways: `shallow` or `whole`."""
 
     def __init__(self, unet: Host, call: Call, inner: Inner, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]):
         self.unet, self.inner, self.inputs, self.kwargs = unet, inner, inputs, kwargs
@@ -128,10 +129,15 @@ class _Step:
         self.conditions = conditions(inputs[2], kwargs)
 
     def fits(self, entry: _Entry) -> bool:
+        """Whether the stored features can be reused in this call, as far as its properties and conditions go."""
         return self.key == entry.key and same_tensors(self.conditions, entry.conditions)
 
     def shallow(self, entry: _Entry) -> torch.Tensor | None:
-        """The prediction with the deep part's output of before, or None if the features have changed too much."""
+        """Compute the prediction with the stored output of the deep part.
+
+        Returns:
+            The prediction; None if the features have changed by more than the threshold.
+        """
 
         def check(near: torch.Tensor) -> None:
             if self.threshold is not None and relative_change(near, entry.near) > self.threshold:
@@ -148,18 +154,18 @@ class _Step:
             self.call.model, self.call.eager = self.model, False
 
     def whole(self) -> tuple[torch.Tensor, _Entry]:
-        """The exact prediction, and what to keep of it."""
+        """Compute the exact prediction. Returns it and what to store of the pass."""
         near = None if self.threshold is None else self._near()
         self.call.model, capture = views.capturing(self.model, self.cut)
         try:
             prediction = self.inner(*self.inputs, **self.kwargs)
         finally:
             self.call.model = self.model
-        # Compiled into a CUDA graph, what it kept lies where the next call writes.
+        # Cloned, because in a compiled CUDA graph the next call overwrites that memory.
         return prediction, _Entry(capture.kept.clone(), self.key, list(map(Noted.of, self.conditions)), near)
 
     def _near(self) -> torch.Tensor:
-        """What the shallow part hands to the deep one."""
+        """The input of the deep part; only the shallow part before it is computed."""
         seen: list[torch.Tensor] = []
 
         def stop(near: torch.Tensor) -> None:
@@ -176,7 +182,10 @@ class _Step:
         return seen[0]
 
     def _control(self) -> dict[str, Any]:
-        """ControlNet's residual of the mid block is in the deep output already, unless that is the mid block's."""
+        """Arguments that keep ControlNet's mid-block residual from being added a second time.
+
+        The stored deep output contains that residual already, unless the deep part is the mid block alone.
+        """
         residual = self.kwargs.get("mid_block_additional_residual")
         if residual is None or views.ends_at_mid(self.model, self.cut):
             return {}
@@ -184,16 +193,16 @@ class _Step:
 
 
 def family_cut(unet: Host) -> Cut:
-    """The measured default of a model family: the largest speed-up whose pictures stay close to the exact ones.
+    """The default cut for a model family: by measurement, the fastest one whose pictures stay close to the exact ones.
 
-    SDXL's first block has no attention and 1.5% of the work lies before the first cut, too little to follow the
-    latent; one block deeper it is 12.9%. In SD 1.x and 2.x it is 7.9% at the first cut.
+    In SD 1.x and 2.x, 7.9% of the work lies before the first cut. In SDXL, whose first block has no attention, it is
+    1.5%, too little to follow the latents; one block deeper it is 12.9%.
     """
     return Cut(0, 0) if hasattr(unet.down_blocks[0], "attentions") or len(unet.down_blocks) < 2 else Cut(1, 0)
 
 
 def chosen_cut(unet: Host, options: Options) -> Cut:
-    """The cut that options ask for; `InputError` if the model does not have it."""
+    """The cut that the options ask for. Raises `InputError` if the model does not have it."""
     possible = views.cuts(unet)
     if not possible:
         kinds = sorted({type(block).__name__ for block in (*unet.down_blocks, *unet.up_blocks)})
@@ -211,7 +220,9 @@ def _check_one_of(name: str, value: Any, allowed: list[int], where: str = "") ->
 
 
 def relative_change(now: torch.Tensor, before: torch.Tensor | None) -> float:
-    """Mean absolute difference over mean absolute value. Reads the device."""
+    """Mean absolute difference divided by the mean absolute value; infinite if `before` is None. Reads from
+    the device.
+    """
     if before is None:
         return float("inf")
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
@@ -223,9 +234,9 @@ def _key(unet: Host, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]) -> tu
 
 
 def _obstacle(unet: Host, kwargs: dict[str, Any]) -> str | None:
-    """Why this call cannot reuse, if so."""
+    """Why this call cannot reuse features, as a clause for a message; None if it can."""
     down, mid = kwargs.get("down_block_additional_residuals"), kwargs.get("mid_block_additional_residual")
-    # Down residuals without one for the mid block are T2I-Adapter's older way.
+    # Residuals for the down blocks without one for the mid block come from T2I-Adapter (its older way).
     if kwargs.get("down_intrablock_additional_residuals") is not None or (down is not None and mid is None):
         return "T2I-Adapter changes the features between the blocks"
     if (kwargs.get("cross_attention_kwargs") or {}).get("gligen") is not None:

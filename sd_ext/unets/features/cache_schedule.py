@@ -1,4 +1,4 @@
-"""At which steps the whole network runs when features are reused in between."""
+"""The steps at which the whole network runs when features are reused in between."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NAMES = ("uniform", "front-loaded", "threshold")
 
 
 def check(schedule: str | Sequence[int], threshold: float) -> None:
-    """Raise `InputError` for what is no schedule.
+    """Raise `InputError` unless this is a valid schedule.
 
     Args:
-        schedule: as `is_full` takes it.
-        threshold: of the schedule "threshold", see `cache.DeepFeatureCache`.
+        schedule: as in `is_full`.
+        threshold: the option `cache_threshold`, used by the schedule "threshold"; see `cache.DeepFeatureCache`.
     """
     if isinstance(schedule, str):
         if schedule not in NAMES:
@@ -28,17 +28,17 @@ def check(schedule: str | Sequence[int], threshold: float) -> None:
 
 
 def is_full(schedule: Any, interval: int, step: int) -> bool:
-    """Whether the whole network is planned to run at a step. It always is at step 0, where nothing is kept yet.
+    """Whether the whole network is scheduled to run at a step. It always is at step 0, where nothing is stored yet.
 
     Args:
-        schedule: which steps are whole, by one of
+        schedule: which steps are computed in full, by one of
             "uniform": 0, N, 2N, ...;
-            "front-loaded": with gaps of 1, 2, 3, ... up to 2N - 1 and that from then on, since features change fastest
-            early in a run;
+            "front-loaded": with gaps of 1, 2, 3, ... up to 2N - 1, which then stay at that, since features change
+            fastest early in a run;
             a list: the steps in it;
-            "threshold": step 0 only; `cache_threshold` decides the others while they run.
+            "threshold": step 0 only; `cache_threshold` decides about the others at run time.
         interval: N.
-        step: from 0 on.
+        step: counted from 0.
     """
     if step == 0:
         return True

@@ -1,6 +1,6 @@
 """FreeU (Si et al. 2023, arXiv 2309.11497): stronger backbone features and weaker skip features in the decoder.
 
-Diffusers computes it (`enable_freeu`) but does not save it with the model; here its factors are options of the model.
+Diffusers computes it (`enable_freeu`) but does not save it with the model. Here its factors are options of the model.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .feature import Feature, Options
 
 
 class FreeU(Feature):
-    """Scales the features of the two lowest decoder stages; all four factors together, or none.
+    """Scales the features of the two lowest decoder stages. All four factors must be given, or none.
 
     Options:
-        freeu_s1, freeu_s2: factors of the skip features' low frequencies in the lowest stage and the one above,
-            below 1 (the paper: 0.9, 0.2 for SD 1.x and 2.x; 0.6, 0.4 for SDXL).
+        freeu_s1, freeu_s2: factors of the skip features' low frequencies in the lowest stage and the one above, below 1
+            (the paper: 0.9, 0.2 for SD 1.x and 2.x; 0.6, 0.4 for SDXL).
         freeu_b1, freeu_b2: factors of half of the backbone's channels there, above 1 (the paper: 1.2, 1.4 for SD 1.x;
             1.1, 1.2 for SD 2.x and SDXL).
 
-    None is off, and then nothing is computed: factors of 1 are the same up to the rounding of a Fourier transform.
+    None is off and computes nothing. Factors of 1 have the same effect only up to the rounding of a Fourier transform.
     """
 
     name: ClassVar[str] = "FreeU"
@@ -33,7 +33,7 @@ class FreeU(Feature):
     kinds: ClassVar[dict[str, Any]] = dict.fromkeys(options, float | None)
 
     def validate(self, unet: Host, options: Options) -> None:
-        """Four positive numbers."""
+        """Check that all four factors are given and positive."""
         missing = [name for name in self.options if options[name] is None]
         if missing:
             raise InputError(f"FreeU needs all of {', '.join(self.options)}; {', '.join(missing)} missing")
@@ -43,7 +43,7 @@ class FreeU(Feature):
                 raise InputError(f"{name} must be a number above 0, or None for off; got {value!r}")
 
     def install(self, unet: Host, options: Options) -> Callable[[], None]:
-        """Diffusers' switch, past any override of it that records the factors."""
+        """Call Diffusers' own `enable_freeu`, not the override in `FreeUSwitch`, which would set the options again."""
         factors = {name.removeprefix("freeu_"): float(options[name]) for name in self.options}
         plain: Any = UNet2DConditionModel
         plain.enable_freeu(unet, **factors)
@@ -51,19 +51,19 @@ class FreeU(Feature):
 
 
 def adopted(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """The options that say what `enable_freeu` has done to a plain U-Net; none if FreeU is off."""
+    """The options that correspond to an earlier `enable_freeu` on a plain U-Net; empty if FreeU is off."""
     return {f"freeu_{name}": factor for name, factor in freeu_factors(unet).items()}
 
 
 class FreeUSwitch:
-    """Diffusers' own way to switch FreeU, on a model or its pipeline, sets the options too; for a variant U-Net."""
+    """Mixin for a U-Net variant: Diffusers' methods for FreeU, on the model or its pipeline, also set the options."""
 
     set_options: Callable[..., Any]
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
-        """As in Diffusers, and kept in the config."""
+        """As in Diffusers; the factors are also stored in the config."""
         self.set_options(freeu_s1=s1, freeu_s2=s2, freeu_b1=b1, freeu_b2=b2)
 
     def disable_freeu(self) -> None:
-        """As in Diffusers, and kept in the config."""
+        """As in Diffusers; the factors are also removed from the config."""
         self.set_options(**FreeU.options)

@@ -1,4 +1,4 @@
-"""Cross-attention that is frozen after a step, after T-GATE (Zhang et al. 2024, arXiv 2404.02747)."""
+"""Freeze cross-attention after some step, after T-GATE (Zhang et al. 2024, arXiv 2404.02747)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from .feature import Feature, Inner, Options
 
 
 class Frozen(nn.Module):
-    """Stands for a cross-attention: gives its output of before, repeated over the batch."""
+    """Takes the place of a cross-attention and returns a stored output, repeated to fill the batch.
+
+    Args:
+        output: `(rows, tokens, channels)`.
+    """
 
     def __init__(self, output: torch.Tensor):
         super().__init__()
@@ -31,13 +35,15 @@ class Frozen(nn.Module):
 
 @dataclass
 class _Record:
-    """What the cross-attentions gave.
+    """The stored outputs of all cross-attentions.
 
     Args:
         outputs: `(rows, tokens, channels)` by the module's name.
-        rows: of the batch; half of it where the two halves of guidance were averaged.
-        kind: of the pass: the sample's shape without the batch, dtype and device, and `cache.call_key`.
-        conditions: of the pass, the text first, to be compared by content.
+        rows: the batch size; half of it if the two halves of guidance were averaged.
+        kind: properties that a later call must share: the sample's shape without the batch, dtype, device, and
+            `call_key`.
+        conditions: the tensors that the call was conditioned on, the text first; a later call's must have equal
+            content.
     """
 
     outputs: dict[str, torch.Tensor]
@@ -47,19 +53,20 @@ class _Record:
 
 
 class CrossAttentionGate(Feature):
-    """From a step on, every cross-attention gives what it gave at the step before.
+    """From a given step on, every cross-attention returns the output that it had at the step before.
 
-    The text sets the layout in the first steps; later cross-attention changes little (arXiv 2404.02747, section 3).
-    Each sample keeps its own outputs, so guidance goes on.
+    The text determines the layout in the first steps; later, cross-attention changes little (arXiv 2404.02747, section
+    3). Each sample keeps its own outputs, so guidance continues to work.
 
-    The paper (section 4) keeps the mean of the guided and the unguided half, which makes both halves the same and ends
-    guidance; the unguided half may then be left out, as a guidance interval does. On the embedded model these pictures
-    are as far from the exact ones as those of another seed, and twice as far as with each sample's own outputs.
+    The paper (section 4) keeps the mean of the guided and the unguided half. That makes both halves equal and so ends
+    guidance; the unguided half may then be skipped, as `GuidanceInterval` does. On the embedded model, such pictures
+    are as far from the exact ones as pictures of another seed, and twice as far as with each sample's own outputs.
 
     Options:
-        attention_gate: number of steps with cross-attention; 0 or None, all of them, is neutral.
-        attention_gate_mean: keep the mean of the halves where the batch is both of them, which is found by comparing
-            them once a run. Halves called apart keep their own.
+        attention_gate: the number of steps with cross-attention; 0 or None means all steps, which switches the feature
+            off.
+        attention_gate_mean: keep the mean of the two halves, if the batch consists of both, which is detected once a
+            run by comparing them. Halves in separate calls keep their own outputs.
     """
 
     name = "gate"
@@ -106,7 +113,7 @@ class CrossAttentionGate(Feature):
 
 
 def cross_attentions(unet: nn.Module) -> list[str]:
-    """Names of the modules that attend to the text."""
+    """The names of the modules that attend to the text."""
     blocks: dict[str, Any] = {name: module for name, module in unet.named_modules() if is_transformer_block(module)}
     return [f"{name}.attn2" for name, block in blocks.items() if block.attn2 is not None and is_cross(block.attn2)]
 
@@ -114,7 +121,10 @@ def cross_attentions(unet: nn.Module) -> list[str]:
 def _recorded(
     captures: dict[str, views.Capture], sample: torch.Tensor, now: list[torch.Tensor], kind: tuple[Any, ...], mean: bool
 ) -> _Record:
-    # Cloned: compiled into a CUDA graph, what they kept lies where the next call writes.
+    # Cloned, because in a compiled CUDA graph the next call overwrites that memory.
+    """Make a record of the captured outputs, averaged over the two halves of guidance if `mean` is set and they are
+    there.
+    """
     outputs, rows = {name: capture.kept.clone() for name, capture in captures.items()}, len(sample)
     if mean and rows % 2 == 0 and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
         rows //= 2
@@ -127,7 +137,7 @@ def _kind(unet: Host, sample: torch.Tensor, kwargs: dict[str, Any]) -> tuple[Any
 
 
 def _fits(record: _Record, kind: tuple[Any, ...], now: list[torch.Tensor], batch: int) -> bool:
-    """Whether it is the same call again. A mean of both halves also fits the conditional one alone."""
+    """Whether the record can be used for this call. A mean of both halves also fits the conditional half alone."""
     if kind != record.kind or batch % record.rows:
         return False
     kept, texts = record.conditions, len(record.conditions[0].tensor)

@@ -1,4 +1,4 @@
-"""Pictures larger than the training size: the first steps see them from further away."""
+"""Pictures larger than the training size: the first steps compose them on a smaller grid."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from ..inside.shrinking import Shrink, pairs, resized_residuals
 from .feature import Feature, Inner, Options
 
 TRAINING_TIMESTEPS = 1000
-COMPOSITION = 0.4  # share of the noise schedule in which a picture is composed
-NEAR_TRAINING_SIZE = 1.2  # in a picture less than this much larger a subject is not repeated
+COMPOSITION = 0.4  # the fraction of the noise schedule, from pure noise on, in which a picture is composed
+NEAR_TRAINING_SIZE = 1.2  # up to this factor above the training size, subjects are not repeated
 
 
 class HighRes(Feature):
-    """Early-block downscaling for pictures 1.5 to 4 times the training size.
+    """Downscales features in early steps, for pictures 1.5 to 4 times the training size.
 
-    A U-Net composes a picture within the reach it was trained with; in a larger one each region becomes a picture of
+    A U-Net composes a picture within the range it was trained on; in a larger picture each region becomes a picture of
     its own, and subjects repeat. While the composition is decided, everything below one of the first downsamplers
-    runs on a grid of the training size: features are shrunk after that downsampler and brought back by its
-    counterpart. Kohya's "Deep Shrink" (2023) and the resolution-aware U-Net of HiDiffusion, Zhang et al. 2023, arXiv
-    2311.17528, section 4.1. Their windowed attention (section 4.2) is `tile_size="auto"`, `tile_shift=True`.
+    therefore runs on a grid of the training size: features are shrunk after that downsampler, and the matching
+    upsampler restores their size. Sources: Kohya's "Deep Shrink" (2023), and the resolution-aware U-Net of HiDiffusion,
+    Zhang et al. 2023, arXiv 2311.17528, section 4.1. Their windowed attention (section 4.2) is `tile_size="auto"`,
+    `tile_shift=True`.
 
-    Both were published for models of three or four levels, where the levels below the block compose. In one of two
-    levels, such as the embedded model, the full-size level composes too and would repeat the subject in the last steps;
-    there every step is shrunk, at the price of detail.
+    Both were published for models of three or four levels, in which the lower levels compose the picture. In a model of
+    two levels, such as the embedded one, the full-size level composes too and would repeat the subject in the last
+    steps. There every step is shrunk, at the price of detail.
 
     Options:
-        highres_factor: how much to shrink; 1 is not at all. "auto" is the side of the picture beside the training
-            size, by area, so that other aspect ratios of the training's area stay as they are; below 1.2 it is 1.
-        highres_until: share of the noise schedule, from pure noise on, that is shrunk; timesteps of at least
-            1000 (1 - highres_until). In text-to-image with an even grid it is the share of steps; image-to-image
-            begins later and shrinks fewer. None is 0.4, and 1 in a model of two levels.
-        highres_block: the down block whose downsampler is followed by shrinking. 0 keeps the least at full size.
+        highres_factor: how much to shrink; 1 is not at all. "auto" is the square root of (picture's area / training
+            area), so that other aspect ratios with the training area are left alone; below 1.2 it is 1.
+        highres_until: the fraction of the noise schedule, from pure noise on, that is shrunk: timesteps of at least
+            1000 (1 - highres_until). In text-to-image with an even grid this is the fraction of steps; image-to-image
+            starts later and shrinks fewer steps. None is 0.4, or 1 in a model of two levels.
+        highres_block: the down block after whose downsampler features are shrunk. With 0, the least work is at full
+            size.
     """
 
     name = "high resolution"
@@ -67,7 +69,7 @@ class HighRes(Feature):
             raise InputError(f"highres_block must be {allowed} in this model, got {block!r}")
 
     def install(self, unet: Host, options: Options) -> Callable[[], None]:
-        """Put hooks on the samplers from `highres_block` on; they do nothing until `forward` says how much."""
+        """Put hooks on the downsamplers and upsamplers from `highres_block` on; `forward` activates them."""
         hooks = Hooks()
         shrinks = {level: Shrink() for level in pairs(unet) if level >= options["highres_block"]}
         for level, shrink in shrinks.items():
@@ -89,7 +91,7 @@ class HighRes(Feature):
         encoder_hidden_states: torch.Tensor,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Run with the blocks below `highres_block` on a smaller grid, if the step is an early one."""
+        """Run the blocks below `highres_block` on a smaller grid, if the step is an early one."""
         options, shrinks = unet.config, unet.installed[self.name]
         factor = self.factor(unet, options, sample.shape[-2:]) if self.is_early(unet, options) else 1.0
         if factor == 1:
@@ -105,18 +107,18 @@ class HighRes(Feature):
                 shrink.active = False
 
     def reuse_key(self, unet: Host, options: Options) -> Hashable:
-        """Features of a shrunk step do not fit one that is not."""
+        """Whether the step is shrunk: features of such a step do not fit others."""
         return self.is_early(unet, options)
 
     def is_early(self, unet: Host, options: Options) -> bool:
-        """Whether the step in progress belongs to the first `highres_until` of the noise schedule."""
+        """Whether the current step is in the first `highres_until` of the noise schedule."""
         until = options["highres_until"]
         if until is None:
             until = 1.0 if len(pairs(unet)) == 1 else COMPOSITION
         return unet.call is not None and unet.call.timestep >= TRAINING_TIMESTEPS * (1 - until)
 
     def factor(self, unet: Host, options: Options, size: tuple[int, ...]) -> float:
-        """How much a latent of this height and width is shrunk; 1 is not at all."""
+        """How much to shrink latents of this height and width; 1 is not at all."""
         if options["highres_factor"] != "auto":
             return float(options["highres_factor"])
         trained = math.prod(levels.training_size(unet, 'highres_factor="auto"'))

@@ -1,13 +1,13 @@
 """Perturbed-attention guidance (PAG, Ahn et al. 2024, arXiv 2403.17377) and smoothed-energy guidance (SEG, Hong 2024,
-arXiv 2408.00760), inside the network, so that every pipeline has them.
+arXiv 2408.00760), built into the network, so that they work in every pipeline.
 
-Both push the prediction away from that of a network whose self-attention is spoiled in some layers: by the identity in
-place of the attention map (PAG, equation 15), or by queries blurred over the picture (SEG, equation 12):
+Both move the prediction away from that of a network whose self-attention is degraded in some layers: the attention map
+is replaced by the identity (PAG, equation 15), or the queries are blurred over the picture (SEG, equation 12):
 
     guided + scale (conditional - perturbed)
 
-The network adds the difference to every branch of the batch. Then it passes classifier-free guidance of any weight w
-unchanged: (u + d) + w ((c + d) - (u + d)) = u + w (c - u) + d.
+The network adds the same difference d to every branch of the batch. Classifier-free guidance of any weight w then
+leaves it unchanged: (u + d) + w ((c + d) - (u + d)) = u + w (c - u) + d.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ from ..inside.say import say
 from . import tokens
 from .feature import Feature, Inner, Options
 
-TRAINED_STEPS = 1000  # of every model of this architecture in use
+TRAINED_STEPS = 1000  # timesteps that models of this architecture are trained on
 
 
 class PerturbedGuidance(Feature):
-    """One more call of the network, on the conditional samples, for each of the two guidances that is on.
+    """Adds a further call of the network, for the conditional samples, for each of the two guidances that is on.
 
-    Guidance may come batched, recognised by equal latents in both halves, or be off. A pipeline that calls the network
-    once per prompt gets each of its predictions guided away from its own perturbed one. While training nothing is
-    added. A pipeline with `guidance_rescale` takes the standard deviation after this guidance.
+    Classifier-free guidance may be off, or in one batch, which is recognised by equal latents in both halves. If a
+    pipeline calls the network separately for each prompt, each prediction is moved away from its own perturbed one. In
+    training mode nothing is added. A pipeline with `guidance_rescale` measures the standard deviation after this
+    guidance.
 
     Options:
-        pag_scale, seg_scale: weights of the differences, 0 is off; the papers use 3.
-        pag_layers, seg_layers: whose self-attention is perturbed: names of layers or of blocks that hold them, such as
-            "mid", "up_blocks.0" or "down_blocks.2.attentions.1".
-        pag_interval, seg_interval: [start, stop) as shares of the run's steps, or where the number of steps is not
-            known, of the trained timesteps, from the noise to the picture.
-        seg_sigma: the blur's standard deviation in tokens; None is infinite, the mean of all queries.
+        pag_scale, seg_scale: factors of the differences; 0 is off, the papers use 3.
+        pag_layers, seg_layers: where self-attention is perturbed: names of layers, or of blocks that contain them, such
+            as "mid", "up_blocks.0" or "down_blocks.2.attentions.1".
+        pag_interval, seg_interval: [start, stop) as fractions of the run's steps or, if the number of steps is not
+            known, of the trained timesteps, from noise to picture.
+        seg_sigma: the blur's standard deviation in tokens; None is infinite: every query becomes the mean of all.
     """
 
     name: ClassVar[str] = "perturbed guidance"
@@ -72,11 +73,11 @@ class PerturbedGuidance(Feature):
     }
 
     def is_neutral(self, options: Options) -> bool:
-        """Layers and intervals alone change nothing."""
+        """Whether both scales are 0; the other options alone have no effect."""
         return options["pag_scale"] == options["seg_scale"] == 0
 
     def validate(self, unet: Host, options: Options) -> None:
-        """Finite scales, layers this model has, an interval within [0, 1], a blur of some width."""
+        """Check that the layers exist in this model, intervals lie within [0, 1], and the blur is positive."""
         for kind in ("pag", "seg"):
             _check_interval(f"{kind}_interval", options[f"{kind}_interval"])
             if options[f"{kind}_scale"]:
@@ -124,9 +125,10 @@ class PerturbedGuidance(Feature):
         return output + torch.cat([push] * branches)
 
     def reuse_key(self, unet: Host, options: Options) -> Hashable:
-        """Features of a perturbed network serve no other, though either may be a step's second call.
+        """Which guidances are on, and which perturbation is being computed: each has features of its own.
 
-        Where a guidance begins or ends all of a step's calls run whole: a difference is between features of one age.
+        When a guidance begins or ends, all calls of the step run the whole network, since their difference makes sense
+        only for features of the same step.
         """
         return tuple(kind for kind, scale in self._scales(unet).items() if scale), unet.memory.get(self._key)
 
@@ -135,7 +137,7 @@ class PerturbedGuidance(Feature):
         return f"{self.name}: in progress"
 
     def _scales(self, unet: Host) -> dict[str, float]:
-        """By kind, "pag" and "seg", the weight that its difference has at this step; 0 where it is off."""
+        """ "pag" and "seg" -> the factor of its difference at this step; 0 if it is off."""
         call = unet.call
         if call is None:
             return {}
@@ -144,9 +146,9 @@ class PerturbedGuidance(Feature):
         return {kind: unet.config[f"{kind}_scale"] * (a <= share < b) for kind, (a, b) in on.items()}
 
     def _branches(self, unet: Host, sample: torch.Tensor) -> int | None:
-        """2 for [unconditional, conditional], 1 without; None if it is something else again.
+        """The number of branches in the batch: 2 for [unconditional, conditional], else 1; None if it is not supported.
 
-        Found in the first two steps: pictures without guidance may begin from the same noise, but do not go on so.
+        Determined in the first two steps, since pictures without guidance may start from equal noise but then diverge.
         """
         key = f"{self.name}: branches of {len(sample)}"
         if key not in unet.memory or unet.call is None or unet.call.step < 2:
@@ -164,18 +166,19 @@ class PerturbedGuidance(Feature):
 
 
 class IdentityAttention(MemoryEfficientAttnProcessor):
-    """Self-attention in which every token sees itself only: the values are the result."""
+    """Self-attention in which every token attends only to itself, so that the result is the values."""
 
     def attend(self, attn: Any, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, tokens, channels)` before the output projection; of all tokens, also where keys are thinned."""
+        """The values of all tokens, `(batch, tokens, channels)`, even where keys and values are thinned out."""
         return attn.to_v(x)
 
 
 class BlurredQueries(MemoryEfficientAttnProcessor):
-    """Self-attention with queries blurred over the picture, which blurs the attention map's rows (SEG, section 4.2).
+    """Self-attention with queries blurred over the picture, which blurs the rows of the attention map (SEG, section
+    4.2).
 
     Args:
-        sigma: of the Gaussian, in tokens; None is infinite.
+        sigma: standard deviation of the Gaussian in tokens; None is infinite.
         aspect: height / width of the latents.
     """
 
@@ -183,28 +186,33 @@ class BlurredQueries(MemoryEfficientAttnProcessor):
         self.sigma, self.aspect = sigma, aspect
 
     def query(self, attn: Any, x: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, channels)`."""
+        """The blurred queries, `(batch, tokens, channels)`."""
         return blur(attn.to_q(x), self.sigma, self.aspect)
 
 
 def perturbed(layers: Sequence[Any], processor: MemoryEfficientAttnProcessor) -> AbstractContextManager[None]:
-    """Within, the layers are computed by `processor`, which carries no weights; afterwards by their own again.
+    """Context manager: within the block, these layers use `processor`, and afterwards their own processors again.
 
-    Their own stays registered where it is a module with weights, such as an IP-Adapter's.
+    A layer's own processor stays registered if it is a module with weights, such as an IP-Adapter's.
+
+    Args:
+        layers: attention layers.
+        processor: a processor without weights.
     """
     return shadowed(layers, "processor", processor)
 
 
 def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[Any]:
-    """The self-attention layers in the parts of the model named.
+    """Find self-attention layers by name.
 
     Args:
         unet: the model.
-        option: where the names are from, for messages.
-        names: of layers, or of blocks that hold them; "mid", "down" and "up" are short for "mid_block", ...
+        option: the option that the names are from, for messages.
+        names: names of layers, or of blocks that contain them; "mid", "down" and "up" are short for "mid_block",
+            "down_blocks" and "up_blocks".
 
     Raises:
-        InputError: not a list of names, or a name under which this model has no self-attention.
+        InputError: the list is empty, or the model has no self-attention under one of the names.
     """
     layers = {n: layer for n, layer in attention_layers(unet).items() if not is_cross(layer)}
     if not names:
@@ -226,12 +234,16 @@ SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 
 
 def _own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments for one call: Diffusers takes residuals out of the list it is given."""
+    """The same arguments with copies of all lists, for one call: Diffusers removes residuals from the lists that it
+    gets.
+    """
     return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}
 
 
 def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[Any]) -> None:
-    """Raise `InputError` where tokens are merged or tiled in these layers: the blur needs the picture's own grid."""
+    """Raise `InputError` if tokens are merged or tiled in these layers, since the blur needs the picture's
+    whole grid.
+    """
     reduced = {level for level, how in tokens.plan(unet, options).items() if how.ratio or how.tile}
     for level, transformer in levels.transformers(unet):
         if level in reduced and any(module in layers for module in transformer.modules()):
