@@ -1,7 +1,7 @@
-"""Classifier-free guidance in a part of the steps only (Kynkaanniemi et al. 2024, arXiv 2404.07724), for any pipeline.
+"""Classifier-free guidance in only some of the steps (Kynkaanniemi et al. 2024, arXiv 2404.07724), for any pipeline.
 
-Outside the interval the network computes the conditional half of its batch alone. The pipeline goes on seeing two
-halves, both the conditional one, so that its guidance of any weight, u + w (c - u) with u = c, leaves it as it is.
+Outside the interval the network computes only the conditional half of its batch. The pipeline still receives two
+halves, both the conditional prediction c, which guidance of any weight leaves unchanged: u + w (c - u) = c for u = c.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ NETWORKS = ("unet", "controlnet")
 
 
 class GuidanceInterval(PipelineCallback):
-    """A `callback_on_step_end` that skips the unconditional half outside an interval.
+    """A `callback_on_step_end` that skips the unconditional half of the batch outside an interval.
 
         interval = GuidanceInterval(0.2, 0.8, pipe)
         pipe(prompt, callback_on_step_end=interval)
 
     Works with guided pipelines of two branches that have a `unet`: text, image and inpainting, SD and SDXL, ControlNet
-    (whose unconditional half is skipped too), IP-Adapter, any number of pictures. It serves any number of calls, one
-    after another. Without guidance there is nothing to skip, and nothing is changed. With `guidance_rescale` the result
-    outside is the conditional prediction up to rounding.
+    (whose unconditional half is skipped too), IP-Adapter, any number of pictures. The object can be used for any number
+    of calls, one after another. Without guidance it changes nothing. With `guidance_rescale`, the result outside the
+    interval equals the conditional prediction up to rounding.
 
     Args:
         start, stop: guidance is on where start <= i / n < stop in step i of n, counted from 0.
-        pipe: the pipeline it is for. A callback first hears of a run at the end of the first step; knowing the
-            pipeline, it can leave out the first step too, which it does in the next call of `pipe` that it is given to.
-            Without it, or in a call of another, the first step is always guided, which is said once.
-        sigma: (low, high); in place of start and stop, guidance is on where low < sigma <= high, sigma being the noise
-            level sigma / alpha of the step's timestep, as in the paper, of any scheduler with `alphas_cumprod`.
+        pipe: the pipeline that it will be used with. Pipelines call a callback only after the first step; if `pipe` is
+            known, the first step can be skipped too. Otherwise, or with another pipeline, the first step is always
+            guided, and a message is logged once.
+        sigma: (low, high), instead of start and stop: guidance is on where low < sigma <= high. As in the paper, sigma
+            is the noise level sigma / alpha at the step's timestep; the scheduler must have `alphas_cumprod`.
         then: another callback, called at the end of each step.
-        then_inputs: names of the tensors it is given; the pipeline asks this callback for them, not its caller.
+        then_inputs: names of the tensors that `then` receives. The pipeline asks this object for them, so its argument
+            `callback_on_step_end_tensor_inputs` is not needed.
 
     Raises:
-        InputError: an empty interval, or at the call a pipeline of another kind.
+        InputError: the interval is empty, or, when the pipeline is known, it is of another kind.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class GuidanceInterval(PipelineCallback):
 
     @property
     def tensor_inputs(self) -> list[str]:
-        """The tensors for `then`; none is needed here. Diffusers reads this when a call begins."""
+        """The names of the tensors for `then`. Diffusers reads this when a call begins, so the first step is prepared
+        here.
+        """
         self._arm(self._pipe, 0)
         return self.then_inputs
 
@@ -85,7 +88,9 @@ class GuidanceInterval(PipelineCallback):
     def callback_fn(
         self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        """At the end of a step, prepare for the next."""
+        """At the end of a step, call `then` and prepare the next step. Arguments and result as for Diffusers'
+        callbacks.
+        """
         _check_pipeline(pipeline)
         if step_index == 0 and self._pipe is not pipeline and not self._is_guided(pipeline, 0) and is_guided(pipeline):
             say(
@@ -97,7 +102,7 @@ class GuidanceInterval(PipelineCallback):
         return tensors
 
     def _arm(self, pipe: Any, step: int) -> None:
-        """Have the networks skip in this step, if it lies outside."""
+        """Make the networks skip the unconditional half in this step, if it lies outside the interval."""
         if self._skip is not None:
             self._skip.remove()
             self._skip = None
@@ -107,14 +112,16 @@ class GuidanceInterval(PipelineCallback):
         self._skip = _Skip(pipe, lambda: self._applies(pipe, step, run))
 
     def _applies(self, pipe: Any, step: int, run: torch.Tensor | None) -> bool:
-        """Whether the run is still the one this was prepared in, is guided, and not so in this step."""
-        if running_call()[1] is None:  # the call this was prepared for failed before its first step
+        """Whether to skip: the call is still the one this was prepared for, and is guided, and the step is outside the
+        interval.
+        """
+        if running_call()[1] is None:  # another call: the one that this was prepared for failed before its first step
             return False
         same = run is None or _same(pipe.scheduler.timesteps, run)
         return same and is_guided(pipe) and not self._is_guided(pipe, step)
 
     def _is_guided(self, pipe: Any, step: int) -> bool:
-        """Whether the step lies in the interval."""
+        """Whether the step lies within the interval."""
         if self.sigma is None:
             return self.start <= step / count_steps(pipe) < self.stop
         low, high = self.sigma
@@ -122,7 +129,12 @@ class GuidanceInterval(PipelineCallback):
 
 
 class _Skip:
-    """Hooks that make each network run the second half of its batch once, and double what it gives."""
+    """Hooks that make each network compute the second half of its batch, once, and return the result for both halves.
+
+    Args:
+        pipe: the pipeline whose networks get the hooks.
+        applies: whether to do so, asked when the network is called.
+    """
 
     def __init__(self, pipe: Any, applies: Callable[[], bool]):
         self.applies, self.handles = applies, []
@@ -159,7 +171,7 @@ class _Skip:
 
 
 def _doubled(output: Any) -> Any:
-    """Every tensor of a network's output, once for each half."""
+    """A network's output with every tensor repeated, once for each half of the batch."""
     if isinstance(output, torch.Tensor):
         return torch.cat([output, output])
     if isinstance(output, Mapping):
@@ -173,7 +185,9 @@ def _is_interval(ends: Any, most: float) -> bool:
 
 
 def _check_pipeline(pipe: Any) -> None:
-    """Raise `InputError` unless guidance is in two branches of one batch."""
+    """Raise `InputError` unless the pipeline's guidance has two branches in one batch, and hooks on its
+    networks work.
+    """
     name = type(pipe).__name__
     if not can_be_guided(pipe) or getattr(pipe, "unet", None) is None:
         raise InputError(f"GuidanceInterval: {name} is not a guided pipeline with a U-Net")
@@ -192,11 +206,11 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _sigma_of_step(pipe: Any, step: int) -> float:
-    """sigma / alpha at a step's timestep, between the trained ones by its logarithm."""
+    """sigma / alpha at a step's timestep; its logarithm is interpolated between trained timesteps."""
     alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
     if alphas is None:
         raise InputError(f"GuidanceInterval: {type(pipe.scheduler).__name__} has no alphas_cumprod to tell sigma from")
     timesteps = pipe.scheduler.timesteps
     timestep = float(timesteps[len(timesteps) - count_steps(pipe) + step])
-    alphas = np.clip(np.asarray(alphas.cpu(), dtype=np.float64), 1e-12, None)  # zero terminal SNR is a finite sigma
+    alphas = np.clip(np.asarray(alphas.cpu(), dtype=np.float64), 1e-12, None)  # keeps sigma finite at zero terminal SNR
     return float(np.exp(np.interp(timestep, np.arange(len(alphas)), 0.5 * np.log((1 - alphas) / alphas))))

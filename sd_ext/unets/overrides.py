@@ -1,7 +1,7 @@
-"""Methods of `UNet2DConditionModel` that do more in a model with features.
+"""Methods of `UNet2DConditionModel` that must do more in a model with features.
 
-What sets or reads attention processors sees those below the features' own, and what changes weights, or what is done
-with them, ends the reuse of what was computed before.
+Methods that set or read attention processors work with the features uninstalled. After methods that change the weights
+or their use, nothing computed before is reused.
 """
 
 from __future__ import annotations
@@ -24,19 +24,25 @@ FORGETTING = (
 
 
 class Overrides(Host):
-    """Mixin, before `UNet2DConditionModel`. Loading an IP-Adapter goes through `set_attn_processor`."""
+    """Mixin, to stand before `UNet2DConditionModel`. Loading an IP-Adapter is covered, since it calls
+    `set_attn_processor`.
+    """
 
     @property
     def attn_processors(self) -> dict[str, Any]:
-        """The processors by name, without the features'."""
+        """The processors by name, without those that features have installed."""
         with self.uninstalled():
             return super().attn_processors  # type: ignore[misc]
 
     def set_adapters(self, adapter_names: Any, weights: Any = None) -> None:
-        """As Diffusers': which adapters are active and how strong, by block too, as `{"down": 0.5}`.
+        """Set which adapters are active and how strong, as in Diffusers.
+
+        Args:
+            adapter_names: a name or a list of names.
+            weights: one strength or a list; a strength may be given by block, as `{"down": 0.5}`.
 
         Raises:
-            SeamError: strengths by block, which the Diffusers installed keeps where we do not find them.
+            SeamError: strengths by block, which do not work with the installed version of Diffusers.
         """
         strengths = weights if isinstance(weights, list) else [weights]
         if any(isinstance(each, dict) for each in strengths):
@@ -48,7 +54,7 @@ class Overrides(Host):
 
 
 def _below(name: str) -> Callable[..., Any]:
-    """The plain U-Net's method, run with the features' changes undone."""
+    """A method that runs the plain U-Net's method of this name with the features uninstalled."""
     inherited = getattr(UNet2DConditionModel, name)
 
     @functools.wraps(inherited)
@@ -61,7 +67,7 @@ def _below(name: str) -> Callable[..., Any]:
 
 
 def _forgetting(name: str) -> Callable[..., Any]:
-    """The plain U-Net's method, after which nothing computed before is reused."""
+    """A method that runs the plain U-Net's method of this name and then forgets what was computed before."""
     inherited = getattr(UNet2DConditionModel, name)
 
     @functools.wraps(inherited)

@@ -29,23 +29,27 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_options(name: str) -> dict[str, Any]:
-    """Every option of a variant under this preset.
+    """The values of all options under a preset.
 
     Raises:
-        UnknownNameError: no preset of that name.
+        UnknownNameError: there is no such preset.
     """
     check_preset(name)
     return {**OPTIONS, **PRESETS[name]}
 
 
 def check_preset(name: str) -> None:
-    """Raise `UnknownNameError`, which lists the closest names, for a preset there is not."""
+    """Raise `UnknownNameError`, which lists the closest names, if there is no such preset."""
     if name not in PRESETS:
         raise UnknownNameError("U-Net preset", name, PRESETS)
 
 
 def with_preset(unet: UNet2DConditionModel, name: str) -> UNet2DConditionModel:
-    """The U-Net with this preset and nothing else, sharing the weights; a plain one is its own "exact".
+    """A U-Net with exactly the options of a preset, sharing the weights of `unet`.
+
+    Args:
+        unet: a plain or variant U-Net. A plain one with the preset "exact" is returned unchanged.
+        name: the preset.
 
     Raises:
         InputError: an unknown name, a network of another kind, or one that cannot have these options.

@@ -1,4 +1,4 @@
-"""A U-Net with every feature of this package, all neutral until switched on."""
+"""A U-Net with all features of this package, each off by default."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FEATURES: tuple[Feature, ...] = (
     CrossAttentionGate(),
     DeepFeatureCache(),
 )
-"""Every feature, outermost first: guidance, then (`before_steps` ends) large pictures, gating, cache."""
+"""All features, outermost first. Those with `before_steps` (guidance) must come before all others."""
 
 OPTIONS: dict[str, Any] = {name: value for feature in FEATURES for name, value in feature.options.items()}
 PLAIN = UNet2DConditionModel
@@ -50,18 +50,18 @@ Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
 
 
 class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, Overrides, UNet2DConditionModel):
-    """`UNet2DConditionModel` with this package's features. Takes every argument of it, and the features' options.
+    """`UNet2DConditionModel` with this package's features. Takes all of its arguments, and the options of the features.
 
-    Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class loads what
-    was saved. `from_pretrained(path, **options)` takes any checkpoint of a `UNet2DConditionModel`. With neutral
-    options, which are the default, the model is the plain one to the last bit.
+    Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class can load what
+    was saved. `from_pretrained(path, **options)` loads any checkpoint of a `UNet2DConditionModel`. With the default
+    options, the results equal those of the plain model bit by bit.
 
     Raises:
         InputError: an option that this model cannot have, or a checkpoint of another architecture.
     """
 
     _defaults: ClassVar[dict[str, Any]] = {}
-    """Options that a subclass switches on."""
+    """The options that a subclass switches on by default."""
     _compiled: Callable[..., Any] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """As Diffusers', but a configuration of another architecture and an unknown option are errors."""
+        """As in Diffusers, except that unknown options and configs of other architectures raise an `InputError`."""
         _check_architecture(cls, config)
         known = set(inspect.signature(cls.__init__).parameters)
         for name in kwargs:
@@ -82,15 +82,20 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
     @classmethod
     def from_unet(cls: type[Variant], unet: torch.nn.Module, **options: Any) -> Variant:
-        """This class around the weights of a U-Net in memory; nothing is copied but the structure.
+        """Make a model of this class that shares the weights of a U-Net in memory; only the module structure is copied.
 
-        Parameters and buffers are the same objects in both: moving, casting, training or fusing one does it to the
-        other. Attention processors, adapters loaded later, hooks and options are each model's own.
+        Parameters and buffers are the same objects in both: moving, casting, training or fusing one changes the other.
+        Attention processors, adapters loaded later, hooks and options are separate.
 
         Args:
-            unet: a `UNet2DConditionModel`, also with peft adapters or compiled. Offloading hooks are refused: enable
-                offloading afterwards.
-            options: of features. Where not given, a variant's own are kept, and what this class switches on is on.
+            unet: a `UNet2DConditionModel`, which may have peft adapters or be compiled. It must not be offloaded:
+                enable offloading afterwards.
+            options: options of features. Those not given keep their value if `unet` is a variant; options that this
+                class switches on by default are switched on where `unet` has them off, unless it is of this class
+                already.
+
+        Raises:
+            InputError: another kind of model, an offloaded one, or options that it cannot have.
         """
         unet = uncompiled(unet)
         if not isinstance(unet, UNet2DConditionModel):
@@ -107,7 +112,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
         return model
 
     def _begin(self, options: dict[str, Any]) -> None:
-        """The rest of the construction, once there are modules and a config."""
+        """Finish the construction, once modules and config exist."""
         self.begin()
         self._compiled = None
         self._undo: list[Callable[[], None]] = []
@@ -118,22 +123,22 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
     # ---- options -----------------------------------------------------------------------------------------------------
 
     def set_options(self, **options: Any) -> None:
-        """Change options; those not named stay. Takes effect at the next call, which begins a run.
+        """Change some options; the others stay. The next call begins a new run, with the new options.
 
         Raises:
-            InputError: an unknown option, or a value this model cannot have. The model stays as it was.
+            InputError: an unknown option, or a value that this model cannot have. The model is then unchanged.
         """
         _check_known(options)
         self._apply_options({**self.options, **options})
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its value."""
+        """All options with their values."""
         return {name: self.config[name] for name in OPTIONS}
 
     @property
     def active_features(self) -> tuple[Feature, ...]:
-        """Features that are not neutral, outermost first."""
+        """The features that are switched on, outermost first."""
         return tuple(feature for feature in FEATURES if not feature.is_neutral(self.config))
 
     def _apply_options(self, options: dict[str, Any]) -> None:
@@ -153,7 +158,9 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
     @contextmanager
     def uninstalled(self) -> Iterator[None]:
-        """The model without its features' changes in place; they are made again at the end, on what is there then."""
+        """Context manager: within the block the model is without its features' changes; afterwards they are installed
+        anew.
+        """
         self._out += 1
         while self._undo:
             self._undo.pop()()
@@ -171,7 +178,9 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
                 self._undo.append(undo)
 
     def describe(self) -> str:
-        """What differs from the plain U-Net, such as `cache (cache_interval=3)`; "plain" if nothing does."""
+        """The features that are on with their options, such as `cache (cache_interval=3)`; "plain" if there
+        are none.
+        """
         parts = []
         for feature in self.active_features:
             changed = {name: self.config[name] for name, neutral in feature.options.items()}
@@ -180,7 +189,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
         return "; ".join(parts) or "plain"
 
     def reuse_keys(self) -> tuple[Hashable, ...]:
-        """What must be equal in two calls, by the active features, for one to reuse features of the other."""
+        """The active features' values that must be equal in two calls for one to reuse features of the other."""
         return tuple(feature.reuse_key(self, self.config) for feature in self.active_features)
 
     # ---- the call ----------------------------------------------------------------------------------------------------
@@ -197,7 +206,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
     def _with_features(
         self, sample: Any, timestep: Any, encoder_hidden_states: Any, return_dict: bool = True, **kwargs: Any
     ) -> Any:
-        """What to run is decided in eager code; what is run may be compiled."""
+        """Run the features around the network. This is ordinary Python; only the network itself may be compiled."""
         inner: Inner = self._run
         wraps = self._wraps or ()
         for feature in reversed([feature for feature in wraps if not feature.before_steps]):
@@ -219,20 +228,20 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
         return inner(sample, timestep, *args, **kwargs)
 
     def _run(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any) -> torch.Tensor:
-        """The network itself, or the view of it that a feature has put in its place."""
+        """Run the network, or the view of it that a feature has chosen."""
         call = self.call
         model = self if call is None else call.model
         plain = EAGER if call is not None and call.eager else self._compiled or PLAIN.forward
         return plain(model, sample, timestep, encoder_hidden_states, return_dict=False, **kwargs)[0]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the network; takes the arguments of `torch.compile`. Features decide in eager code around it."""
+        """Compile the network, with the arguments of `torch.compile`. The features' own code is not compiled."""
         self._compiled = torch.compile(PLAIN.forward, *args, **kwargs)
 
     # ---- copies ------------------------------------------------------------------------------------------------------
 
     def _bare_copy(self) -> dict[str, Any]:
-        """The attributes of a copy that shares the weights and has no feature installed."""
+        """The attributes for a copy that shares the weights and has no features installed."""
         with self.uninstalled():
             return share(self)
 
@@ -251,10 +260,10 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
 
 def _finish_class(cls: type[VariantUNet2DConditionModel]) -> None:
-    """Give a class of variants its constructor and the name that saved pipelines record.
+    """Build a variant class's `__init__`, and set the name under which saved pipelines record the class.
 
-    The constructor takes the arguments of `UNet2DConditionModel` and, by keyword, every option of every feature. All of
-    them are in its signature, because Diffusers reads there what to take from a config.
+    `__init__` takes the arguments of `UNet2DConditionModel` and, by keyword, every option of every feature. All are in
+    its signature, because Diffusers reads from it which entries of a config to pass.
 
     Args:
         cls: changed in place; its `_defaults` are the options that differ from the neutral ones.
@@ -287,7 +296,9 @@ def _check_known(options: dict[str, Any]) -> None:
 
 
 def _check_architecture(cls: type, config: Any) -> None:
-    """A checkpoint says its class; its other settings would be taken for ours as far as they have the same names."""
+    """Raise `InputError` if a config is of another class; settings with the same names would otherwise be used
+    silently.
+    """
     name = config.get("_class_name", PLAIN.__name__) if isinstance(config, dict) else PLAIN.__name__
     known = {PLAIN.__name__, cls.__name__, *(c.__name__ for c in _subclasses(VariantUNet2DConditionModel))}
     if name not in known:

@@ -184,7 +184,7 @@ class _Step:
     def _control(self) -> dict[str, Any]:
         """Arguments that keep ControlNet's mid-block residual from being added a second time.
 
-        The stored deep output contains that residual already, unless the deep part is the mid block alone.
+        The stored deep output contains that residual already, unless the deep part ends with the mid block.
         """
         residual = self.kwargs.get("mid_block_additional_residual")
         if residual is None or views.ends_at_mid(self.model, self.cut):

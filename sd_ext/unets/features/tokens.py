@@ -1,4 +1,6 @@
-"""Fewer tokens in self-attention: merging, thinned keys and values, tiles; for every level that has attention."""
+"""Fewer tokens in self-attention: merged tokens, thinned keys and values, tiles; selectable for each level with
+attention.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +22,32 @@ PARTS = ("self", "cross", "ff")
 
 
 class TokenReduction(Feature):
-    """Token merging, key/value downsampling and tiled self-attention; each may be on at its own levels.
+    """Token merging, key/value downsampling and tiled self-attention, each at the levels chosen for it.
 
-    A level is how often the latent's grid has been halved: SD 1.x and 2.x attend at levels 0 to 3, SDXL at 1 and 2. A
-    number holds at the finest level that has attention, where nearly all of its cost is; a list has one number for
-    each level from 0 on. Grids may have any shape, odd sides too.
+    A level is how often the latents' grid has been halved: SD 1.x and 2.x have attention at levels 0 to 3, SDXL at 1
+    and 2. Options given as one number apply to the finest level that has attention, which has nearly all of its cost; a
+    list has one number for each level from 0 on. Grids may have any shape, including odd sides.
 
     Options:
-        token_merge_ratio: share of the tokens that merging removes, 0 (none) to 1 - 1 / cell**2: with cells of 2 at
-            most 0.75. arXiv 2303.17604; see `merging`.
-        token_merge_parts: which layers run on merged tokens: "self" (attention), "cross" (attention), "ff".
-        token_merge_cell: side of the cells of tokens that keep one each.
-        token_merge_seed: which token of a cell is kept is drawn anew each step from this seed, the same for a whole
-            batch and for guidance apart or batched; None keeps the upper left one always. With gradient
-            checkpointing it is the same each step, for blocks are run again.
-        token_merge_weighted: whether a merged token weighs in attention as much as its members (proportional
-            attention, arXiv 2210.09461). Then equal tokens merge exactly whatever the groups; it costs the kernels
-            that take no mask.
-        token_kv_stride: keys and values of every n-th token down and across; 1 is all. arXiv 2402.13573.
-        tile_size: side of the tiles in tokens of their level that self-attention stays within; 0 is no tiles. Where it
-            does not divide a grid's side, the nearest divisor of that side is taken, the side itself if that is nearer.
-            "auto" is the training size at the finest level: exact up to it, windows of it beyond.
-        tile_shift: whether tiles move by half their side every other block and step, so that borders do not show.
+        token_merge_ratio: the fraction of tokens that merging removes, from 0 (none) to 1 - 1 / cell**2, which is 0.75
+            for cells of 2. arXiv 2303.17604; see `merging`.
+        token_merge_parts: which layers run on merged tokens: "self" (attention), "cross" (attention), "ff"
+            (feed-forward).
+        token_merge_cell: side of the square cells of tokens of which one token each is always kept.
+        token_merge_seed: seed for choosing the token that is kept in each cell, anew at each step; the choice is the
+            same for the whole batch, and for guidance in one batch or in separate calls. None always keeps the upper
+            left one. With gradient checkpointing the choice is the same at every step, since blocks are computed twice.
+        token_merge_weighted: whether a merged token has as much weight in attention as all its members (proportional
+            attention, arXiv 2210.09461). Equal tokens then merge without any error, but attention kernels without masks
+            cannot be used.
+        token_kv_stride: use keys and values only of every n-th token down and across; 1 uses all. arXiv 2402.13573.
+        tile_size: side, in tokens of the level, of the tiles that self-attention is confined to; 0 is no tiles. If it
+            does not divide the grid's side, the nearest divisor is used, which may be the whole side. "auto" is the
+            training size at the finest level: exact up to that size, windows of it above.
+        tile_shift: whether tiles move by half their side at every other block and step, so that their borders do not
+            show.
 
-    Merging and thinning exclude each other at one level; both work within tiles.
+    Merging and thinning cannot both be on at one level; each can be combined with tiles.
     """
 
     name = "tokens"
@@ -79,7 +83,7 @@ class TokenReduction(Feature):
         plan(unet, options)
 
     def install(self, unet: Host, options: Options) -> Callable[[], None]:
-        """Put hooks on the blocks of the levels asked for."""
+        """Put hooks on the transformer blocks of the chosen levels."""
         reductions, clock, hooks = plan(unet, options), Clock(options["token_merge_seed"]), Hooks()
         for level, transformer in levels.transformers(unet):
             if level not in reductions:
@@ -105,15 +109,22 @@ class TokenReduction(Feature):
         encoder_hidden_states: torch.Tensor,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Set the clock by the step, then run."""
-        # Checkpointed blocks run again in the backward pass, at whatever step the clock then stands.
+        """Tell the hooks the current step, then run."""
+        # The backward pass runs checkpointed blocks again, perhaps after the step has changed, so the step stays 0.
         recomputed = torch.is_grad_enabled() and unet.is_gradient_checkpointing
         unet.installed[self.name].set(unet.call.step if unet.call and not recomputed else 0)
         return inner(sample, timestep, encoder_hidden_states, **kwargs)
 
 
 def plan(unet: nn.Module, options: Options) -> dict[int, Reduction]:
-    """What is done at each level, by options.
+    """What to do at each level according to the options.
+
+    Args:
+        unet: the model.
+        options: the values of all features' options.
+
+    Returns:
+        Level -> what is done there; levels at which nothing is done are missing.
 
     Raises:
         InputError: an option out of its range, for a level without attention, or in conflict with another.

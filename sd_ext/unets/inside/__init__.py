@@ -1,10 +1,10 @@
-"""What features reach into a U-Net with.
+"""Tools that features use to change a U-Net.
 
-host        what a feature may ask of the model that has it         steps       which step of a run a call is
+host        what a feature may use of its model                     steps       which step of a run a call belongs to
 views       a U-Net's blocks by depth, and shallow copies of it     levels      its resolutions
-hooks       PyTorch hooks that belong to one model and thread       sharing     copies that share weights
-same_call   whether a call's conditions are those of another call   branches    halves of a batch with guidance
-shrinking   blocks at a lower resolution                            token_hooks   tokens around attention layers
+hooks       PyTorch hooks of one model, values of one thread        sharing     copies that share weights
+same_call   whether two calls have the same conditions              branches    the halves of a batch with guidance
+shrinking   blocks at a lower resolution                            token_hooks   fewer tokens around attention layers
 merging     merging of tokens                                       tiling      windows of tokens
-blur        Gaussian blur                                           say         a message, once
+blur        Gaussian blur                                           say         messages that are logged once
 """

@@ -1,4 +1,4 @@
-"""A Gaussian blur of tokens over the picture's grid."""
+"""A Gaussian blur of tokens over the grid of their picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import torch
 
 
 def blur(tokens: torch.Tensor, sigma: float | None, aspect: float) -> torch.Tensor:
-    """`(batch, tokens, channels)` blurred over their grid, which continues beyond its borders as in a mirror."""
+    """Blur tokens over their grid. Beyond the borders the grid is continued by reflection.
+
+    Args:
+        tokens: `(batch, tokens, channels)`.
+        sigma: standard deviation in tokens; None is infinite, so that every token becomes the mean.
+        aspect: height / width of the latents, from which the grid's sides are found.
+
+    Returns:
+        A tensor of the shape of `tokens`.
+    """
     if sigma is None:
         return tokens.mean(1, keepdim=True).expand_as(tokens)
     height, width = grid_of(tokens.shape[1], aspect)
@@ -19,7 +28,9 @@ def blur(tokens: torch.Tensor, sigma: float | None, aspect: float) -> torch.Tens
 
 
 def grid_of(tokens: int, aspect: float) -> tuple[int, int]:
-    """The height and width whose product is the number of tokens and whose ratio is nearest to the latents'."""
+    """Find a grid's height and width: their product is `tokens`, and their ratio is the nearest possible to
+    `aspect`.
+    """
     heights = [n for n in range(1, tokens + 1) if tokens % n == 0]
     height = min(heights, key=lambda n: abs(math.log(n * n / tokens / aspect)))
     return height, tokens // height
@@ -27,7 +38,10 @@ def grid_of(tokens: int, aspect: float) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=32)
 def _gaussian(size: int, sigma: float) -> torch.Tensor:
-    """Rows that weigh `size` places by a Gaussian around each, `(size, size)`; what lies outside is mirrored in."""
+    """The blur along one axis as a matrix `(size, size)`: each row has the weights of all positions for one position.
+
+    Weights beyond the ends are reflected back in.
+    """
     if sigma > 4 * size:  # a mirrored Gaussian is flat then, to 1e-34
         return torch.full((size, size), 1 / size, dtype=torch.float64)
     reach = math.ceil(4 * sigma)

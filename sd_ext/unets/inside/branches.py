@@ -1,6 +1,7 @@
-"""The branches of guidance: a batch that holds the same latents once for each prompt, taken apart again.
+"""The branches of guidance: a batch that contains the same latents once for each prompt.
 
-Classifier-free guidance calls the network with `[unconditional, conditional]` in one batch, InstructPix2Pix with three.
+Classifier-free guidance calls the network with `[unconditional, conditional]` in one batch, InstructPix2Pix with three
+branches.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ SHARED = ("ip_adapter_masks",)
 
 
 def count_branches(sample: torch.Tensor, channels: int) -> int:
-    """How often a batch repeats the same latents. Reads the device.
+    """Find how often a batch repeats the same latents. Reads from the device.
 
     Args:
         sample: `(batch, channels or more, height, width)`.
-        channels: how many are compared; further ones (masks, images) may differ between branches.
+        channels: how many channels are compared; further ones (masks, images) may differ between branches.
 
     Returns:
-        2 under guidance, 3 for InstructPix2Pix, else 1.
+        2 with guidance, 3 for InstructPix2Pix, else 1.
     """
     latents = sample[:, :channels]
     for branches in (2, 3):
@@ -34,12 +35,12 @@ def count_branches(sample: torch.Tensor, channels: int) -> int:
 
 
 def conditional_half(value: Any, batch: int) -> Any:
-    """An argument of a network for the conditional half of its batch, which is the second.
+    """Reduce an argument of the network to the conditional half of the batch, which is the second half.
 
     Args:
-        value: a tensor, or lists, tuples and dictionaries of such; tensors whose first size is `batch` are halved,
-            save those under the names of `SHARED`, and all else stays as it is.
-        batch: samples of the whole batch.
+        value: a tensor, or nested lists, tuples and dictionaries. Tensors whose first size is `batch` are halved,
+            except those under the names in `SHARED`; everything else is kept.
+        batch: the size of the whole batch.
     """
     if isinstance(value, torch.Tensor):
         return value[batch // 2 :] if value.ndim and len(value) == batch else value

@@ -1,4 +1,4 @@
-"""Forward hooks: how features change blocks without putting anything in their place."""
+"""Forward hooks: how features change blocks without replacing them."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Hooks:
-    """Forward hooks that can be taken off together."""
+    """Forward hooks that can be removed together."""
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Have `hook(module, args, kwargs)` called before each call of the module.
+        """Call `hook(module, args, kwargs)` before each call of the module.
 
-        It may return `(args, kwargs)` to replace them, or None.
+        The hook may return `(args, kwargs)` to replace the arguments, or None.
         """
         self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Have `hook(module, args, kwargs, output)` called after each call of the module.
+        """Call `hook(module, args, kwargs, output)` after each call of the module.
 
-        It may return what to give in place of the output, or None.
+        The hook may return a replacement for the output, or None.
         """
         self.handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
-        """Take all of them off."""
+        """Remove all of these hooks."""
         for handle in self.handles:
             handle.remove()
 
 
 class OfThread(threading.local):
-    """Base of the values that one model's hooks hand to each other during a call.
+    """Base of objects through which the hooks of one model share values during a call.
 
-    Several threads may call one model at a time; each sees values of its own.
+    Every thread sees its own values, so several threads may call one model at the same time.
     """

@@ -1,4 +1,4 @@
-"""What a feature may ask of the model that has it."""
+"""`Host`: what a feature may use of the model that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger("sd_ext.unets")
 
 
 class Host(nn.Module):
-    """A U-Net with features, as these see it; the base of `VariantUNet2DConditionModel`.
+    """A U-Net with features, as the features see it; the base of `VariantUNet2DConditionModel`.
 
-    It counts the calls of each caller, keeps what features remember of a run, and says things once.
+    It counts the steps of each caller's run, stores what features remember of a run, and logs messages once.
 
     Attributes:
-        config: Diffusers' configuration, with the options of all features.
-        installed: what features keep while they are in place, by feature; gone when they are taken off, so that
-            copies begin without.
+        config: Diffusers' configuration, including the options of all features.
+        installed: what features store while they are installed, by feature; removed with them, so that copies of the
+            model start without it.
     """
 
     config: Any
@@ -33,7 +33,7 @@ class Host(nn.Module):
     installed: dict[str, Any]
 
     def begin(self) -> None:
-        """Begin without any run and with nothing said; the last part of the construction."""
+        """Initialise: no runs, and no messages logged yet. Called at the end of the construction."""
         self._states = States()
         self.installed = {}
         self._said: set[str] = set()
@@ -42,7 +42,9 @@ class Host(nn.Module):
 
     @property
     def call(self) -> Call | None:
-        """The call in progress in this thread: its step and branch. None where no active feature counts steps."""
+        """The call that this thread is executing: its step and branch. None if no active feature needs steps to be
+        counted.
+        """
         return self._states.current().call
 
     @property
@@ -52,31 +54,36 @@ class Host(nn.Module):
 
     @property
     def lock(self) -> threading.RLock:
-        """To be held while modules are changed that other threads may be running."""
+        """A lock to hold while modules are changed that other threads may be running."""
         return self._states.lock
 
     def reset(self) -> None:
-        """Forget the runs in progress: the next call begins one. Needed only where no new timesteps say so."""
+        """Forget all runs, so that the next call begins a new one. Needed only if new timesteps do not show that by
+        themselves.
+        """
         self._states.reset()
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
-        """Within, calls belong to a run of their own: for several pipelines that take turns with one U-Net.
+        """Context manager: calls within the block belong to a separate run, for pipelines that take turns with one
+        U-Net.
 
-        Threads need no context: the runs of each are apart anyway.
+        Threads do not need this, since each has separate runs anyway.
 
         Args:
-            name: of the run; the same name goes on with the same run.
+            name: the run's name; using it again continues the same run.
         """
         return self._states.context(name)
 
     # ---- what features have in common --------------------------------------------------------------------------------
 
     def uninstalled(self) -> AbstractContextManager[None]:
-        """Within, the model is without its features' changes; after, they are made again, on what is there then."""
+        """Context manager: within the block the model is without its features' changes; afterwards they are installed
+        anew.
+        """
         raise NotImplementedError
 
     def reuse_keys(self) -> tuple[Hashable, ...]:
-        """What must be equal in two calls, by the active features, for one to reuse features of the other."""
+        """The active features' values that must be equal in two calls for one to reuse features of the other."""
         raise NotImplementedError
 
     def say_once(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a U-Net's attention stands: levels of the picture's grid, counted by how often it has been halved."""
+"""The levels at which a U-Net has attention. A level is how often the picture's grid has been halved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...seams.diffusers.unets import attends_over_picture, is_transformer_block
 
 
 def block_levels(unet: nn.Module) -> Iterator[tuple[int, nn.Module]]:
-    """Every down, mid and up block with its level: 0 at the latent's own size, 1 at half of it, ..."""
+    """Yield (level, block) for every down, mid and up block: level 0 is the latents' own size, 1 half of it, ..."""
     level = 0
     for block in unet.get_submodule("down_blocks").children():
         yield level, block
@@ -25,7 +25,9 @@ def block_levels(unet: nn.Module) -> Iterator[tuple[int, nn.Module]]:
 
 
 def transformers(unet: nn.Module) -> list[tuple[int, nn.Module]]:
-    """The transformers that attend over the grid, with their levels. SD has them at 0 to 3, SDXL at 1 and 2."""
+    """(level, transformer) for all transformers that attend over the picture. SD has them at levels 0 to 3, SDXL at 1
+    and 2.
+    """
     return [
         (level, module)
         for level, block in block_levels(unet)
@@ -35,23 +37,23 @@ def transformers(unet: nn.Module) -> list[tuple[int, nn.Module]]:
 
 
 def transformer_blocks(transformer: nn.Module) -> list[nn.Module]:
-    """The blocks of a transformer that attends over the picture, one after the other."""
+    """The blocks of a transformer, in order."""
     blocks = transformer.get_submodule("transformer_blocks").children()
     return [block for block in blocks if is_transformer_block(block)]
 
 
 def by_level(unet: nn.Module, name: str, value: Any, neutral: float) -> dict[int, Any]:
-    """What an option asks for at each level.
+    """Read an option that can be set for each level.
 
     Args:
-        unet: whose levels count.
+        unet: the model, whose levels count.
         name: the option, for messages.
-        value: a number, which holds at the finest level that has attention; or a list, one number for each level from
-            the latent's own size on, in which missing ones are neutral.
+        value: a number, which applies to the finest level that has attention; or a list with one number for each level
+            from the latents' own size on, where missing ones are neutral.
         neutral: the number that changes nothing.
 
     Returns:
-        The number for each level where it is not neutral.
+        Level -> number, for the levels where it is not neutral.
 
     Raises:
         InputError: a number for a level that does not exist or has no attention.
@@ -74,14 +76,14 @@ def by_level(unet: nn.Module, name: str, value: Any, neutral: float) -> dict[int
 
 
 def training_size(unet: nn.Module, option: str) -> tuple[int, int]:
-    """Height and width of the latents this model was trained on, from its config.
+    """Height and width of the latents that the model was trained on, from its config.
 
     Args:
         unet: the model.
-        option: what needs them, for the message.
+        option: the option that needs them, for the message.
 
     Raises:
-        InputError: the config does not say.
+        InputError: the config does not contain them.
     """
     size = unet.config.get("sample_size")  # type: ignore[union-attr]
     if size is None:
@@ -91,5 +93,5 @@ def training_size(unet: nn.Module, option: str) -> tuple[int, int]:
 
 
 def is_number(value: Any, *kinds: type) -> bool:
-    """Whether it is a number, of these types if any are given, and neither a truth value nor nan."""
+    """Whether a value is a number (of one of `kinds`, if given), and neither a truth value nor NaN."""
     return isinstance(value, kinds or (int, float)) and not isinstance(value, bool) and value == value

@@ -1,8 +1,8 @@
-"""Token merging for diffusion: which tokens go together, their mean, and the way back.
+"""Token merging for diffusion: which tokens are merged, their mean, and how they are restored.
 
-Bolya & Hoffman, "Token Merging for Fast Stable Diffusion", 2023, arXiv 2303.17604: one destination in each cell of the
-token grid, every other token is a source; the sources most like a destination are merged into it, the layer runs on
-fewer tokens, and each merged token is written back to all its members.
+Bolya & Hoffman, "Token Merging for Fast Stable Diffusion", 2023, arXiv 2303.17604: one token in each cell of the grid
+is a destination, every other token is a source. The sources most similar to a destination are merged into it, the layer
+runs on fewer tokens, and each merged token is written back to all its members.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Merge:
-    """Which of `tokens` tokens share one of `merged` rows, for each sample of a batch by itself.
+    """Which tokens are merged into which row, for each sample of a batch separately.
 
-    Rows come in this order: destinations in the order of the grid, then the sources that stay by themselves.
+    The rows are the destinations, in the order of the grid, followed by the sources that are not merged.
 
     Attributes:
-        keepers: `(batch, merged)`, the token that each row stands for.
-        moved: `(batch, removed)`, the tokens merged into another.
-        target: `(batch, removed)`, the row each of them is merged into.
-        owner: `(batch, tokens)`, the row that holds each token.
-        sizes: `(batch, merged)`, how many tokens each row holds, float32.
+        keepers: `(batch, rows)`, the token that each row stands for.
+        moved: `(batch, removed)`, the tokens that are merged into another.
+        target: `(batch, removed)`, the row that each of these is merged into.
+        owner: `(batch, tokens)`, the row that each token belongs to.
+        sizes: `(batch, rows)`, the number of tokens in each row, float32.
     """
 
     keepers: torch.Tensor
@@ -34,18 +34,18 @@ class Merge:
     sizes: torch.Tensor
 
     def merge(self, x: torch.Tensor) -> torch.Tensor:
-        """The mean of each row's tokens: `(batch, tokens, channels)` to `(batch, merged, channels)`."""
+        """The mean of each row's tokens: from `(batch, tokens, channels)` to `(batch, rows, channels)`."""
         rows = _take(x, self.keepers)
         # Means as differences from the destination: equal tokens merge without a rounding error, in every dtype.
         apart = (_take(x, self.moved) - _take(rows, self.target)) / self.sizes.gather(1, self.target)[..., None].to(x)
         return rows.scatter_add(1, _wide(self.target, x), apart)
 
     def unmerge(self, y: torch.Tensor) -> torch.Tensor:
-        """Each token gets its row: `(batch, merged, channels)` to `(batch, tokens, channels)`."""
+        """Give each token the value of its row: from `(batch, rows, channels)` to `(batch, tokens, channels)`."""
         return _take(y, self.owner)
 
     def log_sizes(self, dtype: torch.dtype) -> torch.Tensor:
-        """The attention bias `(batch, 1, merged)` under which a row weighs as much as its tokens did.
+        """The attention bias `(batch, 1, rows)` that gives each row as much weight as all its tokens would have.
 
         "Proportional attention": Bolya et al., "Token Merging: Your ViT But Faster", arXiv 2210.09461, section 3.
         """
@@ -71,16 +71,17 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 def destinations(
     grid: tuple[int, int], cell: int, salt: torch.Tensor | None = None, device: torch.device | str | None = None
 ) -> torch.Tensor:
-    """One token in each cell of `cell` x `cell` tokens; cells at the right and the bottom may be smaller.
+    """Choose one token in each cell of `cell` x `cell` tokens; cells at the right and the bottom may be smaller.
 
     Args:
         grid: height and width in tokens.
         cell: side of a cell in tokens.
-        salt: int64 scalar from 0 to 2^32 - 1 that chooses the place within each cell; None takes the upper left.
+        salt: int64 scalar from 0 to 2^32 - 1 that determines the token within each cell; None takes the upper left one.
+        device: of the result.
 
     Returns:
-        Positions in the flattened grid, one for each of ceil(height / cell) * ceil(width / cell) cells, ascending
-        within a row of cells, int64.
+        Positions in the flattened grid, int64, one for each of the ceil(height / cell) * ceil(width / cell) cells, cell
+        row by cell row.
     """
     height, width = grid
     y = torch.arange(0, height, cell, device=device)[:, None]
@@ -94,7 +95,7 @@ def destinations(
 
 
 def removed(grid: tuple[int, int], cell: int, ratio: float) -> int:
-    """How many tokens a ratio takes away: floor(ratio * tokens), at most all but one in each cell."""
+    """How many tokens are removed: floor(ratio * tokens), but one is kept in each cell."""
     tokens, cells = grid[0] * grid[1], -(-grid[0] // cell) * -(-grid[1] // cell)
     return min(int(ratio * tokens), tokens - cells)
 
@@ -106,15 +107,15 @@ def match(
     """Bipartite soft matching on the grid (arXiv 2303.17604, sections 3 and 4.1).
 
     Args:
-        x: `(batch, height * width, channels)`; tokens are compared by cosine similarity, each sample by itself, so
-            that a batch gives what its samples give apart.
+        x: `(batch, height * width, channels)`. Tokens are compared by cosine similarity, each sample separately, so
+            that a sample's result does not depend on its batch.
         grid: height and width in tokens.
-        ratio: share of the tokens to remove, see `removed`.
-        cell: side of the cells that hold one destination each.
+        ratio: the fraction of tokens to remove, see `removed`.
+        cell: side of the cells, which contain one destination each.
         salt: see `destinations`; the same for all samples of the batch.
 
     Returns:
-        A `Merge`; with nothing to remove, one whose merge and unmerge are exact.
+        A `Merge`. If nothing is to be removed, merging and unmerging restores x exactly.
     """
     batch, tokens, _ = x.shape
     dst = destinations(grid, cell, salt, x.device)

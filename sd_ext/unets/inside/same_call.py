@@ -19,37 +19,37 @@ CONDITIONS = (
     *("added_cond_kwargs", "class_labels", "timestep_cond"),
     *("attention_mask", "encoder_attention_mask", "cross_attention_kwargs"),
 )
-"""Arguments that hold conditions, beside the text."""
+"""Arguments of the U-Net, besides the text, that contain conditions."""
 
 
 class Noted(NamedTuple):
-    """A tensor, and the version that its content had when it was noted (see `seams.torch.version`)."""
+    """A tensor, and the version number of its content when it was stored (see `seams.torch.version`)."""
 
     tensor: torch.Tensor
     version: int | None
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Noted:
-        """Note a tensor as it is now."""
+        """Store a tensor with its present version."""
         return cls(tensor, version(tensor))
 
 
 def same_tensors(now: list[torch.Tensor], before: list[Noted]) -> bool:
-    """Whether tensors have the same content as noted ones.
+    """Whether tensors have the same content as stored ones.
 
-    A tensor at the same memory that has not been written to is taken for equal without reading it; others are compared,
-    which reads the device.
+    A tensor in the same memory that has not been written to since counts as equal without being read. Others are
+    compared, which reads from the device.
 
     Args:
         now: the tensors of this call.
-        before: those of an earlier one, in the same order.
+        before: those of an earlier call, in the same order.
     """
     return len(now) == len(before) and all(map(_same, now, before))
 
 
 def _same(now: torch.Tensor, noted: Noted) -> bool:
     before = noted.tensor
-    if version(before) != noted.version:  # written to: its content of then is gone
+    if version(before) != noted.version:  # written to since, so its former content is unknown
         return False
     if now.shape != before.shape or now.dtype != before.dtype or now.device != before.device:
         return False
@@ -71,14 +71,15 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def call_key(unet: Host, kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """What must be equal in two calls beside the sample and the conditions, for one to reuse what the other computed.
+    """Properties that two calls must share, besides the sample and the conditions, for one to reuse the other's
+    features.
 
     Args:
         unet: the model.
         kwargs: the arguments of the call after the text.
 
     Returns:
-        Which arguments are given, the scales of LoRA and IP-Adapters, and what the active features say.
+        Which arguments are given, the scales of LoRA and IP-Adapters, and the active features' `reuse_key`.
     """
     given = tuple(sorted(name for name, value in kwargs.items() if value is not None))
     scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
@@ -86,7 +87,7 @@ def call_key(unet: Host, kwargs: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def conditions(text: torch.Tensor, kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """The tensors a call is conditioned on: the text's states and those in `CONDITIONS`, in a fixed order.
+    """The tensors that a call is conditioned on: the text states and those in `CONDITIONS`, in a fixed order.
 
     Args:
         text: `encoder_hidden_states`.

@@ -1,4 +1,4 @@
-"""Messages of this room: each is logged once in a process."""
+"""Messages about U-Nets and attention, each logged once in a process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ _said: set[str] = set()
 
 
 def say(level: int, message: str) -> None:
-    """Log a message that has not been logged before.
+    """Log a message, unless it has been logged before.
 
     Args:
-        level: as `logging.WARNING`.
+        level: such as `logging.WARNING`.
+        message: the message.
     """
     if message not in _said:
         _said.add(message)
@@ -20,5 +21,5 @@ def say(level: int, message: str) -> None:
 
 
 def forget() -> None:
-    """Let every message be logged again."""
+    """Allow every message to be logged again."""
     _said.clear()

@@ -1,4 +1,4 @@
-"""Copies of a model's structure around the same weights."""
+"""Copies of a model that share its weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from ...seams.torch import structure
 
 
 def share(module: torch.nn.Module) -> dict[str, Any]:
-    """The attributes of a copy of the module whose parameters and buffers are the module's own, at every depth.
+    """The attributes for a copy of a module that shares all parameters and buffers with it, at every depth.
 
     Args:
-        module: any; it is left as it is.
+        module: the module, which is not changed.
+
+    Returns:
+        The copy's `__dict__`.
 
     Raises:
-        InputError: the module is offloaded: hooks that move weights would move them for one of the two only. Or its
-            `forward` has been replaced, by accelerate's `prepare` for one: the copy would run that.
+        InputError: the module is offloaded, and its hooks would move the weights for only one of the two; or its
+            `forward` has been replaced, for instance by accelerate's `prepare`, which the copy would run too.
     """
     refuse_offloaded(module)
     if not runs_its_own_forward(module):
@@ -32,6 +35,8 @@ def share(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def refuse_offloaded(module: torch.nn.Module) -> None:
-    """Raise `InputError` where weights of the module are moved to the device and back around its calls."""
+    """Raise `InputError` if weights of the module are offloaded: moved to the device before its calls and back after
+    them.
+    """
     if any(is_hooked(part) or is_offloaded_in_groups(part) for part in module.modules()):
         raise InputError("this U-Net is offloaded; take it before enabling offloading, or remove the hooks first")

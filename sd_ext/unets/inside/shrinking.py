@@ -1,4 +1,4 @@
-"""Features made smaller after a downsampler and brought back by the upsampler that undoes it."""
+"""Shrink features after a downsampler, and restore their size at the matching upsampler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .levels import block_levels
 
 
 def pairs(unet: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
-    """By level, the downsampler that leaves it and the upsampler that comes back to it."""
+    """Level -> the downsampler that leads down from it, and the upsampler that leads back up to it."""
     down: dict[int, nn.Module] = {}
     up: dict[int, nn.Module] = {}
     for level, block in block_levels(unet):
@@ -35,12 +35,12 @@ def pairs(unet: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
 
 
 class Shrink(OfThread):
-    """The hooks of one pair of samplers. The upsampler restores the size that the downsampler saw, whatever it was.
+    """The hooks of one downsampler and its upsampler, which restores exactly the size that the downsampler got.
 
     Attributes:
-        active: whether they do anything.
-        factor: how many times smaller the features become; 1 restores sizes only.
-        size: height and width before the downsampler.
+        active: whether the hooks do anything.
+        factor: how many times smaller the features become; with 1, sizes are only restored.
+        size: height and width of the downsampler's input.
     """
 
     active: bool = False
@@ -48,21 +48,21 @@ class Shrink(OfThread):
     size: tuple[int, int] = (0, 0)
 
     def install(self, downsampler: nn.Module, upsampler: nn.Module, hooks: Hooks) -> None:
-        """Put the hooks on both."""
+        """Put the hooks on both modules."""
         hooks.before(downsampler, self.see)
         hooks.after(downsampler, self.shrink)
         hooks.before(upsampler, self.restore)
 
     def see(self, _: nn.Module, args: tuple[Any, ...], __: Any) -> None:
-        """Before the downsampler."""
+        """Before the downsampler: note the size."""
         self.size = (args[0].shape[-2], args[0].shape[-1])
 
     def shrink(self, _: nn.Module, __: Any, ___: Any, output: torch.Tensor) -> torch.Tensor:
-        """After the downsampler."""
+        """After the downsampler: shrink its output."""
         return resize(output, shrunk(output.shape[-2:], self.factor)) if self.active else output
 
     def restore(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the upsampler."""
+        """Before the upsampler: set its output size."""
         return (with_output_size(args, self.size), kwargs) if self.active else None
 
 
@@ -73,26 +73,29 @@ def shrunk(size: tuple[int, ...], factor: float) -> tuple[int, int]:
 
 
 def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`(batch, channels, height, width)` to another height and width, the same tensor if it has them."""
+    """Resize `(batch, channels, height, width)` bicubically to another height and width, if it differs."""
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bicubic")
 
 
 def resized_residuals(
     unet: nn.Module, size: tuple[int, ...], kwargs: Mapping[str, Any], block: int, factor: float
 ) -> dict[str, Any]:
-    """A call's arguments with the residuals of ControlNet and T2I-Adapter as small as the features they are added to.
+    """Resize the residuals of ControlNet and T2I-Adapter to the features that they are added to.
 
     Args:
         unet: the model that is called.
         size: height and width of the call's sample.
-        kwargs: the arguments of `UNet2DConditionModel.forward`.
-        block, factor: where features are shrunk, and how much.
+        kwargs: arguments of `UNet2DConditionModel.forward`.
+        block, factor: after which down block features are shrunk, and how much.
+
+    Returns:
+        The arguments with resized residuals.
     """
     down, mid, intra = (kwargs.get(name) for name in RESIDUALS)
     blocks, skips, sizes = _sizes(unet, size, block, factor)
     fitted = dict(kwargs)
     if down is not None:
-        # Without a residual of the mid block these are an adapter's, one for each block.
+        # Without a residual for the mid block these are a T2I-Adapter's, one for each block.
         fitted[RESIDUALS[0]] = _fit(down, skips if mid is not None else blocks, sizes)
     if mid is not None:
         fitted[RESIDUALS[1]] = resize(mid, sizes[-1])
@@ -111,7 +114,11 @@ RESIDUALS = (
 def _sizes(
     unet: nn.Module, size: tuple[int, ...], block: int, factor: float
 ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """Levels of an adapter's residuals and of the skip connections, and the size of the features at each level."""
+    """The sizes of the features at each level, and where residuals are added.
+
+    Returns:
+        The levels of a T2I-Adapter's residuals, the levels of the skip connections, and (height, width) for each level.
+    """
     blocks, skips, sizes = [], [0], [(size[0], size[1])]
     for each in unet.get_submodule("down_blocks").children():
         level = len(sizes) - 1

@@ -1,15 +1,17 @@
-"""Which step of a sampling a call of the network is, found from what pipelines pass.
+"""Find which step of a sampling run a call of the network belongs to.
 
-A network is called with a timestep and nothing that says where it stands in a run. Pipelines walk through a tensor of
-timesteps, so a timestep is a view of an element: its place in that storage is its position in the run, known without
-reading the device. The rules:
+The network gets a timestep, but no position in the run. Pipelines iterate over a tensor of timesteps, so a timestep is
+a view of one element: its offset in that storage is its position in the run, known without reading the device. The
+rules:
 
-- another tensor of timesteps, or an earlier place in the same one, is a new run;
-- another place is a new step;
-- the same place is a further call of the same step: its branch, as when the guided halves are called apart.
+- another tensor of timesteps, or an earlier position in the same one, is a new run;
+- another position is a new step;
+- the same position is a further call of the same step, a branch, as when the halves of guidance are computed
+  separately.
 
-Timesteps that are no such view (numbers, tensors made for one call) are compared by value: one that changed is a new
-step, one that rises a new run. On CUDA this reads the value, which waits for the device; the view needs one read a run.
+Timesteps that are not such views (numbers, tensors made for one call) are compared by value: a different one is a new
+step, a higher one a new run. On CUDA this reads the value at every call, which waits for the device; with views, one
+read per run is enough.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ class Call:
     """One call of the network.
 
     Args:
-        step: 0 for the first step of the run.
-        branch: 0 for the first call of its step.
-        timestep: its value; of a batch with several, the first.
-        total: steps of the run, if the pipeline's tensor of timesteps is known.
-        rises: whether the timestep is above the step before, as when a sampler restarts.
+        step: the step in the run, from 0.
+        branch: the number of the call within its step, from 0.
+        timestep: its value; the first one if a batch has several.
+        total: the number of steps of the run, if the pipeline's tensor of timesteps is known.
+        rises: whether the timestep is higher than that of the step before, as when a sampler restarts.
         model: what will be run: the U-Net itself, or a view of it (`views.py`).
-        exact: set by a feature that needs every layer to run; nothing may be reused in this call.
-        eager: set by a feature that looks into the network while it runs; a compiled model runs uncompiled.
+        exact: set by a feature that needs every layer to run; no features may be reused in this call.
+        eager: set by a feature that interrupts the network while it runs; a compiled model then runs uncompiled.
     """
 
     step: int
@@ -52,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a timestep is read from: values, and for a view of a tensor of timesteps also which one and where."""
+    """A timestep's values and, if it is a view of a tensor of timesteps, that tensor and the position in it."""
 
     values: tuple[float, ...]
     schedule: Any = None
@@ -60,7 +62,7 @@ class _Place:
 
 
 class _Schedule:
-    """A pipeline's tensor of timesteps, read once. Its storage is kept, so that its address stays its own."""
+    """A pipeline's tensor of timesteps, read once. Keeps its storage alive, so that the address is not used again."""
 
     def __init__(self, timestep: torch.Tensor):
         self.storage = timestep.untyped_storage()
@@ -82,19 +84,19 @@ def _identity(timestep: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _is_element(timestep: torch.Tensor) -> bool:
-    """Whether it is one element of a longer tensor, perhaps expanded over the batch."""
+    """Whether a tensor is one element of a longer tensor, perhaps expanded over the batch."""
     one = timestep.numel() == 1 or not any(timestep.stride())
     return one and _length(timestep) > 1
 
 
 class StepTracker:
-    """Counts the calls of one caller, by the rules at the top of this file."""
+    """Counts the steps and branches of one caller, by the rules at the top of this file."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """The next call begins a run."""
+        """Make the next call begin a run."""
         self._last: _Place | None = None
         self._schedule: _Schedule | None = None
         self._step = self._branch = self._begin = 0
@@ -107,7 +109,7 @@ class StepTracker:
             timestep: a number, or a tensor `()`, `(1,)` or `(batch,)`.
 
         Returns:
-            Its step and branch.
+            The call with its step and branch.
         """
         last, place = self._last, self._place(timestep)
         if last is None or _is_new_run(last, place):
@@ -143,13 +145,13 @@ def _is_new_run(last: _Place, place: _Place) -> bool:
 
 @dataclass
 class State:
-    """What a variant remembers for one caller.
+    """What a model stores for one caller.
 
     Args:
         tracker: counts the caller's calls.
         memory: what features remember of the run, by their name; cleared when a run begins.
-        call: the call in progress.
-        generation: how often the model's states had been reset when this one was last used.
+        call: the current call.
+        generation: how often `States.reset` had been called when this was last used.
     """
 
     tracker: StepTracker = field(default_factory=StepTracker)
@@ -158,15 +160,15 @@ class State:
     generation: int = 0
 
     def forget(self) -> None:
-        """The next call begins a run."""
+        """Make the next call begin a run."""
         self.tracker.reset()
         self.memory.clear()
 
 
 class States:
-    """The states of all callers of one model: one for each thread, and within it one for each named context.
+    """The states of all callers of one model: one for each thread, and within a thread one for each named context.
 
-    A copy or a pickle of a model has no callers yet, so a copy of this is empty.
+    A copy of a model has no callers yet, so copying or unpickling this gives an empty one.
 
     Attributes:
         lock: to be held while modules are changed that other threads may be running.
@@ -178,7 +180,7 @@ class States:
         self.lock = threading.RLock()
 
     def current(self) -> State:
-        """The state of this thread in the context it is in."""
+        """The state of this thread in its current context."""
         by_name: dict[str | None, State] = self._local.__dict__.setdefault("by_name", {})
         state = by_name.setdefault(self._local.__dict__.get("name"), State(generation=self._generation))
         if state.generation != self._generation:
@@ -187,13 +189,15 @@ class States:
         return state
 
     def reset(self) -> None:
-        """Forget every run of every caller, as after a change of the weights."""
+        """Forget the runs of all callers, as after a change of the weights."""
         self._generation += 1
         for state in self._local.__dict__.get("by_name", {}).values():
             state.forget()  # what this thread keeps goes at once, other threads' with their next call
 
     def observe(self, timestep: torch.Tensor | float) -> Call:
-        """Count a call of this thread, and forget the run before where it begins a new one. Argument as there."""
+        """Count a call of this thread, and clear the memory if a run begins. Argument and result as
+        `StepTracker.observe`.
+        """
         state = self.current()
         state.call = call = state.tracker.observe(timestep)
         if call.step == call.branch == 0:
@@ -202,7 +206,7 @@ class States:
 
     @contextlib.contextmanager
     def context(self, name: str) -> Iterator[None]:
-        """Calls of this thread within are counted and remembered under this name."""
+        """Context manager: calls of this thread within the block use the state of this name."""
         outside = self._local.__dict__.get("name")
         self._local.name = name
         try:

@@ -1,7 +1,7 @@
-"""Fewer tokens in a transformer block, by hooks around its attention and feed-forward modules.
+"""Hooks that reduce the tokens of a transformer block, around its attention and feed-forward modules.
 
-Modules, processors and classes stay what they are: LoRA, IP-Adapter, any attention backend and
-`compile_repeated_blocks` see the block they know, and removing the hooks leaves nothing behind.
+No module, processor or class is replaced, so that LoRA, IP-Adapter, any attention backend and `compile_repeated_blocks`
+work as usual, and removing the hooks restores the block completely.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .say import say
 
 
 class Clock(OfThread):
-    """The step, as the hooks of one model need it.
+    """The current step, for the hooks of one model.
 
     Args:
-        seed: of the choices that are made anew at each step; None for no such choices.
+        seed: for choices that are made anew at each step; None for no such choices.
 
     Attributes:
-        odd: whether the step's number is odd; blocks take turns in shifting their tiles.
-        salt: what random choices of the step are made from, an int64 scalar, or None. A tensor, because a compiled
-            model would be compiled again for each other number.
+        odd: whether the step's number is odd; blocks shift their tiles by turns.
+        salt: the random number of the step, an int64 scalar tensor, or None. A Python number would make a compiled
+            model compile again for every new value.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -36,16 +36,16 @@ class Clock(OfThread):
         self.set(0)
 
     def set(self, step: int) -> None:
-        """Go to a step."""
+        """Set the step."""
         self.odd = bool(step % 2)
         self.salt = None if self.seed is None else torch.tensor((self.seed * 0x9E3779B1 + step) & 0xFFFFFFFF)
 
 
 class Grid:
-    """Height and width of what a transformer is called with, noted when it is called.
+    """Height and width, in tokens, of a transformer's input, noted when the transformer is called.
 
-    Its blocks get a sequence of tokens, from which they cannot tell. A thread that has not called the transformer takes
-    what another one noted last: autograd has threads of its own, which run checkpointed blocks again.
+    Its blocks get a sequence of tokens, which does not show them. A thread that has not called the transformer uses the
+    size that another thread noted last: autograd runs checkpointed blocks again in threads of its own.
     """
 
     def __init__(self) -> None:
@@ -58,23 +58,24 @@ class Grid:
 
     @size.setter
     def size(self, size: tuple[int, int]) -> None:
+        """Set the size, for this thread and as the last one noted."""
         self._own.size = self._last = size
 
     def see(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note the size; a pre-hook of the transformer."""
+        """Hook before the transformer: note the size of its input."""
         x = args[0] if args else kwargs["hidden_states"]
         self.size = (x.shape[-2], x.shape[-1])
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is done at one level. The neutral values change nothing.
+    """What is done at one level. The default values change nothing.
 
     Attributes:
-        ratio, cell, weighted, parts: of merging, see `tokens.TokenReduction`.
-        stride: of keys and values.
+        ratio, cell, weighted, parts: of token merging; see `tokens.TokenReduction`.
+        stride: keys and values of every n-th token are used.
         tile: height and width of tiles in tokens, or None.
-        shift: whether tiles move by half their side every other block and step.
+        shift: whether tiles move by half their side at every other block and step.
     """
 
     ratio: float = 0.0
@@ -87,12 +88,12 @@ class Reduction:
 
 
 class Held(OfThread):
-    """What the hooks of one block hand to each other during a call.
+    """Values that the hooks of one block share during a call.
 
     Attributes:
-        merge: which tokens are merged, found at self-attention; None where none are.
-        merged: whether the module that is running has been given merged tokens.
-        tiles: how tokens were cut into tiles, as the last arguments of `tiling.cut`; None where they were not.
+        merge: which tokens are merged, determined at self-attention; None if none are.
+        merged: whether the module that is running got merged tokens.
+        tiles: the last arguments of `tiling.cut`, if tokens were cut into tiles; else None.
     """
 
     merge: merging.Merge | None = None
@@ -102,13 +103,14 @@ class Held(OfThread):
 
 @dataclass
 class BlockTokens:
-    """The hooks of one block.
+    """The hooks of one transformer block.
 
     Args:
-        plan: what is done at its level.
-        grid, clock: of its transformer and of its model.
-        turn: whether it shifts its tiles at even steps; else it does at odd ones.
-        held: what its hooks hand to each other.
+        plan: what is done at the block's level.
+        grid: the size of the transformer's input.
+        clock: the model's current step.
+        turn: whether tiles are shifted at even steps; otherwise at odd ones.
+        held: values shared between the hooks.
     """
 
     plan: Reduction
@@ -118,7 +120,7 @@ class BlockTokens:
     held: Held = field(default_factory=Held)
 
     def install(self, block: Any, hooks: Hooks) -> None:
-        """Put the hooks on the block's attention and feed-forward."""
+        """Put the hooks on the block's attention and feed-forward modules."""
         hooks.before(block.attn1, self.before_self)
         hooks.after(block.attn1, self.after_self)
         for name, module in (("cross", block.attn2), ("ff", block.ff)):
@@ -127,7 +129,7 @@ class BlockTokens:
                 hooks.after(module, self.after_other)
 
     def before_self(self, attn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Cut into tiles, then merge, or thin keys and values."""
+        """Before self-attention: cut the tokens into tiles, then merge them, or thin keys and values."""
         held, plan, grid, x = self.held, self.plan, self.grid.size, args[0]
         held.merge = held.tiles = None
         held.merged = False
@@ -148,20 +150,20 @@ class BlockTokens:
         return (x, *args[1:]), kwargs
 
     def after_self(self, _: nn.Module, __: Any, ___: Any, output: torch.Tensor) -> torch.Tensor:
-        """Back to all tokens of the grid."""
+        """After self-attention: restore all tokens of the grid."""
         output = self.after_other(_, __, ___, output)
         return output if self.held.tiles is None else tiling.join(output, *self.held.tiles)
 
     def before_other(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Merge what cross-attention or the feed-forward reads, in the groups found at self-attention."""
+        """Before cross-attention or feed-forward: merge the same tokens as at self-attention."""
         merge = self.held.merge
-        # Image masks are of the whole grid; a chunked feed-forward reads a part of the tokens.
+        # Not with image masks, which cover the whole grid, nor where a chunked feed-forward gets only some tokens.
         masked = kwargs.get("ip_adapter_masks") is not None
         self.held.merged = merge is not None and not masked and args[0].shape[:2] == merge.owner.shape
         return ((merge.merge(args[0]), *args[1:]), kwargs) if merge is not None and self.held.merged else None
 
     def after_other(self, _: nn.Module, __: Any, ___: Any, output: torch.Tensor) -> torch.Tensor:
-        """Back to all tokens."""
+        """After cross-attention or feed-forward: restore all tokens."""
         merge = self.held.merge
         return merge.unmerge(output) if merge is not None and self.held.merged else output
 
@@ -175,7 +177,9 @@ class BlockTokens:
 
 
 def _plain(x: torch.Tensor, grid: tuple[int, int], kwargs: Mapping[str, Any]) -> bool:
-    """Whether this is self-attention over the whole grid; said once where it is not."""
+    """Whether this is ordinary self-attention over the whole grid. If it has a mask or other keys, that is
+    logged once.
+    """
     if x.ndim == 3 and x.shape[1] == grid[0] * grid[1]:
         given = [name for name in ("encoder_hidden_states", "attention_mask") if kwargs.get(name) is not None]
         if not given:
@@ -185,7 +189,7 @@ def _plain(x: torch.Tensor, grid: tuple[int, int], kwargs: Mapping[str, Any]) ->
 
 
 def _fused(attn: nn.Module) -> bool:
-    """Fused projections have no keys and values of their own."""
+    """Whether the layer's projections are fused, so that keys and values cannot be thinned; logged once."""
     fused = getattr(attn, "fused_projections", False)
     if fused:
         advice = "call unfuse_qkv_projections() for token_kv_stride"

@@ -1,12 +1,12 @@
-"""Views of a U-Net: other networks made of its own modules, run by Diffusers' own forward.
+"""Views of a U-Net: networks that consist of its own modules, except some, and run by Diffusers' own forward.
 
-A view shares every parameter and every hook with the model and is not registered in it. Only the modules on the way to
-what differs are copied, and of these only the attributes: a view takes microseconds, so it is made for each call and
-sees what the model is at that moment (adapters, processors, FreeU, offloading of layers).
+A view shares all parameters and hooks with the model and is not registered in it. Only modules that contain a replaced
+one are copied, and only shallowly. Making a view takes microseconds, so one is made for each call and reflects the
+model's present state (adapters, processors, FreeU, offloading of layers).
 
-The cut (depth, layer) splits the network in two. The shallow part is what lies on the near side of a skip connection:
-the first `depth` down blocks and `layer` layers of the next, then the last `layer + 1` layers of up block
-`-1 - depth` and the up blocks after it. The deep part is everything between; its output is one tensor.
+A cut (depth, layer) divides the network in two. The shallow part is everything on the outer side of one skip connection: the
+first `depth` down blocks and the first `layer` layers of the next, then the last `layer + 1` layers of up block `-1 -
+depth` and the up blocks after it. The deep part is everything in between; its output is one tensor.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ...seams.diffusers.unets import has_skip_for_each_layer, is_offloaded_in_gr
 
 
 class Cut(NamedTuple):
-    """Where the shallow part ends."""
+    """Where the network is divided into a shallow and a deep part; see the top of this file."""
 
     depth: int
     layer: int
 
 
 def cuts(unet: Any) -> list[Cut]:
-    """Every cut of this model, shallowest first; none where its blocks cannot be cut."""
+    """Every possible cut of this model, shallowest first; empty if its blocks cannot be divided."""
     if not has_skip_for_each_layer(unet):
         return []
     up = list(unet.up_blocks)
@@ -38,13 +38,18 @@ def cuts(unet: Any) -> list[Cut]:
 
 
 def replica(module: Any, children: Mapping[str, Any]) -> Any:
-    """A copy of the module alone, with other children; the rest is shared. That of a variant is a plain U-Net."""
+    """A shallow copy of a module with some children replaced. The copy of a variant is a plain U-Net."""
     cls = UNet2DConditionModel if isinstance(module, UNet2DConditionModel) else type(module)
     return torch_seam.replica(module, children, cls)
 
 
 def substitute(module: Any, replacements: Mapping[str, nn.Module]) -> Any:
-    """A view of the module with others in the places named, such as `"up_blocks.1.attentions.0"`."""
+    """A view of a module in which others take the places of some submodules.
+
+    Args:
+        module: the module, which is not changed.
+        replacements: path, such as `"up_blocks.1.attentions.0"` -> the module to put there.
+    """
     inner: dict[str, dict[str, nn.Module]] = {}
     children: dict[str, nn.Module] = {}
     for path, replacement in replacements.items():
@@ -59,7 +64,7 @@ def substitute(module: Any, replacements: Mapping[str, nn.Module]) -> Any:
 
 
 class Capture(nn.Module):
-    """A module that keeps a copy of what it returns: FreeU edits hidden states in place."""
+    """Wraps a module and keeps a copy of its output in `kept`; a copy, because FreeU changes hidden states in place."""
 
     def __init__(self, inner: Any):
         super().__init__()
@@ -74,11 +79,11 @@ class Capture(nn.Module):
 
 
 class Replay(nn.Module):
-    """Stands for the deep part: gives what it gave before.
+    """Takes the place of the deep part and returns a stored output.
 
     Args:
-        deep: its output, `(batch, channels, height, width)`.
-        see: called with what the shallow part hands to it.
+        deep: the stored output, `(batch, channels, height, width)`; None returns the input instead.
+        see: called with the deep part's input.
     """
 
     def __init__(self, deep: torch.Tensor | None, see: Callable[[torch.Tensor], None] | None = None):
@@ -93,12 +98,12 @@ class Replay(nn.Module):
 
 
 def shallow(unet: Any, cut: Cut, replay: Replay) -> Any:
-    """The view that runs the shallow part, with `replay` in place of the deep one.
+    """The view that runs only the shallow part.
 
     Args:
         unet: the model, or a view of it.
         cut: one of `cuts(unet)`.
-        replay: gives the output of the deep part.
+        replay: takes the place of the deep part.
     """
     down, up = list(unet.down_blocks), list(unet.up_blocks)
     depth, layer = cut
@@ -113,7 +118,11 @@ def shallow(unet: Any, cut: Cut, replay: Replay) -> Any:
 
 
 def capturing(unet: Any, cut: Cut) -> tuple[Any, Capture]:
-    """The view that runs everything and keeps what the deep part gives.
+    """The view that runs everything and keeps the output of the deep part.
+
+    Args:
+        unet: the model, or a view of it.
+        cut: one of `cuts(unet)`.
 
     Returns:
         The view, and the module in it whose `kept` is the deep part's output once the view has run.
@@ -124,18 +133,18 @@ def capturing(unet: Any, cut: Cut) -> tuple[Any, Capture]:
 
 
 def ends_at_mid(unet: Any, cut: Cut) -> bool:
-    """Whether the deep part is the mid block alone, to whose output ControlNet adds."""
+    """Whether the deep part ends with the mid block, to whose output ControlNet adds a residual."""
     return _last_deep(unet, cut) == "mid_block"
 
 
 def _trimmed(block: Any, layers: slice, **children: Any) -> Any:
-    """A view of a block with some of its layers."""
+    """A view of a block with only some of its layers, and other children replaced."""
     lists = {name: getattr(block, name) for name in ("resnets", "attentions") if hasattr(block, name)}
     return replica(block, {**{name: nn.ModuleList(list(m)[layers]) for name, m in lists.items()}, **children})
 
 
 def _last_deep(unet: Any, cut: Cut) -> str:
-    """The module whose output is the deep part's."""
+    """The path of the module whose output is the deep part's output."""
     place = len(unet.up_blocks) - 1 - cut.depth
     layer = len(unet.up_blocks[place].resnets) - 1 - cut.layer
     if layer == place == 0:
@@ -151,7 +160,7 @@ def _last_deep(unet: Any, cut: Cut) -> str:
 
 
 def obstacle(unet: Any) -> str | None:
-    """Why no view of this model may be used now, as a clause for a message; None where one may."""
+    """Why views of this model cannot be used now, as a clause for a message; None if they can."""
     if unet.training or torch.is_grad_enabled():
         return "gradients are enabled (use torch.no_grad())" if not unet.training else "the model is in training mode"
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
