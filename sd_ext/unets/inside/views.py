@@ -4,9 +4,9 @@ A view shares all parameters and hooks with the model and is not registered in i
 one are copied, and only shallowly. Making a view takes microseconds, so one is made for each call and reflects the
 model's present state (adapters, processors, FreeU, offloading of layers).
 
-A cut (depth, layer) divides the network in two. The shallow part is everything on the outer side of one skip connection: the
-first `depth` down blocks and the first `layer` layers of the next, then the last `layer + 1` layers of up block `-1 -
-depth` and the up blocks after it. The deep part is everything in between; its output is one tensor.
+A cut (depth, layer) divides the network in two. The shallow part is everything on the outer side of one skip
+connection: the first `depth` down blocks and the first `layer` layers of the next, then the last `layer + 1` layers of
+up block `-1 - depth` and the up blocks after it. The deep part is everything in between; its output is one tensor.
 """
 
 from __future__ import annotations
