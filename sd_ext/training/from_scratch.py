@@ -1,7 +1,8 @@
-"""The whole recipe, end to end: pictures, autoencoder, text encoder, U-Net, pipeline.
+"""Trains a Stable Diffusion model from scratch, end to end: pictures, autoencoder, text encoder, U-Net, pipeline.
 
-Each stage is a folder of the output that appears when the stage is complete. The same command skips what is complete
-and resumes what was interrupted. Stages run as processes of their own, so that each has the machine to itself.
+Each stage writes a folder of the output that appears when the stage is complete. Running the same command again skips
+complete stages and resumes an interrupted one. Each training stage runs in a process of its own, so that its memory is
+free for the next one.
 
     OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
 """
@@ -33,7 +34,13 @@ TRAINED: dict[str, type[Config]] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A trained part: its name, the folder that says it is complete, and the arguments of its script."""
+    """A stage that trains one model.
+
+    Args:
+        name: the key in `TRAINED`.
+        result: the folder of the trained model; if it exists, the stage is complete.
+        arguments: the command-line arguments of the stage's script.
+    """
 
     name: str
     result: Path
@@ -51,10 +58,13 @@ class Stage:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe file: one of ours by name, or any path.
+    """The path of a recipe file.
+
+    Args:
+        name: the name of a recipe in this package ("cpu", "gpu"), or the path of a TOML file.
 
     Raises:
-        InputError: neither; names ours.
+        InputError: there is no such recipe; lists those in this package.
     """
     ours = {p.stem: p for p in RECIPES.glob("*.toml") if not p.stem.startswith("lora_")}
     if name in ours:
@@ -66,20 +76,30 @@ def find_recipe(name: str) -> Path:
 
 @dataclass
 class DataSection:
-    """What the table [data] of a recipe declares."""
+    """The checked fields of a recipe's table [data]."""
 
     folder: str = ""
 
 
 @dataclass
 class Sections:
-    """The tables of a recipe that are read here; those of the stages are read by their scripts."""
+    """The checked tables of a recipe; the stages' own tables are checked by their scripts."""
 
     data: DataSection = field(default_factory=DataSection)
 
 
 def stages(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import: bool = False) -> list[Stage]:
-    """The trained parts in order. Overrides are "stage.key=value"; for `allow_import` see `run`."""
+    """The stages that train a model, in order.
+
+    Args:
+        out: the folder of the run.
+        recipe: the recipe file.
+        overrides: settings as "stage.key=value".
+        allow_import: see `run`.
+
+    Raises:
+        InputError: the recipe lacks a section, or an override is malformed.
+    """
     sections = read_toml(recipe)
     if missing := [name for name in TRAINED if name not in sections]:
         raise InputError(f"{recipe} lacks the sections {', '.join(missing)}")
@@ -101,7 +121,7 @@ def stages(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import:
 
 
 def plan(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import: bool = False) -> str:
-    """What would be done, as text."""
+    """A text that describes each stage: its status and all its settings. Every setting is checked on the way."""
     lines = [f"data: {'complete' if (out / 'data' / 'metadata.jsonl').exists() else 'to do'}"]
     for stage in stages(out, recipe, overrides, allow_import):
         config, _ = parse(TRAINED[stage.name], stage.arguments, "")
@@ -110,11 +130,11 @@ def plan(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import: b
 
 
 def run_stage(stage: Stage) -> None:
-    """Run a stage's script to its end.
+    """Run a stage's script as a process and wait for its end.
 
     Raises:
-        TrainingError: it failed; it has said why.
-        KeyboardInterrupt: it was interrupted, and has saved.
+        TrainingError: the script failed; it has printed the reason.
+        KeyboardInterrupt: the script was interrupted and has saved a checkpoint.
     """
     process = subprocess.Popen([sys.executable, "-m", stage.module, *stage.arguments])
     try:
@@ -132,14 +152,22 @@ def run_stage(stage: Stage) -> None:
 def run(
     out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: bool = False, allow_import: bool = False
 ) -> Path:
-    """Train everything into `out`; returns the pipeline's folder.
+    """Train a model from scratch, or continue an interrupted run.
 
     Args:
         out: the folder of the run.
-        recipe: "cpu", "gpu", or a TOML file.
-        overrides: "stage.key=value".
+        recipe: "cpu", "gpu", or the path of a TOML file.
+        overrides: settings as "stage.key=value".
         dry_run: print the plan and stop.
-        allow_import: import any package that the recipe names an optimizer of, which runs its code.
+        allow_import: allow the recipe to name an optimizer of any package. Importing a package runs its code.
+
+    Returns:
+        The folder of the pipeline.
+
+    Raises:
+        InputError: a wrong recipe or setting, or `out` holds something else.
+        TrainingError: a stage failed; running the same command again resumes it.
+        KeyboardInterrupt: a stage was interrupted and has saved a checkpoint.
     """
     folder, path = Path(out), find_recipe(recipe)
     if folder.exists() and not folder.is_dir():
@@ -167,7 +195,14 @@ def run(
 
 
 def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
-    """The trained pipeline in float16, with its model card."""
+    """Save the trained pipeline in float16, with a model card if it was trained on the set made here.
+
+    Args:
+        out: the folder of the run.
+        recipe: the recipe's name, for the card.
+        trained: the folder of the trained pipeline.
+        pipeline: the folder to write.
+    """
     import torch
     from diffusers import StableDiffusionPipeline
 

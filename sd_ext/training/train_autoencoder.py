@@ -31,12 +31,12 @@ from sd_ext.training.settings.command import main
 
 
 def build(settings: AutoencoderSettings, side: int, seed: int) -> Any:
-    """A new AutoencoderKL as the settings say, its weights a function of the seed.
+    """Make a new AutoencoderKL.
 
     Args:
-        settings: its shape.
+        settings: its channels, layers and latent channels.
         side: height and width of the pictures it is meant for, in pixels.
-        seed: of its weights.
+        seed: seed of its random weights.
     """
     torch.manual_seed(seed)
     levels = len(settings.channels)
@@ -53,7 +53,16 @@ def build(settings: AutoencoderSettings, side: int, seed: int) -> Any:
 
 
 class AutoencoderLoss(nn.Module):
-    """`(pixels (b, 3, h, w), noise (b, c, h', w'))` -> loss, mse, kl; all scalars."""
+    """The loss of an autoencoder.
+
+    Called with pixels (b, 3, h, w) and the noise that samples the posterior (b, c, h', w'), it returns the scalars
+    "loss", "mse", "kl", and "psnr" in decibels.
+
+    Args:
+        vae: the autoencoder.
+        l1_weight: weight of the mean absolute error.
+        kl_weight: weight of the KL divergence.
+    """
 
     def __init__(self, vae: Any, l1_weight: float, kl_weight: float):
         super().__init__()
@@ -69,7 +78,7 @@ class AutoencoderLoss(nn.Module):
 
 
 class AutoencoderTask(Task):
-    """The autoencoder's side of `sd_ext.training.run.fit.fit`."""
+    """The task of training an autoencoder, for `sd_ext.training.run.fit.fit`."""
 
     name = "autoencoder"
 
@@ -97,12 +106,12 @@ class AutoencoderTask(Task):
         return read.to(device, memory_format=torch.channels_last), noise.to(device)
 
     def some(self, count: int) -> Tensor:
-        """Pictures spread over the set: (count, 3, height, width)."""
+        """At most `count` pictures, spread evenly over the set: (count, 3, height, width) in [-1, 1]."""
         every = max(1, len(self.pictures) // count)
         return torch.stack([self.pictures.pixels(i) for i in range(0, len(self.pictures), every)[:count]])
 
     def preview(self) -> Image.Image:
-        """Rows of pictures, each above its reconstruction."""
+        """A contact sheet: rows of pictures, each row above its reconstructions."""
         pixels = self.some(32)
         decoded = reconstruct(self.vae, pixels)
         rows = []
@@ -120,7 +129,16 @@ class AutoencoderTask(Task):
 
 @torch.no_grad()
 def reconstruct(vae: Any, pixels: Tensor, batch_size: int = 32) -> Tensor:
-    """Decoded posterior means: (count, 3, height, width) to the same."""
+    """Encode pictures and decode the posterior means.
+
+    Args:
+        vae: the autoencoder.
+        pixels: (count, 3, height, width) in [-1, 1].
+        batch_size: pictures encoded at once.
+
+    Returns:
+        The reconstructions, of the same shape, on the CPU.
+    """
     device = next(vae.parameters()).device
     latents = (vae.encode(part.to(device)).latent_dist.mean for part in pixels.split(batch_size))
     return torch.cat([vae.decode(latent).sample.float().cpu() for latent in latents])
@@ -128,7 +146,7 @@ def reconstruct(vae: Any, pixels: Tensor, batch_size: int = 32) -> Tensor:
 
 @torch.no_grad()
 def latent_std(vae: Any, pictures: Pictures, most: int = 4096) -> float:
-    """Standard deviation of posterior samples over (at most `most`, evenly spread) pictures."""
+    """The standard deviation of posterior samples, over at most about `most` evenly spread pictures."""
     device = next(vae.parameters()).device
     indices = range(0, len(pictures), max(1, len(pictures) // most))
     total = torch.zeros(3, dtype=torch.float64)
@@ -142,7 +160,15 @@ def latent_std(vae: Any, pictures: Pictures, most: int = 4096) -> float:
 
 
 def run(config: AutoencoderConfig) -> Path:
-    """Train, or resume; returns the folder of the autoencoder."""
+    """Train an autoencoder, or resume its training.
+
+    Returns:
+        The folder of the autoencoder.
+
+    Raises:
+        InputError: settings or data that cannot work.
+        TrainingError, Interrupted: see `fit`.
+    """
     return fit(AutoencoderTask(config), config)
 
 

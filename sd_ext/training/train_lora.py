@@ -27,16 +27,20 @@ from sd_ext.training.settings.command import main
 
 
 def run(config: LoraConfig) -> Path:
-    """Train, or resume; returns the folder of the LoRA.
+    """Train a LoRA, or resume its training. Missing class pictures are drawn first.
+
+    Returns:
+        The folder of the LoRA.
 
     Raises:
-        InputError: settings, data or model that cannot work.
+        InputError: settings, data or model that cannot work, or too little memory.
+        TrainingError, Interrupted: see `fit`.
     """
     check_machine(config)
     files = find_trainable(config.base.model, config.base.variant)
     state = PartialState(cpu=uses_cpu(config.machine))
     if missing(config.prior):
-        planned = LoraTask(config, files)  # what is wrong with settings or data is said before pictures are drawn
+        planned = LoraTask(config, files)  # raises on wrong settings or data before pictures are drawn
         check_folder(planned.config, planned.name)
         check_fits(planned.workload, state.device)
         side = config.pictures.resolution[0]

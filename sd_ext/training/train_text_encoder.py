@@ -33,13 +33,13 @@ from sd_ext.training.settings.command import main
 
 
 def build(settings: ClipSettings, tokenizer: Any, side: int, seed: int) -> Any:
-    """A new CLIP as the settings say, its weights a function of the seed.
+    """Make a new CLIP model.
 
     Args:
-        settings: its shape.
-        tokenizer: of its captions.
-        side: height and width of its pictures in pixels.
-        seed: of its weights.
+        settings: its layers, widths and heads.
+        tokenizer: the tokenizer of the captions.
+        side: height and width of the pictures, in pixels.
+        seed: seed of its random weights.
     """
     torch.manual_seed(seed)
     special = {
@@ -70,7 +70,14 @@ def build(settings: ClipSettings, tokenizer: Any, side: int, seed: int) -> Any:
 
 
 class ContrastiveLoss(nn.Module):
-    """`(pixels (b, 3, h, w), tokens (b, n))` -> loss and the share of captions that find their picture; scalars."""
+    """The contrastive loss of a CLIP model.
+
+    Called with pixels (b, 3, h, w) and token ids (b, n), it returns the scalars "loss" and "found": the share of
+    captions that are more similar to their own picture than to all others of the batch.
+
+    Args:
+        clip: the model.
+    """
 
     def __init__(self, clip: Any):
         super().__init__()
@@ -84,7 +91,7 @@ class ContrastiveLoss(nn.Module):
 
 
 class TextEncoderTask(Task):
-    """The text encoder's side of `sd_ext.training.run.fit.fit`."""
+    """The task of training a text encoder, for `sd_ext.training.run.fit.fit`."""
 
     name = "text encoder"
 
@@ -114,7 +121,7 @@ class TextEncoderTask(Task):
         return read.to(device), self.tokens[list(each.samples)].to(device)
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
-        """Save `text_encoder/` and `tokenizer/` as a pipeline has them, and the whole CLIP to train on from."""
+        """Save `text_encoder/` and `tokenizer/` as in a pipeline, and the complete CLIP, for training it further."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.clip.eval().save_pretrained(new / "clip")
         save_text_encoder(text_tower(self.clip), new / "text_encoder")
@@ -122,7 +129,15 @@ class TextEncoderTask(Task):
 
 
 def run(config: TextEncoderConfig) -> Path:
-    """Train, or resume; returns the folder with `text_encoder/` and `tokenizer/`."""
+    """Train a text encoder, or resume its training.
+
+    Returns:
+        The folder with `text_encoder/` and `tokenizer/`.
+
+    Raises:
+        InputError: settings or data that cannot work.
+        TrainingError, Interrupted: see `fit`.
+    """
     return fit(TextEncoderTask(config), config)
 
 

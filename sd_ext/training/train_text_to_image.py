@@ -31,14 +31,14 @@ from sd_ext.training.settings.command import main
 
 
 def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_size: int, text_width: int) -> Any:
-    """A new U-Net as the settings say, its weights a function of the seed.
+    """Make a new U-Net.
 
     Args:
-        settings: its shape.
-        seed: of its weights.
+        settings: its channels, attention and layers.
+        seed: seed of its random weights.
         latent_channels: channels of a latent.
-        latent_size: height and width of the latents it is meant for.
-        text_width: features of a text's states.
+        latent_size: height and width of the latents it is meant for, in latent pixels.
+        text_width: features of the text states.
     """
     torch.manual_seed(seed)
     down = ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in settings.attention]
@@ -62,10 +62,11 @@ def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_siz
 
 
 def find_files(config: TextToImageConfig) -> Mixed:
-    """The parts of `model`, with those that are given by themselves in their place.
+    """Find the parts of the pipeline to train: those of the setting `model`, replaced by parts given separately.
 
     Raises:
         InputError: there is no autoencoder or no text encoder.
+        ModelError: a model cannot be trained or is incomplete.
     """
     base, given = config.base, config.parts
     if not (given.autoencoder or base.model) or not (given.text_encoder or base.model):
@@ -81,7 +82,7 @@ def find_files(config: TextToImageConfig) -> Mixed:
 
 
 def new_schedule(settings: NewUnetSettings, prediction: PredictionSettings) -> dict[str, Any]:
-    """The noise schedule of a new model as Diffusers' schedulers take it."""
+    """The noise schedule of a new model, as keyword arguments of Diffusers' schedulers."""
     return {
         "num_train_timesteps": 1000,
         "beta_start": settings.beta_start,
@@ -93,7 +94,7 @@ def new_schedule(settings: NewUnetSettings, prediction: PredictionSettings) -> d
 
 
 class TextToImageTask(DiffusionTask):
-    """The whole U-Net is trained, a new one or that of `model`."""
+    """Trains all weights of a U-Net: a new one, or that of the setting `model`."""
 
     name = "text to image"
     config: TextToImageConfig
@@ -119,7 +120,7 @@ class TextToImageTask(DiffusionTask):
         return DiffusionLoss(unet, config.loss.loss)
 
     def preview(self) -> Image.Image:
-        """One picture for each preview caption, the same noise every time."""
+        """A contact sheet with one picture for each preview prompt, drawn from the same noise every time."""
         pipe = make_pipeline(self.encoded.vae(), self.unet, self.noise, None, self.files)
         pictures = [Image.fromarray(picture) for picture in self.draw_prompts(pipe)]
         return labelled_sheet({"": pictures}, self.prompts)
@@ -131,7 +132,15 @@ class TextToImageTask(DiffusionTask):
 
 
 def run(config: TextToImageConfig) -> Path:
-    """Train, or resume; returns the folder of the pipeline."""
+    """Train a U-Net, or resume its training.
+
+    Returns:
+        The folder of the pipeline.
+
+    Raises:
+        InputError: settings, data or model that cannot work.
+        TrainingError, Interrupted: see `fit`.
+    """
     task = TextToImageTask(config)
     return fit(task, task.config)
 

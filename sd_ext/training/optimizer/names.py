@@ -83,10 +83,10 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of a name, or one made up for a class path. Nothing is imported.
+    """The preset of a named optimizer; for a class path, a preset with default properties. Nothing is imported.
 
     Raises:
-        UnknownNameError: it is neither.
+        UnknownNameError: `name` is neither.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -96,12 +96,12 @@ def preset(name: str) -> Preset:
 
 
 def known_packages() -> dict[str, str]:
-    """Packages that presets come from -> what to install with pip; empty where sd_ext already needs it."""
+    """The import packages of all presets -> the pip package to install; "" if sd_ext depends on it anyway."""
     return {known.path.split(".")[0]: known.package for known in PRESETS.values()}
 
 
 def strange_package(name: str) -> str:
-    """The package that a class path would import, unless a preset comes from it; "" where that is nothing new."""
+    """The package that an optimizer's class path would import, if no preset uses it; "" for known packages."""
     package = preset(name).path.split(".")[0]
     return "" if package in known_packages() else package
 

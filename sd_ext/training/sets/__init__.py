@@ -1,8 +1,8 @@
-"""Sets of captioned pictures that can be made here, and the card of a model trained on one.
+"""Makes sets of captioned pictures from fonts, and the model card of a model trained on one.
 
-glyphs          pictures of Noto Color Emoji
-line_drawings   line drawings of Symbola
-fonts           where a font is on this machine
-folder          how a set is written
+glyphs          colour pictures from the font Noto Color Emoji
+line_drawings   line drawings from the font Symbola
+fonts           finds a font on this machine
+folder          writes a picture set as an imagefolder
 card            the model card of a pipeline trained from scratch
 """

@@ -14,11 +14,16 @@ ROWS = {"steps": "steps", "batch_size": "pictures a step", "learning_rate": "lea
 
 
 def millions(model: Any) -> float:
+    """The number of a model's parameters, in millions."""
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
 def recipe_table(runs: dict[str, dict[str, Any]]) -> str:
-    """One row for each setting of `ROWS`, one column for each run."""
+    """A Markdown table of settings: one row for each setting in `ROWS`, one column for each run.
+
+    Args:
+        runs: name of each stage -> its `run.json`.
+    """
 
     def text(value: Any) -> str:
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -32,12 +37,12 @@ def write_card(new: Path, pipe: Any, out: Path, recipe: str, where: str, guidanc
     """Write `README.md` into a new folder for a pipeline trained in `out`.
 
     Args:
-        new: the saved pipeline.
-        pipe: the same, loaded.
-        out: the output of `sd-ext train from-scratch`.
-        recipe: its recipe's name.
-        where: what a reader passes to `from_pretrained`, as Python.
-        guidance: the guidance scale to recommend.
+        new: the folder of the saved pipeline.
+        pipe: the same pipeline, loaded.
+        out: the output folder of `sd-ext train from-scratch`.
+        recipe: the recipe's name.
+        where: the Python expression that the card's example passes to `from_pretrained`.
+        guidance: the guidance scale that the card recommends.
     """
     stages = ("autoencoder", "text_encoder", "text_to_image")
     runs = {stage: read_json(out / stage / "run.json", dict[str, Any]) for stage in stages}

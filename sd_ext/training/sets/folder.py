@@ -1,4 +1,4 @@
-"""Picture sets as imagefolders: PNG files and `metadata.jsonl`."""
+"""Writes picture sets as imagefolders: PNG files and `metadata.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def write_set(folder: str | os.PathLike[str], draw: Callable[[], Iterable[tuple[
     """Write pictures with their metadata. `metadata.jsonl` is written last, so a folder that has one is complete.
 
     Args:
-        folder: where.
-        draw: gives each picture with its entry, which has "file_name"; called once the folder is known to be free.
+        folder: the folder to write.
+        draw: returns the pictures, each with its metadata entry, which must have "file_name". It is called only after
+            the folder was checked.
 
     Returns:
         The number of pictures.

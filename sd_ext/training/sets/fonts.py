@@ -1,4 +1,4 @@
-"""Fonts that picture sets are drawn from, found on this machine."""
+"""Finds the fonts that picture sets are drawn from on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Font:
     """A font that is not part of this package.
 
     Args:
-        name: as fontconfig calls it.
-        beginning: of its file's name; fontconfig answers with another font where this one is missing.
-        package: of Debian and Ubuntu that installs it.
-        places: where distributions put the file.
+        name: its name in fontconfig.
+        beginning: how its file name starts; fontconfig returns another font if this one is missing.
+        package: the Debian and Ubuntu package that installs it.
+        places: paths at which Linux distributions install the file.
     """
 
     name: str
@@ -28,10 +28,13 @@ class Font:
     places: tuple[str, ...]
 
     def find(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """The font's file: the one given, or where fontconfig or the usual places have it.
+        """The path of the font's file.
+
+        Args:
+            path: the file to use; None to ask fontconfig and then look in the usual places.
 
         Raises:
-            InputError: no such file; names the package to install.
+            InputError: there is no such file, or the font is not installed; names the package to install.
         """
         if path is not None:
             if not Path(path).is_file():

@@ -1,9 +1,9 @@
 """A captioned picture set from the glyphs of Noto Color Emoji (Google, SIL Open Font License 1.1).
 
-Every single code point that the font draws in colour becomes one picture and one caption, except those that a
-64 x 64 picture cannot tell apart or that are only pieces of something else (`LEFT_OUT`, and near-equal pictures).
-Captions are the Unicode names, cleaned into what people would type; `captions.toml` holds the corrections and the
-captions held out of text-to-image training.
+Every single code point that the font draws in colour becomes one picture with a caption. Left out are glyphs that are
+only parts of others (`LEFT_OUT`), and glyphs that look the same as another one at 64 x 64 pixels. Captions are the
+Unicode names, simplified to what people would type; `captions.toml` holds corrections, and the captions that are held
+out of text-to-image training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,14 @@ CLEAN = (
 
 @dataclass(frozen=True)
 class Glyph:
-    """One picture of the set: its code point, caption, split ("train" or "held_out") and picture (RGB, square)."""
+    """One picture of the set.
+
+    Args:
+        codepoint: the Unicode code point.
+        caption: the caption.
+        split: "train" or "held_out".
+        picture: RGB, square.
+    """
 
     codepoint: int
     caption: str
@@ -80,7 +87,7 @@ def corrections() -> tuple[dict[int, str], frozenset[str]]:
 
 
 def clean(name: str) -> str:
-    """A caption from a Unicode name: `clean("GRINNING FACE") == "grinning face"`."""
+    """Make a caption of a Unicode name: `clean("GRINNING FACE") == "grinning face"`."""
     text = name.lower()
     for pattern, replacement in CLEAN:
         text = re.sub(pattern, replacement, text)
@@ -88,7 +95,16 @@ def clean(name: str) -> str:
 
 
 def draw(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.Image | None:
-    """The glyph on white, filling a square RGB picture of `size` pixels; None if the font draws no colour for it."""
+    """Draw a glyph on white.
+
+    Args:
+        font: Noto Color Emoji, at size `STRIKE`.
+        character: the character.
+        size: height and width of the picture, in pixels.
+
+    Returns:
+        A square RGB picture; None if the font has no glyph for the character.
+    """
     left, top, right, bottom = font.getbbox(character)
     if right <= left or bottom <= top:
         return None
@@ -103,17 +119,20 @@ def draw(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.Image
 
 
 def codepoints() -> Iterator[int]:
-    """Symbols of Unicode (categories So and Sm) in the blocks where emoji live."""
+    """The code points of symbols (Unicode categories So and Sm) in the blocks that contain emoji."""
     for start, stop in ((0x2000, 0x3000), (0x3200, 0x3300), (0x1F000, 0x1FB00)):
         yield from (c for c in range(start, stop) if unicodedata.category(chr(c)) in ("So", "Sm"))
 
 
 def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> list[Glyph]:
-    """All glyphs of the set, in code point order; captions are unique, and so, at 64 x 64, are pictures.
+    """All glyphs of the set, in code point order. No two have the same caption, or the same picture at 64 x 64 pixels.
 
     Args:
-        font_path: NotoColorEmoji.ttf; looked up when None.
-        size: height and width of the pictures in pixels.
+        font_path: the file NotoColorEmoji.ttf; None to find it.
+        size: height and width of the pictures, in pixels.
+
+    Raises:
+        InputError: the font is not installed, or it does not fit `captions.toml`.
     """
     font = ImageFont.truetype(str(FONT.find(font_path)), STRIKE, layout_engine=ImageFont.Layout.BASIC)
     captions, held_out = corrections()
@@ -145,15 +164,22 @@ def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> 
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root mean square difference: of two pictures, or of each row of `a` to `b`."""
+    """The root mean square difference of two pictures; or, if `a` is two-dimensional, of each of its rows and `b`."""
     return np.sqrt(np.mean((a - b) ** 2, axis=1 if a.ndim == 2 else None))
 
 
 def write_imagefolder(folder: str | os.PathLike[str], font_path: str | os.PathLike[str] | None = None) -> int:
-    """Write the set as an imagefolder: PNG files and `metadata.jsonl` (file_name, text, split). Returns its size.
+    """Write the set as an imagefolder: PNG files and `metadata.jsonl` (file_name, text, split).
+
+    Args:
+        folder: the folder to write.
+        font_path: the file NotoColorEmoji.ttf; None to find it.
+
+    Returns:
+        The number of pictures.
 
     Raises:
-        InputError: no such font, or the folder holds a picture set already.
+        InputError: the font is not installed, or the folder holds a picture set already.
     """
 
     def draw() -> Iterator[tuple[Image.Image, dict[str, str]]]:

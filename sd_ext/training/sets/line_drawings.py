@@ -1,6 +1,7 @@
-"""A small style to train a LoRA on: line drawings of the font Symbola (George Douros, free for any use), with captions.
+"""A small picture set in one style, to train a LoRA on: captioned line drawings from the font Symbola.
 
-The glyphs are those of characters that Noto Color Emoji has in colour too, so the embedded model knows their names.
+The font is by George Douros, free for any use. Only characters that are also in the glyph set of Noto Color Emoji are
+drawn, so the embedded model, which was trained on that set, knows their captions.
 """
 
 from __future__ import annotations
@@ -30,9 +31,18 @@ FONT = Font(
 
 
 def draw_line(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.Image | None:
-    """The glyph in black on white, its lines widened, filling a square picture of `size` pixels; None if it is missing.
+    """Draw a glyph in black on white, with widened lines.
 
-    Lines as thin as the font's are less than two of 64 pixels wide, which the embedded autoencoder draws in colours.
+    The font's own lines would be less than two pixels wide at 64 x 64 pixels; the embedded autoencoder reconstructs
+    such thin lines with false colours.
+
+    Args:
+        font: Symbola.
+        character: the character.
+        size: height and width of the picture, in pixels.
+
+    Returns:
+        A square RGB picture; None if the font has no glyph for the character.
     """
     missing = np.asarray(font.getmask("\U000effff", mode="L"), np.uint8)  # the box for what is not there
     drawn = np.asarray(font.getmask(character, mode="L"), np.uint8)
@@ -48,13 +58,20 @@ def draw_line(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.
 
 
 def fine(picture: Image.Image) -> float:
-    """How much line there is in a picture: the mean step from pixel to pixel."""
+    """The amount of detail in a picture: the mean absolute difference between neighbouring pixels, down plus across."""
     pixels = np.asarray(picture.convert("L"), np.float32)
     return float(np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean())
 
 
 def drawable(size: int, font_path: str | os.PathLike[str] | None = None) -> list[tuple[Glyph, Image.Image]]:
-    """Glyphs of the embedded model's set that the font has as well, the simpler half, with their drawings."""
+    """The glyphs of Noto Color Emoji's training split that Symbola has as well, with their line drawings.
+
+    Only the half with the least detail is returned.
+
+    Args:
+        size: height and width of the drawings, in pixels.
+        font_path: the file of Symbola; None to find it.
+    """
     path = str(FONT.find(font_path))
     small, large = ImageFont.truetype(path, 128), ImageFont.truetype(path, 4 * size)
     drawn = ((glyph, draw_line(small, chr(glyph.codepoint), 64)) for glyph in glyphs(size=64))
@@ -68,10 +85,19 @@ def drawable(size: int, font_path: str | os.PathLike[str] | None = None) -> list
 def write_line_drawings(
     folder: str | os.PathLike[str], font_path: str | os.PathLike[str] | None = None, count: int = 60, size: int = 128
 ) -> int:
-    """Write `count` simple line drawings of things, spread over all there are, as an imagefolder. Returns their number.
+    """Write simple line drawings of things as an imagefolder.
+
+    Args:
+        folder: the folder to write.
+        font_path: the file of Symbola; None to find it.
+        count: most drawings; they are chosen evenly from all there are.
+        size: height and width, in pixels.
+
+    Returns:
+        The number of drawings.
 
     Raises:
-        InputError: no such font, or the folder holds a picture set already.
+        InputError: a font is not installed, or the folder holds a picture set already.
     """
 
     def draw() -> Iterator[tuple[Image.Image, dict[str, str]]]:

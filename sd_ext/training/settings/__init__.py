@@ -1,6 +1,6 @@
-"""How settings are written down, and how they get there: one setting = one flag = one line of help.
+"""Settings: how they are declared, and read from the command line and TOML files. One setting is one flag.
 
-setting     a setting, and a group of them; groups lie beside what reads them
-config      all groups of a script, and their settings by name
-command     from a command line and a file to a config
+setting     declares a setting, and groups of settings; each group is defined beside the code that reads it
+config      all groups of a script, with access to their settings by name
+command     builds a config from a command line and a file, and runs a script
 """

@@ -1,4 +1,4 @@
-"""From a settings dataclass to a command line: one field, one flag, one line of help.
+"""The command line of a training script, made from its config class: each setting is a flag with one line of help.
 
 CONFIG.toml             settings from a file (its table named like the script, or FILE.toml#table, or all of it), also
                         --config; a preset's name where the script has presets, and `preset = "name"` in the file
@@ -31,17 +31,22 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises `InputError` in place of printing its usage and leaving."""
+    """An argument parser that raises `InputError` on errors, instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help lists the flags")
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:
-    """A value of the field's type from a flag's text or a TOML value.
+    """Convert a flag's text or a TOML value to the type of a setting.
+
+    Args:
+        kind: the type: bool, int, float, str, or a tuple of one of them.
+        value: the text or value; a tuple may be given as text with commas.
+        name: the setting, for the message.
 
     Raises:
-        InputError: it is not of that type; names the setting.
+        InputError: the value is not of that type; names the setting.
     """
     try:
         if get_origin(kind) is tuple:
@@ -66,25 +71,27 @@ def convert(kind: Any, value: Any, name: str) -> Any:
 
 
 def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
-    """A script's settings from names and values as a person writes them.
+    """Make a script's config from names and values as they are written in a file or on the command line.
 
     Args:
-        cls: of the script.
-        values: by name, with - or _; each as the text of a flag, or as TOML has it.
-        where: they come from, for messages.
+        cls: the script's config class.
+        values: setting name, with - or _ -> the text of a flag, or a TOML value.
+        where: the source of the values, for messages.
 
     Raises:
-        InputError: an unknown name or an impossible value; says where it came from.
+        InputError: an unknown name or a value that is not allowed; names the source.
     """
     return cls.of(**converted(cls, values, where))
 
 
 def converted(cls: type[Config], values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same values by names with _, each of its setting's type.
+    """Check the names of settings, write them with _, and convert the values to the settings' types.
+
+    Arguments as for `make_config`.
 
     Raises:
-        UnknownNameError: a name that is no setting; gives the closest.
-        InputError: a value of another type.
+        UnknownNameError: a name is no setting; suggests the closest.
+        InputError: a value is of another type.
     """
     known, normal = every_setting(cls), {name.replace("-", "_"): value for name, value in values.items()}
     check_names(cls, normal, where)
@@ -92,12 +99,18 @@ def converted(cls: type[Config], values: dict[str, Any], where: str) -> dict[str
 
 
 def flag(name: str) -> str:
-    """The flag of a setting."""
+    """The command-line flag of a setting: "batch_size" -> "--batch-size"."""
     return "--" + name.replace("_", "-")
 
 
 def parser(cls: type[Config], doc: str, prog: str | None = None) -> Parser:
-    """The argparse parser of a script's settings."""
+    """The argument parser of a script.
+
+    Args:
+        cls: the script's config class.
+        doc: the description that `--help` shows.
+        prog: the name of the program in the help; None for the script's file name.
+    """
     made = Parser(
         prog, description=doc, epilog=cls.epilog(), formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -127,14 +140,19 @@ def parser(cls: type[Config], doc: str, prog: str | None = None) -> Parser:
 
 
 def read_settings(cls: type[C], path: str) -> tuple[C, dict[str, Any]]:
-    """(the settings to start from: a preset's, or the script's defaults; what the file says beside them).
+    """Read a settings file or a preset.
 
     Args:
-        cls: of the script.
-        path: of a TOML file, maybe with `#table`; or the name of a preset. A file may name a preset to start from.
+        cls: the script's config class.
+        path: a TOML file, optionally with `#table`; or the name of a preset. A file may itself name a preset to start
+            from (`preset = "name"`).
+
+    Returns:
+        (the config to start from: the preset's or the script's defaults, the values that the file sets).
 
     Raises:
-        InputError: see `make_config`; also a file that cannot be read, or an unknown preset.
+        InputError: see `make_config`; also if the file cannot be read, the preset is unknown, or a setting may only
+            be given on the command line.
     """
     if path in cls.presets:
         return preset_config(cls, path), {}
@@ -154,16 +172,22 @@ def read_settings(cls: type[C], path: str) -> tuple[C, dict[str, Any]]:
 
 
 def preset_config(cls: type[C], name: str) -> C:
-    """The settings of one of the script's presets."""
+    """The config of one of the script's presets."""
     path = str(RECIPES / cls.presets[name])
     return make_config(cls, read_table(cls, path, ""), path)
 
 
 def read_table(cls: type[Config], path: str, section: str) -> dict[str, Any]:
-    """The table of a file that holds the settings: the one asked for, the script's own, or all of the file.
+    """Read the table of a TOML file that holds a script's settings.
+
+    Args:
+        cls: the script's config class.
+        path: the file.
+        section: the table to read; "" for the table named like the script (`cls.section`) or, if the file has no such
+            table, the whole file.
 
     Raises:
-        InputError: no such table, or settings beside it, which would be lost.
+        InputError: there is no such table, or there are settings outside of it, which would be ignored.
     """
     whole = read_toml(path)
     if section and section not in whole:
@@ -179,10 +203,18 @@ def read_table(cls: type[Config], path: str, section: str) -> dict[str, Any]:
 
 
 def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | None = None) -> tuple[C, bool]:
-    """(settings, whether it is a dry run) from a command line.
+    """Parse a command line. `--override` overrides flags, and flags override the settings file.
+
+    Args:
+        cls: the script's config class.
+        arguments: the arguments; None for those of this process.
+        doc, prog: as for `parser`.
+
+    Returns:
+        (config, whether `--dry-run` was given).
 
     Raises:
-        InputError: see `make_config`; also a settings file that cannot be read.
+        InputError: see `make_config`; also if the settings file cannot be read.
     """
     flags, dry, file, path, overrides = read_flags(cls, arguments, doc, prog)
     if file and path:
@@ -201,10 +233,13 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
 def read_flags(
     cls: type[Config], arguments: Sequence[str] | None, doc: str, prog: str | None
 ) -> tuple[dict[str, str], bool, str | None, str | None, list[str]]:
-    """(settings given as flags, dry run, CONFIG.toml, --config, --override) as they stand.
+    """Split a command line into its parts, without converting values. Arguments as for `parse`.
+
+    Returns:
+        (text of each setting given as a flag, whether `--dry-run` was given, CONFIG.toml, `--config`, `--override`).
 
     Raises:
-        InputError: a flag that does not exist (names the closest), or without its value.
+        InputError: a flag does not exist (suggests the closest) or lacks its value.
     """
     found, unknown = parser(cls, doc, prog).parse_known_args(arguments)
     if unknown:
@@ -223,7 +258,7 @@ def read_flags(
 
 
 def describe(config: Config) -> str:
-    """The settings, one a line: name, value, help, and where it is not plain, why."""
+    """All settings as text, one a line: name, value, help, and a remark if the config has one (`Config.notes`)."""
     known, notes = every_setting(type(config)), config.notes()
     width = max(map(len, known))
     lines = []
@@ -237,7 +272,16 @@ def describe(config: Config) -> str:
 def run_command(
     cls: type[Config], target: str, arguments: Sequence[str] | None, doc: str, prog: str | None = None
 ) -> None:
-    """Parse, then run `module:function` with the settings (imported only now), or print them on a dry run."""
+    """Parse a command line and run the script; on a dry run, print the settings and the plan instead.
+
+    Args:
+        cls: the script's config class.
+        target: "module:function", which is imported after parsing and called with the config; its result is printed.
+        arguments, doc, prog: as for `parse`.
+
+    Raises:
+        InputError: see `parse`.
+    """
     config, dry = parse(cls, arguments, doc, prog)
     if dry:
         print(describe(config))
@@ -252,10 +296,10 @@ def run_command(
 
 @contextlib.contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
-    """Within the block SIGTERM is Ctrl-C, so that what a run prepares is left tidy too."""
+    """A context in which SIGTERM raises `KeyboardInterrupt`, as Ctrl-C does, so that files are cleaned up."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread: signals are somebody else's
+    except ValueError:  # only the main thread may handle signals
         yield
         return
     try:
@@ -265,13 +309,22 @@ def terminated_like_ctrl_c() -> Iterator[None]:
 
 
 def resolve(target: str) -> Any:
-    """What "module:name" means, imported now."""
+    """Import the object that "module:name" names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def main(cls: type[Config], target: str, doc: str | None) -> int:
-    """The exit code of a script: 0, 2 for bad input, 1 for a run that stopped, 130 for Ctrl-C; no traceback."""
+    """Run a script with the arguments of this process; errors are printed in one line, without a traceback.
+
+    Args:
+        cls: the script's config class.
+        target: "module:function", see `run_command`.
+        doc: the script's docstring, shown by `--help`.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 1 if the run stopped with an error, 130 for Ctrl-C.
+    """
 
     def command() -> int:
         try:

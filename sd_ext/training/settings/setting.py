@@ -49,17 +49,17 @@ def setting(
     packages: Mapping[str, str] = MappingProxyType({}),
     in_files: bool = True,
 ) -> Any:
-    """A field of a group.
+    """Declare a setting: a field of a `Settings` dataclass.
 
     Args:
-        default: the value when nothing is given, unless a script has another default for its group.
-        help: one line; or what returns it, for a line that is made from a table.
-        unit: what the help shows after the flag, e.g. "STEPS".
-        choices: the texts allowed; empty for any. Or what returns them, where they are the names in a table.
-        free: whether a run may be resumed with another value, because it does not change the result.
-        within: the numbers allowed; of a tuple, of each of its numbers, of which there must be one.
-        packages: choice -> the package that it takes, which not everyone has installed.
-        in_files: whether a file of settings may set it; it may be a stranger's.
+        default: the default value; a script's `Config` may have another one.
+        help: one line of help; or a function that returns it, if it is made from a table.
+        unit: placeholder that the help shows after the flag, e.g. "STEPS".
+        choices: the allowed texts; empty if any is allowed. Or a function that returns them, if they are from a table.
+        free: True if the setting does not affect the result of a run, so that it may change when a run is resumed.
+        within: the allowed numbers. A tuple must have at least one number, and all must be allowed.
+        packages: choice -> the optional package that it needs.
+        in_files: False if only the command line may set it, not a settings file, which may be from an untrusted source.
     """
     metadata = {
         "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages,
