@@ -56,6 +56,36 @@ def two_sizes_folder(tmp_path_factory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures") / "two_sizes", wide=("bar", "black"))
 
 
+@pytest.fixture(scope="session")
+def drawn_glyphs() -> list:
+    """All glyphs of Noto Color Emoji that the embedded model is trained on, 64 pixels wide; drawing them is slow."""
+    from sd_ext.errors import InputError
+    from sd_ext.training.sets.glyphs import FONT, glyphs
+
+    try:
+        FONT.find()
+    except InputError as missing:
+        pytest.skip(str(missing))
+    return glyphs(size=64)
+
+
+@pytest.fixture(scope="session")
+def line_drawings(drawn_glyphs, tmp_path_factory) -> Path:
+    """Sixty line drawings, 64 pixels wide, of a third of the glyphs. Shared by all tests: leave them as they are."""
+    from sd_ext.errors import InputError
+    from sd_ext.training.sets.line_drawings import FONT, write_line_drawings
+
+    try:
+        FONT.find()
+    except InputError as missing:
+        pytest.skip(str(missing))
+    folder = tmp_path_factory.mktemp("lines") / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sd_ext.training.sets.line_drawings.glyphs", lambda size: drawn_glyphs[::3])
+        assert write_line_drawings(folder, count=60, size=64) == 60
+    return folder
+
+
 def forget_accelerate_state() -> None:
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState

@@ -34,21 +34,28 @@ def test_stages_are_skipped_resumed_or_run(tmp_path, monkeypatch):
     assert len(done) == 3
 
 
-def test_a_stage_that_fails_or_is_interrupted_ends_the_run(tmp_path, monkeypatch):
-    stage = Stage("autoencoder", tmp_path / "model", ("--steps", "0"))
-    with pytest.raises(TrainingError, match=r"autoencoder stopped \(exit code 2\)"):
-        from_scratch.run_stage(stage)
-
-    class Interrupted:
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [(2, TrainingError, r"autoencoder stopped \(exit code 2\)"), (130, KeyboardInterrupt, None)],
+)
+def test_a_stage_that_fails_or_is_interrupted_ends_the_run(tmp_path, monkeypatch, code, error, message):
+    class Process:
         def __init__(self, command):
-            self.command = command
+            assert command[1:3] == ["-m", "sd_ext.training.train_autoencoder"]
 
         def wait(self):
-            return 130
+            return code
 
-    monkeypatch.setattr(from_scratch.subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        from_scratch.run_stage(stage)
+    monkeypatch.setattr(from_scratch.subprocess, "Popen", Process)
+    with pytest.raises(error, match=message):
+        from_scratch.run_stage(Stage("autoencoder", tmp_path / "model", ()))
+
+
+@pytest.mark.slow
+def test_a_stage_that_refuses_its_settings_ends_the_run(tmp_path):
+    """The real process."""
+    with pytest.raises(TrainingError, match=r"autoencoder stopped \(exit code 2\)"):
+        from_scratch.run_stage(Stage("autoencoder", tmp_path / "model", ("--steps", "0")))
 
 
 def test_bad_input(tmp_path):

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from sd_ext.errors import DamagedError, InputError, UnknownNameError
+from sd_ext.seams.accelerate import inner_optimizer
 from sd_ext.training.lora.adapters import KINDS, target_modules
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.start import keep_start
-from sd_ext.training.optimizer.averaged import inner
 from sd_ext.training.settings.config import every_setting
 
 from ..lora_cases import untouched, weights
@@ -212,7 +212,7 @@ def rates(trained) -> dict[str, float]:
     """Learning rates, beside the run's, by kind of parameter."""
     names = {id(p): name for name, p in trained.task.model.named_parameters()}
     found: dict[str, list[float]] = {}
-    for group in inner(trained.run.optimizer).param_groups:
+    for group in inner_optimizer(trained.run.optimizer).param_groups:
         for p in group["params"]:
             where = "vectors" if ".vectors" in names[id(p)] else names[id(p)].partition(".")[0]
             kind = f"{where}.B" if "lora_B" in names[id(p)] else where

@@ -10,35 +10,24 @@ from sd_ext.errors import InputError
 from sd_ext.training.sets.line_drawings import FONT, write_line_drawings
 
 
-@pytest.fixture(scope="module")
-def drawings(tmp_path_factory):
-    try:
-        FONT.find()
-    except InputError as missing:
-        pytest.skip(str(missing))
-    folder = tmp_path_factory.mktemp("lines") / "set"
-    assert write_line_drawings(folder, count=12, size=64) == 12
-    return folder
-
-
-def test_an_imagefolder_of_drawings_without_colour(drawings):
-    entries = [json.loads(line) for line in (drawings / "metadata.jsonl").read_text().splitlines()]
-    assert len({entry["text"] for entry in entries}) == len(entries) == 12
+def test_an_imagefolder_of_drawings_without_colour(line_drawings):
+    entries = [json.loads(line) for line in (line_drawings / "metadata.jsonl").read_text().splitlines()]
+    assert len({entry["text"] for entry in entries}) == len(entries) == 60
     for entry in entries:
-        pixels = np.asarray(Image.open(drawings / entry["file_name"])).astype(int)
+        pixels = np.asarray(Image.open(line_drawings / entry["file_name"])).astype(int)
         assert pixels.shape == (64, 64, 3)
         assert (pixels.max(-1) == pixels.min(-1)).all()  # grey
         assert pixels[0, 0, 0] == 255  # on white
         assert pixels.min() < 64 < 192 < np.median(pixels[:3])  # with something black in the middle
 
 
-def test_the_drawings_differ(drawings):
-    seen = {Image.open(path).tobytes() for path in drawings.glob("*.png")}
-    assert len(seen) == 12
+def test_the_drawings_differ(line_drawings):
+    seen = {Image.open(path).tobytes() for path in line_drawings.glob("*.png")}
+    assert len(seen) == 60
 
 
-def test_what_cannot_work(drawings, tmp_path):
+def test_what_cannot_work(line_drawings, tmp_path):
     with pytest.raises(InputError, match="already holds a picture set"):
-        write_line_drawings(drawings)
+        write_line_drawings(line_drawings)
     with pytest.raises(InputError, match="no font file at"):
         FONT.find(tmp_path / "nowhere.ttf")
