@@ -26,9 +26,7 @@ CONTENT = "content"  # the header entry that holds the checksum
 
 
 def raw(tensor: Tensor) -> Any:
-    """The bytes of a tensor of any dtype, as a memory view; copied only if the tensor is not contiguous or not on the
-    CPU.
-    """
+    """A tensor's bytes, of any dtype, as a memory view; copied only if it is not contiguous or not on the CPU."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data
 
 

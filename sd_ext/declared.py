@@ -139,9 +139,7 @@ def _as_declared(value: Any, kind: Any) -> Any:
 
 
 def joined(path: Sequence[str | int]) -> str:
-    """Format a path of keys and positions for messages: ("runs", 3, "basis") is `runs[3].basis`; only eight parts are
-    shown.
-    """
+    """Format a path for messages: ("runs", 3, "basis") is `runs[3].basis`; at most eight parts are shown."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{shown(key)[1:-1]}" for key in path[:8])
     return text.removeprefix(".") + ("…" if len(path) > 8 else "")
 

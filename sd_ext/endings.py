@@ -103,9 +103,7 @@ def _fill_standard_streams() -> None:
 
 
 def _discard() -> None:
-    """Send everything still buffered for the standard output to /dev/null, so that Python's exit raises no further
-    error.
-    """
+    """Redirect the standard output to /dev/null, so that no buffered text raises another error at exit."""
     with contextlib.suppress(Exception):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

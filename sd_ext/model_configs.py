@@ -69,9 +69,7 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 
 
 def check_plain(folder: Path) -> None:
-    """Raise `ModelError` for a named pipe, device or socket in a model's folder, which a library would open and wait
-    for.
-    """
+    """Raise `ModelError` for a named pipe, device or socket in a model's folder; a library might wait for ever."""
     for path in (*folder.iterdir(), *folder.glob("*/*")):
         reason = why_not(path)
         if reason and path.exists() and not path.is_dir():

@@ -132,8 +132,9 @@ def write_bytes(path: Target, data: bytes, overwrite: bool = True) -> None:
 
 
 def write_text(path: Target, text: str, overwrite: bool = True) -> None:
-    """Write `text` as a UTF-8 file, with its line endings unchanged (on Windows too). Arguments and errors as in
-    `file`.
+    """Write `text` as a UTF-8 file, with its line endings unchanged (on Windows too).
+
+    Arguments and errors as in `file`.
     """
     write_bytes(path, text.encode(), overwrite)
 
@@ -194,9 +195,7 @@ def remove(path: Target) -> None:
 
 
 def recovered(path: Target) -> Path:
-    """Return `path`; if it is missing because a writer was killed while replacing it, first put the old
-    version back.
-    """
+    """Return `path`; if it is missing because a kill interrupted its replacement, restore the old version first."""
     if not os.path.lexists(path):
         sweep(Path(path).parent)
     return Path(path)

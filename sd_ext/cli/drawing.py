@@ -24,8 +24,9 @@ def default_guidance(pipe: DiffusionPipeline) -> float:
 
 
 def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
-    """The (width, height) in pixels that the pipeline's network was trained on. Raises `InputError` if it is not
-    recorded.
+    """The (width, height) in pixels that the pipeline's network was trained on.
+
+    Raises `InputError` if it is not recorded.
     """
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     side = getattr(getattr(network, "config", None), "sample_size", None) or getattr(pipe, "default_sample_size", None)

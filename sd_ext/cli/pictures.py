@@ -117,9 +117,7 @@ def _finite(text: str) -> float:
 
 
 def thumbnail(picture: Image) -> Image:
-    """A copy for a contact sheet, 128 to 256 pixels on the longer side; small pictures are enlarged without
-    smoothing.
-    """
+    """A copy for a contact sheet, 128 to 256 pixels on the longer side; small pictures are not smoothed."""
     from PIL import Image, ImageOps
 
     scale = math.ceil(SHEET_CELL[0] / max(picture.size))
@@ -204,9 +202,7 @@ def _free_number(folder: Path, stem: str) -> int:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise `InputError` unless a file can be created in `folder` or, if it does not exist, in its nearest existing
-    parent.
-    """
+    """Raise `InputError` unless a file can be created in `folder` or, if missing, its nearest existing parent."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"cannot write to {folder}: {existing} is not a folder")

@@ -49,9 +49,7 @@ def read_png_texts(path: Path) -> dict[str, str]:
 
 
 def _next_chunk(file: IO[bytes]) -> tuple[bytes, bytes] | None:
-    """Read the next chunk and return (type, data), or None after the last; data of other chunks than texts
-    is skipped.
-    """
+    """Read the next chunk and return (type, data), or None after the last. Only texts have their data read."""
     length, kind = int.from_bytes(_exactly(file, 4), "big"), _exactly(file, 4)
     if kind not in TEXTS:
         file.seek(length, 1)

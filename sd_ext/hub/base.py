@@ -100,9 +100,7 @@ def _stated(card: ModelCard, key: str) -> str | None:
 
 
 def _absolute(link: str | None, hub_id: str | None) -> str | None:
-    """Make a relative licence link absolute, since it points into the base model's repository; None if that
-    is unknown.
-    """
+    """Make a licence link absolute if it is relative to the base model's repository; None if that is unknown."""
     if not link or link.startswith(("https://", "http://")):
         return link
     return f"https://huggingface.co/{hub_id}/blob/main/{link.removeprefix('./')}" if hub_id else None

@@ -1,6 +1,4 @@
-"""Write the model card of a LoRA: the template `card_lora.md` filled in with the run's facts, and the Hub's
-metadata.
-"""
+"""Write the model card of a LoRA: the template `card_lora.md`, filled in, and the metadata for the Hub."""
 
 from __future__ import annotations
 

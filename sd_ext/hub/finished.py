@@ -22,8 +22,9 @@ FILE_NAME = re.compile(r"""\w[^/\\:<>"|?*`\x00-\x1f]{0,99}""")  # must also fit 
 
 @dataclass(frozen=True)
 class Facts:
-    """The contents of `training.json`. The training run writes it from this class, and `read_finished` reads it into
-    it.
+    """The contents of `training.json`.
+
+    The training run writes it from this class, and `read_finished` reads it into it.
 
     Args:
         name: the LoRA's name; its kohya file is `NAME_kohya.safetensors`.
@@ -85,9 +86,7 @@ class FinishedRun(Facts):
 
     @property
     def weights(self) -> list[str]:
-        """The names of the LoRA files that exist: both formats, or only kohya's for kinds that Diffusers cannot read
-        (LoHa, LoKr).
-        """
+        """The names of the LoRA files that exist: both formats, or only kohya's if Diffusers cannot read it."""
         return [name for name in (DIFFUSERS_FILE, self.kohya_file) if (self.folder / name).is_file()]
 
     @property

@@ -1,6 +1,4 @@
-"""Check a folder before it is published: which files it holds, what private text they contain, and whether
-they load.
-"""
+"""Check a folder before it is published: its list of files, private text in them, and whether they load."""
 
 from __future__ import annotations
 
@@ -81,9 +79,7 @@ def _check_weights(staged: Path, name: str, secrets: Secrets) -> None:
 
 
 def _check_embeddings(path: Path, tokens: Sequence[str]) -> None:
-    """Raise `InputError` unless the file holds exactly the new tokens, each as a vector (dim,) or as several (vectors,
-    dim).
-    """
+    """Raise `InputError` unless the file holds exactly the new tokens, each (dim,) or, if several, (vectors, dim)."""
     with open_tensors(path) as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     if set(shapes) != set(tokens):

@@ -20,8 +20,7 @@ PARTS = "unet", "text_encoder", "text_encoder_2"
 
 
 class ModuleName(NamedTuple):
-    """A module of a pipeline: the part it is in (one of `PARTS`) and its dotted path in that part, in Diffusers'
-    naming.
+    """A module of a pipeline: its part (one of `PARTS`) and its dotted path there, in Diffusers' naming.
 
     Paths in text encoders are without the prefix `text_model.`, which transformers 5 has dropped.
     """
@@ -111,9 +110,7 @@ class Adapter:
 
     @property
     def decisive(self) -> list[Tensor]:
-        """Float tensors that determine the change of any weight: adapters for which these are equal make the same
-        change.
-        """
+        """Float tensors that determine the change of any weight: adapters with equal ones make the same change."""
         return self.rules.decisive(self.tensors, self.scale)
 
     def product(self) -> Tensor:
@@ -128,8 +125,9 @@ class Adapter:
         return self.rules.product({name: tensor.detach().float() for name, tensor in self.tensors.items()}) * self.scale
 
     def check_weight(self, shape: torch.Size) -> None:
-        """Raise `InputError` unless it fits a weight of this shape. A 1 x 1 convolution and a linear layer fit each
-        other.
+        """Raise `InputError` unless it fits a weight of this shape.
+
+        A 1 x 1 convolution and a linear layer fit each other.
         """
         self.rules.check_weight(self.tensors, shape)
 

@@ -79,8 +79,9 @@ def fused(
 
 
 def changed_modules(base: BaseWeights, loras: Loras) -> list[ModuleName]:
-    """The modules that the LoRAs change, sorted. Raises `InputError` if one does not fit or the base does
-    not have it.
+    """The modules that the LoRAs change, sorted.
+
+    Raises `InputError` if one does not fit or the base does not have it.
     """
     check_fit(base.shapes(), pairs(loras))
     return sorted({module for module, _ in pairs(loras)})
@@ -125,8 +126,9 @@ def apply_loras(models: Any, loras: Loras, on_module: OnModule = quiet) -> Appli
 def merge_into(
     target: Any, loras: Loras, out: str | Path | None = None, on_module: OnModule = quiet, overwrite: bool = False
 ) -> None:
-    """Add LoRAs to a base model permanently. Each is computed from the original weights, so their order does not
-    matter.
+    """Add LoRAs to a base model permanently.
+
+    Each is computed from the original weights, so their order does not matter.
 
     Args:
         target: a pipeline or models by part, changed in place; or a model on disk (pipeline folder, Hub id, ...; see

@@ -55,9 +55,7 @@ class Keep:
 
 
 class Factors(NamedTuple):
-    """Two factors of a matrix: `up` (out, rank) and `down` (rank, in), float32; `error` is their relative Frobenius
-    error.
-    """
+    """`up` (out, rank) and `down` (rank, in), float32, and the relative Frobenius error of their product."""
 
     up: Tensor
     down: Tensor

@@ -99,8 +99,9 @@ def is_adaptable(key: str, dimensions: int) -> bool:
 
 
 def models_by_part(models: Any) -> dict[str, nn.Module]:
-    """The models of a pipeline, or of a mapping by part, that a LoRA can change. Raises `InputError` for
-    anything else.
+    """The models of a pipeline, or of a mapping by part, that a LoRA can change.
+
+    Raises `InputError` for anything else.
     """
     if isinstance(models, Mapping):
         for part in models:

@@ -58,11 +58,10 @@ def find_model(name: str | Path, variant: str | None = None) -> Model:
 
 
 def find_part(root: str, part: str, variant: str | None = None) -> Folder:
-    """Find one part of a model: the folder `root` itself, or the part within a pipeline folder or finished run at
-    `root`.
+    """Find one part of a model, by itself or within a pipeline folder or finished run.
 
     Args:
-        root: the folder.
+        root: the part's own folder, or the pipeline's or run's.
         part: "vae", "text_encoder", ...
         variant: see `find_model`.
 

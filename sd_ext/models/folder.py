@@ -46,9 +46,7 @@ class Folder(Model):
         self._folders = dict(parts) if parts is not None else self._listed()
 
     def _listed(self) -> dict[str, Path]:
-        """Part -> folder for the parts that model_index.json names, whether or not they exist; without one, all
-        subfolders.
-        """
+        """Part -> folder, for the parts that model_index.json names, even missing ones; without it, all subfolders."""
         if not self._index:
             return {path.name: path for path in sorted(self.root.glob("*")) if path.is_dir()}
         return {name: self.root / name for name in parts_in(self._index)}

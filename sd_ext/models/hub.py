@@ -58,8 +58,9 @@ class OnHub(ByParts):
         return self.folder.index
 
     def check(self, parts: Sequence[str] | None = None) -> None:
-        """See `Model.check`. With None for `parts` nothing is checked: the later download does that, and none starts
-        here.
+        """See `Model.check`.
+
+        With None for `parts` nothing is checked: the later download does that, and none starts here.
         """
         if parts is not None:
             self.folder.check(parts)

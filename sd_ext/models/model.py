@@ -27,8 +27,9 @@ Change = Callable[[Stored], Mapping[tuple[str, str], "Tensor"]]
 
 
 def part_class(part: str) -> Any:
-    """The Diffusers or transformers class that loads a part of Stable Diffusion, such as "unet". Unknown parts:
-    KeyError.
+    """The Diffusers or transformers class that loads a part of Stable Diffusion, such as "unet".
+
+    Unknown parts: KeyError.
     """
     import diffusers
     import transformers
@@ -108,9 +109,7 @@ class Model(ABC):
 
     @abstractmethod
     def tensors(self, part: str) -> Mapping[str, StoredTensor]:
-        """The weights of a part, none of them read yet, by the names that its Diffusers or transformers class gives
-        them.
-        """
+        """The weights of a part, not read yet, by the names that its Diffusers or transformers class has for them."""
 
     @abstractmethod
     def contents(self, part: str) -> Iterator[tuple[str, bytes]]:

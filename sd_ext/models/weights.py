@@ -51,9 +51,7 @@ class StoredTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class _File:
-    """What a weight file's name says: stem, variant ("" for none), and the piece's number and count (0 and
-    0 if whole).
-    """
+    """What a weight file's name says: stem, variant ("" for none), and number and count of pieces (0, 0 if whole)."""
 
     path: Path
     stem: str

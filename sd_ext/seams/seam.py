@@ -59,8 +59,7 @@ _SEAMS: dict[str, Seam] = {}
 
 
 def seam(*parts: str, seen: str, gone: str, fallback: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator that makes a function of this folder a seam: if one of its private parts is missing, it raises
-    `SeamError`.
+    """Decorator that makes a function a seam: if one of its private parts is missing, it raises `SeamError`.
 
     A part counts as missing if the function's own import of it fails, or access to an attribute of that name. Other
     errors are raised unchanged.

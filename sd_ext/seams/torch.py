@@ -26,9 +26,7 @@ def version(tensor: Tensor) -> int | None:
 
 @seam("_cdata", seen="torch 2.6 to 2.13, torch.UntypedStorage", gone="estimates of a run's memory")
 def storage_number(storage: torch.UntypedStorage) -> int:
-    """A number that identifies a storage as long as it exists; works for fake tensors, whose storages have
-    no address.
-    """
+    """A number that identifies a storage while it exists, also a fake tensor's storage, which has no address."""
     return storage._cdata
 
 
@@ -168,8 +166,7 @@ def structure(module: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
 
 @seam("_modules", "_compiled_call_impl", seen="torch 2.6 to 2.13, torch.nn.Module", gone="reuse of a U-Net's features")
 def replica(module: Any, children: Mapping[str, Any], cls: type | None = None) -> Any:
-    """A shallow copy of a module with some children replaced; parameters, hooks, other children and attributes are
-    shared.
+    """A shallow copy of a module with some children replaced; everything else is shared, hooks included.
 
     Args:
         module: the module, which is not changed.

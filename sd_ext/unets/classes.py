@@ -8,10 +8,10 @@ from .variant import VariantUNet2DConditionModel
 
 
 class CachedUNet2DConditionModel(VariantUNet2DConditionModel):
-    """A U-Net that computes its deep part only at every third step (`cache_interval=3`) and reuses the result in
-    between.
+    """A U-Net that computes its deep part only at every third step (`cache_interval=3`).
 
-    It differs from `VariantUNet2DConditionModel` only in this default; see `cache.DeepFeatureCache` for the options.
+    It reuses the deep part's last output in between, and differs from `VariantUNet2DConditionModel` only in this
+    default; see `cache.DeepFeatureCache` for the options.
     """
 
     _defaults: ClassVar[dict[str, Any]] = {"cache_interval": 3}

@@ -75,8 +75,9 @@ class GuidanceInterval(PipelineCallback):
 
     @property
     def tensor_inputs(self) -> list[str]:
-        """The names of the tensors for `then`. Diffusers reads this when a call begins, so the first step is prepared
-        here.
+        """The names of the tensors for `then`.
+
+        Diffusers reads this when a call begins, so the first step is prepared here.
         """
         self._arm(self._pipe, 0)
         return self.then_inputs
@@ -88,8 +89,9 @@ class GuidanceInterval(PipelineCallback):
     def callback_fn(
         self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        """At the end of a step, call `then` and prepare the next step. Arguments and result as for Diffusers'
-        callbacks.
+        """At the end of a step, call `then` and prepare the next step.
+
+        Arguments and result as for Diffusers' callbacks.
         """
         _check_pipeline(pipeline)
         if step_index == 0 and self._pipe is not pipeline and not self._is_guided(pipeline, 0) and is_guided(pipeline):
@@ -112,9 +114,7 @@ class GuidanceInterval(PipelineCallback):
         self._skip = _Skip(pipe, lambda: self._applies(pipe, step, run))
 
     def _applies(self, pipe: Any, step: int, run: torch.Tensor | None) -> bool:
-        """Whether to skip: the call is still the one this was prepared for, and is guided, and the step is outside the
-        interval.
-        """
+        """Whether to skip: this is still the call that was prepared for, guided, and outside the interval."""
         if running_call()[1] is None:  # another call: the one that this was prepared for failed before its first step
             return False
         same = run is None or _same(pipe.scheduler.timesteps, run)
@@ -185,9 +185,7 @@ def _is_interval(ends: Any, most: float) -> bool:
 
 
 def _check_pipeline(pipe: Any) -> None:
-    """Raise `InputError` unless the pipeline's guidance has two branches in one batch, and hooks on its
-    networks work.
-    """
+    """Raise `InputError` unless the pipeline guides by two branches in one batch and its networks obey hooks."""
     name = type(pipe).__name__
     if not can_be_guided(pipe) or getattr(pipe, "unet", None) is None:
         raise InputError(f"GuidanceInterval: {name} is not a guided pipeline with a U-Net")

@@ -24,8 +24,9 @@ FORGETTING = (
 
 
 class Overrides(Host):
-    """Mixin, to stand before `UNet2DConditionModel`. Loading an IP-Adapter is covered, since it calls
-    `set_attn_processor`.
+    """Mixin, to stand before `UNet2DConditionModel`.
+
+    Loading an IP-Adapter is covered, since it calls `set_attn_processor`.
     """
 
     @property

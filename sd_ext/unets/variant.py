@@ -158,9 +158,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
     @contextmanager
     def uninstalled(self) -> Iterator[None]:
-        """Context manager: within the block the model is without its features' changes; afterwards they are installed
-        anew.
-        """
+        """Context manager: the model without its features' changes, which are installed anew afterwards."""
         self._out += 1
         while self._undo:
             self._undo.pop()()
@@ -178,9 +176,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
                 self._undo.append(undo)
 
     def describe(self) -> str:
-        """The features that are on with their options, such as `cache (cache_interval=3)`; "plain" if there
-        are none.
-        """
+        """The features that are on with their options, such as `cache (cache_interval=3)`; "plain" if none."""
         parts = []
         for feature in self.active_features:
             changed = {name: self.config[name] for name, neutral in feature.options.items()}
@@ -296,9 +292,7 @@ def _check_known(options: dict[str, Any]) -> None:
 
 
 def _check_architecture(cls: type, config: Any) -> None:
-    """Raise `InputError` if a config is of another class; settings with the same names would otherwise be used
-    silently.
-    """
+    """Raise `InputError` for a config of another class, of which settings of the same name would be used silently."""
     name = config.get("_class_name", PLAIN.__name__) if isinstance(config, dict) else PLAIN.__name__
     known = {PLAIN.__name__, cls.__name__, *(c.__name__ for c in _subclasses(VariantUNet2DConditionModel))}
     if name not in known:

@@ -11,9 +11,7 @@ CROSS_ATTENTION = {768: "sd15", 1024: "sd21", 2048: "sdxl"}  # width of the text
 
 
 def base_from_header(metadata: Mapping[str, str]) -> str | None:
-    """The base model named by a header's modelspec or kohya entries: "sd15", "sd21" or "sdxl"; None if it
-    names none.
-    """
+    """The base model ("sd15", "sd21" or "sdxl") that a header's modelspec or kohya entries name; None if none."""
     architecture = metadata.get("modelspec.architecture", "")
     for beginning, base in ARCHITECTURES.items():
         if architecture.startswith(beginning):

@@ -55,8 +55,9 @@ def header_of(lora: Lora) -> dict[str, str]:
 
 
 def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
-    """Arguments of peft's LoraConfig for one part. Only those that all versions of peft know: an unknown one fails to
-    load.
+    """Arguments of peft's LoraConfig for one part.
+
+    Only those that all versions of peft know: an unknown one fails to load.
 
     Args:
         adapters: path -> adapter. Text encoders' paths lack `text_model.`, which is right for transformers 4 and 5:

@@ -86,9 +86,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def _sort_header(new: Path) -> None:
-    """Sort the header's text entries, which the safetensors library writes in an order that varies between
-    processes.
-    """
+    """Sort the header's text entries; the safetensors library's order differs between processes."""
     with open(new, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = parse_json(file.read(length), str(new))

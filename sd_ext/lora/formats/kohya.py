@@ -35,8 +35,9 @@ LEGACY_HASH = slice(0x100000, 0x110000)  # the bytes of a file that the legacy h
 
 
 def base_of(lora: Lora) -> str:
-    """The LoRA's base model, as stated or as guessed from its modules. Raises `InputError` if it cannot be
-    found out.
+    """The LoRA's base model, as stated or as guessed from its modules.
+
+    Raises `InputError` if it cannot be found out.
     """
     base = lora.base or base_from_header(lora.metadata) or guess_base(lora.adapters)
     if base is None:

@@ -1,5 +1,4 @@
-"""Convert names of modules between formats: Diffusers' dotted paths, kohya's names with underscores, old Diffusers
-names.
+"""Convert names of modules between formats: Diffusers' dotted paths, old and new, and kohya's with underscores.
 
 kohya replaces the dots of a path by underscores. To read such a name one must know the words that contain underscores
 themselves; they are listed here. Other words occur in no Stable Diffusion U-Net or CLIP text encoder.

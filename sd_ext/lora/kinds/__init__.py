@@ -21,8 +21,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (LoraKind(), DoraKind(), L
 
 
 def register(kind: Kind) -> None:
-    """Add a kind, so that its adapters can be read, written, applied, merged, resized and, if it supports that,
-    trained.
+    """Add a kind: its adapters can then be read, written, applied, merged, resized and, if it allows, trained.
 
     Raises:
         InputError: another kind has the same name, or the same key for a tensor in a file format.

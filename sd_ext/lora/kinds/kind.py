@@ -99,7 +99,7 @@ class Kind:
         return added if weight is None else added.to(weight.device).reshape(weight.shape)
 
     def decisive(self, tensors: Tensors, scale: float) -> list[Tensor]:
-        """Float tensors that determine the change of any W: adapters for which these are equal make the same change."""
+        """Float tensors that determine the change of any W: adapters with equal ones make the same change."""
         return [self.delta(tensors, scale, None)]
 
     def two_factors(self, tensors: Tensors) -> tuple[Tensor, Tensor] | None:
@@ -111,9 +111,7 @@ class Kind:
         return None
 
     def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor] | None:
-        """Tensors of the same dtypes whose product is `factor` times as large; None if this kind cannot
-        express that.
-        """
+        """Tensors of the same dtypes whose product is `factor` times as large; None if the kind has none such."""
         return None
 
     # Shapes.
@@ -126,8 +124,9 @@ class Kind:
         """Raise `InputError` for tensors that are wrong although their `shape` could be computed."""
 
     def check_weight(self, tensors: Tensors, shape: Size) -> None:
-        """Raise `InputError` unless the tensors fit a W of `shape`. A 1 x 1 convolution and a linear layer fit each
-        other.
+        """Raise `InputError` unless the tensors fit a W of `shape`.
+
+        A 1 x 1 convolution and a linear layer fit each other.
         """
         own = self.shape(tensors)
         if own is not None and (own.numel() != shape.numel() or own[0] != shape[0]):

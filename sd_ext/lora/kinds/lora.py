@@ -56,8 +56,9 @@ class LoraKind(Kind):
             raise InputError(f"tensors do not fit together: down {tuple(down.shape)}, up {tuple(up.shape)}")
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Convert LyCORIS's convolutions of three factors, down (r, in, 1, 1), mid (r, r, k, k) and up, to
-        LoRA's two.
+        """Convert LyCORIS's convolutions of three factors to LoRA's two.
+
+        The three are down (r, in, 1, 1), mid (r, r, k, k) and up (out, r, 1, 1).
         """
         made = dict(tensors)
         if "mid" not in made:

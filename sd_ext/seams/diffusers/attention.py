@@ -83,9 +83,7 @@ def make_processor(kind: str) -> Any:
 
 
 def default_kind(layer: Any) -> str:
-    """The kind of processor that Diffusers gives a layer: "plain" if the layer does not scale its scores,
-    else "sdpa".
-    """
+    """The kind of processor that Diffusers gives a layer: "sdpa" if the layer scales its scores, else "plain"."""
     return "sdpa" if layer.scale_qk else "plain"
 
 

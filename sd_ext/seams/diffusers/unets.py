@@ -34,8 +34,9 @@ declare(
 
 
 def has_skip_for_each_layer(unet: Any) -> bool:
-    """Whether the U-Net has a mid block and one skip connection for each layer. Blocks are recognised by their class
-    name.
+    """Whether the U-Net has a mid block and one skip connection for each layer.
+
+    Blocks are recognised by their class name.
 
     False, for instance, for U-Nets of K blocks, which have one skip connection for each block.
     """

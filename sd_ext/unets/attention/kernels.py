@@ -167,9 +167,7 @@ _refused: set[tuple[Any, ...]] = set()
 
 
 def _check_gradient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """Raise NotImplementedError if xFormers has no operator for the backward pass, which would otherwise fail only
-    then.
-    """
+    """Raise NotImplementedError now if the backward pass would later fail because xFormers has no operator for it."""
     try:
         able = has_gradient(q, k, v, bias)
     except SeamError as error:

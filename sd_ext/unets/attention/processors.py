@@ -23,8 +23,7 @@ from .report import AttentionReport, Layer
 
 
 class MemoryEfficientAttnProcessor:
-    """Computes softmax(scale Q K^T + mask) V, without storing the scores where the kernel allows; chooses a kernel per
-    call.
+    """Computes softmax(scale Q K^T + mask) V with a kernel chosen per call, if possible without storing the scores.
 
     Processors have no state, and each kernel has its own subclass instead of an argument, because `load_ip_adapter`
     recreates the processors of all self-attentions by calling their class without arguments.
@@ -95,8 +94,9 @@ class MemoryEfficientAttnProcessor:
 
 
 class SDPAAttnProcessor(MemoryEfficientAttnProcessor):
-    """Always torch's scaled_dot_product_attention. Unlike Diffusers' processor it applies the layer's scale and
-    upcasting.
+    """Always torch's scaled_dot_product_attention.
+
+    Unlike Diffusers' processor it applies the layer's scale and upcasting.
     """
 
     backend = "sdpa"
@@ -110,8 +110,9 @@ class XfAttnProcessor(MemoryEfficientAttnProcessor):
 
 
 class SageAttnProcessor(MemoryEfficientAttnProcessor):
-    """SageAttention where it supports the call, else SDPA. Products in 8 bits: close to the exact picture,
-    not equal.
+    """SageAttention where it supports the call, else SDPA.
+
+    Products in 8 bits: close to the exact picture, not equal.
     """
 
     backend = "sage"
@@ -130,8 +131,9 @@ _PROCESSORS: dict[str, type[MemoryEfficientAttnProcessor]] = {
 
 
 def _is_replaceable(attn: Any) -> bool:
-    """Whether the layer's processor has neither weights nor settings. Compares exact classes: subclasses
-    may have some.
+    """Whether the layer's processor has neither weights nor settings.
+
+    Compares exact classes: subclasses may have some.
     """
     return type(attn.processor) in _PROCESSORS.values() or layers.processor_kind(attn) is not None
 
@@ -267,8 +269,9 @@ class AttentionSwitch:
         set_attention(self, "xformers" if valid else "default")
 
     def set_default_attn_processor(self) -> None:
-        """Restore Diffusers' processors. This package's are replaced first, since Diffusers refuses to replace unknown
-        ones.
+        """Restore Diffusers' processors.
+
+        This package's are replaced first, since Diffusers refuses to replace unknown ones.
         """
         set_attention(self, "default")
         super().set_default_attn_processor()  # type: ignore[misc]

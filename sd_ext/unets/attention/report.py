@@ -30,8 +30,9 @@ class Layer:
 
 
 class AttentionReport(list[Layer]):
-    """The attention layers of a model or pipeline, in order. Prints as a table, with one row for equal layers of a
-    block.
+    """The attention layers of a model or pipeline, in order.
+
+    Prints as a table, with one row for equal layers of a block.
     """
 
     def __str__(self) -> str:

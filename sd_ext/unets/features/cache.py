@@ -220,8 +220,9 @@ def _check_one_of(name: str, value: Any, allowed: list[int], where: str = "") ->
 
 
 def relative_change(now: torch.Tensor, before: torch.Tensor | None) -> float:
-    """Mean absolute difference divided by the mean absolute value; infinite if `before` is None. Reads from
-    the device.
+    """Mean absolute difference divided by the mean absolute value; infinite if `before` is None.
+
+    Reads from the device.
     """
     if before is None:
         return float("inf")

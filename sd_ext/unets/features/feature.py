@@ -93,9 +93,7 @@ class Feature:
         return inner(sample, timestep, encoder_hidden_states, **kwargs)
 
     def reuse_key(self, unet: Host, options: Options) -> Hashable:
-        """A value that must be equal at two steps for one to reuse features of the other, such as the level of a
-        downscaling.
-        """
+        """A value that must be equal at two steps for one to reuse features of the other, such as a scale factor."""
         return None
 
     @property

@@ -122,9 +122,7 @@ def _recorded(
     captures: dict[str, views.Capture], sample: torch.Tensor, now: list[torch.Tensor], kind: tuple[Any, ...], mean: bool
 ) -> _Record:
     # Cloned, because in a compiled CUDA graph the next call overwrites that memory.
-    """Make a record of the captured outputs, averaged over the two halves of guidance if `mean` is set and they are
-    there.
-    """
+    """Make a record of the captured outputs; if `mean` is set, averaged over the two halves of guidance."""
     outputs, rows = {name: capture.kept.clone() for name, capture in captures.items()}, len(sample)
     if mean and rows % 2 == 0 and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
         rows //= 2

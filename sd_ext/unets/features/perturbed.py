@@ -174,8 +174,7 @@ class IdentityAttention(MemoryEfficientAttnProcessor):
 
 
 class BlurredQueries(MemoryEfficientAttnProcessor):
-    """Self-attention with queries blurred over the picture, which blurs the rows of the attention map (SEG, section
-    4.2).
+    """Self-attention with queries blurred over the picture, which blurs the attention map's rows (SEG, section 4.2).
 
     Args:
         sigma: standard deviation of the Gaussian in tokens; None is infinite.
@@ -234,16 +233,12 @@ SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 
 
 def _own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments with copies of all lists, for one call: Diffusers removes residuals from the lists that it
-    gets.
-    """
+    """The same arguments with all lists copied, for one call: Diffusers removes items from the lists that it gets."""
     return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}
 
 
 def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[Any]) -> None:
-    """Raise `InputError` if tokens are merged or tiled in these layers, since the blur needs the picture's
-    whole grid.
-    """
+    """Raise `InputError` if tokens are merged or tiled in these layers: the blur needs the whole grid."""
     reduced = {level for level, how in tokens.plan(unet, options).items() if how.ratio or how.tile}
     for level, transformer in levels.transformers(unet):
         if level in reduced and any(module in layers for module in transformer.modules()):

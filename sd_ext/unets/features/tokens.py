@@ -1,6 +1,4 @@
-"""Fewer tokens in self-attention: merged tokens, thinned keys and values, tiles; selectable for each level with
-attention.
-"""
+"""Fewer tokens in self-attention, at selectable levels: merged tokens, thinned keys and values, tiles."""
 
 from __future__ import annotations
 

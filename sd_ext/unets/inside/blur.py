@@ -28,9 +28,7 @@ def blur(tokens: torch.Tensor, sigma: float | None, aspect: float) -> torch.Tens
 
 
 def grid_of(tokens: int, aspect: float) -> tuple[int, int]:
-    """Find a grid's height and width: their product is `tokens`, and their ratio is the nearest possible to
-    `aspect`.
-    """
+    """Find a grid's (height, width) with `tokens` places, whose ratio is as near as possible to `aspect`."""
     heights = [n for n in range(1, tokens + 1) if tokens % n == 0]
     height = min(heights, key=lambda n: abs(math.log(n * n / tokens / aspect)))
     return height, tokens // height

@@ -42,8 +42,9 @@ class Host(nn.Module):
 
     @property
     def call(self) -> Call | None:
-        """The call that this thread is executing: its step and branch. None if no active feature needs steps to be
-        counted.
+        """The call that this thread is executing: its step and branch.
+
+        None if no active feature needs steps to be counted.
         """
         return self._states.current().call
 
@@ -58,14 +59,14 @@ class Host(nn.Module):
         return self._states.lock
 
     def reset(self) -> None:
-        """Forget all runs, so that the next call begins a new one. Needed only if new timesteps do not show that by
-        themselves.
+        """Forget all runs, so that the next call begins a new one.
+
+        Needed only if new timesteps do not show that by themselves.
         """
         self._states.reset()
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
-        """Context manager: calls within the block belong to a separate run, for pipelines that take turns with one
-        U-Net.
+        """Context manager: calls within it belong to a separate run, for pipelines that take turns with one U-Net.
 
         Threads do not need this, since each has separate runs anyway.
 
@@ -77,9 +78,7 @@ class Host(nn.Module):
     # ---- what features have in common --------------------------------------------------------------------------------
 
     def uninstalled(self) -> AbstractContextManager[None]:
-        """Context manager: within the block the model is without its features' changes; afterwards they are installed
-        anew.
-        """
+        """Context manager: the model without its features' changes, which are installed anew afterwards."""
         raise NotImplementedError
 
     def reuse_keys(self) -> tuple[Hashable, ...]:

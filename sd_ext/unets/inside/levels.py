@@ -25,8 +25,9 @@ def block_levels(unet: nn.Module) -> Iterator[tuple[int, nn.Module]]:
 
 
 def transformers(unet: nn.Module) -> list[tuple[int, nn.Module]]:
-    """(level, transformer) for all transformers that attend over the picture. SD has them at levels 0 to 3, SDXL at 1
-    and 2.
+    """(level, transformer) for all transformers that attend over the picture.
+
+    SD has them at levels 0 to 3, SDXL at 1 and 2.
     """
     return [
         (level, module)

@@ -71,8 +71,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def call_key(unet: Host, kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """Properties that two calls must share, besides the sample and the conditions, for one to reuse the other's
-    features.
+    """Properties that two calls must share, besides sample and conditions, for one to reuse the other's features.
 
     Args:
         unet: the model.

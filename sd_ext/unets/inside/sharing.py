@@ -35,8 +35,6 @@ def share(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def refuse_offloaded(module: torch.nn.Module) -> None:
-    """Raise `InputError` if weights of the module are offloaded: moved to the device before its calls and back after
-    them.
-    """
+    """Raise `InputError` if the module is offloaded: weights move to the device before its calls and back after."""
     if any(is_hooked(part) or is_offloaded_in_groups(part) for part in module.modules()):
         raise InputError("this U-Net is offloaded; take it before enabling offloading, or remove the hooks first")

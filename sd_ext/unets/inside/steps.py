@@ -195,8 +195,9 @@ class States:
             state.forget()  # what this thread keeps goes at once, other threads' with their next call
 
     def observe(self, timestep: torch.Tensor | float) -> Call:
-        """Count a call of this thread, and clear the memory if a run begins. Argument and result as
-        `StepTracker.observe`.
+        """Count a call of this thread, and clear the memory if a run begins.
+
+        Argument and result as `StepTracker.observe`.
         """
         state = self.current()
         state.call = call = state.tracker.observe(timestep)

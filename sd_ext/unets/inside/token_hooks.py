@@ -177,8 +177,9 @@ class BlockTokens:
 
 
 def _plain(x: torch.Tensor, grid: tuple[int, int], kwargs: Mapping[str, Any]) -> bool:
-    """Whether this is ordinary self-attention over the whole grid. If it has a mask or other keys, that is
-    logged once.
+    """Whether this is ordinary self-attention over the whole grid.
+
+    If it has a mask or other keys, that is logged once.
     """
     if x.ndim == 3 and x.shape[1] == grid[0] * grid[1]:
         given = [name for name in ("encoder_hidden_states", "attention_mask") if kwargs.get(name) is not None]
