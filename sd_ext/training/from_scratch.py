@@ -48,10 +48,12 @@ class Stage:
 
     @property
     def module(self) -> str:
+        """The Python module of the stage's script."""
         return f"sd_ext.training.train_{self.name}"
 
     @property
     def status(self) -> str:
+        """What the plan shows: "complete", "resumes" (it was interrupted) or "to do"."""
         if self.result.exists():
             return "complete"
         return "resumes" if (self.result.parent / "run.json").exists() else "to do"
@@ -210,7 +212,7 @@ def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
     from sd_ext.training.sets.card import write_card
 
     def add_card(new: Path) -> None:
-        if (out / "data").exists():  # the glyphs, which the card describes; a set of one's own has its own card
+        if (out / "data").exists():  # the card describes the glyph set, so models of other data get none
             write_card(new, pipe, out, recipe, repr(str(pipeline)), GUIDANCE)
 
     pipe = StableDiffusionPipeline.from_pretrained(trained, local_files_only=True)

@@ -40,7 +40,7 @@ def build(settings: AutoencoderSettings, side: int, seed: int) -> Any:
     """
     torch.manual_seed(seed)
     levels = len(settings.channels)
-    autoencoder: Any = AutoencoderKL  # its annotations say tuples of one
+    autoencoder: Any = AutoencoderKL  # Any, since Diffusers annotates its tuples wrongly
     return autoencoder(
         block_out_channels=settings.channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -95,9 +95,11 @@ class AutoencoderTask(Task):
         self.model = AutoencoderLoss(self.vae, settings.l1_weight, settings.kl_weight)
 
     def read(self, each: Pass) -> Tensor:
+        """The pictures of a pass, (b, 3, height, width) in [-1, 1]."""
         return read_pixels(self.pictures, each, self.config.loop.seed, self.config.data.flip)
 
     def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The arguments of `AutoencoderLoss.forward`: pictures and noise."""
         side = self.config.pictures.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
         shape = (self.vae.config.latent_channels, side, side)
         seed = self.config.loop.seed

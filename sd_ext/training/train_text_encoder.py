@@ -115,9 +115,11 @@ class TextEncoderTask(Task):
         self.model = ContrastiveLoss(self.clip)
 
     def read(self, each: Pass) -> Tensor:
+        """The pictures of a pass, (b, 3, height, width) in [-1, 1]."""
         return read_pixels(self.pictures, each, self.config.loop.seed, self.config.data.flip)
 
     def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The arguments of `ContrastiveLoss.forward`: pictures and token ids."""
         return read.to(device), self.tokens[list(each.samples)].to(device)
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:

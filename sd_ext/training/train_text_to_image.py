@@ -45,7 +45,7 @@ def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_siz
     up = ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(settings.attention)]
     from diffusers import UNet2DConditionModel
 
-    unet: Any = UNet2DConditionModel  # its annotations say tuples of one
+    unet: Any = UNet2DConditionModel  # Any, since Diffusers annotates its tuples wrongly
     return unet(
         sample_size=latent_size,
         in_channels=latent_channels,
@@ -103,11 +103,17 @@ class TextToImageTask(DiffusionTask):
         super().__init__(config, find_files(config), config.phrases.rephrase)
 
     def noise_settings(self) -> dict[str, Any]:
+        """The base model's noise schedule; without a base model, that of the settings."""
         if "scheduler" in self.files.parts:
             return super().noise_settings()
         return new_schedule(self.config.network, self.config.prediction)
 
     def make_model(self) -> DiffusionLoss:
+        """Load the U-Net, or make a new one.
+
+        Raises:
+            InputError: the U-Net does not fit the autoencoder or the text encoder.
+        """
         config, text = self.config, self.encoded.text_width
         side, seed = config.pictures.resolution[0] // self.scale, config.loop.seed
         known = "unet" in self.files.parts

@@ -19,7 +19,7 @@ UNREADABLE = (
     ValueError,
     MemoryError,
     Image.DecompressionBombError,
-)  # what Pillow and readers raise
+)  # errors that Pillow and readers raise for files that cannot be used
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -39,7 +39,7 @@ def open_picture(data: bytes) -> Image.Image:
             return ImageOps.exif_transpose(picture)
     except UNREADABLE:
         raise
-    except Exception as error:  # of a dozen decoders, each with errors of its own
+    except Exception as error:  # Pillow's decoders raise many other types of errors
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 

@@ -11,7 +11,7 @@ from sd_ext.errors import InputError
 from sd_ext.plain_files import PICTURE_BYTES, open_file, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MAX_REPEATS = 1000  # more is a mistake, such as a folder that begins with a year
+MAX_REPEATS = 1000  # more is a mistake, such as a folder name that starts with a year ("2023_holidays")
 CAPTION_NAMES = ("text", "caption", "prompt")  # caption fields that are tried in this order when none is named
 
 
@@ -91,7 +91,7 @@ def inside(folder: Path, name: str, where: str) -> Path:
     Raises:
         InputError: the name is absolute, empty, or contains "..".
     """
-    path = PurePosixPath(name.replace("\\", "/"))  # also as Windows writes it
+    path = PurePosixPath(name.replace("\\", "/"))  # Windows paths as well
     if not name.strip() or path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
         raise InputError(f"{where}: {shown(name)} is not a path inside {folder}; give one relative to it, without '..'")
     return folder / path

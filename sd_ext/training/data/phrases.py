@@ -11,6 +11,7 @@ LITTLE = frozenset(
 
 
 def article(caption: str) -> str:
+    """The indefinite article of a caption, "a" or "an", by its first letter."""
     return "an" if caption[:1] in "aeiou" else "a"
 
 

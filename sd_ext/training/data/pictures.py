@@ -88,7 +88,7 @@ class Pictures:
         """Decode every picture once, so that broken ones are found before training starts."""
         console = console or Console(stderr=True)
         quiet = len(items) < MANY or not console.is_terminal
-        threads = min(32, (os.cpu_count() or 1) + 4)  # some wait for a disk
+        threads = min(32, (os.cpu_count() or 1) + 4)  # more threads than cores, since some wait for the disk
         looks = read_ahead((partial(look_at, item, self.wanted) for item in items), threads, 4 * threads)
         return list(track(looks, "looking at pictures", len(items), console=console, disable=quiet))
 

@@ -72,7 +72,7 @@ def read_folder(folder: Path, split: str, image: str | None, text: str | None) -
     if found == ["*.tar"]:
         return read_files(str(folder), kinds["*.tar"], split, image, text, folder)
     if found == ["*.parquet"]:
-        for path in kinds["*.parquet"]:  # `datasets` opens them all
+        for path in kinds["*.parquet"]:  # checked here, since `datasets` follows any link
             if reason := why_not(path, folder):
                 raise InputError(f"{path} {reason}; remove it")
         return read_table(str(folder), split, image, text)

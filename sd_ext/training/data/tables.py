@@ -79,7 +79,7 @@ def read_table(
             rows = datasets.load_dataset("parquet", data_files={split: [str(f) for f in files]}, split=split)
         else:
             rows = datasets.load_dataset(source, split=split)
-    except Exception as error:  # a network's, a server's, a format's: `datasets` raises any of a dozen kinds
+    except Exception as error:  # `datasets` raises many types: for network, server or format errors
         raise InputError(f"the data set {source} (split {split!r}) cannot be loaded: {error}") from error
     pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     image = choose_image(pictures, image, source)

@@ -63,5 +63,5 @@ def wordings(
     others = [phrase for phrase in rephrasings(caption) if phrase not in captions] if rephrase else []
     if not others:
         return variants
-    share = Fraction(rephrase).limit_denominator(100)  # of the list that is a rephrasing, exactly
+    share = Fraction(rephrase).limit_denominator(100)  # the list has exactly this share of rephrasings
     return variants * ((share.denominator - share.numerator) * len(others)) + others * (share.numerator * len(variants))

@@ -131,6 +131,7 @@ class DiffusionTask(Task):
     # Encoding, and the model.
 
     def begin(self, accelerator: Accelerator) -> None:
+        """Encode pictures and texts, then load the model (in this order, so that less is in memory at once)."""
         config, self.device, self.accelerator = self.config, accelerator.device, accelerator
         self.encoded = Encoded(
             config.cache, self.files, accelerator, out=config.folder.out, flip=config.data.flip,
@@ -230,7 +231,7 @@ class DiffusionTask(Task):
         return top, left
 
     def batch(self, each: Pass, read: Drawn, device: torch.device) -> tuple:
-        """The arguments of `DiffusionLoss.forward`."""
+        """The arguments of `DiffusionLoss.forward` for a pass, on the device, from the draws that `read` returned."""
         moments = read.moments
         if moments is None:
             assert read.pixels is not None

@@ -142,6 +142,7 @@ def at_most(work: Workload) -> int:
 
 
 def vae_on_meta(files: Model) -> Any:
+    """The autoencoder on PyTorch's meta device, without weights."""
     with torch.device("meta"):
         return files.without_weights("vae").eval()
 
@@ -186,12 +187,14 @@ def loss_once(work: Workload, loss: DiffusionLoss) -> Tensor:
 
 @torch.no_grad()
 def encode_once(work: Workload, vae: Any) -> None:
+    """Encode a batch of pictures of the largest size; only its memory matters."""
     batch, height, width = work.largest_batch
     vae.encode(torch.empty(batch, 3, height, width)).latent_dist.std.clone()
 
 
 @torch.no_grad()
 def decode_once(work: Workload, vae: Any) -> None:
+    """Decode one preview; only its memory matters."""
     side = work.config.pictures.resolution[0] // work.scale
     vae.decode(torch.empty(1, work.channels, side, side)).sample.clone()
 

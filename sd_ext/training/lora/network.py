@@ -85,7 +85,7 @@ def build_on_meta(config: LoraConfig, files: Model) -> tuple[Any, TextTowers | N
     """
     with torch.device("meta"):
         made = files.without_weights("unet")
-        unet = nn.Module.to(made, base_dtype(config))  # Diffusers' own warns of modules kept in float32: there are none
+        unet = nn.Module.to(made, base_dtype(config))  # Diffusers' `to` would warn needlessly
         adapt_unet(unet, config)
         towers = towers_on_meta(files).to(base_dtype(config)) if trains_text(config) else None
     if towers is not None:

@@ -64,9 +64,11 @@ class LoraTask(DiffusionTask):
         self.stops = {"vectors": words.token_steps} if words.token_steps else {}
 
     def complete(self, items: list[Item]) -> list[Item]:
+        """Add the class pictures of prior preservation."""
         return with_class_pictures(self.config.prior, items, self.config.pictures.resolution[0])
 
     def all_texts(self) -> list[str]:
+        """The texts to encode before training: none if the text encoders are trained."""
         return [] if self.trains_text else super().all_texts()
 
     @property
@@ -77,6 +79,7 @@ class LoraTask(DiffusionTask):
     # The model.
 
     def make_model(self) -> DiffusionLoss:
+        """Load the base model, draw its previews, and add adapters and new words."""
         config = self.config
         unet = self.files.load("unet", base_dtype(config)).eval().to(self.device)
         self.base_pictures = self.draw_base(unet)
@@ -98,6 +101,7 @@ class LoraTask(DiffusionTask):
         return {"unet": self.loss.unet, **(dict(self.towers.encoders) if adapts_towers else {})}
 
     def arrange(self) -> None:
+        """Use channels_last memory, except for adapters whose kind needs contiguous factors."""
         super().arrange()
         if find_kind(self.config.adapters.method).contiguous:  # peft views the factors of convolutions as matrices
             for p in self.model.parameters():
@@ -180,6 +184,7 @@ class LoraTask(DiffusionTask):
         return without_start(lora, self.at_start) if self.at_start else lora
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
+        """Write the LoRA and everything that goes with it, see `write_result`; its notes are printed."""
         finished = Finished(
             config=self.config,
             lora=self.trained(),

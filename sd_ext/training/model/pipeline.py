@@ -38,7 +38,7 @@ def make_pipeline(vae: Any, unet: Any, noise: dict[str, Any], towers: TextTowers
         towers: text encoders and tokenizers; None for a pipeline that takes prompt embeddings only.
         files: the base model; its family decides the pipeline's class, and SDXL's treatment of empty prompts is kept.
     """
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # much to import, for previews only
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # slow to import, for previews only
 
     names = ("", "_2")[: 2 if files.family == "sdxl" else 1]
     encoders = list(towers.encoders.values()) if towers else [None] * len(names)
@@ -86,7 +86,7 @@ def fill_pipeline(pipe: Any, new: Path) -> None:
     pipe.save_pretrained(new, safe_serialization=True)
     for part in [name for name in ("text_encoder", "text_encoder_2") if name in pipe.components]:
         save_text_encoder(pipe.components[part], new / part)
-        edit_json(new / part / "config.json", dtype="float32")  # Transformers 5 would load it as stored
+        edit_json(new / part / "config.json", dtype="float32")  # else Transformers 5 would load the stored format
     for part in [name for name in ("tokenizer", "tokenizer_2") if name in pipe.components]:
         save_tokenizer(pipe.components[part], new / part)
     for name in ["model_index.json", *(path.relative_to(new) for path in new.glob("*/*config.json"))]:

@@ -46,6 +46,7 @@ class TextTowers(nn.Module):
         return torch.stack([tokenize(each, list(texts)) for each in self.tokenizers], dim=1)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Token ids (b, towers, n) -> "states" (b, n, d), and for SDXL "pooled" (b, p)."""
         if len(self.encoders) == 1:
             (encoder,) = self.encoders.values()
             return {"states": encoder(tokens[:, 0]).last_hidden_state}

@@ -61,7 +61,7 @@ def _pixel_error(kind: str, d: Tensor, delta: float | Tensor) -> Tensor:
     if kind == "l1":
         return d.abs()
     delta = torch.as_tensor(delta, dtype=d.dtype, device=d.device).reshape(-1, *[1] * (d.ndim - 1))
-    if kind == "huber":  # 2 delta (sqrt(d^2 + delta^2) - delta), without the difference of nearly equal numbers
+    if kind == "huber":  # 2 delta (sqrt(d^2 + delta^2) - delta), rewritten to avoid cancellation
         return 2 * delta * d.square() / ((d.square() + delta.square()).sqrt() + delta)
     return torch.where(d.abs() < delta, d.square() / (2 * delta), d.abs() - delta / 2)
 

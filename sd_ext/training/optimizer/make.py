@@ -36,7 +36,7 @@ def find_class(name: str) -> type[torch.optim.Optimizer]:
     module, _, attribute = known.path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # importing runs whatever is in the package
+    except Exception as error:  # importing a package runs its code, which may raise anything
         missing = f"optimizer {name!r} needs {module!r}, which cannot be imported ({error!r})"
         raise InputError(f"{missing}: pip install {known.package}" if known.package else missing) from error
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):

@@ -65,7 +65,7 @@ def _share(settings: RateSettings, step: int, steps: int) -> float:
         scale = settings.warmup or 10_000
         return max(settings.lr_end, math.sqrt(scale / (step + scale)))
     done = min(1.0, step / max(1, steps))
-    if done == 1 and settings.lr_schedule != "constant":  # where another restart would begin
+    if done == 1 and settings.lr_schedule != "constant":  # else cosine_with_restarts would restart here
         return settings.lr_end
     shape = SHAPES[settings.lr_schedule](done, settings.lr_cycles, settings.lr_power)
     return 1 - (1 - settings.lr_end) * (1 - shape)

@@ -46,7 +46,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm` with the backward pass above; same parameters, same state dict."""
+    """`torch.nn.GroupNorm` with the faster backward pass; parameters and state dict are the same."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim != 4 or not torch.is_grad_enabled():

@@ -83,7 +83,7 @@ def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dic
 
 def state_checksum(state: dict[str, Any]) -> str:
     """A CRC-32 of all values, as JSON represents them: eight hexadecimal digits."""
-    as_read = json.loads(json.dumps(state))  # lists for tuples, texts for keys that are numbers
+    as_read = json.loads(json.dumps(state))  # JSON turns tuples into lists, and number keys into texts
     return f"{zlib.crc32(json.dumps(as_read, sort_keys=True).encode()):08x}"
 
 

@@ -217,7 +217,7 @@ def fit(task: Task, config: RunConfig) -> Path:
             f"Make room in {folder}, or mend what is named here, and the same command goes on from there"
         ) from error
     finally:
-        accelerator.end_training()  # processes cannot wait for one another any more
+        accelerator.end_training()  # after this, processes can no longer wait for one another
     return result
 
 

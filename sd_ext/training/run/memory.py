@@ -100,7 +100,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     found = [known for known in (system_memory(), container_memory()) if known is not None]
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(found) // processes if found else 2**62  # nothing is known: nothing is refused
+    return min(found) // processes if found else 2**62  # unknown: no run is refused
 
 
 def system_memory() -> int | None:

@@ -50,7 +50,7 @@ def write_card(new: Path, pipe: Any, out: Path, recipe: str, where: str, guidanc
     glyphs = len(held_out)
     try:
         held_out = [item.caption for item in read_items(out / "data", "held_out")]
-    except ValueError:  # a set of one's own may hold out nothing
+    except ValueError:  # the user's own data may have no held-out split
         held_out = []
     latent = (pipe.vae.config.latent_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
     parts = {name: millions(getattr(pipe, name)) for name in ("vae", "text_encoder", "unet")}

@@ -36,8 +36,8 @@ FONT = Font(
     ),
 )
 
-# Pieces (regional indicators, skin tones, hair), clock faces (24 of them differ by two thin hands), pictures of small
-# print, squares that differ in size only.
+# Parts of other glyphs (regional indicators, skin tones, hair), clock faces (24 of them differ by two thin hands only),
+# glyphs that show small letters, squares that differ in size only.
 LEFT_OUT = re.compile(
     r"REGIONAL INDICATOR|EMOJI MODIFIER|EMOJI COMPONENT|CLOCK FACE|IDEOGRAPH|KATAKANA|COPYRIGHT|REGISTERED|TRADE MARK|"
     r"^(BLACK|WHITE) (SMALL|MEDIUM|MEDIUM SMALL) SQUARE|INPUT SYMBOL|COMPRESSION|SQUARED LATIN|"
@@ -77,6 +77,7 @@ class Glyph:
 
     @property
     def file_name(self) -> str:
+        """The name of the picture's file in the set."""
         return f"{self.codepoint:x}.png"
 
 
@@ -139,7 +140,7 @@ def glyphs(font_path: str | os.PathLike[str] | None = None, size: int = 128) -> 
     kept: list[Glyph] = []
     taken: set[str] = set()
     seen: list[np.ndarray] = []
-    coarse = np.empty((0, 8 * 8 * 3), np.float32)  # means of 8 x 8 blocks, which differ by no more than the pixels do
+    coarse = np.empty((0, 8 * 8 * 3), np.float32)  # means of 8 x 8 blocks, which never differ by more: a quick test
     for codepoint in codepoints():
         name = unicodedata.name(chr(codepoint), "")
         if not name or LEFT_OUT.search(name):

@@ -16,7 +16,7 @@ from sd_ext.training.sets.folder import write_set
 from sd_ext.training.sets.fonts import Font
 from sd_ext.training.sets.glyphs import Glyph, glyphs
 
-WIDEN = 64  # lines grow by this part of the font's size to each side
+WIDEN = 64  # lines are widened by 1/64 of the font's size on each side
 PICTURES = 0x1F300  # code points from here on are things, plants, animals, people
 FONT = Font(
     "Symbola",
@@ -44,7 +44,7 @@ def draw_line(font: ImageFont.FreeTypeFont, character: str, size: int) -> Image.
     Returns:
         A square RGB picture; None if the font has no glyph for the character.
     """
-    missing = np.asarray(font.getmask("\U000effff", mode="L"), np.uint8)  # the box for what is not there
+    missing = np.asarray(font.getmask("\U000effff", mode="L"), np.uint8)  # the box that stands for missing glyphs
     drawn = np.asarray(font.getmask(character, mode="L"), np.uint8)
     if drawn.size == 0 or np.array_equal(drawn, missing):
         return None

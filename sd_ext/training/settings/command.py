@@ -34,6 +34,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` on errors, instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise `InputError` with argparse's message."""
         raise InputError(f"{message}; --help lists the flags")
 
 
@@ -63,7 +64,7 @@ def convert(kind: Any, value: Any, name: str) -> Any:
             raise ValueError
         made = kind(value)
         if kind is int:
-            check(made, int, name)  # of 64 bits
+            check(made, int, name)  # refuses integers that need more than 64 bits
         return made
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")

@@ -28,7 +28,7 @@ class Config:
     """Base of every script's settings. Each field is a group; its default holds the script's defaults."""
 
     section: ClassVar[str] = ""  # the table of a recipe file that holds these settings
-    presets: ClassVar[dict[str, str]] = {}  # names of recipe files that can stand in place of a file of settings
+    presets: ClassVar[dict[str, str]] = {}  # preset name -> recipe file; a preset's name may replace CONFIG.toml
     plan: ClassVar[str] = ""  # "module:function" that returns the lines of a run's plan, for --dry-run
 
     @classmethod
