@@ -221,7 +221,7 @@ def _draw_and_write(
 
     columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     count, paths, thumbnails = len(batches(recipes)), [], []
-    # Not through rich: stdout carries the paths and nothing else.
+    # The bar is on stderr: stdout gets the paths and nothing else.
     with Progress(*columns, console=say, transient=True, redirect_stdout=False, disable=not say.is_terminal) as bar:
         task = bar.add_task("Drawing", total=None)
         for recipe, picture in draw(pipe, recipes, lambda calls: bar.update(task, total=count * calls, advance=1)):

@@ -13,8 +13,8 @@ from ..errors import InputError
 from ..plain_files import open_file
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-LONGEST = 2**20  # bytes of one text
-MOST = 1000  # texts
+LONGEST = 2**20  # the most bytes that one text may have
+MOST = 1000  # the most texts that a file may have
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
@@ -76,7 +76,7 @@ def _text(kind: bytes, data: bytes) -> tuple[str, str]:
     keyword, _, rest = data.partition(b"\0")
     compressed, encoding = kind == b"zTXt", "latin-1"
     if compressed:
-        rest = rest[1:]  # the method, of which there is one
+        rest = rest[1:]  # skip the compression method, since only one exists
     if kind == b"iTXt":
         compressed, encoding = rest[:1] == b"\1", "utf-8"
         rest = rest[2:].split(b"\0", 2)[-1]  # after flag, method, language, translated keyword

@@ -77,7 +77,7 @@ def _check_card_online(staged: Path) -> None:
 
     try:
         ModelCard.load(staged / README).validate()
-    except ValueError as error:  # an answer of the Hub, not a failure to answer
+    except ValueError as error:  # the Hub has answered that the card is invalid
         raise InputError(f"the Hub does not accept the card: {without_tokens(str(error))}") from None
 
 

@@ -93,7 +93,7 @@ def _copy_picture(source: Path, new: Path) -> None:
     try:
         with Image.open(io.BytesIO(read_bytes(source, PICTURE_BYTES))) as picture:
             pixels = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    except Exception as error:  # of a dozen decoders, each with errors of its own
+    except Exception as error:  # Pillow's decoders raise all kinds of errors
         raise InputError(f"{source} is no picture that can be read: {error}") from error
     pixels.info.clear()
     pixels.save(new, "PNG")

@@ -20,7 +20,10 @@ ADAPTED = nn.Linear, nn.Conv2d
 
 
 class BaseWeights(Protocol):
-    """Weights by module: (out, in) for linear layers, (out, in, k, k) for convolutions."""
+    """The weights of a base model: `shapes()` lists the modules, `weight(module)` gives one module's weight.
+
+    Weights are (out, in) for linear layers and (out, in, k, k) for convolutions.
+    """
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]: ...
 
@@ -47,7 +50,7 @@ class ModelWeights:
         self.modules: dict[ModuleName, nn.Linear | nn.Conv2d] = {}
         for part, model in models_by_part(models).items():
             for path, module in model.named_modules():
-                # A LoRA's own factors are modules too, inside the layer that carries them.
+                # Skip the factors of peft adapters, which are modules inside of the layer that they change.
                 if isinstance(module, ADAPTED) and not re.search(r"\.lora_[AB]\.", f"{path}."):
                     self.modules[canonical(part, path)] = module
 

@@ -121,7 +121,7 @@ class Folder(Model):
                 options["torch_dtype" if part in ("vae", "unet") else "dtype"] = dtype
         try:
             return kind.from_pretrained(self.folder(part), **options)
-        except Exception as error:  # whatever a library makes of a stranger's files
+        except Exception as error:  # libraries raise all kinds of errors for malformed files
             raise ModelError(f"{self.folder(part)} does not load as {kind.__name__}: {error}") from error
 
     def _variant(self, part: str) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FAMILIES = {"sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
-ZEROS = "force_zeros_for_empty_prompt"  # in model_index.json
+ZEROS = "force_zeros_for_empty_prompt"  # a setting in model_index.json
 NOISE = "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"
 
 Stored = Mapping[tuple[str, str], StoredTensor]
@@ -138,7 +138,9 @@ class Model(ABC):
     def pipeline_class(self) -> str:
         """The Diffusers pipeline class it is for, such as "StableDiffusionPipeline"; "" if its index does not say."""
         name = self.index.get("_class_name", "")
-        return str(name[-1] if isinstance(name, list) and name else name)  # a list: a class of the repository's own
+        return str(
+            name[-1] if isinstance(name, list) and name else name
+        )  # a list [file, class] names a class in the repository
 
     @property
     def zeros_for_no_prompt(self) -> bool:
@@ -225,7 +227,7 @@ class Model(ABC):
                 settings = kind.config_class
                 return kind(settings.from_dict(config.get(settings.base_config_key, config)))
             return kind.from_config(config)
-        except Exception as error:  # whatever a library makes of a stranger's config
+        except Exception as error:  # libraries raise all kinds of errors for malformed configs
             raise ModelError(f"{self.where(part)} makes no {kind.__name__}: {error}") from error
 
     def digest(self, *parts: str) -> str:

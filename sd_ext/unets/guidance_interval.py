@@ -166,6 +166,7 @@ class _Skip:
         self.handles += [before_handle, after_handle]
 
     def remove(self) -> None:
+        """Remove the hooks that are left."""
         for handle in self.handles:
             handle.remove()
 
@@ -191,7 +192,7 @@ def _check_pipeline(pipe: Any) -> None:
         raise InputError(f"GuidanceInterval: {name} is not a guided pipeline with a U-Net")
     if has_three_branches(pipe):
         raise InputError(f"GuidanceInterval: {name} has three branches; pipelines of two are possible")
-    for part in NETWORKS:  # what is compiled in place no longer looks at its hooks
+    for part in NETWORKS:  # networks compiled in place ignore hooks
         network = getattr(pipe, part, None)
         if isinstance(network, torch.nn.Module) and is_compiled_in_place(network):
             raise InputError(

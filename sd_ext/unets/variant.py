@@ -104,7 +104,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
         model = cls.__new__(cls)
         vars(model).update(unet._bare_copy() if isinstance(unet, VariantUNet2DConditionModel) else share(unet))
         PLAIN.disable_freeu(model)
-        # A plain one loaded from a variant's folder has the options in its config, and does nothing by them.
+        # A plain U-Net loaded from a variant's folder has the options in its config too, but they have no effect there.
         own = unet.options if isinstance(unet, VariantUNet2DConditionModel) else adopted(unet)
         off = {name for name, neutral in OPTIONS.items() if own.get(name, neutral) == neutral}
         new = {} if isinstance(unet, cls) else {name: on for name, on in cls._defaults.items() if name in off}
@@ -142,7 +142,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
         return tuple(feature for feature in FEATURES if not feature.is_neutral(self.config))
 
     def _apply_options(self, options: dict[str, Any]) -> None:
-        options = copy.deepcopy(options)  # lists in it are the caller's, or the defaults of all models
+        options = copy.deepcopy(options)  # its lists may belong to the caller, or be defaults that all models share
         for feature in FEATURES:
             for name, kind in feature.kinds.items():
                 check(options[name], kind, type(self).__name__, name)

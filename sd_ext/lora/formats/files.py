@@ -92,7 +92,7 @@ def _sort_header(new: Path) -> None:
         header = parse_json(file.read(length), str(new))
         header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) > length:  # cannot be: the same entries in the same notation
+        if len(text) > length:  # cannot happen: the same entries in the same notation
             raise InputError(f"the header of {new} cannot be sorted")
         file.seek(8)
         file.write(text.ljust(length))
@@ -116,7 +116,7 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict
         return tensors, ""
     made, lost, total, largest = {}, 0, 0, 0.0
     for name, tensor in tensors.items():
-        made[name] = tensor if name.endswith(".alpha") else tensor.to(dtype)  # one number, and a scale: kept whole
+        made[name] = tensor if name.endswith(".alpha") else tensor.to(dtype)  # a single number, kept exact
         if not made[name].isfinite().all():
             worst = tensor.abs().max().item()
             raise InputError(f"{name} holds {worst:.3g}, too large for {dtype}; choose bfloat16 or float32")

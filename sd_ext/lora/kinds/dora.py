@@ -118,7 +118,7 @@ class DoraKind(Kind):
         shape = self.shape(tensors)
         if shape is not None and dora.shape[0] == 1 != shape[0]:
             raise InputError("has DoRA over its inputs, which Diffusers cannot read; write kohya's format")
-        # transformers 5 loads the text encoders' magnitudes only where they are called weights, as modules' are.
+        # transformers 5 loads a text encoder's magnitudes only from keys that end in `.weight`.
         key = "lora_magnitude_vector" if part == "unet" else "lora_magnitude_vector.weight"
         return {**made, key: dora.reshape(1, -1, 1, 1) if dora.ndim == 4 else dora.flatten()}  # as peft keeps them
 

@@ -44,7 +44,7 @@ class LokrKind(Kind):
     def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
         if self.rank(tensors):
             return super().from_training(tensors, alpha, rank)
-        return {**tensors, "w1": tensors["w1"] * (alpha / rank)}, 1.0  # readers take the two as they are
+        return {**tensors, "w1": tensors["w1"] * (alpha / rank)}, 1.0  # readers apply no scale to two whole factors
 
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
         from peft import LoKrConfig

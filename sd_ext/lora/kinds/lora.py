@@ -72,7 +72,7 @@ class LoraKind(Kind):
         return made
 
     def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
-        return tensors, alpha  # its rank is the configured one
+        return tensors, alpha  # unchanged, since a LoRA has exactly the configured rank
 
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any, **more: Any) -> Any:
         from peft import LoraConfig

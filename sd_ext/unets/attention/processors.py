@@ -162,7 +162,7 @@ def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
     found = _layers(pipe_or_model)
     with contextlib.ExitStack() as stack:
         for model in _models(pipe_or_model).values():
-            below = getattr(model, "uninstalled", None)  # a variant's features wrap processors
+            below = getattr(model, "uninstalled", None)  # uninstall a variant's features, which wrap processors
             stack.enter_context(below() if callable(below) else contextlib.nullcontext())  # type: ignore[arg-type]
         for attn in found.values():
             if _is_replaceable(attn):

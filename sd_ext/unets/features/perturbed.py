@@ -101,7 +101,7 @@ class PerturbedGuidance(Feature):
         if unet.training:
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
-        with unet.lock:  # layers are perturbed for every thread that calls this model
+        with unet.lock:  # the perturbation of layers affects every thread that calls this model
             return self._guided(unet, inner, sample, inputs)
 
     def _guided(self, unet: Host, inner: Inner, sample: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

@@ -40,7 +40,7 @@ def _gaussian(size: int, sigma: float) -> torch.Tensor:
 
     Weights beyond the ends are reflected back in.
     """
-    if sigma > 4 * size:  # a mirrored Gaussian is flat then, to 1e-34
+    if sigma > 4 * size:  # the reflected Gaussian is then constant, to within 1e-34
         return torch.full((size, size), 1 / size, dtype=torch.float64)
     reach = math.ceil(4 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)

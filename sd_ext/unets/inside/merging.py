@@ -36,7 +36,7 @@ class Merge:
     def merge(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of each row's tokens: from `(batch, tokens, channels)` to `(batch, rows, channels)`."""
         rows = _take(x, self.keepers)
-        # Means as differences from the destination: equal tokens merge without a rounding error, in every dtype.
+        # The mean is computed from differences to the destination, so equal tokens merge without rounding errors.
         apart = (_take(x, self.moved) - _take(rows, self.target)) / self.sizes.gather(1, self.target)[..., None].to(x)
         return rows.scatter_add(1, _wide(self.target, x), apart)
 

@@ -127,7 +127,7 @@ def _sizes(
             halved = (downsampled(sizes[-1][0], sampler), downsampled(sizes[-1][1], sampler))
             sizes.append(shrunk(halved, factor) if level == block else halved)
             skips.append(level + 1)
-        # An adapter's residual joins before the downsampler in a block with attention, after it in one without.
+        # A T2I-Adapter's residual is added before the downsampler in blocks with cross-attention, in others after it.
         blocks.append(level if has_cross_attention(each) else len(sizes) - 1)
     return [*blocks, len(sizes) - 1], skips, sizes
 

@@ -128,7 +128,7 @@ class StepTracker:
         if not _is_element(timestep):
             values = timestep.detach().flatten()
             listed = (0.0,) if values.is_meta else tuple(values.tolist())
-            return _Place(listed[:1] if len(set(listed)) == 1 else listed)  # of a batch of any size
+            return _Place(listed[:1] if len(set(listed)) == 1 else listed)  # the same for every batch size
         if self._schedule is None or self._schedule.identity != _identity(timestep):
             self._schedule = _Schedule(timestep)
         position = int(timestep.storage_offset())
