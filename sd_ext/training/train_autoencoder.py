@@ -122,7 +122,7 @@ class AutoencoderTask(Task):
         return contact_sheet([Image.fromarray(picture) for picture in rows], columns=min(16, len(pixels)))
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
-        """Save the autoencoder with its scaling factor."""
+        """Measure the scaling factor, 1 / standard deviation of the latents, and save the autoencoder with it."""
         self.vae.eval()
         std = latent_std(self.vae, self.pictures)
         self.vae.register_to_config(scaling_factor=round(1 / std, 6), force_upcast=False)

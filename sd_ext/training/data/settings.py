@@ -1,4 +1,4 @@
-"""Settings of pictures and captions: which, at what sizes, said how, and which of them are held out."""
+"""Settings of the data: sources of pictures, their sizes, augmentation of captions, held-out pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the pictures that a model draws while it is trained."""
+"""Settings of previews: the pictures that a model draws during its training."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def quantize(model: nn.Module) -> None:
 
 
 def trains_text(config: LoraConfig) -> bool:
-    """Whether text encoders have to run in each step: they have adapters, or there are new words."""
+    """Whether text encoders are trained, and so must run in each step: they have adapters or new words."""
     return config.text.text_encoder or bool(config.words.tokens)
 
 

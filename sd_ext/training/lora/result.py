@@ -90,7 +90,15 @@ def write_result(finished: Finished, new: Path) -> list[str]:
 
 
 def write_weights(finished: Finished, new: Path) -> list[str]:
-    """The LoRA in both formats; LoHa and LoKr in kohya's alone, since Diffusers' loader cannot read them."""
+    """Write the LoRA in both formats; LoHa and LoKr only in kohya's, since Diffusers' loader cannot read them.
+
+    Args:
+        finished: the results.
+        new: the folder to write into.
+
+    Returns:
+        Notes for the user on the files, without repetitions.
+    """
     lora, settings = finished.lora, finished.config.result
     dtype, notes = SAVED[settings.save_dtype], []
     if find_kind(finished.config.adapters.method).in_diffusers:

@@ -1,4 +1,4 @@
-"""Settings of adapters, of the words and the class that are trained beside them, of the base, and of the result."""
+"""Settings of LoRA training: adapters, text encoders, new words, class pictures, precision of the base, result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the model that is trained: what it starts from, what it computes with."""
+"""Settings of the trained model: the model to start from, gradient checkpointing, attention, compilation."""
 
 from __future__ import annotations
 

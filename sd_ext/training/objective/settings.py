@@ -1,4 +1,4 @@
-"""Settings of the objective: what is predicted, at which noise levels, from what noise, and how errors count."""
+"""Settings of the objective: prediction type, loss and its weighting, noise, timesteps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 ERRORS = ("l2", "l1", "huber", "smooth_l1")
 HUBER_SCHEDULES = ("constant", "exponential", "snr")
 WEIGHTS = {"none": None, "min_snr": 5.0, "soft_min_snr": 5.0, "debiased": None, "p2": 1.0}
-"""Names of the weightings, each with its gamma when none is given."""
+"""Names of the loss weightings, each with its default gamma; None for those without one."""
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undo `_pack`."""
+    """Convert a value from `_pack` back; `tensors` holds the tensors by name."""
     if not isinstance(value, dict):
         return value
     [(kind, content)] = value.items()

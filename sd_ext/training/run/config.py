@@ -42,7 +42,7 @@ class RunConfig(Config):
         return super().change(**values)
 
     def _adamw_rate(self) -> float:
-        """The learning rate that these settings would have with AdamW."""
+        """The learning rate to which these settings' rate corresponds with AdamW, see `Preset.rate_share`."""
         known = self.optimizer.preset
         script = type(self)().rate.learning_rate
         return script if known.learning_rate else self.rate.learning_rate / known.rate_share

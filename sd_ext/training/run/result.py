@@ -1,4 +1,4 @@
-"""The checksums of a finished run's result: OUT/model.sha256, as `sha256sum -c model.sha256` in OUT reads it."""
+"""The checksums of a finished run's result, OUT/model.sha256; `sha256sum -c model.sha256` in OUT verifies them too."""
 
 from __future__ import annotations
 

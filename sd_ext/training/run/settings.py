@@ -1,4 +1,4 @@
-"""Settings of a run: its folder, its steps, its machine. Durations are in optimizer steps."""
+"""Settings of a run: folder, training loop, machine. All intervals are in optimizer steps."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Glyph:
 
 
 def corrections() -> tuple[dict[int, str], frozenset[str]]:
-    """(captions by code point, held-out captions) from `captions.toml`."""
+    """Read `captions.toml`; returns (corrected captions by code point, held-out captions)."""
     table = read_toml(Path(__file__).parent / "captions.toml")
     return {int(key, 16): text for key, text in table["captions"].items()}, frozenset(table["held_out"]["captions"])
 

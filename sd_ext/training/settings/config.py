@@ -25,7 +25,7 @@ from sd_ext.training.settings.setting import now
 
 @dataclass(frozen=True)
 class Config:
-    """Base of every script's settings. Each field is a group; its default holds the script's defaults."""
+    """Base class of every script's settings. Each field is a group of settings, its default the script's defaults."""
 
     section: ClassVar[str] = ""  # the table of a recipe file that holds these settings
     presets: ClassVar[dict[str, str]] = {}  # preset name -> recipe file; a preset's name may replace CONFIG.toml
