@@ -36,11 +36,11 @@ def room(module: str) -> str:
 
 
 def arrows_between_rooms() -> Arrows:
-    """Room -> the other rooms that it imports."""
+    """Room -> the other rooms that it imports. The package itself, which is asked for its version only, is left out."""
     arrows: Arrows = {}
     for module, others in source.graph().items():
         arrows.setdefault(room(module), set()).update(room(other) for other in others)
-    return {name: others - {name} for name, others in arrows.items()}
+    return {name: others - {name, "sd_ext"} for name, others in arrows.items()}
 
 
 def floors(arrows: Arrows) -> dict[str, int]:
@@ -147,7 +147,7 @@ def purpose(name: str) -> str:
     said = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
     said = said.split(". ")[0].removesuffix(".").removeprefix("sd_ext: ").replace("`", "")
     for mark in (":", ";", ","):
-        said = said.split(mark)[0] if len(said) > 60 else said
+        said = said.split(mark)[0] if len(said) > 75 else said
     return said
 
 
@@ -158,7 +158,7 @@ def draw(arrows: Arrows, to: Path) -> None:
 
     level, shown = floors(arrows), without_shortcuts(arrows)
     top = max(level.values())
-    figure = Figure(figsize=(8.5, 1.15 * (top + 1)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.5, 1.05 * (top + 1)), dpi=120, layout="constrained")
     axes = figure.subplots()
     places: dict[str, tuple[float, float]] = {}
     for floor in range(top + 1):
@@ -168,6 +168,7 @@ def draw(arrows: Arrows, to: Path) -> None:
         for other in others:
             (x, y), (u, v) = places[name], places[other]
             style = {"arrowstyle": "-|>", "color": "#7d8597", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
+            style["connectionstyle"] = f"arc3,rad={-0.45 if y - v > 1 else 0}"  # around the boxes in between
             axes.annotate("", (u, v + 0.3), (x, y - 0.3), arrowprops=style, zorder=0)
     for name, (x, y) in places.items():
         box = {"boxstyle": "round,pad=0.5", "fc": "#e7f0fb" if y else "#eaf6ea", "ec": "#33415c", "lw": 0.9}
