@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -177,12 +178,26 @@ def test_the_script_refuses_in_one_sentence(toml, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def assert_same_result(one: Path, other: Path) -> None:
+    for name in ("pytorch_lora_weights.safetensors", "lora_kohya.safetensors"):
+        assert (one / "model" / name).read_bytes() == (other / "model" / name).read_bytes()
+
+
+def test_what_the_script_makes_is_what_the_command_makes(run, toml, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["training/train_lora.py", str(toml), "--out", str(tmp_path / "script")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "training" / "train_lora.py"), run_name="__main__")
+    assert not ended.value.code
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "script" / "model")
+    assert run("train", "lora", toml, "--out", tmp_path / "run").code == 0
+    assert_same_result(tmp_path / "script", tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_accelerate_launches_the_script(run, toml, tmp_path):
-    """And what it makes is what the command makes."""
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
     done = script(toml, "--out", tmp_path / "launched", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "launched" / "model")
     assert run("train", "lora", toml, "--out", tmp_path / "run").code == 0
-    for name in ("pytorch_lora_weights.safetensors", "lora_kohya.safetensors"):
-        assert (tmp_path / "launched/model" / name).read_bytes() == (tmp_path / "run/model" / name).read_bytes()
+    assert_same_result(tmp_path / "launched", tmp_path / "run")
