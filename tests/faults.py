@@ -257,7 +257,7 @@ def _serialize(disk: Disk, real: Callable) -> Callable:
 
 # Processes.
 
-LONGEST = 180  # seconds, after which a process hangs and is killed
+LONGEST = 3600  # seconds, after which a process hangs and is killed; more than any pause of a machine under load
 
 
 def in_child(work: Callable[[], Any], log: Path | None = None) -> int:
