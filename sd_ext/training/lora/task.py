@@ -97,8 +97,8 @@ class LoraTask(DiffusionTask):
 
     def adapted(self) -> dict[str, Any]:
         """The models that have adapters, by part name."""
-        adapts_towers = self.towers is not None and self.config.text.text_encoder
-        return {"unet": self.loss.unet, **(dict(self.towers.encoders) if adapts_towers else {})}
+        towers = self.towers if self.config.text.text_encoder else None
+        return {"unet": self.loss.unet, **(dict(towers.encoders) if towers else {})}
 
     def arrange(self) -> None:
         """Use channels_last memory, except for adapters whose kind needs contiguous factors."""
