@@ -57,12 +57,12 @@ def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
     """
     held, bias = {}, False
     for factor in factors:
-        by_name: Any = getattr(module, factor, None)
-        is_by_name = isinstance(by_name, nn.ParameterDict | nn.ModuleDict)
-        if is_by_name and name in by_name:
-            found: Any = by_name[name]
+        by_name = getattr(module, factor, None)
+        if isinstance(by_name, nn.ParameterDict | nn.ModuleDict) and name in by_name:
+            found: Any = by_name[name]  # type: ignore[operator]
             bias = bias or getattr(found, "bias", None) is not None
-            held[factor] = (found.weight if isinstance(found, nn.Module) else found).detach()
+            tensor: Any = found.weight if isinstance(found, nn.Module) else found
+            held[factor] = tensor.detach()
     package = type(module).__module__.rpartition(".")[0]
     if not held:
         return PeftAdapter(held, 0.0, 0, bias, "", package)
