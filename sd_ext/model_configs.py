@@ -13,6 +13,7 @@ from .plain_files import why_not
 from .reading import read_json
 
 MOST_LAYERS = 256  # of one kind in a config; a count of a million would keep a library building for hours
+LONGEST = 60  # characters of a part's name, which is a folder's
 MOST = 2**24  # any other whole number in a config: widths, vocabularies
 
 
@@ -27,8 +28,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / "model_index.json"
     index = read_json(path, dict[str, Any], error=ModelError)
-    if wrong := next((name for name in parts_in(index) if not name.isidentifier()), None):
-        raise ModelError(f"{path}: {shown(wrong)} is no name of a part")
+    if wrong := [name for name in parts_in(index) if not name.isidentifier() or len(name) > LONGEST]:
+        raise ModelError(f"{path}: {shown(wrong[0])} is no name of a part")
     return index
 
 

@@ -31,7 +31,8 @@ from sd_ext.errors import SdExtError
 from .mutations import JSON, RAW, TENSORS, TEXT, TOML, Spoil
 
 MEMORY = 500 * 2**20  # bytes beside what the process has when a file is read
-SECONDS = 20.0  # for one file
+SECONDS = 20.0  # of a processor, for one file; the clock stops only what waits for ever
+WAIT = 30 * SECONDS
 
 
 class Hang(BaseException):
@@ -126,7 +127,7 @@ def outcome(reader: Reader, folder: Path) -> tuple[bool, str]:
 
 @contextlib.contextmanager
 def at_most(memory: int, seconds: float) -> Iterator[None]:
-    """Within the block, so much more memory and time; what goes beyond is `MemoryError` and `Hang`."""
+    """Within the block, so much more memory and processor time; what goes beyond is `MemoryError` and `Hang`."""
     status = dict(
         line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Vm")
     )
@@ -135,15 +136,18 @@ def at_most(memory: int, seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, WAIT)}
+    before = {number: signal.signal(number, stop) for number in timers}
+    for timer, limit in timers.values():
+        signal.setitimer(timer, limit)
     resource.setrlimit(resource.RLIMIT_DATA, (int(status["VmData"].split()[0]) * 1024 + memory, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -102,6 +103,11 @@ def repeat_a_key(data: bytes, draw: random.Random) -> bytes:
     return data[:at] + draw.choice(keys) + b": " + draw.choice([b"1", b"{}", b'"x"']) + b", " + data[at:]
 
 
+def strange(draw: random.Random) -> Any:
+    """A value of any type, of its own: it may be changed further."""
+    return copy.deepcopy(draw.choice(STRANGE))
+
+
 def _places(value: Any, path: tuple = ()) -> list[tuple]:
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -121,7 +127,7 @@ def change_types(data: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice([1, 1, 1, 3])):
         path = draw.choice(_places(value))
         if not path:
-            value = draw.choice(STRANGE) if draw.random() < 0.1 else value
+            value = strange(draw) if draw.random() < 0.1 else value
             continue
         holder = value
         for key in path[:-1]:
@@ -131,7 +137,7 @@ def change_types(data: bytes, draw: random.Random) -> bytes:
             holder.update({renamed: holder.pop(path[-1])} if draw.random() < 0.5 else {})
             holder.pop(path[-1], None)
         else:
-            holder[path[-1]] = draw.choice(STRANGE)
+            holder[path[-1]] = strange(draw)
     lines[number] = json.dumps(value)
     return "\n".join(lines).encode()
 

@@ -37,9 +37,12 @@ def test_two_thousand_spoiled_files(seed):
 
 
 def test_the_same_seed_spoils_in_the_same_way():
-    for reader in readers():
-        made = {spoiled(reader, b'{"a": 1, "b": [2, 3]}', "seed") for _ in range(2)}
-        assert len(made) == 1
+    """Whatever has been spoiled before: a failure can be looked at by itself."""
+    good = b'{"a": 1, "b": [2, 3], "c": {"d": "e"}}'
+    seeds = [f"seed {number}" for number in range(40)]
+    first = {(reader.name, seed): spoiled(reader, good, seed) for reader in readers() for seed in seeds}
+    again = {(reader.name, seed): spoiled(reader, good, seed) for reader in readers()[::-1] for seed in seeds[::-1]}
+    assert first == again
 
 
 def raises(error: BaseException):

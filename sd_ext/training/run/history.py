@@ -60,6 +60,9 @@ class History:
         return "".join(json.dumps(entry) + "\n" for entry in self.entries)
 
 
+MOST_DAMAGED = 1000  # lines, after which a file is no log any more
+
+
 @dataclass
 class Entry:
     """The checked field of a line; all other fields are metrics."""
@@ -75,19 +78,23 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     if not os.path.lexists(path):
         return []
-    entries, damaged = [], ""
+    entries: list[dict[str, float]] = []
+    damaged: list[str] = []
     try:
         with open_file(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES), b""), 1):
                 try:
-                    entries.append(_entry(line, f"line {number}"))
+                    if line.strip():
+                        entries.append(_entry(line, f"line {number}"))
                 except InputError as error:
-                    damaged = damaged or f" (first: {error})"
-                    continue
+                    damaged.append(f"first: {error}" if not damaged else "")
+                if len(damaged) > MOST_DAMAGED:
+                    damaged[0] += f"; nothing is read from line {number} on"
+                    break
     except (InputError, OSError) as error:
-        damaged = f" ({error})"
+        damaged.insert(0, str(error))
     if damaged:
-        log.warning("%s: damaged lines are left out of the log%s", path, printable(damaged))
+        log.warning("%s: damaged lines are left out of the log (%s)", path, printable(damaged[0]))
     return entries
 
 

@@ -104,3 +104,10 @@ def test_a_log_that_cannot_be_read_at_all_stops_nothing(tmp_path, caplog):
     for name in ("folder", "pipe"):
         assert read_history(tmp_path / name) == []
         assert f"{name}: damaged lines are left out" in caplog.text
+
+
+def test_a_file_that_is_no_log_is_not_read_to_its_end(tmp_path, caplog):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + b"\n" * 5000 + b'{"step": 2}\n' + b"?\n" * 1_000_000 + b'{"step": 3}\n')
+    assert [entry["step"] for entry in read_history(path)] == [1, 2]
+    assert "first: line 5003 is not valid JSON" in caplog.text and "nothing is read from line 6003 on" in caplog.text
