@@ -10,11 +10,13 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import logging
 import os
 import pathlib
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -270,6 +272,8 @@ def in_child(work: Callable[[], Any], log: Path | None = None) -> int:
                 target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 for stream in (1, 2):
                     os.dup2(target, stream)
+                sys.stdout = sys.stderr = REAL["open"](target, "w", buffering=1)
+                logging.root.handlers.clear()  # pytest's, which keep what is said from being shown
             os._exit(work() or 0)
         except BaseException:
             import traceback
