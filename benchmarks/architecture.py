@@ -158,7 +158,7 @@ def draw(arrows: Arrows, to: Path) -> None:
 
     level, shown = floors(arrows), without_shortcuts(arrows)
     top = max(level.values())
-    figure = Figure(figsize=(8.5, 1.05 * (top + 1)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.5, 1.05 * (top + 1)), dpi=96, layout="constrained")
     axes = figure.subplots()
     places: dict[str, tuple[float, float]] = {}
     for floor in range(top + 1):
