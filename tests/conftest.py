@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .fresh import Fresh
+
 # Read when torch and the Hub's client are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another cost more than they do
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network
@@ -161,6 +163,14 @@ def build_tiny_sdxl_pipeline() -> StableDiffusionXLPipeline:
     pipe = StableDiffusionXLPipeline(**parts, **tokenizers, scheduler=_scheduler(), add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory) -> Iterator[Fresh]:
+    """`fresh(code, *arguments)`: code in a process that has the libraries and nothing of this package; see `Fresh`."""
+    processes = Fresh(tmp_path_factory.mktemp("fresh"))
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

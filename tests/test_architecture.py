@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,7 +147,7 @@ def test_a_rooms_folders_lie_one_above_another(room):
     assert not wrong
 
 
-def test_training_needs_no_unet_variant():
+def test_training_needs_no_unet_variant(fresh):
     """Only `attention_backend` asks for something of that room, and for `set_attention` alone."""
     code = """
 import importlib, pkgutil, sys, sd_ext.training
@@ -165,7 +163,7 @@ prepare_unet(unet, UnetSettings(attention_backend="auto"))
 assert {type(processor).__name__ for processor in unet.attn_processors.values()} == {"MemoryEfficientAttnProcessor"}
 assert "sd_ext.unets.variant" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh(code)
     assert done.returncode == 0, done.stderr
 
 

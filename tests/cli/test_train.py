@@ -171,8 +171,17 @@ def script(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Com
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"})
 
 
-def test_the_script_refuses_in_one_sentence(toml, tmp_path):
-    done = script(toml, "--out", tmp_path / "run", "--override", "method=lorra")
+AS_A_SCRIPT = """
+import os, runpy, sys
+os.environ["COLUMNS"] = "300"
+sys.argv[0] = "training/train_lora.py"
+sys.path[0] = os.path.abspath("training")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_script_refuses_in_one_sentence(toml, tmp_path, fresh):
+    done = fresh(AS_A_SCRIPT, toml, "--out", tmp_path / "run", "--override", "method=lorra")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == "error: method is 'lorra'; it can be lora, dora, loha, lokr"
     assert "Traceback" not in done.stderr

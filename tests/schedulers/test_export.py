@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import copy
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -198,7 +197,7 @@ def pictures(text, image):
 """
 
 
-def test_pictures_where_this_package_is_not(tiny_pipeline, tiny_pipeline_dir, tmp_path):
+def test_pictures_where_this_package_is_not(tiny_pipeline, tiny_pipeline_dir, tmp_path, fresh):
     namespace = {"torch": torch}
     exec(PICTURES, namespace)
     expected = {}
@@ -211,17 +210,7 @@ def test_pictures_where_this_package_is_not(tiny_pipeline, tiny_pipeline_dir, tm
         assert index["scheduler"] == ["exported_scheduler", "ExportedScheduler"]
         image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(tiny_pipeline)
         expected[case] = namespace["pictures"](tiny_pipeline, image)
-    script = tmp_path / "elsewhere.py"
-    script.write_text(ELSEWHERE.format(pictures=PICTURES))
-    arguments = [str(tmp_path / "pipelines"), str(tmp_path / "results.pt")]
-    done = subprocess.run(
-        [sys.executable, "-I", str(script), *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fresh(ELSEWHERE.format(pictures=PICTURES), tmp_path / "pipelines", tmp_path / "results.pt")
     assert done.returncode == 0, done.stderr
     results = torch.load(tmp_path / "results.pt")
     assert "trust_remote_code=True" in results.pop("refusal")

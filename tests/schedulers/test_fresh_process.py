@@ -1,11 +1,9 @@
-"""What `import sd_ext` alone gives, seen from a process that has imported nothing else."""
+"""What `import sd_ext` alone gives, seen from a process that has imported nothing else of it."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ SCRIPT = """
 import json, pickle, sys
 sys.path.insert(0, sys.argv[1])
 import sd_ext
-told = {"cheap": not {"torch", "diffusers", "numpy", "scipy"} & set(sys.modules)}
+told = {}
 
 from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 loaded = DiffusionPipeline.from_pretrained(sys.argv[1] + "/ours").scheduler
@@ -49,7 +47,7 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> dict:
+def told(tmp_path_factory, fresh) -> dict:
     """What the script found, with a saved pipeline of ours and a plugin as pip leaves it in its folder."""
     from diffusers import DDPMPipeline, UNet2DModel
 
@@ -67,13 +65,12 @@ def told(tmp_path_factory) -> dict:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ralston\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sd_ext.samplers]\n" + toml.replace('"', ""))
 
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], capture_output=True, text=True, check=False)
+    done = fresh(SCRIPT, folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_import_sd_ext_alone_is_cheap_and_loads_a_saved_pipeline(told):
-    assert told["cheap"]
+def test_import_sd_ext_alone_loads_a_saved_pipeline(told):
     assert told["loaded"] == ["sd_ext", "EulerAncestralDiscreteScheduler", "karras"]
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +59,7 @@ for module in (Decorated(2, 2), nn.Linear(2, 2), Standing(2, 2)):
 
 
 @probe("accelerate.runs_its_own_forward")
-def a_replaced_forward_is_seen_and_ours_is_not_looked_behind() -> None:
+def a_replaced_forward_is_seen_and_ours_is_not_looked_behind(fresh: Any) -> None:
     """In a process of its own: precision is one for all of a process."""
-    done = subprocess.run([sys.executable, "-c", UNWRAPPED], capture_output=True, text=True)
+    done = fresh(UNWRAPPED)
     assert done.returncode == 0, done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,7 +173,7 @@ def test_weights_are_averaged_one_by_one_where_they_cannot_be_together(monkeypat
 ALL_GONE = (Path(__file__).with_name("all_gone.py")).read_text("utf-8")
 
 
-def test_everything_imports_and_draws_where_all_parts_are_missing():
-    done = subprocess.run([sys.executable, "-c", ALL_GONE], capture_output=True, text=True)
+def test_everything_imports_and_draws_where_all_parts_are_missing(fresh):
+    done = fresh(ALL_GONE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "all imported; drawn"

@@ -30,7 +30,8 @@ from sd_ext.training.run.checkpoint import checkpoints
 from sd_ext.training.settings.command import make_config
 
 SMALL = {"device": "cpu", "tracker": "none", "resolution": 32, "batch_size": 4, "steps": 4, "rank": 2, "log_every": 1,
-         "checkpoint_every": 2, "validate_every": 0, "buckets": False, "learning_rate": 0.01}  # fmt: skip
+         "checkpoint_every": 2, "validate_every": 0, "buckets": False, "learning_rate": 0.01,
+         "memory_check": False}  # fmt: skip
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -273,13 +274,13 @@ def test_too_little_memory(settings, monkeypatch, tmp_path, no_weights):
         r"the run needs about \d+ MB \(weights .*\), 1 MB are free; set gradient_checkpointing = true, or a smaller"
     )
     with pytest.raises(InputError, match=pattern) as caught:
-        run(settings)
+        run(settings, memory_check=True)
     assert "a resolution below 32" in str(caught.value)
     assert "memory_check = false" in str(caught.value)
     assert not (tmp_path / "run").exists()
     lines: list[str] = []
     with pytest.raises(InputError, match=pattern):
-        lines.extend(plan_lora(make_config(LoraConfig, settings, "here")))
+        lines.extend(plan_lora(make_config(LoraConfig, {**settings, "memory_check": True}, "here")))
     assert lines[-1].startswith("memory")
     assert plan(settings, memory_check=False)
 
@@ -383,16 +384,27 @@ def test_a_loss_that_is_no_number(settings, finished, monkeypatch):
     assert_finished(run(settings), finished)
 
 
-@pytest.fixture
-def begun(settings, picture_folder, tiny_pipeline_dir, tmp_path) -> dict[str, Any]:
-    """Settings of a run that was stopped at step 2, with data and model of its own."""
-    data, model = (shutil.copytree(source, tmp_path / source.name) for source in (picture_folder, tiny_pipeline_dir))
-    settings = {**settings, "data": str(data), "model": str(model)}
+@pytest.fixture(scope="module")
+def stopped(picture_folder, tiny_pipeline_dir, tmp_path_factory) -> Path:
+    """A run that was stopped at step 2, with data and model of its own beside it."""
+    root = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
         at_history(patch)
         with pytest.raises(TrainingError):
-            run(settings)
-    return settings
+            run(with_its_own(shutil.copytree(picture_folder, root / "data"), tiny_pipeline_dir, root))
+    shutil.copytree(tiny_pipeline_dir, root / "pipeline")
+    return root
+
+
+def with_its_own(data: Path, model: Path, root: Path) -> dict[str, Any]:
+    return {**SMALL, "data": str(data), "model": str(model), "out": str(root / "run")}
+
+
+@pytest.fixture
+def begun(stopped, tmp_path) -> dict[str, Any]:
+    """Settings of a copy of it."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    return with_its_own(tmp_path / "data", tmp_path / "pipeline", tmp_path)
 
 
 def test_resuming_with_another_configuration_says_what_differs(begun, tmp_path):

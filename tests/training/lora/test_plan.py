@@ -86,7 +86,6 @@ KINDS = {
     "loha, huber": ("sd", {"method": "loha", "loss": "huber", "batch_size": 4, "cache": False}),
     "lokr, bf16": ("sd", {"method": "lokr", "targets": ("all",), "mixed_precision": "bf16"}),
     "pissa, checkpointing": ("sd", {"init": "pissa", "gradient_checkpointing": True, "text_encoder": True}),
-    "sdxl": ("sdxl", {}),
     "sdxl, checkpointing": ("sdxl", {"gradient_checkpointing": True, "text_encoder": True}),
 }
 
