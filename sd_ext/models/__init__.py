@@ -8,7 +8,7 @@
 find       what a user's name for a model refers to     weights    weight files: variants, pieces, no pickles
 model      `Model`, what every model can do             pipeline   load a whole Diffusers pipeline
 folder     a pipeline folder                            mixed      parts of several models in one
-hub        a model on the Hub
+hub        a model on the Hub                           words      which words it answers to; near: and which are near
 
 The JSON files in a model's folder are checked by `sd_ext.model_configs`. To support another form of storage, such as a
 single file, add a subclass of `Model` and return it from `find_model`; callers stay as they are. Importing this package

@@ -15,4 +15,5 @@ grammar          draws what a picture shows (`Scene`)
 captions         says it
 grounds, paint   and paints it
 folder           writes the whole as a folder of captioned pictures
+words            and what of a prompt a model trained on it knows
 """
