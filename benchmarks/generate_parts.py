@@ -46,7 +46,7 @@ def run_once(model: str | None, out: str) -> dict[str, float]:
 
         return clocked
 
-    from sd_ext.cli import generate, main
+    from sd_ext.cli import main, prepare
     from sd_ext.models import EMBEDDED, Folder, find_model
 
     found = find_model(model or EMBEDDED)
@@ -54,7 +54,7 @@ def run_once(model: str | None, out: str) -> dict[str, float]:
         sys.exit("give a pipeline folder")
     timed("import", import_what_it_names)(found.root)
 
-    load = timed("load", generate.load_pipeline)
+    load = timed("load", prepare.load_pipeline)
 
     def load_and_clock(*arguments: Any) -> Any:
         pipe = load(*arguments)
@@ -62,7 +62,7 @@ def run_once(model: str | None, out: str) -> dict[str, float]:
         type(pipe).__call__ = timed("sample", type(pipe).__call__)
         return pipe
 
-    generate.load_pipeline = load_and_clock
+    prepare.load_pipeline = load_and_clock
     code = main(["generate", PROMPT, "--device", "cpu", "--out", out, *(["--model", model] if model else [])])
     if code:
         sys.exit(code)

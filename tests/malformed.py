@@ -182,11 +182,12 @@ def all_of(*writers: Callable[[Path], object]) -> Callable[[Path], object]:
 def png(text: bool = False) -> bytes:
     from PIL import Image
 
-    from sd_ext.cli.pictures import Recipe, encode
+    from sd_ext.cli.pictures import Record, encode
+    from sd_ext.cli.request import Recipe
 
     picture = Image.new("RGB", (24, 20), "red")
-    recipe = Recipe("red apple", "", 7, "embedded", "", "", "DDIMScheduler", 20, 4.5, 64, 64, "cpu", "float32")
-    return encode(picture, recipe if text else None)
+    recipe = Recipe(prompt="red apple", seed=7, guidance=4.5, size="64x64", device="cpu", dtype="float32")
+    return encode(picture, Record(recipe) if text else None)
 
 
 def pictures(folder: Path) -> None:
@@ -459,10 +460,9 @@ def card(folder: Path) -> None:
 
 
 def recipe_of_a_picture(folder: Path) -> None:
-    from sd_ext.cli.pictures import read_recipe
+    from sd_ext.cli.pictures import read_record
 
-    recipe, _ = read_recipe(folder / "a.png")
-    assert recipe.command()
+    assert read_record(folder / "a.png").recipe.prompt
 
 
 def published_picture(folder: Path) -> None:

@@ -26,8 +26,8 @@ HIDDEN = ("os", "shutil", "tempfile")
 """Modules whose functions are called by their full names, so that they are seen here."""
 
 ALLOWED = {
-    ("cli/pictures.py", "encode", "save"): "into memory",
-    ("cli/pictures.py", "_check_writable", "TemporaryFile"): "a file without a name, gone at once",
+    ("cli/pictures/encode.py", "encode", "save"): "into memory",
+    ("cli/pictures/destination.py", "_check_writable", "TemporaryFile"): "a file without a name, gone at once",
     ("plain_files.py", "open_file", "open"): "for reading",
     ("training/sets/drawings/packages.py", "fetch", "mkdir"): "npm writes into it",
     ("hub/publish.py", "publish", "TemporaryDirectory"): "goes to the Hub, then is gone",

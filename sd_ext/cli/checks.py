@@ -39,6 +39,12 @@ def check_text(what: str, text: str) -> None:
         raise InputError(f"the {what} {text!r} is not valid UTF-8 text") from None
 
 
+def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Raise `InputError` unless `value` is one of those that the option knows."""
+    if value not in known:
+        raise InputError(f"{option} {value!r} is not known; choose {', '.join(known[:-1])} or {known[-1]}")
+
+
 def check_steps(steps: int) -> None:
     """Raise `InputError` unless `steps` is 1 to 1000."""
     if not 1 <= steps <= MAX_STEPS:

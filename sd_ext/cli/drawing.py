@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .pictures import Recipe
+from .request import Recipe
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -68,7 +69,7 @@ def is_cut(pipe: DiffusionPipeline, prompt: str) -> bool:
 
 def batches(recipes: Sequence[Recipe]) -> list[Sequence[Recipe]]:
     """Divide the recipes, whose pictures have one size, into batches that fit into memory."""
-    size = max(1, min(MAX_BATCH, BATCH_PIXELS // (recipes[0].width * recipes[0].height)))
+    size = max(1, min(MAX_BATCH, BATCH_PIXELS // math.prod(recipes[0].sides)))
     return [recipes[i : i + size] for i in range(0, len(recipes), size)]
 
 
@@ -105,13 +106,14 @@ def draw(
         pipe.set_progress_bar_config(disable=True)
     for batch in batches(recipes):
         first = batch[0]
+        width, height = first.sides
         arguments = {
             "prompt": [recipe.prompt for recipe in batch],
             "negative_prompt": [recipe.negative for recipe in batch] if first.negative else None,
             "num_inference_steps": first.steps,
             "guidance_scale": first.guidance,
-            "width": first.width,
-            "height": first.height,
+            "width": width,
+            "height": height,
             "generator": [torch.Generator("cpu").manual_seed(recipe.seed) for recipe in batch],
             "callback_on_step_end": after_step,
         }
@@ -124,6 +126,6 @@ def draw(
             raise InputError(f"{type(pipe).__name__} refuses: {error}") from error
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"{first.width}x{first.height} needs more memory than {first.device} has; choose a smaller --size"
+                f"{first.size} needs more memory than {first.device} has; choose a smaller --size"
             ) from error
         yield from zip(batch, result.images, strict=True)

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sd_ext.cli import generate as generate_module
-from sd_ext.cli.pictures import read_recipe
+from sd_ext.cli import prepare
+from sd_ext.cli.pictures import read_record
+
+
+def recipe_of(path):
+    return read_record(path).recipe
 
 
 @pytest.fixture
@@ -49,16 +54,36 @@ def test_a_picture_is_made_again_from_itself(draw, run, options):
     path = draw("red 'apple'", *options).paths[0]
     shown = run("info", path)
     command = shlex.split(shown.out.splitlines()[-1])
-    assert command[0] == "sd-ext"
+    assert command[:3] == ["sd-ext", "generate", "--again"]
     again = run(*command[1:]).paths[0]
     assert again != path
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_settings_are_taken_from_a_picture(draw, run):
+    first = draw("red apple", "--seed", 5, "--negative", "blue", "--sampler", "euler").paths[0]
+    same = run("generate", "--from", first).paths[0]
+    assert same.read_bytes() == first.read_bytes()
+    other = run("generate", "--from", first, "blue heart", "--seed", 6, "--size", "64x72").paths[0]
+    was, became = recipe_of(first), recipe_of(other)
+    assert became == replace(was, prompt="blue heart", seed=6, size="64x72")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["x"], "a prompt"), (["--steps", 4], "--steps"), (["--num", 2], "--num"), (["--from", "{path}"], "--from")],
+)
+def test_again_changes_nothing(draw, run, options, named):
+    path = draw("red apple").paths[0]
+    refused = run("generate", "--again", path, *(str(option).format(path=path) for option in options))
+    assert (refused.code, refused.out) == (2, "")
+    assert "--from" in refused.err and named in refused.err and refused.err.count("\n") == 1
+
+
 def test_every_picture_has_its_own_seed(draw):
     done = draw("red apple", "blue heart", "--num", 3, "--seed", 5, "--out", "many")
     *pictures, sheet = done.paths
-    recipes = [read_recipe(path)[0] for path in pictures]
+    recipes = [recipe_of(path) for path in pictures]
     assert [(recipe.prompt, recipe.seed) for recipe in recipes] == [
         (prompt, seed) for prompt in ("red apple", "blue heart") for seed in (5, 6, 7)
     ]
@@ -80,7 +105,7 @@ def test_batches_do_not_show(draw, monkeypatch, sampler):
 @pytest.mark.parametrize("name", ["exact", "balanced", "fast", "cached", "tokens", "highres"])
 def test_presets_of_the_unet(draw, name):
     plain, path = draw("red apple").paths[0], draw("red apple", "--unet", name, "--steps", 6).paths[0]
-    assert (read_recipe(plain)[0].unet, read_recipe(path)[0].unet) == ("", name)
+    assert (recipe_of(plain).unet, recipe_of(path).unet) == (None, name)
     six = draw("red apple", "--steps", 6).paths[0]
     same = (pixels(path) == pixels(six)).all()
     assert same == (name in ("exact", "highres"))  # at the training size there is nothing to shrink or tile
@@ -100,20 +125,8 @@ def test_a_saved_variant_draws_as_saved_or_exactly(run, tiny_pipeline_dir, draw,
         assert (pixels(path) == pixels(like)).all()
 
 
-def test_a_picture_that_names_no_unet_is_read(draw, tmp_path):
-    from PIL.PngImagePlugin import PngInfo
-
-    picture = Image.open(draw("red apple").paths[0])
-    chunks = PngInfo()
-    for key, value in picture.text.items():
-        if key != "unet":
-            chunks.add_itxt(key, value)
-    picture.save(tmp_path / "old.png", pnginfo=chunks)
-    assert read_recipe(tmp_path / "old.png")[0].unet == ""
-
-
 def test_a_drawn_seed_is_recorded(draw):
-    seeds = {read_recipe(draw("red apple", "--seed", -1).paths[0])[0].seed for _ in range(2)}
+    seeds = {recipe_of(draw("red apple", "--seed", -1).paths[0]).seed for _ in range(2)}
     assert len(seeds) == 2
 
 
@@ -133,19 +146,19 @@ def test_the_size_is_width_by_height(draw):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(draw, dtype):
     path = draw("red apple", "--dtype", dtype).paths[0]
-    assert read_recipe(path)[0].dtype == dtype
+    assert recipe_of(path).dtype == dtype
     assert pixels(path).std() > 0
 
 
 def test_an_overflow_is_not_written(draw, tmp_path, monkeypatch):
-    load = generate_module.load_pipeline
+    load = prepare.load_pipeline
 
     def overflowing(*arguments):
         pipe = load(*arguments)
         pipe.unet.conv_out.bias.data.fill_(float("inf"))
         return pipe
 
-    monkeypatch.setattr(generate_module, "load_pipeline", overflowing)
+    monkeypatch.setattr(prepare, "load_pipeline", overflowing)
     done = draw("red apple")
     assert done.code == 2
     assert "overflowed in float32" in done.err
@@ -224,7 +237,7 @@ def test_bad_input_is_one_sentence(run, tiny_pipeline_dir, tmp_path, tmp_path_fa
     places["file"] = elsewhere / "file.png"
     places["file"].write_bytes(b"theirs")
     if "{stranger}" not in arguments:
-        monkeypatch.setattr(generate_module, "load_pipeline", too_late)
+        monkeypatch.setattr(prepare, "load_pipeline", too_late)
     arguments = [argument.format(**places) for argument in arguments]
     model = [] if "--model" in arguments else ["--model", tiny_pipeline_dir]
 

@@ -10,7 +10,7 @@ def test_how_a_picture_was_made(run, tiny_pipeline_dir):
     facts = dict(line.split(maxsplit=1) for line in shown.out.splitlines()[:-2])
     assert facts["prompt"] == "red apple"
     assert facts["model"] == str(tiny_pipeline_dir)
-    assert (facts["steps"], facts["seed"], facts["width"], facts["dtype"]) == ("2", "0", "64", "float32")
+    assert (facts["steps"], facts["seed"], facts["size"], facts["dtype"]) == ("2", "0", "64x64", "float32")
     assert facts["software"].startswith("sd_ext ")
 
 

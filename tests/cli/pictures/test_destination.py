@@ -1,73 +1,16 @@
+"""Names of picture files: nothing is replaced unless told, and a refused one leaves nothing behind."""
+
 from __future__ import annotations
 
-import dataclasses
-import shlex
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
-from sd_ext.cli.pictures import Destination, Recipe, encode, name_stem, read_recipe, thumbnail
-from sd_ext.errors import InputError, printable
-
-RECIPE = Recipe(
-    prompt="red apple",
-    negative="",
-    seed=7,
-    model="embedded",
-    sampler="dpm++ 2m",
-    grid="karras",
-    scheduler="DPMSolverMultistepScheduler",
-    steps=20,
-    guidance=4.5,
-    width=64,
-    height=96,
-    device="cpu",
-    dtype="float32",
-)
-PICTURE = Image.new("RGB", (64, 96), "red")
+from sd_ext.cli.pictures import Destination, name_stem
+from sd_ext.errors import InputError
 
 
 @pytest.fixture
 def folder(tmp_path):
     return Destination(tmp_path)
-
-
-@given(prompt=st.text(), seed=st.integers(0, 2**63 - 1), guidance=st.floats(0, 100))
-def test_a_png_gives_its_recipe_back(tmp_path_factory, prompt, seed, guidance):
-    path = tmp_path_factory.getbasetemp() / "recipe.png"
-    recipe = dataclasses.replace(RECIPE, prompt=prompt, seed=seed, guidance=guidance)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:  # refused before a recipe is made
-        return
-    path.write_bytes(encode(PICTURE, recipe))
-    read, software = read_recipe(path)
-    assert read == recipe
-    assert software.startswith("sd_ext ")
-
-
-def test_the_command_says_all_that_differs_from_nothing():
-    words = shlex.split(RECIPE.command())
-    assert words[:2] == ["sd-ext", "generate"]
-    assert words[-2:] == ["--", "red apple"]
-    assert {"--sampler=dpm++ 2m", "--grid=karras", "--guidance=4.5", "--seed=7", "--size=64x96"} <= set(words)
-    assert not any(word.startswith(("--model", "--negative")) for word in words)
-
-
-def test_a_hostile_prompt_is_quoted_and_cannot_steer_the_terminal():
-    recipe = dataclasses.replace(RECIPE, prompt="-x'; rm -rf ~ \x1b[2J")
-    assert shlex.split(recipe.command())[-1] == recipe.prompt
-    assert "\x1b" not in printable(recipe.command())
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture", encode(PICTURE), encode(PICTURE, RECIPE)[:60]])
-def test_other_files_are_refused(tmp_path, content):
-    path = tmp_path / "file.png"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"file\.png"):
-        read_recipe(path)
 
 
 def test_numbers_go_on_after_the_highest(tmp_path, folder):
@@ -81,7 +24,7 @@ def test_numbers_go_on_after_the_highest(tmp_path, folder):
 def test_a_name_taken_meanwhile_is_not_overwritten(tmp_path, folder, monkeypatch):
     (tmp_path / "apple-0001.png").write_bytes(b"theirs")
     numbers = iter([1, 2])
-    monkeypatch.setattr("sd_ext.cli.pictures._free_number", lambda folder, stem: next(numbers))
+    monkeypatch.setattr("sd_ext.cli.pictures.destination._free_number", lambda folder, stem: next(numbers))
     assert folder.write(b"ours", "apple").name == "apple-0002.png"
     assert (tmp_path / "apple-0001.png").read_bytes() == b"theirs"
 
@@ -145,9 +88,3 @@ def test_checking_a_folder_does_not_make_it(tmp_path):
 )
 def test_names_come_from_prompts(prompt, stem):
     assert name_stem(prompt) == stem
-
-
-def test_small_pictures_are_enlarged_in_whole_pixels():
-    assert thumbnail(PICTURE).size == (128, 192)
-    assert thumbnail(Image.new("RGB", (1024, 512))).size == (256, 128)
-    assert thumbnail(Image.new("L", (200, 200))).mode == "RGB"

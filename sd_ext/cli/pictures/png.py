@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from ..errors import InputError
-from ..plain_files import open_file
+from ...errors import InputError
+from ...plain_files import open_file
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 2**20  # the most bytes that one text may have

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sd_ext.cli.png_text import LONGEST, SIGNATURE, read_png_texts
+from sd_ext.cli.pictures.png import LONGEST, SIGNATURE, read_png_texts
 from sd_ext.errors import InputError
 
 

@@ -1,0 +1,28 @@
+"""How the command behaves: nothing that a picture depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from ...errors import InputError
+from .option import Group, Option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Group):
+    """How the command behaves."""
+
+    title: ClassVar[str] = "Command"
+
+    again: Annotated[Path | None, Option("Make this picture again.", "PICTURE", path=True)] = None
+    start: Annotated[
+        Path | None, Option("Take this picture's settings as defaults.", "PICTURE", flag="--from", path=True)
+    ] = None
+    trust_remote_code: Annotated[bool, Option("Run Python code that comes with the model.")] = False
+
+    def check(self) -> None:
+        """Raise `InputError` for options that contradict each other."""
+        if self.again and self.start:
+            raise InputError("--again and --from name two pictures to start from; give one of them")
