@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..endings import run_to_end
-from . import convert, generate, info, publish, samplers, train
+from . import convert, generate, info, publish, samplers, train, words
 
 app = typer.Typer(
     name="sd-ext",
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate.generate)
+app.command()(words.words)
 app.command()(samplers.samplers)
 app.command()(info.info)
 app.add_typer(train.app, name="train")

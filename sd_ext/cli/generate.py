@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from ..errors import InputError
 from ..models import find_model
+from ..models.words import words_of
 from . import checks
 from .pictures import Destination, Record, encode, name_stem, read_record
 from .request import Output, Recipe, Run, given, with_options
@@ -39,6 +40,7 @@ def generate(
     destination = Destination.check(output.out, len(recipes), output.overwrite)
     source = find_model(recipes[0].model)
     source.check()
+    words = words_of(source)
 
     from rich.console import Console
     from rich.text import Text
@@ -50,12 +52,15 @@ def generate(
 
     started = time.perf_counter()
     with say.status("Loading the model"):
+        from .advice import doubts
         from .prepare import look_at_prompt, prepare
 
         pipe, prepared = prepare(recipes[0], source, run.trust_remote_code, tell)
     recipes = [replace(prepared, prompt=recipe.prompt, seed=recipe.seed) for recipe in recipes]
     for prompt in dict.fromkeys(recipe.prompt for recipe in recipes):
         look_at_prompt(pipe, prompt, tell)
+    for doubt in doubts(words, pipe, recipes) if words else ():
+        tell(doubt)
     for path in _draw_and_write(pipe, recipes, destination, say):
         print(path)
     say.print(f"{time.perf_counter() - started:.1f} s in all; `sd-ext info FILE` tells how a picture was made.")

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..models import Model, is_embedded
+from ..models import Model
 from ..models.pipeline import load_pipeline
+from ..models.words import words_of
 from .drawing import check_pipeline, default_guidance, default_size, is_cut
 from .request import Recipe
 from .request.machine import AUTO
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-EMBEDDED_GUIDANCE = 1.5  # the value that benchmarks/bars.py measures at; other models use their pipeline's default
 Tell = Callable[[str], object]
 
 
@@ -47,8 +47,8 @@ def prepare(
     set_sampler(pipe, recipe.sampler, recipe.grid)
     set_unet(pipe, recipe.unet)
     if recipe.guidance is None:
-        guidance = EMBEDDED_GUIDANCE if is_embedded(recipe.model) else default_guidance(pipe)
-        recipe = replace(recipe, guidance=guidance)
+        words = words_of(model)
+        recipe = replace(recipe, guidance=(words and words.guidance) or default_guidance(pipe))
     if recipe.negative and recipe.guidance is not None and recipe.guidance <= 1:
         tell("The negative prompt does nothing at guidance 1 or less.")
     return pipe, recipe

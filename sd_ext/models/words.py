@@ -4,7 +4,7 @@
      "things": {"animals": [{"names": ["cat", "kitty"], "plurals": ["cats", "kitties"], "tags": ["pet"]}]},
      "styles": {"flat": ["flat", "flat design"]},   "colours": {"grey": ["grey", "gray"]},
      "numbers": {"2": ["two", "2"]},                "sizes": {"small": ["small", "tiny"]},
-     "places": ["next to"],                         "grounds": {"coloured": ["on a {colour} background"]},
+     "positions": ["next to"],                      "grounds": {"coloured": ["on a {colour} background"]},
      "forms": ["a photo of"]}
 
 The recipes that train a model on drawings write it. Any pipeline folder may have one; a model without it answers to
@@ -55,11 +55,17 @@ class Thing:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a known piece of a prompt is: `what` ("animals", "colours", ..., or "" for a word that joins others) and
-    the usual `name` for it."""
+    """What a known piece of a prompt is.
+
+    Args:
+        what: "animals", "colours", ...; "" for a word that joins others.
+        name: the usual name for it.
+        thing: the thing, if it is one.
+    """
 
     what: str
     name: str
+    thing: Thing | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Words:
         guidance: the guidance scale at which the model draws best; None if the file does not say.
         things: by kind ("animals").
         styles, colours, numbers, sizes, grounds: usual name -> the ways to say it; {colour} stands for any colour.
-        places: how two things may stand to each other.
+        positions: how two things may stand to each other.
         forms: other words that captions were made of.
     """
 
@@ -88,7 +94,7 @@ class Words:
     colours: dict[str, list[str]] = field(default_factory=dict)
     numbers: dict[str, list[str]] = field(default_factory=dict)
     sizes: dict[str, list[str]] = field(default_factory=dict)
-    places: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
     grounds: dict[str, list[str]] = field(default_factory=dict)
     forms: tuple[str, ...] = ()
 
@@ -109,10 +115,11 @@ class Words:
     def _known(self) -> Iterator[tuple[str, Meaning]]:
         for kind, things in self.things.items():
             for thing in things:
-                yield from ((name, Meaning(kind, thing.names[0])) for name in (*thing.names, *thing.plurals))
+                meaning = Meaning(kind, thing.names[0], thing)
+                yield from ((name, meaning) for name in (*thing.names, *thing.plurals))
         tables = ("colours", "numbers", "sizes", "styles", "grounds")
         named = [(what, n, p) for what in tables for n, all_ in getattr(self, what).items() for p in all_]
-        named += [("places", phrase, phrase) for phrase in self.places]
+        named += [("positions", phrase, phrase) for phrase in self.positions]
         yield from ((phrase, Meaning(what, name)) for what, name, phrase in named)
         for phrase in (*(phrase for _, _, phrase in named), *self.forms):
             yield from ((word, Meaning("", word)) for word in split(phrase))
@@ -131,10 +138,13 @@ class Words:
             known = self.said.get(key, (Meaning("", key[0]),) if key[0] in EMPTY else ())
             found.append(Piece(" ".join(key), known))
             place = end
-        named = {meaning.name for piece in found for meaning in piece.meanings if meaning.what in self.things}
-        spoken = [t for things in self.things.values() for t in things if t.names[0] in named]
-        tags = {word: thing.names[0] for thing in spoken for tag in thing.tags for word in split(tag)}
-        return [Piece(p.text, (Meaning("", tags[p.text]),)) if not p.meanings and p.text in tags else p for p in found]
+        things = [meaning.thing for piece in found for meaning in piece.meanings if meaning.thing]
+        tags = {word: thing.names[0] for thing in things for tag in thing.tags for word in split(tag)}
+        return [Piece(p.text, p.meanings or _as_tag(p.text, tags)) for p in found]
+
+
+def _as_tag(text: str, tags: dict[str, str]) -> tuple[Meaning, ...]:
+    return (Meaning("", tags[text]),) if text in tags else ()
 
 
 def split(text: str) -> list[str]:

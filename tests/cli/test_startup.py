@@ -24,6 +24,7 @@ def test_nothing_slow_is_imported_by_any_of_these():
         ["train", "--help"],
         ["generate", "--steps", "0", "red apple"],
         ["generate", "--model", "missing", "red apple"],
+        ["words"],
     ]
     clean = f"assert not {SLOW} & set(sys.modules)"
     lines = ["import sys", "import sd_ext", f"{clean}, 'sd_ext'", "import sd_ext.cli", f"{clean}, 'sd_ext.cli'"]

@@ -30,7 +30,7 @@ WORDS = Words(
     colours={"orange": ["orange"], "grey": ["grey", "gray"]},
     numbers={"2": ["two", "2"], "3": ["three", "3"]},
     sizes={"small": ["small", "tiny"]},
-    places=("next to",),
+    positions=("next to",),
     grounds={"coloured": ["on a {colour} background"], "night": ["at night", "under the stars"]},
     forms=("a photo of", "icon"),
 )
@@ -158,7 +158,7 @@ def test_a_folder_says_what_its_file_says(tmp_path, tiny_pipeline_dir):
         ({"things": {"animals": [{"names": []}]}}, "an entry without a name"),
         ({"things": ["cat"]}, "things must be an object"),
         ({"styles": {"3d": "3d"}}, "styles.3d must be a list of texts"),
-        ({"places": [3]}, r"places\[0\] must be text"),
+        ({"positions": [3]}, r"positions\[0\] must be text"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, content, said):

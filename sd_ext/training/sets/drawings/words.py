@@ -14,8 +14,8 @@ from sd_ext.training.sets.drawings.colours import NAMES
 from sd_ext.training.sets.drawings.grammar import Grammar, read_grammar
 from sd_ext.training.sets.drawings.held_out import STYLE
 
-PLACES = ("beside", "above", "apart")
-FORMS = ("one", "several", "alone", *PLACES)
+POSITIONS = ("beside", "above", "apart")
+FORMS = ("one", "several", "alone", *POSITIONS)
 SLOT = re.compile(r"\{[a-z ]+\}")
 
 
@@ -53,7 +53,7 @@ def words(drawings: Path, guidance: float) -> dict[str, Any]:
         "colours": {name: [name, *grammar.colour_said.get(name, [])] for name in NAMES},
         "numbers": {number: _once(ways) for number, ways in grammar.number_said.items()},
         "sizes": grammar.size_said,
-        "places": _once(between for form in _all(grammar, PLACES) if (between := _between(form))),
+        "positions": _once(between for form in _all(grammar, POSITIONS) if (between := _between(form))),
         "grounds": _grounds(grammar),
         "forms": _once(_plain(_all(grammar, FORMS))),
     }

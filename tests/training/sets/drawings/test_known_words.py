@@ -45,8 +45,8 @@ def test_styles_are_those_with_words(words):
     spoken = {name for name in grammar.style_behind if grammar.style_before[name] or grammar.style_behind[name]}
     assert set(words.styles) == spoken
     assert "high contrast" not in words.styles
-    assert "next to" in words.places
-    assert "and" not in words.places
+    assert "next to" in words.positions
+    assert "and" not in words.positions
     assert {"night", "coloured", "white", "grass"} <= set(words.grounds)
 
 
