@@ -20,16 +20,20 @@ _OTHERS = {
     "SamplerInfo": "sd_ext.schedulers",
     "Table": "sd_ext.schedulers",
     "attention_report": "sd_ext.unets",
+    "encode_prompt": "sd_ext.prompts",
     "list_grids": "sd_ext.schedulers",
     "list_samplers": "sd_ext.schedulers",
     "make_scheduler": "sd_ext.schedulers",
     "pretrained_path": "sd_ext.pretrained",
     "set_attention": "sd_ext.unets",
+    "use_embedding": "sd_ext.prompts",
 }
 """Every other public name -> its package."""
 
 if TYPE_CHECKING:
     from .pretrained import pretrained_path as pretrained_path
+    from .prompts import encode_prompt as encode_prompt
+    from .prompts import use_embedding as use_embedding
     from .schedulers import *  # noqa: F403
     from .unets import *  # noqa: F403
 

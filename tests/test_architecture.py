@@ -33,6 +33,7 @@ FLOORS = (
     },
     {"pretrained", "schedulers", "unets"},
     {"models"},
+    {"prompts"},
     {"lora"},
     {"hub"},
     {"training", "calibration"},

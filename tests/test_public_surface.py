@@ -20,7 +20,8 @@ HeunPPDiscreteScheduler HighResUNet2DConditionModel IPNDMScheduler KDPM2Ancestra
 KDPM2DiscreteScheduler LCMScheduler LMSDiscreteScheduler NoiseSchedule PNDMScheduler RESMultistepScheduler
 RESSinglestepScheduler RestartScheduler SASolverScheduler SEEDSScheduler SamplerInfo TCDScheduler Table TableScheduler
 TokenReducedUNet2DConditionModel UniPCMultistepScheduler VariantUNet2DConditionModel __version__ attention_report
-list_grids list_samplers make_scheduler pretrained_path set_attention
+encode_prompt list_grids list_samplers make_scheduler pretrained_path set_attention
+use_embedding
 """.split()  # noqa: SIM905
 
 
