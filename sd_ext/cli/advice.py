@@ -11,6 +11,7 @@ from ..models import is_embedded
 from ..models.near import near
 from ..models.words import Words
 from .drawing import default_size
+from .prompting import spoken
 from .request import Recipe
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def doubts(words: Words, pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> 
     """
     first = recipes[0]
     command = "sd-ext words" + ("" if is_embedded(first.model) else f" --model {shlex.quote(first.model)}")
-    said = unknown_words(words, [*(recipe.prompt for recipe in recipes), first.negative], command)
+    said = unknown_words(words, [text for recipe in recipes for text in spoken(recipe)], command)
     said += far_guidance(words, first.guidance) if first.guidance is not None else []
     said += far_size(first.sides, default_size(pipe), first.unet)
     return [printable(line) for line in said]

@@ -12,6 +12,7 @@ from ..errors import InputError
 MAX_STEPS = 1000  # the timesteps a Diffusers model is trained on
 MAX_GUIDANCE = 100.0
 MIN_SIDE, MAX_SIDE, SIDE_MULTIPLE = 16, 4096, 8
+MAX_LAYERS = 32  # of OpenCLIP's bigG, in Stable Diffusion XL
 MAX_PICTURES = 1000
 MAX_SEED = 2**63 - 1  # the most a torch.Generator takes
 
@@ -55,6 +56,12 @@ def check_guidance(guidance: float | None) -> None:
     """Raise `InputError` unless `guidance` is None (the model's default) or 0 to 100."""
     if guidance is not None and not (math.isfinite(guidance) and 0 <= guidance <= MAX_GUIDANCE):
         raise InputError(f"--guidance {guidance:g} cannot work; choose 0 to {MAX_GUIDANCE:g} (1 turns it off)")
+
+
+def check_clip_skip(number: int) -> None:
+    """Raise `InputError` unless `number` is 1 to 32, the layers of the largest text encoder."""
+    if not 1 <= number <= MAX_LAYERS:
+        raise InputError(f"--clip-skip {number} cannot work; 1 is all layers, 2 without the last one")
 
 
 def check_number(number: int, prompts: int) -> None:

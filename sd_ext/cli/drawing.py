@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .prompting import company, prompt_arguments
 from .request import Recipe
 
 if TYPE_CHECKING:
@@ -56,21 +58,11 @@ def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: s
         raise InputError(f"--size {width}x{height} cannot work; {name} draws sides that are multiples of {factor}")
 
 
-def is_cut(pipe: DiffusionPipeline, prompt: str) -> bool:
-    """Whether the prompt is too long for the text encoder, which then sees only its beginning.
-
-    Always False for pipelines without a tokenizer or with two.
-    """
-    tokenizer = getattr(pipe, "tokenizer", None)
-    if tokenizer is None or getattr(pipe, "tokenizer_2", None) is not None:
-        return False
-    return len(tokenizer(prompt, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
-
-
-def batches(recipes: Sequence[Recipe]) -> list[Sequence[Recipe]]:
-    """Divide the recipes, whose pictures have one size, into batches that fit into memory."""
+def batches(pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Divide the recipes, whose pictures have one size, into batches that fit into memory and are read in one way."""
     size = max(1, min(MAX_BATCH, BATCH_PIXELS // math.prod(recipes[0].sides)))
-    return [recipes[i : i + size] for i in range(0, len(recipes), size)]
+    groups = [list(group) for _, group in groupby(recipes, lambda recipe: company(pipe, recipe))]
+    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
 
 def draw(
@@ -104,12 +96,11 @@ def draw(
 
     if "callback_on_step_end" in accepted:
         pipe.set_progress_bar_config(disable=True)
-    for batch in batches(recipes):
+    for batch in batches(pipe, recipes):
         first = batch[0]
         width, height = first.sides
         arguments = {
-            "prompt": [recipe.prompt for recipe in batch],
-            "negative_prompt": [recipe.negative for recipe in batch] if first.negative else None,
+            **prompt_arguments(pipe, batch),
             "num_inference_steps": first.steps,
             "guidance_scale": first.guidance,
             "width": width,

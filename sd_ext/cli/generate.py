@@ -53,12 +53,13 @@ def generate(
     started = time.perf_counter()
     with say.status("Loading the model"):
         from .advice import doubts
-        from .prepare import look_at_prompt, prepare
+        from .prepare import prepare
+        from .prompting import look_at_prompt
 
         pipe, prepared = prepare(recipes[0], source, run.trust_remote_code, tell)
     recipes = [replace(prepared, prompt=recipe.prompt, seed=recipe.seed) for recipe in recipes]
-    for prompt in dict.fromkeys(recipe.prompt for recipe in recipes):
-        look_at_prompt(pipe, prompt, tell)
+    for recipe in {recipe.prompt: recipe for recipe in recipes}.values():
+        look_at_prompt(pipe, recipe, tell)
     for doubt in doubts(words, pipe, recipes) if words else ():
         tell(doubt)
     for path in _draw_and_write(pipe, recipes, destination, say):
@@ -114,7 +115,7 @@ def _draw_and_write(
     from .pictures.sheet import sheet_of, thumbnail
 
     columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    count, paths, thumbnails = len(batches(recipes)), [], []
+    count, paths, thumbnails = len(batches(pipe, recipes)), [], []
     made = {"software": f"sd_ext {__version__}", "scheduler": type(pipe.scheduler).__name__}
     # The bar is on stderr: stdout gets the paths and nothing else.
     with Progress(*columns, console=say, transient=True, redirect_stdout=False, disable=not say.is_terminal) as bar:

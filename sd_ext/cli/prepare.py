@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..models import Model
 from ..models.pipeline import load_pipeline
 from ..models.words import words_of
-from .drawing import check_pipeline, default_guidance, default_size, is_cut
+from .drawing import check_pipeline, default_guidance, default_size
 from .request import Recipe
 from .request.machine import AUTO
 
@@ -52,12 +52,6 @@ def prepare(
     if recipe.negative and recipe.guidance is not None and recipe.guidance <= 1:
         tell("The negative prompt does nothing at guidance 1 or less.")
     return pipe, recipe
-
-
-def look_at_prompt(pipe: DiffusionPipeline, prompt: str, tell: Tell) -> None:
-    """Say what of a prompt the prepared pipeline does not see."""
-    if is_cut(pipe, prompt):
-        tell(f"The end of this prompt is too long for the model and is cut: {prompt}")
 
 
 def resolve_device(recipe: Recipe) -> tuple[torch.device, torch.dtype]:

@@ -31,10 +31,12 @@ class Reading:
         chunks: for each encoder.
         as_it_is: the encoders would read the very same tokens if they were given the text: nothing in it is weighted,
             escaped, learned or too long.
+        learned: a learned word is in it.
     """
 
     chunks: list[list[Chunk]]
     as_it_is: bool
+    learned: bool
 
     @property
     def count(self) -> int:
@@ -94,7 +96,7 @@ def read_prompt(pipe: Any, text: str, plain: bool = False) -> Reading:
     chunks = [_chunks(pipe, encoder, sections, plain) for encoder in encoders]
     learned = any(isinstance(token, Spot) for each in chain.from_iterable(chunks) for token in each.tokens)
     alone = not text or sections == [[Run(text, 1.0)]]
-    return Reading(chunks, alone and not learned and all(len(each) == 1 for each in chunks))
+    return Reading(chunks, alone and not learned and all(len(each) == 1 for each in chunks), learned)
 
 
 def _chunks(pipe: Any, encoder: TextEncoder, sections: list[list[Run]], plain: bool) -> list[Chunk]:

@@ -130,9 +130,61 @@ def test_a_drawn_seed_is_recorded(draw):
     assert len(seeds) == 2
 
 
-def test_a_prompt_too_long_is_said(draw):
-    assert "is cut" not in draw("red apple").err
-    assert "is cut" in draw("red apple " * 20).err
+LONG = "red apple " * 20
+
+
+def test_a_plain_prompt_that_is_too_long_is_cut_which_is_said(draw):
+    assert "is cut" not in draw("red apple", "--plain-prompt").err
+    cut = draw(LONG, "--plain-prompt")
+    assert "is cut" in cut.err
+    shorter = draw("red apple " * 3, "--plain-prompt")  # the first 22 of its letters and those of the next
+    assert (pixels(cut.paths[0]) == pixels(shorter.paths[0])).all()
+
+
+def test_brackets_and_length_and_clip_skip_show_in_the_picture_and_are_kept_there(draw, run):
+    plain = pixels(draw("red apple").paths[0])
+    for prompt, options in (
+        ("(red:1.9) apple", []),
+        (LONG, []),
+        ("red BREAK apple", []),
+        ("red apple", ["--clip-skip", 2]),
+    ):
+        done = draw(prompt, "--guidance", 7, *options)
+        assert "cut" not in done.err
+        assert (pixels(done.paths[0]) != plain).any()
+        again = run("generate", "--again", done.paths[0]).paths[0]
+        assert again.read_bytes() == done.paths[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options"), [("red apple", []), ("red apple", ["--negative", "blue"]), ("red:1.3) apple", [])]
+)
+def test_prompts_without_brackets_are_given_to_the_pipeline_as_they_are(draw, monkeypatch, prompt, options):
+    """So that pictures are the same, to the bit, as if nothing here read prompts."""
+
+    def no(*arguments):
+        raise AssertionError("encoded here")
+
+    monkeypatch.setattr("sd_ext.prompts.encode.encode", no)
+    read = draw(prompt, *options).paths[0]
+    assert (pixels(read) == pixels(draw(prompt, "--plain-prompt", *options).paths[0])).all()
+
+
+def test_batches_hold_prompts_that_are_equally_long(draw):
+    prompts = "red apple", LONG, "(red) apple", "blue"
+    together = draw(*prompts, "--negative", "x", "--out", "together").paths[:4]
+    for prompt, one in zip(prompts, together, strict=True):
+        alone = draw(prompt, "--negative", "x").paths[0]
+        assert np.abs(pixels(one) - pixels(alone)).max() <= 1
+
+
+def test_what_a_prompt_means_elsewhere_is_said(draw, run, tiny_sdxl_dir):
+    assert "--lora FILE:STRENGTH" in draw("red <lora:x:1>").err
+    assert "takes turns" in draw("red", "--negative", "[a|b]").err
+    refused = draw("red", "--clip-skip", 3)
+    assert (refused.code, "this model has 1 to 2" in refused.err) == (2, True)
+    xl = run("generate", "red", "--model", tiny_sdxl_dir, "--steps", 1, "--clip-skip", 2)
+    assert (xl.code, "--clip-skip changes nothing" in xl.err) == (0, True)
 
 
 def test_a_negative_prompt_without_guidance_is_said(draw):
@@ -202,6 +254,9 @@ BAD = {
     "huge size": (["x", "--size", "100000x64"], "4096"),
     "no pictures": (["x", "--num", "0"], "--num 0"),
     "seed": (["x", "--seed", "-7"], "--seed -7"),
+    "clip skip of nothing": (["x", "--clip-skip", "0"], "--clip-skip 0 cannot work"),
+    "clip skip beyond": (["x", "--clip-skip", "33"], "--clip-skip 33 cannot work"),
+    "weight without a number": (["a (red:1.2.3) apple"], "the weight 1.2.3"),
     "unknown sampler": (["x", "--sampler", "dpmpp 2n"], "did you mean"),
     "unknown U-Net": (["x", "--unet", "fats"], "did you mean 'fast'"),
     "unknown grid": (["x", "--grid", "karas"], "did you mean 'karras'"),
