@@ -32,6 +32,7 @@ import torch
 from _report import write
 
 import sd_ext
+from sd_ext.training.data.shipped import shipped_sets
 
 RANK, RATE = 8, 1e-3
 # A process's peak counts that of the process it was forked from, so a small one starts it.
@@ -184,20 +185,20 @@ def validation_loss(case: Case, lora: Path | None, times: int = 8) -> float:
 
 
 def pictures(folder: Path, side: int, count: int, held_out: int) -> tuple[Path, Path]:
-    """(line drawings to train on, others) as imagefolders."""
-    from sd_ext.training.sets.line_drawings import drawable
+    """(drawings of the shipped set to train on, others) as imagefolders."""
+    from PIL import Image
 
-    pairs = drawable(side)
-    every = len(pairs) // (count + held_out)
-    chosen = pairs[:: max(1, every)][: count + held_out]
-    parts = {"train": chosen[: -held_out or None], "held_out": chosen[-held_out:]}
+    shipped = shipped_sets()["high-contrast"]
+    rows = (shipped / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    chosen = [rows[place * len(rows) // (count + held_out)] for place in range(count + held_out)]
+    held = chosen[:: len(chosen) // held_out][:held_out]
+    parts = {"train": [row for row in chosen if row not in held], "held_out": held}
     for name, some in parts.items():
         (folder / name).mkdir(parents=True)
-        lines = []
-        for glyph, picture in some:
-            picture.save(folder / name / glyph.file_name)
-            lines.append(json.dumps({"file_name": glyph.file_name, "text": glyph.caption}))
-        (folder / name / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+        for file in (json.loads(row)["file_name"] for row in some):
+            picture = Image.open(shipped / file).convert("RGB")
+            picture.resize((side, side), Image.Resampling.LANCZOS).save(folder / name / file)
+        (folder / name / "metadata.jsonl").write_text("\n".join(some) + "\n")
     return folder / "train", folder / "held_out"
 
 
@@ -234,7 +235,7 @@ def cases(names: list[str], work: Path, precision: str, scale: float) -> list[Ca
     """Those of the names, in the order above."""
     made = []
     if "embedded" in names:
-        train, held = pictures(work / "data-64", 64, 60, 30)
+        train, held = pictures(work / "data-64", 64, 48, 12)
         steps = (int(20 * scale), int(220 * scale))
         made.append(Case("embedded", Path(sd_ext.pretrained_path()), train, held, 64, 16, precision, steps))
     if "quarter" in names:

@@ -115,12 +115,12 @@ def test_the_lower_bounds_are_those_of_the_project():
         assert bound.version == pin.version
 
 
-def test_workflows_install_both_fonts_wherever_tests_run():
+def test_workflows_install_the_font_wherever_tests_run():
     for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
         text = workflow.read_text("utf-8")
         jobs = len(re.findall(r"run: (?:\.ci/run|pytest)$", text, re.MULTILINE))
         assert jobs
-        assert "fonts-noto-color-emoji fonts-symbola" in text
+        assert "fonts-noto-color-emoji" in text
 
 
 def test_the_weekly_workflow_tries_seams_first():

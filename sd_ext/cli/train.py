@@ -60,35 +60,42 @@ def data(
     seed: Annotated[int, typer.Option(help="Other pictures by the same rules.", metavar="N")] = 0,
     first: Annotated[int, typer.Option(help="Number of the first scene, to draw more of a seed.", metavar="N")] = 0,
     font: Annotated[str | None, typer.Option(help="The font's file, if it is in no usual place.")] = None,
-    lines: Annotated[int, typer.Option(help="So many line drawings of Symbola instead: a style for a LoRA.")] = 0,
+    style: Annotated[
+        str | None, typer.Option(help="With --packages: things in this style alone, to train a LoRA on.")
+    ] = None,
 ) -> None:
     """Draw captioned pictures: scenes of several styles, with --packages; else the glyphs of Noto Color Emoji."""
     if packages is not None:
-        if lines or font is not None:
-            raise InputError("--packages draws no font: leave out --font and --lines")
-        _draw_scenes(Path(out), Path(packages), fetch, pictures, size, seed, first)
+        if font is not None:
+            raise InputError("--packages draws no font: leave out --font")
+        if style is not None and first:
+            raise InputError("--style draws each thing once: leave out --first")
+        _draw(Path(out), Path(packages), fetch, pictures, size, seed, first, style)
         return
-    if fetch:
-        raise InputError("--fetch needs --packages DIR, the folder to put the packages into")
-    if lines:
-        from ..training.sets.line_drawings import write_line_drawings
+    for flag, given in (("--fetch", fetch), ("--style", style is not None)):
+        if given:
+            raise InputError(f"{flag} needs --packages DIR, the folder of the packages with the drawings")
+    from ..training.sets.glyphs import write_imagefolder
 
-        made = write_line_drawings(out, font, lines)
-    else:
-        from ..training.sets.glyphs import write_imagefolder
-
-        made = write_imagefolder(out, font)
-    print(f"{made} pictures in {out}")
+    print(f"{write_imagefolder(out, font)} pictures in {out}")
 
 
-def _draw_scenes(out: Path, packages: Path, fetch: bool, pictures: int, size: int, seed: int, first: int) -> None:
+def _draw(
+    out: Path, packages: Path, fetch: bool, pictures: int, size: int, seed: int, first: int, style: str | None
+) -> None:
     from ..training.sets.drawings.folder import write_drawings
-    from ..training.sets.drawings.packages import declared, usable
+    from ..training.sets.drawings.packages import declared, of_style, usable
     from ..training.sets.drawings.packages import fetch as get
+    from ..training.sets.drawings.style import write_style
 
-    if fetch and (got := get(packages, [*usable(), declared()[1]])):
+    sets = usable() if style is None else of_style(style)
+    if fetch and (got := get(packages, [*sets, declared()[1]])):
         print(f"fetched {', '.join(got)} into {packages}")
-    for line in write_drawings(out, packages, pictures, size, seed, first):
+    if style is None:
+        said = write_drawings(out, packages, pictures, size, seed, first)
+    else:
+        said = write_style(out, packages, style, pictures, size, seed)
+    for line in said:
         print(line)
 
 

@@ -69,23 +69,6 @@ def drawn_glyphs() -> list:
     return glyphs(size=64)
 
 
-@pytest.fixture(scope="session")
-def line_drawings(drawn_glyphs, tmp_path_factory) -> Path:
-    """Sixty line drawings, 64 pixels wide, of a third of the glyphs. Shared by all tests: leave them as they are."""
-    from sd_ext.errors import InputError
-    from sd_ext.training.sets.line_drawings import FONT, write_line_drawings
-
-    try:
-        FONT.find()
-    except InputError as missing:
-        pytest.skip(str(missing))
-    folder = tmp_path_factory.mktemp("lines") / "set"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sd_ext.training.sets.line_drawings.glyphs", lambda size: drawn_glyphs[::3])
-        assert write_line_drawings(folder, count=60, size=64) == 60
-    return folder
-
-
 def forget_accelerate_state() -> None:
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState

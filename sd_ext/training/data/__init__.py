@@ -3,6 +3,7 @@
 settings   the settings of pictures and captions
 sources    lists the items of a folder, of shards or of a Hub data set
 folders, shards, tables   readers for each of these kinds of source
+shipped    sets that come with this package
 items      an item: a picture's name, caption and mask, with a reader for its bytes
 buckets    aspect-ratio buckets: the sizes that pictures are resized and cropped to
 look       checks each picture once: whether it can be used, and at which sizes

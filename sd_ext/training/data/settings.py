@@ -22,7 +22,10 @@ class SourceSettings(Settings):
     """Where pictures come from."""
 
     data: str = setting(
-        "", "captioned pictures: imagefolder, pictures with .txt, .tar shards, or a Hub dataset", "DATA", free=True
+        "",
+        "captioned pictures: imagefolder, pictures with .txt, .tar shards, high-contrast (ours), or a Hub dataset",
+        "DATA",
+        free=True,
     )
     split: str = setting("train", "train on the pictures with this split in metadata.jsonl; 'all' for every picture")
     flip: bool = setting(False, "mirror half of the pictures, drawn anew each time")

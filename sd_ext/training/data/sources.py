@@ -14,6 +14,7 @@ from sd_ext.plain_files import why_not
 from sd_ext.training.data.folders import linked_folders, metadata_files, picture_files, read_metadata, read_pairs
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.shards import read_shards
+from sd_ext.training.data.shipped import shipped_sets
 from sd_ext.training.data.tables import read_table
 
 
@@ -24,7 +25,8 @@ def read_items(
 
     Args:
         source: a folder of pictures with `metadata.jsonl` (or `.csv`) or with a text file beside each; `*.tar` shards
-            or Parquet files, as a folder, a glob or one file; or the id of a data set on the Hub.
+            or Parquet files, as a folder, a glob or one file; the name of a set that comes with this package, if no
+            file or folder here is called so; or the id of a data set on the Hub.
         split: the split to list; "all" for all pictures. Shards have no splits.
         image: the column with the pictures, if the source is a table; None to find it.
         text: the column or field with the captions; None to find it.
@@ -43,8 +45,10 @@ def read_items(
         return read_files(source, sorted(Path(name) for name in glob.glob(source, recursive=True)), split, image, text)
     if folder.exists():
         raise InputError(f"{source} is a file; give a folder of pictures, *.tar shards or *.parquet files")
+    if source in (ours := shipped_sets()):
+        return read_folder(ours[source], split, image, text)
     if not is_hub_id(source):
-        raise InputError(f"no folder of pictures at {source}")
+        raise InputError(f"no folder of pictures at {source}; with sd_ext comes {', '.join(ours)}")
     try:
         return read_table(source, split, image, text)
     except InputError as error:

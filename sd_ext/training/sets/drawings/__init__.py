@@ -15,5 +15,6 @@ grammar          draws what a picture shows (`Scene`)
 captions         says it
 grounds, paint   and paints it
 folder           writes the whole as a folder of captioned pictures
+style            writes a small set of one style, to train a LoRA on
 words            and what of a prompt a model trained on it knows
 """

@@ -110,14 +110,24 @@ def write_drawings(
     return said + [f"left out: {problem}" for problem in problems]
 
 
-def _check(out: Path, pictures: int, size: int, seed: int, first: int) -> None:
+def check_untaken(out: Path) -> None:
+    """Raise `InputError` if there is something at `out`."""
     if (out.is_dir() and any(out.iterdir())) or out.is_file():
         raise InputError(f"{out} is there already; remove it or choose another folder")
+
+
+def check_setting(name: str, value: int, low: int, high: int) -> None:
+    """Raise `InputError` for a number out of its range."""
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it must be from {low} to {high}")
+
+
+def _check(out: Path, pictures: int, size: int, seed: int, first: int) -> None:
+    check_untaken(out)
     for name, value, low, high in (
         ("pictures", pictures, 1, 10**7), ("size", size, 32, 256), ("seed", seed, 0, 2**32), ("first", first, 0, 10**9)
     ):  # fmt: skip
-        if not low <= value <= high:
-            raise InputError(f"{name} is {value}; it must be from {low} to {high}")
+        check_setting(name, value, low, high)
     parent = next(p for p in out.absolute().parents if p.exists())
     wanted = round(pictures * BYTES * (size / 64) ** 2 + BOOK_BYTES * (max(128, size) / 128) ** 2)
     if (free := shutil.disk_usage(parent).free) < wanted:

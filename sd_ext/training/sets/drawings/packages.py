@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sd_ext.declared import make
-from sd_ext.errors import InputError
+from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.plain_files import MIB, read_bytes
 from sd_ext.reading import parse_json, read_toml
 
@@ -71,6 +71,14 @@ def declared(path: Path = DECLARED) -> tuple[dict[str, Package], Package]:
 def usable(path: Path = DECLARED) -> list[Package]:
     """The sets that may be drawn from, in the file's order: those whose licence does not ask to share alike."""
     return [p for p in declared(path)[0].values() if p.use != "never"]
+
+
+def of_style(style: str, path: Path = DECLARED) -> list[Package]:
+    """The usable sets that are drawn in a style. Raises `UnknownNameError` if there is none."""
+    sets = usable(path)
+    if found := [package for package in sets if package.style == style]:
+        return found
+    raise UnknownNameError("style", style, {package.style for package in sets})
 
 
 def fetch(folder: Path, packages: Sequence[Package]) -> list[str]:

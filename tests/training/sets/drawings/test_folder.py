@@ -129,7 +129,7 @@ def test_the_command(tmp_path, packages):
     done = CliRunner().invoke(app, [*out, "--packages", str(packages), "--pictures", "3", "--size", "32"])
     assert done.exit_code == 0, done.output
     assert "3 pictures in" in done.output
-    for wrong, said in ((["--fetch"], "--packages DIR"), (["--packages", str(packages), "--lines", "3"], "no font")):
+    for wrong, said in ((["--fetch"], "--packages DIR"), (["--packages", str(packages), "--font", "x"], "no font")):
         failed = CliRunner().invoke(app, [*out, *wrong])
         assert isinstance(failed.exception, InputError) and said in str(failed.exception)
 
