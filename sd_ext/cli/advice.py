@@ -33,10 +33,27 @@ def doubts(words: Words, pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> 
     """
     first = recipes[0]
     command = "sd-ext words" + ("" if is_embedded(first.model) else f" --model {shlex.quote(first.model)}")
-    said = unknown_words(words, [text for recipe in recipes for text in spoken(recipe)], command)
+    learned = _learned(pipe)
+    texts = dict.fromkeys(without(text, learned) for recipe in recipes for text in spoken(recipe))
+    said = unknown_words(words, texts, command)
     said += far_guidance(words, first.guidance) if first.guidance is not None else []
     said += far_size(first.sides, default_size(pipe), first.unet)
     return [printable(line) for line in said]
+
+
+def _learned(pipe: DiffusionPipeline) -> list[str]:
+    """The words whose vectors came from files, the longest first."""
+    from ..prompts.encoders import find_encoders
+    from ..prompts.words import words_of
+
+    return sorted({word for encoder in find_encoders(pipe) for word in words_of(encoder)}, key=len, reverse=True)
+
+
+def without(text: str, learned: Iterable[str]) -> str:
+    """A text without words that are known from elsewhere."""
+    for word in learned:
+        text = text.replace(word, " ")
+    return text
 
 
 def unknown_words(words: Words, texts: Iterable[str], list_command: str) -> list[str]:

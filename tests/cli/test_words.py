@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 import sd_ext
-from sd_ext.cli.advice import far_guidance, far_size, unknown_words
+from sd_ext.cli.advice import doubts, far_guidance, far_size, unknown_words
 from sd_ext.cli.pictures import read_record
 from sd_ext.models.words import FILE, Words, read_words
 
@@ -60,6 +60,28 @@ def test_known_words_are_not_spoken_of(draw):
     done = draw("Two orange CATS next to a house, on a grey background, flat design", "a cat, feline")
     assert "I know no" not in done.err
     assert "far from" not in done.err
+
+
+def test_brackets_and_weights_are_no_words(draw):
+    assert "I know no" not in draw("a (orange:1.3) cat, [flat] (house) BREAK at night").err
+    assert "I know no '1'; near: two." in draw("(cat:1.2)", "--plain-prompt").err
+
+
+def test_words_learned_from_files_are_known(model, tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    from sd_ext.cli.request import Recipe
+    from sd_ext.prompts import use_embedding
+    from sd_ext.prompts.encoders import find_encoders
+
+    pipe = StableDiffusionPipeline.from_pretrained(model)
+    recipe = Recipe(prompt="a qqq-toy next to a cat", model=str(model), size="64x64", guidance=2.5)
+    assert len(doubts(read_words(model), pipe, [recipe])) == 1
+    save_file({"qqq-toy": zeros(1, find_encoders(pipe)[0].width)}, tmp_path / "learned.safetensors")
+    with use_embedding(pipe, tmp_path / "learned.safetensors"):
+        assert doubts(read_words(model), pipe, [recipe]) == []
 
 
 def test_the_usual_guidance_is_the_default_and_others_far_from_it_are_said(draw):
