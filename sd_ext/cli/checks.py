@@ -46,6 +46,14 @@ def check_choice(option: str, value: str, known: Sequence[str]) -> None:
         raise InputError(f"{option} {value!r} is not known; choose {', '.join(known[:-1])} or {known[-1]}")
 
 
+def split_option(text: str) -> tuple[str, str]:
+    """Split `"pag_scale=3"` into name and value. Raises `InputError` if it does not read so."""
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals or not value.strip():
+        raise InputError(f"--unet-option {text!r} cannot be read; write NAME=VALUE, such as pag_scale=3")
+    return name.strip(), value.strip()
+
+
 def check_steps(steps: int) -> None:
     """Raise `InputError` unless `steps` is 1 to 1000."""
     if not 1 <= steps <= MAX_STEPS:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .machine import offloaded, place_of
 from .prompting import company, prompt_arguments
 from .request import Recipe
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
-
-BATCH_PIXELS = 1024 * 1024  # at most so many pixels in a batch: one picture of 1024 x 1024, four of 512 x 512, ...
-MAX_BATCH = 16
 
 
 def default_guidance(pipe: DiffusionPipeline) -> float:
@@ -59,23 +56,29 @@ def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: s
 
 
 def batches(pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-    """Divide the recipes, whose pictures have one size, into batches that fit into memory and are read in one way."""
-    size = max(1, min(MAX_BATCH, BATCH_PIXELS // math.prod(recipes[0].sides)))
+    """Divide the recipes into batches as large as was asked for, whose prompts are read in one way."""
+    size = place_of(pipe).resources.batch
     groups = [list(group) for _, group in groupby(recipes, lambda recipe: company(pipe, recipe))]
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
 
 def draw(
-    pipe: DiffusionPipeline, recipes: Sequence[Recipe], on_step: Callable[[int], object] = lambda calls: None
+    pipe: DiffusionPipeline,
+    recipes: Sequence[Recipe],
+    on_step: Callable[[int], object] = lambda calls: None,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Iterator[tuple[Recipe, Image]]:
     """Generate a picture for every recipe.
 
     Each picture has its own random generator, on the CPU, so that it depends neither on the batch nor on the device.
+    Kernels may still round differently in a batch: of the first one, the last picture is drawn alone too, and a
+    difference is said.
 
     Args:
         pipe: the pipeline.
         recipes: they may differ only in prompt and seed.
         on_step: called after each call of the network with the number of calls that the batch takes.
+        tell: gets one sentence if batches change pictures here.
 
     Yields:
         (recipe, picture), in the order of the recipes.
@@ -83,40 +86,71 @@ def draw(
     Raises:
         InputError: the pipeline refuses the arguments, memory is too small, or the values overflow the dtype.
     """
+    place, looked = place_of(pipe), False
+    if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
+        pipe.set_progress_bar_config(disable=True)
+    with offloaded(pipe, place.resources.offload, place.device):
+        for batch in batches(pipe, recipes):
+            pictures = draw_batch(pipe, batch, on_step)
+            if len(batch) > 1 and not looked:
+                looked = True
+                alone = draw_batch(pipe, batch[-1:], lambda calls: None)
+                if doubt := difference(alone[0], pictures[-1], len(batch)):
+                    tell(doubt)
+            yield from zip(batch, pictures, strict=True)
+
+
+def difference(alone: Image, together: Image, number: int) -> str:
+    """What to say of a picture that was drawn alone and in a batch; "" if both are the same to the bit.
+
+    Args:
+        alone, together: the two.
+        number: of pictures in the batch.
+    """
+    from PIL import ImageChops
+
+    extremes = ImageChops.difference(alone.convert("RGB"), together.convert("RGB")).getextrema()
+    most = max(int(high) for _, high in extremes)  # type: ignore[arg-type, misc]
+    if not most:
+        return ""
+    return (
+        f"Kernels here round differently in a batch of {number}: of the picture that was compared, pixels differ by up "
+        f"to {most} of 255 from those drawn alone; --batch 1 draws each as --again will."
+    )
+
+
+def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callable[[int], object]) -> list[Image]:
+    """Generate the pictures of one batch. For arguments and errors see `draw`."""
     import torch
 
-    accepted = inspect.signature(pipe.__call__).parameters
+    accepted, first = inspect.signature(pipe.__call__).parameters, batch[0]
 
     def after_step(pipe: DiffusionPipeline, i: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
         calls = len(pipe.scheduler.timesteps)
         if i + 1 == calls and "latents" in tensors and not tensors["latents"].isfinite().all():
-            raise InputError(f"the picture overflowed in {recipes[0].dtype}; choose another --dtype, or less guidance")
+            raise InputError(f"the picture overflowed in {first.dtype}; choose another --dtype, or less guidance")
         on_step(calls)
         return tensors
 
-    if "callback_on_step_end" in accepted:
-        pipe.set_progress_bar_config(disable=True)
-    for batch in batches(pipe, recipes):
-        first = batch[0]
-        width, height = first.sides
-        arguments = {
-            **prompt_arguments(pipe, batch),
-            "num_inference_steps": first.steps,
-            "guidance_scale": first.guidance,
-            "width": width,
-            "height": height,
-            "generator": [torch.Generator("cpu").manual_seed(recipe.seed) for recipe in batch],
-            "callback_on_step_end": after_step,
-        }
-        try:
-            known = {key: value for key, value in arguments.items() if key in accepted}
-            result = pipe(**known)  # pyright: ignore[reportCallIssue]
-        except InputError:
-            raise
-        except ValueError as error:  # the pipeline's own check of its arguments
-            raise InputError(f"{type(pipe).__name__} refuses: {error}") from error
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"{first.size} needs more memory than {first.device} has; choose a smaller --size"
-            ) from error
-        yield from zip(batch, result.images, strict=True)
+    width, height = first.sides
+    arguments = {
+        **prompt_arguments(pipe, batch),
+        "num_inference_steps": first.steps,
+        "guidance_scale": first.guidance,
+        "width": width,
+        "height": height,
+        "generator": [torch.Generator("cpu").manual_seed(recipe.seed) for recipe in batch],
+        "callback_on_step_end": after_step,
+    }
+    try:
+        known = {key: value for key, value in arguments.items() if key in accepted}
+        return pipe(**known).images  # pyright: ignore[reportCallIssue]
+    except InputError:
+        raise
+    except ValueError as error:  # the pipeline's own check of its arguments
+        raise InputError(f"{type(pipe).__name__} refuses: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{len(batch)} of {first.size} need more memory than {first.device} has; choose a smaller --batch or "
+            "--size, or --offload model, --vae-tiling"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +37,7 @@ def generate(
     output, run = Output(**given(Output, options)), Run(**given(Run, options))
     run.check()
     recipes = plan(prompts or [], given(Recipe, options), run, output.num)
+    run.check_resources(recipes[0].device)
     destination = Destination.check(output.out, len(recipes), output.overwrite)
     source = find_model(recipes[0].model)
     source.check()
@@ -56,13 +57,13 @@ def generate(
         from .prepare import prepare
         from .prompting import look_at_prompt
 
-        pipe, prepared = prepare(recipes[0], source, run.trust_remote_code, tell)
+        pipe, prepared = prepare(recipes[0], source, run.trust_remote_code, tell, run)
     recipes = [replace(prepared, prompt=recipe.prompt, seed=recipe.seed) for recipe in recipes]
     for recipe in {recipe.prompt: recipe for recipe in recipes}.values():
         look_at_prompt(pipe, recipe, tell)
     for doubt in doubts(words, pipe, recipes) if words else ():
         tell(doubt)
-    for path in _draw_and_write(pipe, recipes, destination, say):
+    for path in _draw_and_write(pipe, recipes, destination, say, tell):
         print(path)
     say.print(f"{time.perf_counter() - started:.1f} s in all; `sd-ext info FILE` tells how a picture was made.")
 
@@ -106,7 +107,11 @@ def _check_again(prompts: Sequence[str], wanted: Mapping[str, Any], number: int)
 
 
 def _draw_and_write(
-    pipe: DiffusionPipeline, recipes: Sequence[Recipe], destination: Destination, say: Console
+    pipe: DiffusionPipeline,
+    recipes: Sequence[Recipe],
+    destination: Destination,
+    say: Console,
+    tell: Callable[[str], object],
 ) -> list[Path]:
     """Generate the pictures and write each at once; with several, also a contact sheet. Returns the paths."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -120,7 +125,8 @@ def _draw_and_write(
     # The bar is on stderr: stdout gets the paths and nothing else.
     with Progress(*columns, console=say, transient=True, redirect_stdout=False, disable=not say.is_terminal) as bar:
         task = bar.add_task("Drawing", total=None)
-        for recipe, picture in draw(pipe, recipes, lambda calls: bar.update(task, total=count * calls, advance=1)):
+        advance = lambda calls: bar.update(task, total=count * calls, advance=1)  # noqa: E731
+        for recipe, picture in draw(pipe, recipes, advance, tell):
             paths.append(destination.write(encode(picture, Record(recipe, made)), name_stem(recipe.prompt)))
             thumbnails.append(thumbnail(picture))
     if len(recipes) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,20 @@ from ..models import Model
 from ..models.pipeline import load_pipeline
 from ..models.words import words_of
 from .drawing import check_pipeline, default_guidance, default_size
-from .request import Recipe
-from .request.machine import AUTO
+from .machine import Place, Tell, put, resolve_device, set_machine
+from .request import Recipe, Resources
+from .unet_options import set_unet, wanted_options
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
-
-Tell = Callable[[str], object]
 
 
 def prepare(
-    recipe: Recipe, model: Model, trust_remote_code: bool, tell: Tell = lambda text: None
+    recipe: Recipe,
+    model: Model,
+    trust_remote_code: bool,
+    tell: Tell = lambda text: None,
+    resources: Resources | None = None,
 ) -> tuple[DiffusionPipeline, Recipe]:
     """Load the model and set all that the recipe names.
 
@@ -31,6 +32,7 @@ def prepare(
         model: the recipe's, found and checked.
         trust_remote_code: run Python code that comes with the model.
         tell: gets one sentence for each thing that is ignored.
+        resources: how memory and time are spent; None is one picture at a time, all on the device.
 
     Returns:
         The pipeline, and the recipe with guidance, size, device and dtype filled in.
@@ -39,13 +41,17 @@ def prepare(
         InputError: the model cannot be loaded, or cannot do what the recipe asks.
     """
     check_names(recipe)
-    device, dtype = resolve_device(recipe)
-    pipe = load_pipeline(model, device, dtype, trust_remote_code)
+    resources = resources or Resources()
+    place = Place(*resolve_device(recipe, resources.offload), resources)
+    rest = "cpu" if resources.offload else place.device  # what is offloaded is moved when it runs
+    pipe = load_pipeline(model, rest, place.dtype, trust_remote_code)
+    put(pipe, place)
     size = recipe.size or "{}x{}".format(*default_size(pipe))
-    recipe = replace(recipe, size=size, device=device.type, dtype=str(dtype).removeprefix("torch."))
+    recipe = replace(recipe, size=size, device=place.device.type, dtype=str(place.dtype).removeprefix("torch."))
     check_pipeline(pipe, *recipe.sides, recipe.negative)
     set_sampler(pipe, recipe.sampler, recipe.grid)
-    set_unet(pipe, recipe.unet)
+    set_unet(pipe, recipe)
+    set_machine(pipe, recipe, resources, tell)
     if recipe.guidance is None:
         words = words_of(model)
         recipe = replace(recipe, guidance=(words and words.guidance) or default_guidance(pipe))
@@ -54,20 +60,8 @@ def prepare(
     return pipe, recipe
 
 
-def resolve_device(recipe: Recipe) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype to use. Raises `InputError` if CUDA is asked for and not available."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if recipe.device == "cuda" and not cuda:
-        raise InputError("--device cuda: torch finds no CUDA device here; leave --device out or choose cpu")
-    on_cuda = cuda and recipe.device != "cpu"
-    dtype = recipe.dtype if recipe.dtype != AUTO else "float16" if on_cuda else "float32"
-    return torch.device("cuda" if on_cuda else "cpu"), getattr(torch, dtype)
-
-
 def check_names(recipe: Recipe) -> None:
-    """Raise `UnknownNameError`, which lists the closest names, for an unknown sampler, grid or U-Net preset."""
+    """Raise `InputError`, with the closest names, for an unknown sampler, grid or U-Net option, or a value of none."""
     from ..schedulers.grids import get_grid
     from ..schedulers.registry import find_sampler
 
@@ -75,10 +69,7 @@ def check_names(recipe: Recipe) -> None:
         find_sampler(recipe.sampler)
     if recipe.grid is not None:
         get_grid(recipe.grid)
-    if recipe.unet is not None:
-        from ..unets.presets import check_preset
-
-        check_preset(recipe.unet)
+    wanted_options(recipe)
 
 
 def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
@@ -102,15 +93,3 @@ def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) 
         if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
             raise InputError(f"--grid {grid} needs --sampler too: the model's own {name} is not one of ours")
         pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, grid=grid))
-
-
-def set_unet(pipe: DiffusionPipeline, name: str | None) -> None:
-    """Apply a U-Net preset to the pipeline, if one is given. Raises `InputError` if the network cannot have it."""
-    if name is None:
-        return
-    from ..unets.presets import with_preset
-
-    network: Any = getattr(pipe, "unet", None)
-    if network is None:
-        raise InputError(f"--unet {name}: {type(pipe).__name__} has no U-Net; leave --unet out")
-    pipe.register_modules(unet=with_preset(network, name))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_pipeline(
-    model: Model, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+    model: Model, device: torch.device | str, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> DiffusionPipeline:
     """Load a model as a Diffusers pipeline, from safetensors only. For a local folder the network is not used.
 

@@ -7,7 +7,7 @@ command behaves.
     option     `Option`, and the command's signature from groups     recipe    `Recipe`: all of these, as JSON
     words      what to draw                                          output    `Output`: where pictures go
     model      with which weights                                    run       `Run`: how the command behaves
-    sampling   how it is drawn
+    sampling   how it is drawn                               resources how memory and time are spent
     machine    on which device
 
 To add an option that a picture depends on: a field in one of the groups, what it must satisfy in the group's `check`,
@@ -20,6 +20,7 @@ from __future__ import annotations
 from .option import given, with_options
 from .output import Output
 from .recipe import Recipe
+from .resources import Resources
 from .run import Run
 
-__all__ = ["Output", "Recipe", "Run", "given", "with_options"]
+__all__ = ["Output", "Recipe", "Resources", "Run", "given", "with_options"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ...models import EMBEDDED
+from .. import checks
 from .option import Group, Option
 
 
@@ -28,5 +29,12 @@ class Weights(Group):
         ),
     ] = None
 
+    unet_option: Annotated[
+        tuple[str, ...],
+        Option("Set one option of the U-Net (docs/unets.md), such as pag_scale=3; repeat for more.", "NAME=VALUE"),
+    ] = ()
+
     def check(self) -> None:
         """Raise `InputError` for what can be known to be wrong before anything is loaded."""
+        for text in self.unet_option:
+            checks.split_option(text)

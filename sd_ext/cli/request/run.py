@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from ...errors import InputError
-from .option import Group, Option
+from .option import Option
+from .resources import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Group):
+class Run(Resources):
     """How the command behaves."""
 
     title: ClassVar[str] = "Command"
