@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FAR_GUIDANCE = 2.0  # times the usual, or a part of it
 FAR_SIDE = 4 / 3  # times the side it was trained on, or a part of it
 MOST = 6  # unknown words that get a line of their own
+TRIED = 30  # unknown words that near ones are looked for
 LARGE_PICTURES = "highres"  # the U-Net preset that is made for sizes above the trained one
 
 
@@ -68,8 +69,8 @@ def unknown_words(words: Words, texts: Iterable[str], list_command: str) -> list
         return []
     unknown = dict.fromkeys(p.text for text in texts for p in words.pieces(text) if not p.meanings)
     told, rest = [], []
-    for word in unknown:
-        close = near(words, word) if len(told) < MOST else []
+    for number, word in enumerate(unknown):
+        close = near(words, word) if len(told) < MOST and number < TRIED else []
         told += [f"I know no {word!r}; near: {', '.join(close)}."] if close else []
         rest += [] if close else [repr(word)]
     if rest:

@@ -8,6 +8,7 @@ from .words import Thing, Words, split
 
 MOST = 3
 ALIKE = 0.7  # of 1, from which on two spellings are near
+LONGEST = 40  # letters of a word that is looked up
 WORSE = 0.1  # what is so much less near than the nearest is left out
 COUNTED = split("zero one two three four five six seven eight nine ten eleven twelve dozen hundred")
 
@@ -19,6 +20,8 @@ def near(words: Words, unknown: str) -> list[str]:
         words: what is known.
         unknown: one word, in lower case.
     """
+    if len(unknown) > LONGEST:
+        return []
     if unknown in COUNTED or unknown.isdigit():
         return [said[0] for said in words.numbers.values() if said]
     rated: dict[str, float] = {}
@@ -43,7 +46,9 @@ def _rated(words: Words, unknown: str) -> Iterator[tuple[str, float]]:
 
 
 def _spelled(known: str, unknown: str) -> float:
-    return 1 - distance(known, unknown) / max(len(known), len(unknown))
+    """1 for the same letters; 0 where the lengths alone say that they are not alike."""
+    short, long = sorted((len(known), len(unknown)))
+    return 1 - distance(known, unknown) / long if short >= ALIKE * long else 0
 
 
 def distance(one: str, other: str) -> int:

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..declared import make
+from ..declared import make, shown
 from ..errors import InputError, ModelError
 from ..plain_files import MIB
 from ..reading import read_json
@@ -28,6 +28,7 @@ from .folder import Folder
 from .model import Model
 
 FILE = "words.json"
+LONGEST = 12  # words of a name or a way to say something
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[\u2190-\u2bff\U0001f000-\U0001faff]")  # words, and characters like 🐱
 SLOT = re.compile(r"\{\w+\}")
 EMPTY = frozenset(
@@ -130,7 +131,7 @@ class Words:
         Tags of a thing that the prompt names count as known: captions were given them so.
         """
         words, found, place = split(text), [], 0
-        longest = max(map(len, self.said), default=1)
+        longest = min(LONGEST, max(map(len, self.said), default=1))
         while place < len(words):
             ends = range(min(len(words), place + longest), place, -1)
             end = next((end for end in ends if tuple(words[place:end]) in self.said), place + 1)
@@ -169,7 +170,10 @@ def read_words(folder: Path) -> Words | None:
     }
     if any(not thing.names for entries in things.values() for thing in entries):
         raise ModelError(f"{path}: things has an entry without a name")
-    return replace(told, things=things)
+    told = replace(told, things=things)
+    if long := next((words for words in told.said if len(words) > LONGEST), None):
+        raise ModelError(f"{path}: {shown(' '.join(long))} has more than {LONGEST} words")
+    return told
 
 
 def words_of(model: Model) -> Words | None:

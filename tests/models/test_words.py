@@ -105,6 +105,7 @@ def test_the_longest_piece_is_taken_and_means_all_it_can():
         ("tinny", ["tiny"]),
         ("star", ["stars"]),
         ("masterpiece", []),
+        ("house" * 20, []),  # no word
         ("x", []),
     ],
 )
@@ -157,6 +158,7 @@ def test_a_folder_says_what_its_file_says(tmp_path, tiny_pipeline_dir):
         ({"things": {"animals": [{"plurals": ["cats"]}]}}, r"lacks things.animals\[0\].names"),
         ({"things": {"animals": [{"names": []}]}}, "an entry without a name"),
         ({"things": ["cat"]}, "things must be an object"),
+        ({"things": {"x": [{"names": ["la " * 13]}]}}, "has more than 12 words"),
         ({"styles": {"3d": "3d"}}, "styles.3d must be a list of texts"),
         ({"positions": [3]}, r"positions\[0\] must be text"),
     ],

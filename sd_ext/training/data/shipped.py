@@ -14,4 +14,4 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 
 def shipped_sets() -> dict[str, Path]:
     """The folders of the sets by their names."""
-    return {path.name: path for path in sorted(SHIPPED.iterdir()) if path.is_dir()}
+    return {path.name: path for path in sorted(SHIPPED.glob("*")) if path.is_dir()}

@@ -48,7 +48,7 @@ def read_items(
     if source in (ours := shipped_sets()):
         return read_folder(ours[source], split, image, text)
     if not is_hub_id(source):
-        raise InputError(f"no folder of pictures at {source}; with sd_ext comes {', '.join(ours)}")
+        raise InputError(f"no folder of pictures at {source}; with sd_ext comes {', '.join(ours) or 'none'}")
     try:
         return read_table(source, split, image, text)
     except InputError as error:
