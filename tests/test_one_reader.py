@@ -34,7 +34,7 @@ ALLOWED = {
     ("training/run/checkpoint.py", "state_checksum", "json.loads"): "a state in memory",
     ("training/run/memory.py", "container_memory", "read_text"): "the system's own",
     ("training/run/memory.py", "system_memory", "read_text"): "the system's own",
-    ("training/sets/card.py", "write_card", "read_text"): OURS,
+    ("training/sets/drawings/card.py", "write_card", "read_text"): OURS,
     ("training/sets/drawings/book.py", "pixels", "Image.open"): IN_MEMORY,
     ("training/sets/drawings/folder.py", "attribution", "read_text"): OURS,
     ("training/sets/drawings/packages.py", "_from_archive", "tarfile.open"): "bounded",

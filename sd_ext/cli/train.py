@@ -133,6 +133,10 @@ def from_scratch(
     recipe: Annotated[str, typer.Option(help="cpu (64 x 64), gpu (128 x 128), or a TOML file.")] = "cpu",
     override: Annotated[list[str] | None, typer.Option(help="stage.key=value, e.g. text_to_image.steps=5000.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    packages: Annotated[
+        str | None, typer.Option(help="Folder of the sets of drawings.", metavar="DIR", show_default="OUT/packages")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get missing packages first, by npm pack (25 MB).")] = False,
     allow_import: Annotated[
         bool, typer.Option("--allow-import", help="Import any package the recipe names an optimizer of; runs its code.")
     ] = False,
@@ -141,6 +145,6 @@ def from_scratch(
     from ..training.from_scratch import run
 
     try:
-        print(run(out, recipe, override or [], dry_run, allow_import))
+        print(run(out, recipe, override or [], dry_run, allow_import, packages, fetch))
     except TrainingError as error:
         _stop(error)

@@ -38,6 +38,10 @@ class AutoencoderSettings(Settings):
     latent_channels: int = setting(4, "channels of the latent", "N")
     kl_weight: float = setting(1e-6, "weight of the posterior's KL divergence, summed over a latent")
     l1_weight: float = setting(0.1, "weight of the mean absolute error beside the mean squared error")
+    strangers: float = setting(
+        0.0, "share of pictures in whose place come plain colours, noise and enlarged cuttings, which keep the latents "
+        "of everything bounded", within=SHARE
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

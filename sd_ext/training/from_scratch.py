@@ -4,7 +4,7 @@ Each stage writes a folder of the output that appears when the stage is complete
 complete stages and resumes an interrupted one. Each training stage runs in a process of its own, so that its memory is
 free for the next one.
 
-    OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
+    OUT/packages  OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sd_ext import whole
-from sd_ext.declared import check
-from sd_ext.errors import InputError, TrainingError
+from sd_ext.declared import make
+from sd_ext.errors import InputError, TrainingError, UnknownNameError
 from sd_ext.reading import read_toml
 from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.settings.command import describe, parse
 from sd_ext.training.settings.config import Config
 
 RECIPES = Path(__file__).parent / "recipes"
-GUIDANCE = 1.5  # the scale at which the embedded model measures best, see benchmarks/bars.py
+GUIDANCE = 3.0  # the scale at which the embedded model measures best, see benchmarks/bars.py
 TRAINED: dict[str, type[Config]] = {
     "autoencoder": AutoencoderConfig,
     "text_encoder": TextEncoderConfig,
@@ -76,18 +76,59 @@ def find_recipe(name: str) -> Path:
     raise InputError(f"no recipe {name!r}: give {' or '.join(sorted(ours))}, or the path of a TOML file")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataSection:
-    """The checked fields of a recipe's table [data]."""
+    """A recipe's table [data].
+
+    Args:
+        folder: of captioned pictures to train on. If empty, scenes are drawn from the sets of drawings:
+        pictures, size, seed: how many, their height and width, and which; see `write_drawings`.
+    """
 
     folder: str = ""
+    pictures: int = 100_000
+    size: int = 64
+    seed: int = 0
 
 
-@dataclass
-class Sections:
-    """The checked tables of a recipe; the stages' own tables are checked by their scripts."""
+def read_data(recipe: Path) -> DataSection:
+    """The table [data] of a recipe.
 
-    data: DataSection = field(default_factory=DataSection)
+    Raises:
+        InputError: it has an unknown key, or a value of a wrong type.
+    """
+    table = read_toml(recipe).get("data", {})
+    data = make(DataSection, table, str(recipe), "data")
+    known = [field.name for field in fields(DataSection)]
+    if strange := sorted(set(table) - set(known)):
+        raise UnknownNameError(f"setting in {recipe}, [data]:", strange[0], known)
+    return data
+
+
+def draw_data(folder: Path, data: DataSection, packages: Path, get: bool) -> None:
+    """Draw the pictures to train on from the sets of drawings.
+
+    Args:
+        folder: the folder to write.
+        data: how many pictures, and which.
+        packages: folder of the npm packages that hold the drawings.
+        get: fetch those that it lacks by `npm pack`.
+
+    Raises:
+        InputError: packages are missing, or not what they should be; the disk is too small.
+    """
+    from sd_ext.training.sets.drawings.folder import write_drawings
+    from sd_ext.training.sets.drawings.packages import declared, fetch, usable
+
+    if get and (got := fetch(packages, [*usable(), declared()[1]])):
+        print(f"fetched {', '.join(got)} into {packages}")
+    if not packages.is_dir():
+        raise InputError(
+            "there are no drawings to train on: give --fetch, which gets their npm packages (25 MB), or --packages DIR "
+            "with them, or name a folder of captioned pictures in the recipe's [data]"
+        )
+    for line in write_drawings(folder, packages, data.pictures, data.size, data.seed):
+        print(f"data: {line}")
 
 
 def stages(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import: bool = False) -> list[Stage]:
@@ -107,8 +148,7 @@ def stages(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import:
         raise InputError(f"{recipe} lacks the sections {', '.join(missing)}")
     if strange := [o for o in overrides if o.partition(".")[0] not in TRAINED or "=" not in o]:
         raise InputError(f"--override {strange[0]}: write stage.key=value, with stage one of {', '.join(TRAINED)}")
-    check(sections, Sections, str(recipe))
-    data = sections.get("data", {}).get("folder") or str(out / "data")
+    data = read_data(recipe).folder or str(out / "data")
     made = []
     for name in TRAINED:
         arguments = ["--config", f"{recipe}#{name}", "--data", data, "--out", str(out / name)]
@@ -152,7 +192,13 @@ def run_stage(stage: Stage) -> None:
 
 
 def run(
-    out: str, recipe: str = "cpu", overrides: Sequence[str] = (), dry_run: bool = False, allow_import: bool = False
+    out: str,
+    recipe: str = "cpu",
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
+    allow_import: bool = False,
+    packages: str | None = None,
+    fetch: bool = False,
 ) -> Path:
     """Train a model from scratch, or continue an interrupted run.
 
@@ -162,6 +208,8 @@ def run(
         overrides: settings as "stage.key=value".
         dry_run: print the plan and stop.
         allow_import: allow the recipe to name an optimizer of any package. Importing a package runs its code.
+        packages: folder of the npm packages that the pictures are drawn from; None is "packages" in `out`.
+        fetch: get those that it lacks by `npm pack`.
 
     Returns:
         The folder of the pipeline.
@@ -179,15 +227,13 @@ def run(
     if dry_run:
         print(text)
         return pipeline
-    known, there = {"data", "pipeline", *TRAINED}, folder.iterdir() if folder.exists() else ()
+    known, there = {"data", "packages", "pipeline", *TRAINED}, folder.iterdir() if folder.exists() else ()
     if strange := [p.name for p in there if p.is_dir() and p.name not in known and not whole.is_temporary(p.name)]:
         raise InputError(f"{out} holds something else ({', '.join(sorted(strange)[:3])}); choose another folder")
     if pipeline.exists():
         return pipeline
-    if "folder" not in read_toml(path).get("data", {}) and not (folder / "data" / "metadata.jsonl").exists():
-        from sd_ext.training.sets.glyphs import write_imagefolder
-
-        print(f"data: {write_imagefolder(folder / 'data')} pictures")
+    if not (data := read_data(path)).folder and not (folder / "data" / "metadata.jsonl").exists():
+        draw_data(folder / "data", data, Path(packages) if packages else folder / "packages", fetch)
     parts = stages(folder, path, overrides, allow_import)
     for stage in parts:
         if stage.status != "complete":
@@ -197,7 +243,7 @@ def run(
 
 
 def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
-    """Save the trained pipeline in float16, with a model card if it was trained on the set made here.
+    """Save the trained pipeline in float16, with a model card and `words.json` if it was trained on the set drawn here.
 
     Args:
         out: the folder of the run.
@@ -209,12 +255,14 @@ def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
     from sd_ext.training.model.pipeline import folder_size, save_pipeline
-    from sd_ext.training.sets.card import write_card
+    from sd_ext.training.sets.drawings.card import write_card
+    from sd_ext.training.sets.drawings.words import write_words
 
-    def add_card(new: Path) -> None:
-        if (out / "data").exists():  # the card describes the glyph set, so models of other data get none
+    def add(new: Path) -> None:
+        if (out / "data" / "drawings").exists():  # models of other data get neither card nor words
             write_card(new, pipe, out, recipe, repr(str(pipeline)), GUIDANCE)
+            write_words(new, out / "data", GUIDANCE)
 
     pipe = StableDiffusionPipeline.from_pretrained(trained, local_files_only=True)
-    save_pipeline(pipe, pipeline, torch.float16, add_card)
+    save_pipeline(pipe, pipeline, torch.float16, add)
     print(f"pipeline: {pipeline}, {folder_size(pipeline) / 1e6:.1f} MB")

@@ -24,6 +24,7 @@ from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.images import to_uint8
 from sd_ext.training.data.order import Pass
 from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
+from sd_ext.training.data.strangers import estrange
 from sd_ext.training.model.trainable import load_part
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.task import Task
@@ -95,8 +96,11 @@ class AutoencoderTask(Task):
         self.model = AutoencoderLoss(self.vae, settings.l1_weight, settings.kl_weight)
 
     def read(self, each: Pass) -> Tensor:
-        """The pictures of a pass, (b, 3, height, width) in [-1, 1]."""
-        return read_pixels(self.pictures, each, self.config.loop.seed, self.config.data.flip)
+        """The pictures of a pass, strangers among them: (b, 3, height, width) in [-1, 1]."""
+        seed, share = self.config.loop.seed, self.config.autoencoder.strangers
+        pixels = read_pixels(self.pictures, each, seed, self.config.data.flip)
+        draws = [stream_generator(seed, Stream.STRANGERS, each.step, position) for position in each.positions]
+        return torch.stack([estrange(*picture) for picture in zip(pixels, [share] * len(pixels), draws, strict=True)])
 
     def batch(self, each: Pass, read: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """The arguments of `AutoencoderLoss.forward`: pictures and noise."""

@@ -69,6 +69,13 @@ def test_bad_input(tmp_path):
         stages(tmp_path, find_recipe("cpu"), ["steps=3"])
     with pytest.raises(InputError, match="unknown setting in command line: 'stepz'"):
         plan(tmp_path / "out", find_recipe("cpu"), ["autoencoder.stepz=3"])
+    with pytest.raises(InputError, match="no drawings to train on: give --fetch"):
+        run(str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "data").exists()
+    for table, message in (("pictures = 'many'", "pictures"), ("font = 'x'", "font")):
+        recipe.write_text(f"[data]\n{table}\n[autoencoder]\n[text_encoder]\n[text_to_image]\n")
+        with pytest.raises(InputError, match=message):
+            plan(tmp_path / "out", recipe)
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match=r"holds something else \(photos\)"):
         run(str(tmp_path))

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     FLIP = 4  # mirroring, in autoencoder and text encoder training
     DROPOUT = 5  # dropout within the model
     VALIDATION = 7  # the noise of the validation loss
+    STRANGERS = 8  # pictures that are not of the data set, in autoencoder training
 
 
 def stream_generator(seed: int, stream: Stream, *where: int, device: str = "cpu") -> torch.Generator:

@@ -42,7 +42,8 @@ class Speaker:
 
     def _style(self, scene: Scene, draw: np.random.Generator) -> str:
         said = scene.style in MADE or draw.random() < self._share("style")
-        return scene.style if said and scene.shows != "alone" else ""
+        named = said and scene.shows != "alone" and self.grammar.style_behind[scene.style]
+        return scene.style if named else ""
 
     def _share(self, word: str) -> float:
         return self.grammar.words[word] / 100
