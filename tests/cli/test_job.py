@@ -118,7 +118,7 @@ def test_the_manifest_says_everything_and_guards_the_folder(tmp_path):
         work(Job(job.folder, recipes(2)), Processes())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "000000.png").write_bytes(b"a holiday")
-    with pytest.raises(InputError, match="holds 000000.png, and no manifest.jsonl"):
+    with pytest.raises(InputError, match=r"holds 000000\.png, and no manifest\.jsonl"):
         work(Job(tmp_path / "mine", recipes(3)), Processes())
     assert (tmp_path / "mine" / "000000.png").read_bytes() == b"a holiday"
 
