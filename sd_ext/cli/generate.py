@@ -12,7 +12,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
-from ..models import find_model
+from ..models import Model, find_model
 from ..models.words import words_of
 from . import checks
 from .pictures import Destination, Record, encode, name_stem, read_record
@@ -39,7 +39,7 @@ def generate(
     recipes = plan(prompts or [], given(Recipe, options), run, output.num)
     run.check_resources(recipes[0].device)
     destination = Destination.check(output.out, len(recipes), output.overwrite)
-    source = find_model(recipes[0].model)
+    source = find_for(recipes[0])
     source.check()
     words = words_of(source)
 
@@ -66,6 +66,11 @@ def generate(
     for path in _draw_and_write(pipe, recipes, destination, say, tell):
         print(path)
     say.print(f"{time.perf_counter() - started:.1f} s in all; `sd-ext info FILE` tells how a picture was made.")
+
+
+def find_for(recipe: Recipe) -> Model:
+    """Find the model of a recipe. Raises `ModelError` if there is none, or an option does not go with it."""
+    return find_model(recipe.model, recipe.variant, revision=recipe.revision, prediction_type=recipe.prediction_type)
 
 
 def plan(prompts: Sequence[str], wanted: Mapping[str, Any], run: Run, number: int) -> list[Recipe]:

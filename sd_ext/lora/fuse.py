@@ -1,4 +1,4 @@
-"""Add LoRAs to weights: temporarily (`apply_lora`), or permanently, in memory or in a new folder (`merge_into`)."""
+"""Add LoRAs to weights: temporarily (`apply_lora`), or permanently, in memory or on disk (`merge_into`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import whole
 from ..errors import InputError
-from ..models.folder import INDEX
 from ..models.model import Stored
+from ..models.written import check_out, write_model
 from .adapter import ModuleName
 from .lora import Lora
 from .weights import BaseWeights, ModelWeights, StoredWeights, check_fit, open_base, pairs
@@ -131,12 +130,13 @@ def merge_into(
     Each is computed from the original weights, so their order does not matter.
 
     Args:
-        target: a pipeline or models by part, changed in place; or a model on disk (pipeline folder, Hub id, ...; see
-            `sd_ext.models.find_model`), of which a changed copy is written to `out`.
+        target: a pipeline or models by part, changed in place; or a model on disk (pipeline folder, single file, Hub
+            id, ...; see `sd_ext.models.find_model`), of which a changed copy is written to `out`.
         loras: the LoRAs with their strengths.
-        out: the new folder. It appears completely or not at all; dtypes and file names are those of `target`.
+        out: the new folder, or a `.safetensors` file for a single file in the original layout. It appears completely or
+            not at all; dtypes are those of `target`.
         on_module: called with (modules done, all modules, the module just done).
-        overwrite: replace an existing pipeline folder at `out`.
+        overwrite: replace an existing pipeline folder or file at `out`.
 
     Raises:
         InputError: the base lacks a module, or one does not fit, or `out` exists; nothing has been changed.
@@ -146,20 +146,16 @@ def merge_into(
         apply_loras(target, loras, on_module)
         return
     if out is None:
-        raise InputError("a model on disk is merged into a new folder; say where with out")
+        raise InputError("a model on disk is merged into a new folder or file; say where with out")
     _merge_stored(base, loras, Path(out).expanduser(), on_module, overwrite)
 
 
 def _merge_stored(base: StoredWeights, loras: Loras, out: Path, on_module: OnModule, overwrite: bool) -> None:
-    whole.recovered(out)
-    replaces = overwrite and (out / INDEX).is_file()
-    if out.exists() and not replaces:
-        raise InputError(f"{out} exists; choose another folder")
-    base.model.check_apart(out)
+    check_out(base.model, out, overwrite)
     modules, done = changed_modules(base, loras), 0
 
     def change(stored: Stored) -> dict[tuple[str, str], Tensor]:
-        """The new weights of one file's modules."""
+        """The new weights of one file's or part's modules."""
         nonlocal done
         inside = [module for module in modules if base.places[module] in stored]
         after = fused(base, loras, inside, lambda i, _, module: on_module(done + i, len(modules), module))
@@ -167,5 +163,4 @@ def _merge_stored(base: StoredWeights, loras: Loras, out: Path, on_module: OnMod
         done += len(inside)
         return made
 
-    with whole.folder(out, overwrite=replaces) as new:
-        base.model.write_changed(new, base.parts, change)
+    write_model(base.model, out, base.parts, change, overwrite)

@@ -27,11 +27,12 @@ class OnHub(ByParts):
     Args:
         name: `owner/name`.
         variant: which weight files to download; see `find_model`.
+        revision: branch, tag or commit; None is the main branch.
     """
 
-    def __init__(self, name: str, variant: str | None = None):
-        super().__init__(name)
-        self.variant = variant
+    def __init__(self, name: str, variant: str | None = None, revision: str | None = None):
+        super().__init__(f"{name}@{revision}" if revision else name)
+        self.id, self.variant, self.revision = name, variant, revision
 
     @cached_property
     def folder(self) -> Folder:
@@ -39,7 +40,9 @@ class OnHub(ByParts):
         from diffusers import DiffusionPipeline
 
         try:
-            root = DiffusionPipeline.download(self.name, variant=self.variant or None, use_safetensors=True)
+            root = DiffusionPipeline.download(
+                self.id, variant=self.variant or None, revision=self.revision, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             message = f"{self.name} is neither a folder here nor a model on the Hub that loads: {reason}"
@@ -68,7 +71,9 @@ class OnHub(ByParts):
     def pipeline(self, **options: Any) -> Any:
         from diffusers import DiffusionPipeline
 
-        return DiffusionPipeline.from_pretrained(self.name, **options)
+        return DiffusionPipeline.from_pretrained(
+            self.id, variant=self.variant or None, revision=self.revision, **options
+        )
 
     def check_apart(self, out: Path) -> None:
         self.folder.check_apart(out)

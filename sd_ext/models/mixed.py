@@ -34,6 +34,9 @@ class ByParts(Model):
     def load(self, part: str, dtype: torch.dtype | None = None) -> Any:
         return self.owner(part).load(part, dtype)
 
+    def load_as(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
+        return self.owner(part).load_as(kind, part, dtype)
+
     def tensors(self, part: str) -> Mapping[str, StoredTensor]:
         return self.owner(part).tensors(part)
 

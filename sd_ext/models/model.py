@@ -23,7 +23,7 @@ NOISE = "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "train
 Stored = Mapping[tuple[str, str], StoredTensor]
 """(part, name of the tensor in that part) -> where it is stored."""
 Change = Callable[[Stored], Mapping[tuple[str, str], "Tensor"]]
-"""A function that gets the tensors of one file and returns new values for those that shall change."""
+"""A function that gets the tensors of one file or part and returns new values for those that shall change."""
 
 
 def part_class(part: str) -> Any:
@@ -98,6 +98,16 @@ class Model(ABC):
         """
 
     @abstractmethod
+    def load_as(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
+        """Load a part as an object of a given class.
+
+        Args:
+            kind: a Diffusers or transformers class.
+            part: the part.
+            dtype: of the weights; None is the class's default.
+        """
+
+    @abstractmethod
     def pipeline(self, **options: Any) -> Any:
         """Load all parts as a Diffusers pipeline.
 
@@ -123,13 +133,13 @@ class Model(ABC):
     def write_changed(self, new: Path, parts: Sequence[str], change: Change) -> None:
         """Fill an empty folder with a copy of the model in which some tensors are replaced.
 
-        Dtypes, shapes and file names stay. In the parts that may change, other variants and pickles are not copied,
-        since they would still hold the old weights.
+        Dtypes and shapes stay, and a folder's file names. In the parts that may change, other variants and pickles are
+        not copied, since they would still hold the old weights. A single file becomes a folder.
 
         Args:
             new: the folder.
             parts: those that may change.
-            change: called once for every file with tensors of these parts; returns the new tensors.
+            change: called once for every file, or every part, with tensors of these parts; returns the new tensors.
         """
 
     # The same for every form of storage.
@@ -159,7 +169,9 @@ class Model(ABC):
     @property
     def text_parts(self) -> tuple[str, ...]:
         """The names of its text encoders."""
-        return ("text_encoder", "text_encoder_2") if "text_encoder_2" in self.parts else ("text_encoder",)
+        if "text_encoder_2" not in self.parts:
+            return ("text_encoder",)
+        return ("text_encoder", "text_encoder_2") if "text_encoder" in self.parts else ("text_encoder_2",)
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -212,16 +224,17 @@ class Model(ABC):
         defaults = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
         return settings | {name: given.get(name, default) for name, default in defaults.items()}
 
-    def without_weights(self, part: str) -> Any:
+    def without_weights(self, part: str, config: Mapping[str, Any] | None = None) -> Any:
         """Build a part from its config, with random weights (on the device of the surrounding `torch.device` block).
 
         Args:
             part: one that `part_class` knows.
+            config: its config; None for that of the model.
 
         Raises:
             ModelError: the class refuses the config.
         """
-        kind, config = part_class(part), self.config(part)
+        kind, config = part_class(part), self.config(part) if config is None else dict(config)
         try:
             if part in self.text_parts:
                 settings = kind.config_class

@@ -12,15 +12,16 @@ Pickles are never opened, since reading one can run any code.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError, ModelError
 from ..reading import open_tensors, read_json
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
@@ -37,16 +38,28 @@ class StoredTensor(NamedTuple):
         file: the file.
         key: the tensor's name in the file.
         shape: the tensor's shape.
+        rows: (first, end) if it is only these rows of the file's tensor.
+        turned: whether the file has it transposed.
     """
 
     file: Path
     key: str
     shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    turned: bool = False
 
     def read(self) -> Tensor:
         """Read the tensor, to the CPU. Raises `ModelError` if the file is damaged."""
         with open_tensors(self.file, ModelError) as opened:
-            return opened.get_tensor(self.key)
+            return self.read_from(opened)
+
+    def read_from(self, opened: Any) -> Tensor:
+        """Read the tensor from its file, opened by `open_tensors`."""
+        if self.rows is None:
+            tensor = opened.get_tensor(self.key)
+        else:
+            tensor = opened.get_slice(self.key)[self.rows[0] : self.rows[1]]
+        return (tensor.T.contiguous() if self.turned else tensor).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,24 @@ def _check_index(index: Path, there: Iterable[str]) -> None:
         raise ModelError(f"{index} does not say which file holds which tensor (weight_map)")
     if lost := sorted({*names.values()} - {*there}):
         raise ModelError(f"{index} lists {lost[0]}, which is not there")
+
+
+def read_tensors(stored: Mapping[str, StoredTensor], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, tensor) for stored tensors. Each file is opened once, and one tensor is held at a time.
+
+    Args:
+        stored: name -> tensor.
+        dtype: convert them to it; None leaves them as they are.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    for file in sorted({tensor.file for tensor in stored.values()}):
+        with open_tensors(file, ModelError) as opened:
+            for name, tensor in stored.items():
+                if tensor.file == file:
+                    read = tensor.read_from(opened)
+                    yield name, read if dtype is None else read.to(dtype)
 
 
 def stored_tensors(files: Iterable[Path]) -> Iterator[StoredTensor]:

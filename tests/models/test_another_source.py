@@ -43,6 +43,9 @@ class OneFile(Model):
         made.load_state_dict({name: stored.read() for name, stored in self.tensors(part).items()})
         return made
 
+    def load_as(self, kind, part, dtype=None):
+        return self.load(part, dtype)
+
     def pipeline(self, **options):
         from types import SimpleNamespace
 

@@ -55,7 +55,7 @@ def test_what_is_not_there_may_be_on_the_hub(tmp_path):
     assert isinstance(model, OnHub)
     model.check()  # without the network
     for missing in ("nowhere", "./no/where", "/no/where", "a/b/c", "../up", "owner/model.safetensors", tmp_path / "a"):
-        with pytest.raises(ModelError, match=r"no such model folder: .* \(a Hub id reads owner/name\)"):
+        with pytest.raises(ModelError, match=r"no such model folder or file: .* \(a Hub id reads owner/name\)"):
             find_model(missing)
     with pytest.raises(ModelError, match="owner/name is neither a folder here nor a model on the Hub that loads"):
         assert model.parts
@@ -71,7 +71,7 @@ def test_hub_ids(name):
 def test_what_is_no_folder_is_told_by_what_it_is(tmp_path):
     for name in ("model.safetensors", "model.ckpt", "Model.PT"):
         (tmp_path / name).write_bytes(b"?")
-    with pytest.raises(ModelError, match=r"is a single file; .* convert it"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is not a complete safetensors file"):
         find_model(tmp_path / "model.safetensors")
     for name in ("model.ckpt", "Model.PT"):
         with pytest.raises(ModelError, match="is a pickle, which can run any code"):
@@ -80,7 +80,7 @@ def test_what_is_no_folder_is_told_by_what_it_is(tmp_path):
     with pytest.raises(ModelError, match="is a named pipe"):
         find_model(tmp_path / "pipe")
     for nothing in ("", " "):
-        with pytest.raises(ModelError, match="no model named; give a pipeline folder, a Hub id, or embedded"):
+        with pytest.raises(ModelError, match="no model named; give a pipeline folder, .* or embedded"):
             find_model(nothing)
 
 

@@ -16,9 +16,18 @@ class Weights(Group):
 
     title: ClassVar[str] = "Model"
 
-    model: Annotated[str, Option("Pipeline folder or Hub id.", "PATH_OR_ID", "the embedded model", path=True)] = (
-        EMBEDDED
-    )
+    model: Annotated[
+        str,
+        Option("Pipeline folder, .safetensors file or Hub id.", "PATH_OR_ID", "the embedded model", path=True),
+    ] = EMBEDDED
+    revision: Annotated[str | None, Option("Branch, tag or commit of a Hub id.", "NAME", "main")] = None
+    variant: Annotated[
+        str | None, Option("Which weight files to read, such as fp16.", "NAME", "plain ones, else the only")
+    ] = None
+    prediction_type: Annotated[
+        str | None,
+        Option("What a single file predicts.", "TYPE", "found out and said", values=("epsilon", "v_prediction")),
+    ] = None
     unet: Annotated[
         str | None,
         Option(

@@ -1,0 +1,131 @@
+"""What a `.safetensors` file is, told from the names of its tensors and from its header.
+
+what = tell(Path("file.safetensors"))
+what.kind, what.sentence        # "lora", "a LoRA"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..header import Header, read_header
+from .families import UNET, VAE
+
+CHECKPOINT, VAE_ALONE = "checkpoint", "vae"
+
+
+@dataclass(frozen=True)
+class Sign:
+    """How a kind of file is recognised.
+
+    Args:
+        kind: one word for the kind.
+        title: what the file is, as in "... is a LoRA".
+        words: the file is of this kind if the name of a tensor contains one of them.
+        use: what to do with it, as the end of a sentence; "" if nothing here uses it.
+    """
+
+    kind: str
+    title: str
+    words: tuple[str, ...]
+    use: str = ""
+
+
+WITH_A_MODEL = "use it together with a model"
+SIGNS = (  # the first that fits decides
+    Sign("lora", "a LoRA, which changes a model", (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.",
+         ".lora.up.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag", ".boft_", "_lora.down.", ".diff_b"),
+         WITH_A_MODEL),
+    Sign("controlnet", "a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.",
+         "input_hint_block.", "lora_controlnet", "control_all_x_embedder.", "controlnet_blocks."), WITH_A_MODEL),
+    Sign("adapter", "an image prompt adapter (IP-Adapter)", ("ip_adapter.", "image_proj.")),
+    Sign("motion", "a motion module (AnimateDiff)", ("motion_modules.", "temporal_transformer.")),
+    Sign("video", "a video model", ("temporal_", "time_stack.", "time_mix_", "head.modulation",
+         "individual_token_refiner.", "attn.qkv_x.", "patchify_proj.", "vace_blocks.")),
+    Sign("sd3", "Stable Diffusion 3", ("joint_blocks.", "context_embedder.", "joint_transformer_blocks.")),
+    Sign("flux2", "FLUX.2", ("single_stream_modulation.", "double_stream_modulation_img.")),
+    Sign("hidream", "HiDream", ("double_stream_blocks.",)),
+    Sign("flux", "FLUX or one of its descendants", ("double_blocks.", "single_blocks.", "single_transformer_blocks.")),
+    Sign("auraflow", "AuraFlow", ("double_layers.", "single_layers.")),
+    Sign("pixart", "PixArt", ("y_embedder.y_embedding", "adaln_single.", "t_block.1")),
+    Sign("cascade", "Stable Cascade", ("clip_txt_mapper.", "effnet_mapper.", "channelwise.")),
+    Sign("lumina", "Lumina or Z-Image", ("cap_embedder.",)),
+    Sign("qwen", "Qwen-Image", ("txt_norm.", "text_norm.")),
+    Sign("upscaler", "the upscaler of Stable Diffusion", ("low_scale_model.",)),
+    Sign("depth", "the depth-guided model of Stable Diffusion 2", ("depth_model.",)),
+    Sign("playground", "Playground v2.5, whose noise schedule (EDM) is another than Stable Diffusion XL's",
+         ("edm_mean", "edm_std")),
+)  # fmt: skip
+EMBEDDING = "emb_params", "string_to_param", "clip_l", "clip_g", "string_to_token"
+PARTS = {
+    "unet": ("a U-Net in Diffusers' layout", ("down_blocks.", "up_blocks.", "mid_block.")),
+    "text": ("a text encoder", ("text_model.", "transformer.resblocks.", "encoder.block.", "embeddings.")),
+    VAE_ALONE: ("an autoencoder (VAE)", ("encoder.", "decoder.", VAE)),
+}
+"""Kinds of file whose every tensor, or nearly, is of one part; their titles; how the names begin."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file is.
+
+    Args:
+        kind: one word: "checkpoint" for a whole Stable Diffusion in the original layout, "lora", "vae", "embedding",
+            "flux", ...; "unknown" if nothing fits.
+        title: what the file is, as in "... is a LoRA".
+        use: what to do with it, as the end of a sentence; "" if it is of no use here.
+        header: its header.
+    """
+
+    kind: str
+    title: str
+    use: str
+    header: Header
+
+    @property
+    def sentence(self) -> str:
+        """What the file is and what to do with it, without a full stop."""
+        return f"{self.header.path} is {self.title}{f'; {self.use}' if self.use else ''}"
+
+
+def tell(path: Path) -> Told:
+    """Tell what a `.safetensors` file is. Only its header is read, and torch is not imported.
+
+    Raises:
+        ModelError: it is no such file, such as a pickle under a wrong name.
+    """
+    header = read_header(path)
+    kind, title, use = _kind(header.tensors, header.metadata)
+    return Told(kind, title, use, header)
+
+
+def _kind(names: Mapping[str, object], metadata: Mapping[str, str]) -> tuple[str, str, str]:
+    if not names:
+        return "empty", "a file without tensors", ""
+    for sign in SIGNS:
+        if any(word in name for name in names for word in sign.words):
+            return sign.kind, sign.title, sign.use
+    if f"{UNET}input_blocks.0.0.weight" in names:
+        return CHECKPOINT, "a Stable Diffusion checkpoint", ""
+    if any(name in EMBEDDING for name in names) and len(names) <= 8:
+        return "embedding", "an embedding (textual inversion)", WITH_A_MODEL
+    if "input_blocks.0.0.weight" in names:
+        return "unet", "a U-Net alone, without the beginning model.diffusion_model. of its names", WITH_A_MODEL
+    if any(name.startswith(UNET) for name in names):
+        return "other", f"a model of another architecture ({_architecture(metadata)})", ""
+    for kind, (title, beginnings) in PARTS.items():
+        if _mostly(names, beginnings):
+            use = "give it to `sd-ext convert checkpoint` with --vae" if kind == VAE_ALONE else WITH_A_MODEL
+            return kind, f"{title} alone", use
+    return "unknown", f"of a kind that is not known here (its first tensor is {min(names)[:80]})", ""
+
+
+def _architecture(metadata: Mapping[str, str]) -> str:
+    return metadata.get("modelspec.architecture", "its header does not say which")[:80]
+
+
+def _mostly(names: Iterable[str], beginnings: tuple[str, ...]) -> bool:
+    counted = [name.startswith(beginnings) for name in names]
+    return sum(counted) > 0.9 * len(counted)
