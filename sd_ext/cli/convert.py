@@ -1,4 +1,4 @@
-"""`sd-ext convert`: convert LoRA files between formats; merge, extract and resize LoRAs.
+"""`sd-ext convert`: convert LoRA files between formats; merge, extract and resize LoRAs. See also `checkpoint`.
 
 Paths and numbers are checked before torch is imported. Files are written completely or not at all, and an existing one
 is replaced only if asked.
@@ -17,11 +17,13 @@ import typer
 
 from ..errors import InputError
 from ..models import find_model
+from .checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from ..lora import Lora
 
-app = typer.Typer(help="Convert, merge, extract and resize LoRA files.", no_args_is_help=True)
+app = typer.Typer(help="Convert, merge, extract and resize LoRA files; convert checkpoints.", no_args_is_help=True)
+app.command()(checkpoint)
 
 
 class Format(str, Enum):
@@ -56,7 +58,7 @@ Rank = Annotated[int | None, typer.Option(metavar="N", help="Keep at most so man
 Energy = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Keep so much of the squared norm: 0.99, or 1 for all of it.")
 ]
-ON_DISK = "Pipeline folder, Hub id, or embedded"
+ON_DISK = "Pipeline folder, .safetensors file, Hub id, or embedded"
 BaseModelOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help=f"The base model, which DoRA cannot do without. {ON_DISK}.")
 ]
@@ -85,7 +87,7 @@ def lora(
 @app.command()
 def merge(
     sources: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRAs; a strength is 1 if left.")],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A .safetensors file; with --into, a new folder.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A .safetensors file; with --into, this or a new folder.")],
     rank: Rank = None,
     energy: Energy = None,
     into: Annotated[

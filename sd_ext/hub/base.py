@@ -46,18 +46,21 @@ def look_up(base_model: str, online: bool = False) -> Base:
     read is no error: the licence is then unknown, and `Base.why` gives the reason.
 
     Args:
-        base_model: a Hub id, a folder, or "embedded".
+        base_model: a Hub id, a folder, a single file, or "embedded".
         online: whether the network may be used.
     """
     if is_embedded(base_model):
         return Base(embedded=True, **_local_licence(pretrained_path()))
     path = Path(base_model).expanduser()
-    if path.exists() or not is_hub_id(base_model):
+    hub_id = base_model.partition("@")[0]  # a revision may follow
+    if path.exists() or not is_hub_id(hub_id):
         return Base(**_local_licence(path))
-    return Base(hub_id=base_model, **_hub_licence(base_model, online))
+    return Base(hub_id=hub_id, **_hub_licence(hub_id, online))
 
 
 def _local_licence(folder: Path) -> dict:
+    if folder.is_file():
+        return {"why": "the base model is a single file, which has no card"}
     readme = folder / "README.md"
     if not readme.is_file():
         return {"why": "the folder of the base model has no card"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .building import build
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, log
 from .model import Change, part_class
 from .original.tokenizer import make_tokenizer
 from .to_folder import fill_folder
@@ -37,6 +37,8 @@ class SingleFile(Checkpoint):
         import diffusers
 
         self.check()
+        for note in self.notes:
+            log.warning("%s: %s", self.name, note)
         dtype, index = options.get("dtype") or options.get("torch_dtype"), self.index
         parts = {part: self.load(part, dtype) for part in self.parts if part != "scheduler"}
         config = self.config("scheduler")

@@ -37,7 +37,7 @@ def run(config: LoraConfig) -> Path:
         TrainingError, Interrupted: see `fit`.
     """
     check_machine(config)
-    files = find_trainable(config.base.model, config.base.variant)
+    files = find_trainable(config.base.model, config.base.variant, config.base.revision)
     state = PartialState(cpu=uses_cpu(config.machine))
     if missing(config.prior):
         planned = LoraTask(config, files)  # raises on wrong settings or data before pictures are drawn

@@ -71,7 +71,7 @@ def find_files(config: TextToImageConfig) -> Mixed:
     base, given = config.base, config.parts
     if not (given.autoencoder or base.model) or not (given.text_encoder or base.model):
         raise InputError("give --autoencoder and --text-encoder, or --model with a pipeline that has both")
-    whole = find_trainable(base.model, base.variant) if base.model else None
+    whole = find_trainable(base.model, base.variant, base.revision) if base.model else None
     owners: dict[str, Model] = dict.fromkeys(whole.parts, whole) if whole else {}
     if given.autoencoder:
         owners["vae"] = find_part(given.autoencoder, "vae", base.variant)

@@ -80,7 +80,7 @@ def test_what_is_no_folder_is_told_by_what_it_is(tmp_path):
     with pytest.raises(ModelError, match="is a named pipe"):
         find_model(tmp_path / "pipe")
     for nothing in ("", " "):
-        with pytest.raises(ModelError, match="no model named; give a pipeline folder, .* or embedded"):
+        with pytest.raises(ModelError, match=r"no model named; give a pipeline folder, .* or embedded"):
             find_model(nothing)
 
 

@@ -31,7 +31,7 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
     """
     check_machine(config)
     state = PartialState(cpu=uses_cpu(config.machine))
-    task = LoraTask(config, find_trainable(config.base.model, config.base.variant))
+    task = LoraTask(config, find_trainable(config.base.model, config.base.variant, config.base.revision))
     for name, text in facts(task, state.num_processes):
         yield f"{name:<15} {text}"
     if config.folder.out:

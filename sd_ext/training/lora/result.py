@@ -178,8 +178,8 @@ def facts(finished: Finished) -> Facts:
 
 
 def base_model(source: str) -> str:
-    """The base model's name for `training.json`: a Hub id or "embedded" as given, a folder as an absolute path."""
-    return str(Path(source).resolve()) if source != "embedded" and Path(source).is_dir() else source
+    """The base model's name for `training.json`: Hub ids and "embedded" as given, the absolute path of others."""
+    return str(Path(source).resolve()) if source != "embedded" and Path(source).exists() else source
 
 
 def plot_losses(new: Path, history: list[dict[str, float]]) -> None:

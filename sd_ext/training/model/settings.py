@@ -18,7 +18,8 @@ class StartSettings(Settings):
 class BaseSettings(Settings):
     """The pipeline that is trained further."""
 
-    model: str = setting("", "the model to start from: a pipeline folder or Hub id", "MODEL", free=True)
+    model: str = setting("", "start from this pipeline folder, .safetensors file or Hub id", "MODEL", free=True)
+    revision: str = setting("", "which branch, tag or commit of a Hub id", "NAME", free=True)
     variant: str = setting("", "which weight files of the model to read, e.g. fp16", "NAME", free=True)
 
 
