@@ -208,3 +208,23 @@ def tiny_pipeline_dir(_tiny_components, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     StableDiffusionPipeline(**_tiny_components, requires_safety_checker=False).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory) -> Any:
+    """`tiny_file(family)`: a tiny checkpoint of a family, in float16, whose header says that it predicts the noise. Copy before
+    changing."""
+    made: dict[str, Path] = {}
+
+    def path_of(family: str) -> Path:
+        if family not in made:
+            import torch
+            from safetensors.torch import save_file
+
+            from .models import original_layout as original
+
+            made[family] = tmp_path_factory.mktemp(family) / "tiny.safetensors"
+            save_file(original.tensors(family, torch.float16), made[family], original.EPSILON)
+        return made[family]
+
+    return path_of

@@ -14,6 +14,8 @@ from typing import Any
 Shape = tuple[int, ...]
 Listed = Iterator[tuple[str, Shape]]
 WORDS = 49408
+FAMILIES = "sd15", "sd21", "sdxl", "sdxl-refiner"
+EPSILON = {"modelspec.prediction_type": "epsilon"}
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8}
 
 

@@ -17,7 +17,7 @@ from sd_ext.models.words import words_of
 from sd_ext.training.model.trainable import find_trainable
 from tests.lora.models import FULL_TEXT_ENCODERS, FULL_UNETS
 from tests.models import original_layout as original
-from tests.models.conftest import EPSILON, FAMILIES
+from tests.models.original_layout import EPSILON, FAMILIES
 
 CPU = torch.device("cpu")
 
@@ -138,7 +138,8 @@ def test_a_pipeline_from_a_file_gives_what_the_folder_gives(tiny_file, tmp_path,
     networks = {
         "unet": UNet2DConditionModel(
             block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=8, cross_attention_dim=64,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         ),
         "vae": AutoencoderKL(
             block_out_channels=(32, 32, 32, 32), layers_per_block=1, scaling_factor=0.18215,
