@@ -212,8 +212,10 @@ def tiny_pipeline_dir(_tiny_components, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory) -> Any:
-    """`tiny_file(family)`: a tiny checkpoint of a family, in float16, whose header says that it predicts the noise. Copy before
-    changing."""
+    """`tiny_file(family)`: a tiny checkpoint in the original layout, in float16, that says it predicts the noise.
+
+    Shared by all tests: copy it before changing it.
+    """
     made: dict[str, Path] = {}
 
     def path_of(family: str) -> Path:
