@@ -18,7 +18,7 @@ from .header import read_header
 from .hub import OnHub
 from .model import Change, Model, Stored, part_class
 from .original.families import NOISE, Family, families
-from .original.places import Place, original_shape, place_of, renames
+from .original.places import Place, original_shape, place_of, renaming
 from .original.prediction import V
 from .original.vae_names import modern
 from .single_file import SingleFile
@@ -111,7 +111,7 @@ def _check_noise(model: Model) -> None:
 
 def _placed(model: Model, family: Family, part: str, stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Place]]:
     """Yield (name of a tensor, its place in the file)."""
-    names = renames(family, part, model.config(part))
+    names = renaming(family, part, model.config(part))
     for name in stored:
         if name.endswith("position_ids"):  # 0, 1, 2, ...: older versions of transformers save them
             continue

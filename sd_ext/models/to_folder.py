@@ -36,30 +36,26 @@ def fill_folder(model: Checkpoint, new: Path, parts: Sequence[str], change: Chan
         ModelError: a part is missing or incomplete, or the file is damaged.
     """
     model.check()
-    _write_json(new / INDEX, model.index)
+    _write(new / INDEX, model.index)
     for part in model.parts:
-        folder = new / part
-        folder.mkdir()
+        (new / part).mkdir()
         if part in model.tokenizers:
             for name, content in tokenizer_files(model.style(part)).items():
-                if isinstance(content, str):
-                    (folder / name).write_bytes(content.encode())
-                else:
-                    _write_json(folder / name, content)
+                _write(new / part / name, content)
         elif part == "scheduler":
-            _write_json(folder / "scheduler_config.json", model.config(part))
+            _write(new / part / "scheduler_config.json", model.config(part))
         else:
             if part not in model.others:
                 check_complete(model, part, model.networks[part])
-            _write_json(folder / "config.json", model.config(part))
-            _save(model.tensors(part), part, folder, change if part in parts else None)
+            _write(new / part / "config.json", model.config(part))
+            _save(model.tensors(part), part, new / part, change if part in parts else None)
     if model.extras or model.metadata:
         from safetensors.torch import save_file
 
         save_file(dict(read_tensors(model.extras)), new / EXTRAS, dict(model.metadata))
 
 
-def _save(stored: Mapping[str, StoredTensor], part: str, folder: Path, change: Change | None) -> None:
+def _save(stored: Mapping[str, StoredTensor], part: str, new: Path, change: Change | None) -> None:
     """Write a network's weights, those that `change` returns instead of the stored ones."""
     from safetensors.torch import save_file
 
@@ -67,8 +63,10 @@ def _save(stored: Mapping[str, StoredTensor], part: str, folder: Path, change: C
     if change is not None:
         changed = change({(part, name): tensor for name, tensor in stored.items()})
         tensors |= {name: tensor for (_, name), tensor in changed.items()}
-    save_file(tensors, folder / WEIGHTS.get(part, TEXT_WEIGHTS), {"format": "pt"})
+    save_file(tensors, new / WEIGHTS.get(part, TEXT_WEIGHTS), {"format": "pt"})
 
 
-def _write_json(new: Path, value: Any) -> None:
-    new.write_bytes(f"{json.dumps(value, indent=2)}\n".encode())
+def _write(new: Path, content: Any) -> None:
+    """Write a text, or any other object as JSON."""
+    text = content if isinstance(content, str) else f"{json.dumps(content, indent=2)}\n"
+    new.write_bytes(text.encode())

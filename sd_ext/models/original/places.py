@@ -29,7 +29,7 @@ class Place(NamedTuple):
     pointwise: bool = False
 
 
-def renames(family: Family, part: str, config: Mapping[str, Any]) -> Renames:
+def renaming(family: Family, part: str, config: Mapping[str, Any]) -> Renames:
     """The names of a part's modules in both layouts, for its config."""
     if part == "unet":
         return Renames(unet_names(config))
@@ -51,7 +51,7 @@ def find_places(family: Family, part: str, config: Mapping[str, Any], shapes: Sh
         Diffusers' name of each tensor, with `text_model.` for text encoders -> its place. Tensors of the file that
         belong to no module of the part are left out.
     """
-    names, open_clip = renames(family, part, config), part in family.text and family.text[part].style == "open_clip"
+    names, open_clip = renaming(family, part, config), part in family.text and family.text[part].style == "open_clip"
     found: dict[str, Place] = {}
     for key, shape in shapes.items():
         cut = pieces(key) if open_clip else [key]
@@ -71,7 +71,7 @@ def place_of(family: Family, part: str, names: Renames, name: str) -> Place | No
     Args:
         family: the file's family.
         part: the part.
-        names: see `renames`.
+        names: see `renaming`.
         name: Diffusers' name, with `text_model.` for text encoders.
 
     Returns:
