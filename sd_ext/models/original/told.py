@@ -62,7 +62,7 @@ EMBEDDING = "emb_params", "string_to_param", "clip_l", "clip_g", "string_to_toke
 PARTS = {
     "unet": ("a U-Net in Diffusers' layout", ("down_blocks.", "up_blocks.", "mid_block.")),
     "text": ("a text encoder", ("text_model.", "transformer.resblocks.", "encoder.block.", "embeddings.")),
-    VAE_ALONE: ("an autoencoder (VAE)", ("encoder.", "decoder.", VAE)),
+    VAE_ALONE: ("an autoencoder (VAE)", ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", VAE)),
 }
 """Kinds of file whose every tensor, or nearly, is of one part; their titles; how the names begin."""
 
