@@ -65,6 +65,7 @@ class Checkpoint(Model):
         with self._about():
             self.networks = self._read_configs()  # part -> its config, for the networks that the file holds
         self._check_channels()
+        self._check_widths()
 
     def _set_up(
         self,
@@ -106,12 +107,17 @@ class Checkpoint(Model):
     def _read_configs(self) -> dict[str, dict[str, Any]]:
         """The configs of the networks that the file holds."""
         pooled = self._shapes.get("text_encoder_2", {}).get("text_projection", (0,))[-1]
-        configs = {part: self.layout.config(part, shapes, pooled) for part, shapes in self._shapes.items() if shapes}
-        texts = [part for part in self.layout.text if part in configs]
-        width, takes = sum(configs[part]["hidden_size"] for part in texts), configs["unet"]["cross_attention_dim"]
-        if len(texts) == len(self.layout.text) and width != takes:
-            raise ModelError(f"has a U-Net that attends to texts {takes} wide, and text encoders that give {width}")
-        return configs
+        return {part: self.layout.config(part, shapes, pooled) for part, shapes in self._shapes.items() if shapes}
+
+    def _check_widths(self) -> None:
+        if set(self.layout.text) & set(self.missing):
+            return
+        width = sum(self.setting(part, "hidden_size", int, 0) for part in self.layout.text)
+        takes = self.networks["unet"]["cross_attention_dim"]
+        if width != takes:
+            raise ModelError(
+                f"{self.path} has a U-Net that attends to texts {takes} wide, and its text encoders give {width}"
+            )
 
     def _check_channels(self) -> None:
         channels = self.networks["unet"]["in_channels"]

@@ -247,6 +247,13 @@ def test_a_part_that_is_missing_is_named_and_can_be_given(part, start, title, tm
             find_trainable(str(path))
 
 
+def test_a_text_encoder_of_another_width_is_refused(tmp_path):
+    path = original.write_sparse(tmp_path / "a.safetensors", original.shapes("sd15"))
+    other = original.write_sparse(tmp_path / "b.safetensors", original.shapes("sd15", tiny=False))
+    with pytest.raises(ModelError, match="attends to texts 64 wide, and its text encoders give 768"):
+        find_model(path, others={"text_encoder": find_part(str(other), "text_encoder")})
+
+
 def test_an_autoencoder_alone_is_scaled_for_its_model(tmp_path, caplog):
     path = original.write_sparse(tmp_path / "vae.safetensors", dict(original.vae(32, (1, 1, 1, 1), 1)))
     listed = {key: shape for key, shape in original.shapes("sdxl").items() if not key.startswith("first_stage")}
@@ -272,7 +279,7 @@ def test_a_file_that_was_cut_or_altered_is_refused(tiny_file, tmp_path):
         find_model(changed(path, new, **{key: torch.ones(33)})).load("unet")
     with pytest.raises(ModelError, match=r"has an unknown tensor mid_block\.resnets\.0\.conv1\.extra"):
         find_model(changed(path, new, **{f"{unet}middle_block.0.in_layers.2.extra": torch.ones(3)})).load("unet")
-    with pytest.raises(ModelError, match=r"attends to texts 64 wide, and text encoders that give 32"):
+    with pytest.raises(ModelError, match=r"attends to texts 64 wide, and its text encoders give 32"):
         other = original.shapes("sd15") | {f"{original.CLIP_OF_1}{k}": s for k, s in original.clip(32, 2)}
         find_model(original.write_sparse(new, other))
     with pytest.raises(ModelError, match="lacks the tensor"):
