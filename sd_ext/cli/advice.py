@@ -65,7 +65,7 @@ def unknown_words(words: Words, texts: Iterable[str], list_command: str) -> list
         texts: prompts.
         list_command: the command that lists what it knows.
     """
-    if not words.things:
+    if not words.every_thing:
         return []
     unknown = dict.fromkeys(p.text for text in texts for p in words.pieces(text) if not p.meanings)
     told, rest = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -37,7 +37,7 @@ def words(
     checks.check_text("text", searched)
     found = find_model(EMBEDDED if model is None else model)
     known = words_of(found)
-    if known is None or not known.things:
+    if known is None or not known.every_thing:
         raise InputError(f"{found.name} does not tell which words it knows: it has no {FILE} that lists them")
     for line in looked_up(known, searched) if searched else listed(known):
         print(printable(line))
@@ -45,9 +45,10 @@ def words(
 
 def listed(known: Words) -> Iterator[str]:
     """All that is known, under headings, in lines of at most 79 columns."""
-    yield f"{sum(map(len, known.things.values()))} things (in brackets: other names)"
+    yield f"{len(known.every_thing)} things (in brackets: other names)"
     for kind, things in known.things.items():
-        yield from row(kind, map(shown_thing, things))
+        if things:
+            yield from row(kind, map(shown_thing, things))
     for heading, content in sections(known).items():
         if content:
             yield ""
@@ -60,7 +61,7 @@ def sections(known: Words) -> dict[str, list[str]]:
     """What is listed beside the things: heading -> how it is said."""
     tables = {name: getattr(known, name) for name in ("styles", "colours", "numbers", "sizes")}
     made = {name: [_with_others(ways) for ways in table.values() if ways] for name, table in tables.items()}
-    colour = next((colour for colour in known.colours if colour[0] not in "aeiou"), "red")
+    colour = next((colour for colour in known.colours if colour and colour[0] not in "aeiou"), "red")
     grounds = [SLOT.sub(colour, way) for ways in known.grounds.values() for way in ways]
     return {**made, "positions": list(known.positions), "grounds": grounds}
 
@@ -78,16 +79,15 @@ def shown_thing(thing: Thing) -> str:
     return _with_others(thing.names)
 
 
-def _with_others(ways: tuple[str, ...] | list[str]) -> str:
+def _with_others(ways: Sequence[str]) -> str:
     """The usual word and, in brackets, the others."""
     return f"{ways[0]} ({', '.join(ways[1:])})" if len(ways) > 1 else ways[0]
 
 
 def example(known: Words) -> str:
     """A prompt of what is known."""
-    thing = next(iter(known.things.values()))[0]
-    colour, style = (next((ways[0] for ways in table.values()), "") for table in (known.colours, known.styles))
-    return " ".join(filter(None, (style, colour, thing.names[0])))
+    first = [next((ways[0] for ways in table.values() if ways), "") for table in (known.styles, known.colours)]
+    return " ".join(filter(None, (*first, known.every_thing[0].names[0])))
 
 
 # ---- looking up ------------------------------------------------------------------------------------------------------

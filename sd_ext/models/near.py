@@ -34,10 +34,9 @@ def near(words: Words, unknown: str) -> list[str]:
 
 def _rated(words: Words, unknown: str) -> Iterator[tuple[str, float]]:
     """(usual name, nearness from 0 to 1) of everything that is known by name."""
-    for things in words.things.values():
-        for thing in things:
-            called = [" ".join(split(name)) for name in (*thing.names, *thing.plurals)]
-            yield thing.names[0], max(_by_tag(thing, unknown), *(_by_name(name, unknown) for name in called))
+    for thing in words.every_thing:
+        called = [" ".join(split(name)) for name in (*thing.names, *thing.plurals)]
+        yield thing.names[0], max(_by_tag(thing, unknown), *(_by_name(name, unknown) for name in called))
     for table in (words.colours, words.styles, words.sizes):
         for ways in table.values():
             yield from ((way, _spelled(way, unknown)) for way in ways)

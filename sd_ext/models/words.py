@@ -103,6 +103,11 @@ class Words:
         if self.guidance is not None and not 0 < self.guidance <= 100:
             raise InputError(f"guidance is {self.guidance:g}; it must be above 0, and 100 at most")
 
+    @property
+    def every_thing(self) -> list[Thing]:
+        """The things of all kinds."""
+        return [thing for things in self.things.values() for thing in things]
+
     @cached_property
     def said(self) -> dict[tuple[str, ...], tuple[Meaning, ...]]:
         """Everything that is known: its words -> what they mean."""

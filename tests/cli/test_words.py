@@ -167,6 +167,16 @@ def test_everything_is_listed_within_80_columns(run, model):
     assert re.search(r'sd-ext generate "flat orange cat"', shown.out)
 
 
+def test_tables_may_be_empty(run, model):
+    words = {"things": {"none": [], "animals": [{"names": ["cat"]}]}, "styles": {"flat": []}, "colours": {"": [""]}}
+    (model / FILE).write_text(json.dumps(words))
+    shown = run("words", "--model", model)
+    assert (shown.code, shown.err) == (0, "")
+    assert 'sd-ext generate "cat"' in shown.out
+    (model / FILE).write_text(json.dumps({"things": {"none": []}}))
+    assert "does not tell which words it knows" in run("words", "--model", model).err
+
+
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
