@@ -38,7 +38,7 @@ def words(
     found = find_model(EMBEDDED if model is None else model)
     known = words_of(found)
     if known is None or not known.every_thing:
-        raise InputError(f"{found.name} does not tell which words it knows: it has no {FILE} that lists them")
+        raise InputError(f"{found.name} does not tell which words it knows: a pipeline folder with a {FILE} would")
     for line in looked_up(known, searched) if searched else listed(known):
         print(printable(line))
 

@@ -37,7 +37,9 @@ def read_items(
     """
     source = os.path.expanduser(os.fspath(source))
     if not source.strip():
-        raise InputError("no pictures named; give a folder, shards or a data set of the Hub as data")
+        raise InputError(
+            "no pictures named; give a folder, shards, a data set of the Hub, or high-contrast (ours) as data"
+        )
     folder = Path(source)
     if folder.is_dir():
         return read_folder(folder, split, image, text)
