@@ -11,6 +11,7 @@ Pickles are never opened, since reading one can run any code.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
+AT_ONCE = 2**26  # numbers that are read before a file is opened anew
 STEMS = "diffusion_pytorch_model", "model"  # as Diffusers and transformers write them
 NAME = re.compile(
     r"(?P<stem>[^.]+?)(\.(?P<before>[^.]+?))?(-(?P<number>\d+)-of-(?P<count>\d+))?(\.(?P<after>[^.]+))?\.safetensors"
@@ -169,7 +171,10 @@ def _check_index(index: Path, there: Iterable[str]) -> None:
 
 
 def read_tensors(stored: Mapping[str, StoredTensor], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) for stored tensors. Each file is opened once, and one tensor is held at a time.
+    """Yield (name, tensor) for stored tensors, one at a time.
+
+    What has been read of an open file counts as memory of this process. So the file is opened anew from time to time;
+    tensors that need no conversion stay where they are in the file until they are used.
 
     Args:
         stored: name -> tensor.
@@ -178,12 +183,27 @@ def read_tensors(stored: Mapping[str, StoredTensor], dtype: torch.dtype | None =
     Raises:
         ModelError: a file is damaged.
     """
-    for file in sorted({tensor.file for tensor in stored.values()}):
-        with open_tensors(file, ModelError) as opened:
-            for name, tensor in stored.items():
-                if tensor.file == file:
-                    read = tensor.read_from(opened)
-                    yield name, read if dtype is None else read.to(dtype)
+    for batch in _batches(stored):
+        with open_tensors(stored[batch[0]].file, ModelError) as opened:
+            for name in batch:
+                tensor = stored[name].read_from(opened)
+                yield name, tensor if dtype is None else tensor.to(dtype)
+                del tensor
+
+
+def _batches(stored: Mapping[str, StoredTensor]) -> Iterator[list[str]]:
+    """The names of stored tensors in batches: each of one file, and of at most `AT_ONCE` numbers or one tensor."""
+    batch: list[str] = []
+    size = 0
+    for name in sorted(stored, key=lambda name: stored[name].file):
+        count = math.prod(stored[name].shape)
+        if batch and (stored[name].file != stored[batch[0]].file or size + count > AT_ONCE):
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += count
+    if batch:
+        yield batch
 
 
 def stored_tensors(files: Iterable[Path]) -> Iterator[StoredTensor]:
