@@ -192,7 +192,7 @@ class Checkpoint(Model):
     def notes(self) -> list[str]:
         """What the file holds that is read by nothing here, as sentences without full stops."""
         copies = sum(name.startswith(COPIES) for name in self.entries)
-        return [f"{copies} averaged copies of weights ({COPIES}*) are left out"] if copies else []
+        return [f"averaged copies of weights ({COPIES}*, {copies} tensors) are left out"] if copies else []
 
     @property
     def told_prediction(self) -> Prediction | None:

@@ -44,7 +44,7 @@ def _of_checkpoint(model: SingleFile) -> dict[str, str]:
         "parts": ", ".join(part for part in model.parts if part in model.networks),
         "missing": ", ".join(f"{TITLES[part][0]} ({part})" for part in model.missing),
         "predicts": told.text if told else "not said; what its U-Net makes of noise tells, when it is loaded",
-        "copies": f"{copies} averaged ones ({COPIES}*), which are not used" if copies else "",
+        "copies": f"averaged ones ({COPIES}*, {copies} tensors), which are not used" if copies else "",
     }
     return {name: text for name, text in lines.items() if text}
 

@@ -37,10 +37,15 @@ def test_a_missing_autoencoder_is_given(run, tiny_file, tmp_path):
 
 
 def test_generate_draws_from_a_file(run, tiny_file, caplog):
-    drawn = run("generate", "red apple", "--model", tiny_file("sd15"), "--steps", 1, "--size", "32x32")
+    given = ("--steps", 1, "--size", "32x32", "--prediction-type", "v_prediction")
+    drawn = run("generate", "red apple", "--model", tiny_file("sd15"), *given)
     assert drawn.code == 0
-    assert len(drawn.paths) == 1
-    assert "predicts epsilon (its header says so)" in caplog.text
+    (picture,) = drawn.paths
+    assert "predicts v_prediction (as you say)" in caplog.text
+    assert "prediction_type v_prediction" in run("info", picture).out
+    refused = run("generate", "red apple", "--prediction-type", "v_prediction")
+    assert (refused.code, refused.out) == (2, "")
+    assert "embedded is no single file: what it predicts is in its scheduler_config.json" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sd_ext.models import SingleFile, find_model, find_part
 from sd_ext.models.building import check_complete
 from sd_ext.models.pipeline import load_pipeline
 from sd_ext.models.words import words_of
+from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.trainable import find_trainable
 from tests.lora.models import FULL_TEXT_ENCODERS, FULL_UNETS
 from tests.models import original_layout as original
@@ -188,7 +189,7 @@ def test_number_formats_and_averaged_copies(dtype, tiny_file, tmp_path, caplog):
     key = "model.diffusion_model.input_blocks.0.0.weight"
     assert torch.equal(unet.conv_in.weight, tensors[key].float())
     assert set(model.extras) == set(others)
-    assert model.notes == ["2 averaged copies of weights (model_ema.*) are left out"]
+    assert model.notes == ["averaged copies of weights (model_ema.*, 2 tensors) are left out"]
 
 
 def test_old_files_name_the_text_encoder_without_text_model(tiny_file, tmp_path):
@@ -300,6 +301,17 @@ def test_a_lora_is_found_between_a_file_and_its_folder(tiny_file, tmp_path):
     save_file(other, tmp_path / "tuned.safetensors")
     found = extract(str(tiny_file("sd15")), str(tmp_path / "tuned.safetensors"), energy=1.0)
     assert {module.path.rpartition(".")[2] for module in found.adapters} == {"to_q"}
+
+
+def test_training_takes_a_file(tiny_file, tmp_path):
+    files = find_trainable(str(tiny_file("sd21")))
+    towers = TextTowers.load(files)
+    assert towers(towers.tokenize(["a red apple"]))["states"].shape == (1, 77, 64)
+    other = changed(tiny_file("sd21"), tmp_path / "a.safetensors", alphas_cumprod=torch.ones(3))
+    key = "model.diffusion_model.out.2.bias"
+    third = changed(tiny_file("sd21"), tmp_path / "b.safetensors", **{key: torch.ones(4)})
+    digests = [find_trainable(str(path)).digest("unet", "scheduler") for path in (other, third)]
+    assert digests[0] == files.digest("unet", "scheduler") != digests[1]
 
 
 def test_options_that_do_not_go_with_a_model(tiny_file, tiny_pipeline_dir):

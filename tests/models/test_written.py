@@ -73,7 +73,7 @@ def test_all_that_a_file_holds_comes_back_but_averaged_copies(full_of_sd15, tmp_
     path, kept = full_of_sd15
     with caplog.at_level(logging.WARNING, logger="sd_ext"):
         write_model(find_model(path), tmp_path / "folder")
-    assert "2 averaged copies of weights (model_ema.*) are left out" in caplog.text
+    assert "averaged copies of weights (model_ema.*, 2 tensors) are left out" in caplog.text
     assert "predicts v_prediction, with zero terminal SNR (it holds the key v_pred)" in caplog.text
     folder = find_model(tmp_path / "folder")
     noise = folder.noise()

@@ -90,7 +90,7 @@ def test_a_checkpoint_is_described(tmp_path):
     assert said["parts"] == "unet, text_encoder, text_encoder_2"
     assert said["missing"] == "autoencoder (vae)"
     assert said["tensors"] == f"{len(lacking)} in bfloat16"
-    assert said["copies"].startswith("1 averaged")
+    assert said["copies"].startswith("averaged ones (model_ema.*, 1 tensors)")
     assert (said["title"], said["license"]) == ("Mine", "MIT")
     of_2 = describe(original.write_sparse(tmp_path / "b.safetensors", original.shapes("sd21", tiny=False)))
     assert of_2["predicts"].startswith("not said")
