@@ -27,10 +27,12 @@ _OTHERS = {
     "pretrained_path": "sd_ext.pretrained",
     "set_attention": "sd_ext.unets",
     "use_embedding": "sd_ext.prompts",
+    "use_lora": "sd_ext.lora",
 }
 """Every other public name -> its package."""
 
 if TYPE_CHECKING:
+    from .lora import use_lora as use_lora
     from .pretrained import pretrained_path as pretrained_path
     from .prompts import encode_prompt as encode_prompt
     from .prompts import use_embedding as use_embedding

@@ -25,7 +25,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from .declared import check, joined, shown
 from .errors import InputError
@@ -215,13 +215,27 @@ def read_lines(path: StrPath, within: StrPath | None = None) -> Iterator[tuple[i
     with open_file(path, within) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             lines: Iterator[Any] = io.StringIO(read_text(path, JSON_BYTES), newline="\n")
+            yield from _limited(lines, path)
         else:
             file.seek(0)
-            lines = iter(lambda: file.readline(LINE_BYTES + 1), b"")
-        for number, line in enumerate(lines, 1):
-            if len(line) > LINE_BYTES:
-                raise InputError(f"{path}, line {number} is longer than {LINE_BYTES:,} bytes")
-            yield number, line if isinstance(line, str) else _decoded_line(line, path, number)
+            yield from stream_lines(file, path)
+
+
+def stream_lines(stream: IO[bytes], where: StrPath) -> Iterator[tuple[int, str]]:
+    """As `read_lines`, of a stream that is open, such as standard input; UTF-8 only.
+
+    Args:
+        stream: in binary mode.
+        where: what it is called in messages.
+    """
+    yield from _limited(iter(lambda: stream.readline(LINE_BYTES + 1), b""), where)
+
+
+def _limited(lines: Iterator[Any], where: StrPath) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(lines, 1):
+        if len(line) > LINE_BYTES:
+            raise InputError(f"{where}, line {number} is longer than {LINE_BYTES:,} bytes")
+        yield number, line if isinstance(line, str) else _decoded_line(line, where, number)
 
 
 def _decoded_line(line: bytes, path: StrPath, number: int) -> str:

@@ -21,7 +21,7 @@ KDPM2DiscreteScheduler LCMScheduler LMSDiscreteScheduler NoiseSchedule PNDMSched
 RESSinglestepScheduler RestartScheduler SASolverScheduler SEEDSScheduler SamplerInfo TCDScheduler Table TableScheduler
 TokenReducedUNet2DConditionModel UniPCMultistepScheduler VariantUNet2DConditionModel __version__ attention_report
 encode_prompt list_grids list_samplers make_scheduler pretrained_path set_attention
-use_embedding
+use_embedding use_lora
 """.split()  # noqa: SIM905
 
 

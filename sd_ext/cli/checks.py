@@ -79,6 +79,8 @@ def check_number(number: int, prompts: int) -> None:
         number: pictures for each prompt.
         prompts: how many prompts there are.
     """
+    if prompts > MAX_PICTURES:
+        raise InputError(f"{prompts} pictures are too many for one command; at most {MAX_PICTURES} are drawn")
     if number < 1 or number * prompts > MAX_PICTURES:
         raise InputError(f"--num {number} cannot work; choose 1 to {MAX_PICTURES // prompts}")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -55,18 +56,25 @@ def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: s
         raise InputError(f"--size {width}x{height} cannot work; {name} draws sides that are multiples of {factor}")
 
 
-def batches(pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-    """Divide the recipes into batches as large as was asked for, whose prompts are read in one way."""
+def batches(pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> Iterator[list[Recipe]]:
+    """Divide recipes that are `alike` into batches as large as was asked for, whose prompts are read in one way."""
     size = place_of(pipe).resources.batch
-    groups = [list(group) for _, group in groupby(recipes, lambda recipe: company(pipe, recipe))]
-    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+    for _, group in groupby(recipes, lambda recipe: company(pipe, recipe)):
+        members = list(group)
+        yield from (members[i : i + size] for i in range(0, len(members), size))
+
+
+def alike(recipe: Recipe) -> Hashable:
+    """What recipes that are drawn in one batch have in common: all but prompts and seed."""
+    return bool(recipe.negative), replace(recipe, prompt="", negative="", seed=0)
 
 
 def draw(
     pipe: DiffusionPipeline,
     recipes: Sequence[Recipe],
-    on_step: Callable[[int], object] = lambda calls: None,
+    on_step: Callable[[float], object] = lambda pictures: None,
     tell: Callable[[str], object] = lambda text: None,
+    equip: Callable[[Recipe], object] = lambda recipe: None,
 ) -> Iterator[tuple[Recipe, Image]]:
     """Generate a picture for every recipe.
 
@@ -76,9 +84,10 @@ def draw(
 
     Args:
         pipe: the pipeline.
-        recipes: they may differ only in prompt and seed.
-        on_step: called after each call of the network with the number of calls that the batch takes.
+        recipes: what to draw.
+        on_step: called after each call of the network with how many pictures it made, in part.
         tell: gets one sentence if batches change pictures here.
+        equip: called before pictures whose recipe differs from the one before in more than prompts and seed.
 
     Yields:
         (recipe, picture), in the order of the recipes.
@@ -89,15 +98,18 @@ def draw(
     place, looked = place_of(pipe), False
     if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
         pipe.set_progress_bar_config(disable=True)
-    with offloaded(pipe, place.resources.offload, place.device):
-        for batch in batches(pipe, recipes):
-            pictures = draw_batch(pipe, batch, on_step)
-            if len(batch) > 1 and not looked:
-                looked = True
-                alone = draw_batch(pipe, batch[-1:], lambda calls: None)
-                if doubt := difference(alone[0], pictures[-1], len(batch)):
-                    tell(doubt)
-            yield from zip(batch, pictures, strict=True)
+    for _, group in groupby(recipes, alike):
+        members = list(group)
+        equip(members[0])
+        with offloaded(pipe, place.resources.offload, place.device):
+            for batch in batches(pipe, members):
+                pictures = draw_batch(pipe, batch, on_step)
+                if len(batch) > 1 and not looked:
+                    looked = True
+                    alone = draw_batch(pipe, batch[-1:], lambda pictures: None)
+                    if doubt := difference(alone[0], pictures[-1], len(batch)):
+                        tell(doubt)
+                yield from zip(batch, pictures, strict=True)
 
 
 def difference(alone: Image, together: Image, number: int) -> str:
@@ -119,7 +131,7 @@ def difference(alone: Image, together: Image, number: int) -> str:
     )
 
 
-def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callable[[int], object]) -> list[Image]:
+def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callable[[float], object]) -> list[Image]:
     """Generate the pictures of one batch. For arguments and errors see `draw`."""
     import torch
 
@@ -129,7 +141,7 @@ def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callab
         calls = len(pipe.scheduler.timesteps)
         if i + 1 == calls and "latents" in tensors and not tensors["latents"].isfinite().all():
             raise InputError(f"the picture overflowed in {first.dtype}; choose another --dtype, or less guidance")
-        on_step(calls)
+        on_step(len(batch) / calls)
         return tensors
 
     width, height = first.sides

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +14,21 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
-from ..models import Model, find_model
+from ..models import Model, SingleFile, find_model, find_part
 from ..models.words import words_of
 from . import checks
+from .additions import check_additions
+from .lines import NUMBER, Line, read_prompts
 from .pictures import Destination, Record, encode, name_stem, read_record
 from .request import Output, Recipe, Run, given, with_options
 from .request.option import declared
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from rich.console import Console
 
+    from .prepare import Prepared
+
+ANY = -1  # the seed that stands for one drawn
 REQUIRED = "prompt"  # the only setting of a recipe that has no default
 
 
@@ -39,6 +45,8 @@ def generate(
     recipes = plan(prompts or [], given(Recipe, options), run, output.num)
     run.check_resources(recipes[0].device)
     destination = Destination.check(output.out, len(recipes), output.overwrite)
+    for recipe in {recipe.lora: recipe for recipe in recipes}.values():
+        check_additions(recipe)
     source = find_for(recipes[0])
     source.check()
     words = words_of(source)
@@ -48,29 +56,36 @@ def generate(
 
     say = Console(stderr=True, highlight=False)
 
+    @cache
     def tell(text: str) -> None:
+        """Say something, once."""
         say.print(Text(text, style="yellow"))
 
     started = time.perf_counter()
     with say.status("Loading the model"):
         from .advice import doubts
+        from .drawing import alike
         from .prepare import prepare
         from .prompting import look_at_prompt
 
-        pipe, prepared = prepare(recipes[0], source, run.trust_remote_code, tell, run)
-    recipes = [replace(prepared, prompt=recipe.prompt, seed=recipe.seed) for recipe in recipes]
-    for recipe in {recipe.prompt: recipe for recipe in recipes}.values():
-        look_at_prompt(pipe, recipe, tell)
-    for doubt in doubts(words, pipe, recipes) if words else ():
-        tell(doubt)
-    for path in _draw_and_write(pipe, recipes, destination, say, tell):
+        prepared = prepare(recipes, source, run, tell)
+    for recipe in {replace(recipe, seed=0): recipe for recipe in prepared.recipes}.values():
+        look_at_prompt(prepared.pipe, recipe, tell)
+    for _, group in groupby(prepared.recipes, alike):
+        for doubt in doubts(words, prepared.pipe, list(group)) if words else ():
+            tell(doubt)
+    for path in _draw_and_write(prepared, destination, say, tell):
         print(path)
     say.print(f"{time.perf_counter() - started:.1f} s in all; `sd-ext info FILE` tells how a picture was made.")
 
 
 def find_for(recipe: Recipe) -> Model:
     """Find the model of a recipe. Raises `ModelError` if there is none, or an option does not go with it."""
-    return find_model(recipe.model, recipe.variant, revision=recipe.revision, prediction_type=recipe.prediction_type)
+    options: dict[str, Any] = {"revision": recipe.revision, "prediction_type": recipe.prediction_type}
+    found = find_model(recipe.model, recipe.variant, **options)
+    if recipe.vae is not None and isinstance(found, SingleFile) and "vae" in found.missing:
+        found = find_model(recipe.model, recipe.variant, **options, others={"vae": find_part(recipe.vae, "vae")})
+    return found
 
 
 def plan(prompts: Sequence[str], wanted: Mapping[str, Any], run: Run, number: int) -> list[Recipe]:
@@ -87,51 +102,66 @@ def plan(prompts: Sequence[str], wanted: Mapping[str, Any], run: Run, number: in
     """
     settings: dict[str, Any] = {}
     if run.again is not None:
-        _check_again(prompts, wanted, number)
+        _check_again(prompts, wanted, number, run)
         return [read_record(run.again).recipe]
+    lines: list[Line] = [("", {REQUIRED: prompt}) for prompt in prompts]
+    lines += read_prompts(run.lines) if run.lines is not None else []
     if run.start is not None:
         settings = read_record(run.start).recipe.as_json()
-        prompts = prompts or [settings[REQUIRED]]
+        lines = lines or [("", {REQUIRED: settings[REQUIRED]})]
     settings |= wanted
-    checks.check_prompts(prompts)
-    checks.check_number(number, len(prompts))
-    first = checks.resolve_seed(settings.get("seed", 0), number)
-    recipes = [Recipe(**{**settings, "prompt": prompt, "seed": first + i}) for prompt in prompts for i in range(number)]
-    for recipe in recipes[::number]:
-        recipe.check()
+    if not lines:
+        checks.check_prompts([])
+    checks.check_number(number, len(lines))
+    if settings.get("seed") == ANY:
+        settings["seed"] = checks.resolve_seed(ANY, number)  # the same for all prompts
+    recipes = [recipe for where, line in lines for recipe in _of_line({**settings, **line}, number, where)]
+    checks.check_number(1, len(recipes))
     return recipes
 
 
-def _check_again(prompts: Sequence[str], wanted: Mapping[str, Any], number: int) -> None:
+def _of_line(settings: dict[str, Any], number: int, where: str) -> list[Recipe]:
+    """The recipes of one prompt, checked: as many as it says, with seeds counting up."""
+    try:
+        number = settings.pop(NUMBER, number)
+        checks.check_number(number, 1)
+        first = checks.resolve_seed(settings.get("seed", 0), number)
+        recipes = [Recipe(**{**settings, "seed": first + i}) for i in range(number)]
+        recipes[0].check()
+    except InputError as error:
+        if not where:
+            raise
+        raise InputError(f"{where}: {error}") from None
+    return recipes
+
+
+def _check_again(prompts: Sequence[str], wanted: Mapping[str, Any], number: int, run: Run) -> None:
     """Raise `InputError` for anything that would make another picture than the one of --again."""
     flags = {each.name: each.flag for each in declared(Recipe)}
     others = [*(["a prompt"] if prompts else []), *(flags[name] for name in wanted)]
     others += ["--num"] if number != 1 else []
+    others += ["--prompts"] if run.lines is not None else []
     if others:
         raise InputError(f"--again makes the same picture; to change it ({', '.join(others)}), give --from instead")
 
 
 def _draw_and_write(
-    pipe: DiffusionPipeline,
-    recipes: Sequence[Recipe],
-    destination: Destination,
-    say: Console,
-    tell: Callable[[str], object],
+    prepared: Prepared, destination: Destination, say: Console, tell: Callable[[str], object]
 ) -> list[Path]:
     """Generate the pictures and write each at once; with several, also a contact sheet. Returns the paths."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from .drawing import batches, draw
+    from .drawing import draw
     from .pictures.sheet import sheet_of, thumbnail
 
     columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    count, paths, thumbnails = len(batches(pipe, recipes)), [], []
-    made = {"software": f"sd_ext {__version__}", "scheduler": type(pipe.scheduler).__name__}
+    pipe, recipes, equipment = prepared
+    paths, thumbnails = [], []
     # The bar is on stderr: stdout gets the paths and nothing else.
     with Progress(*columns, console=say, transient=True, redirect_stdout=False, disable=not say.is_terminal) as bar:
-        task = bar.add_task("Drawing", total=None)
-        advance = lambda calls: bar.update(task, total=count * calls, advance=1)  # noqa: E731
-        for recipe, picture in draw(pipe, recipes, advance, tell):
+        task = bar.add_task("Drawing", total=len(recipes))
+        for recipe, picture in draw(pipe, recipes, lambda part: bar.advance(task, part), tell, equipment.put_on):
+            made = {"software": f"sd_ext {__version__}", "scheduler": type(pipe.scheduler).__name__}
             paths.append(destination.write(encode(picture, Record(recipe, made)), name_stem(recipe.prompt)))
             thumbnails.append(thumbnail(picture))
     if len(recipes) > 1:

@@ -1,63 +1,82 @@
-"""Prepare a pipeline for a recipe: the one place where it is loaded and changed before it draws."""
+"""Prepare a pipeline for recipes: the one place where it is loaded and changed before it draws."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import InputError
 from ..models import Model
 from ..models.pipeline import load_pipeline
 from ..models.words import words_of
+from .additions import add
 from .drawing import check_pipeline, default_guidance, default_size
+from .equipment import Equipment, equipped
 from .machine import Place, Tell, put, resolve_device, set_machine
-from .request import Recipe, Resources
-from .unet_options import set_unet, wanted_options
+from .request import Recipe, Run
+from .unet_options import wanted_options
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def prepare(
-    recipe: Recipe,
-    model: Model,
-    trust_remote_code: bool,
-    tell: Tell = lambda text: None,
-    resources: Resources | None = None,
-) -> tuple[DiffusionPipeline, Recipe]:
-    """Load the model and set all that the recipe names.
+class Prepared(NamedTuple):
+    """What is needed to draw.
 
     Args:
-        recipe: what is wanted. Its prompt and seed do not matter.
-        model: the recipe's, found and checked.
-        trust_remote_code: run Python code that comes with the model.
-        tell: gets one sentence for each thing that is ignored.
-        resources: how memory and time are spent; None is one picture at a time, all on the device.
+        pipe: the pipeline, equipped for the first recipe.
+        recipes: with guidance, size, device and dtype filled in.
+        equipment: equips the pipeline for any of them.
+    """
 
-    Returns:
-        The pipeline, and the recipe with guidance, size, device and dtype filled in.
+    pipe: DiffusionPipeline
+    recipes: list[Recipe]
+    equipment: Equipment
+
+
+def prepare(recipes: Sequence[Recipe], model: Model, run: Run, tell: Tell = lambda text: None) -> Prepared:
+    """Load the model and make sure that it can do all that the recipes name.
+
+    Args:
+        recipes: what is wanted; of one model, autoencoder and set of learned words, and for one machine.
+        model: the recipes', found and checked.
+        run: how memory and time are spent, and whether Python code that comes with the model is run.
+        tell: gets one sentence for each thing that is ignored.
 
     Raises:
-        InputError: the model cannot be loaded, or cannot do what the recipe asks.
+        InputError: the model cannot be loaded, or cannot do what a recipe asks.
     """
-    check_names(recipe)
-    resources = resources or Resources()
-    place = Place(*resolve_device(recipe, resources.offload), resources)
-    rest = "cpu" if resources.offload else place.device  # what is offloaded is moved when it runs
-    pipe = load_pipeline(model, rest, place.dtype, trust_remote_code)
+    first = recipes[0]
+    for recipe in _differing(recipes):
+        check_names(recipe)
+    place = Place(*resolve_device(first, run.offload), run)
+    rest = "cpu" if run.offload else place.device  # what is offloaded is moved when it runs
+    pipe = load_pipeline(model, rest, place.dtype, run.trust_remote_code)
     put(pipe, place)
-    size = recipe.size or "{}x{}".format(*default_size(pipe))
-    recipe = replace(recipe, size=size, device=place.device.type, dtype=str(place.dtype).removeprefix("torch."))
-    check_pipeline(pipe, *recipe.sides, recipe.negative)
-    set_sampler(pipe, recipe.sampler, recipe.grid)
-    set_unet(pipe, recipe)
-    set_machine(pipe, recipe, resources, tell)
-    if recipe.guidance is None:
-        words = words_of(model)
-        recipe = replace(recipe, guidance=(words and words.guidance) or default_guidance(pipe))
-    if recipe.negative and recipe.guidance is not None and recipe.guidance <= 1:
+    add(pipe, first, tell)
+    words = words_of(model)
+    usual = (words and words.guidance) or default_guidance(pipe)
+    machine = {"device": place.device.type, "dtype": str(place.dtype).removeprefix("torch.")}
+    recipes = [_complete(pipe, replace(recipe, **machine), usual) for recipe in recipes]
+    if any(recipe.negative and recipe.guidance is not None and recipe.guidance <= 1 for recipe in recipes):
         tell("The negative prompt does nothing at guidance 1 or less.")
-    return pipe, recipe
+    equipment = Equipment(pipe, tell, lambda recipe: set_machine(pipe, recipe, run, tell))
+    for recipe in (*_differing(recipes[1:]), recipes[0]):  # so that what cannot be is said before anything is drawn
+        equipment.put_on(recipe)
+    return Prepared(pipe, recipes, equipment)
+
+
+def _differing(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """One recipe of each equipment, in order."""
+    return list({equipped(recipe): recipe for recipe in recipes}.values())
+
+
+def _complete(pipe: DiffusionPipeline, recipe: Recipe, guidance: float) -> Recipe:
+    """The recipe with size and guidance. Raises `InputError` if the pipeline cannot draw it."""
+    size = recipe.size or "{}x{}".format(*default_size(pipe))
+    recipe = replace(recipe, size=size, guidance=guidance if recipe.guidance is None else recipe.guidance)
+    check_pipeline(pipe, *recipe.sides, recipe.negative)
+    return recipe
 
 
 def check_names(recipe: Recipe) -> None:
@@ -70,26 +89,3 @@ def check_names(recipe: Recipe) -> None:
     if recipe.grid is not None:
         get_grid(recipe.grid)
     wanted_options(recipe)
-
-
-def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
-    """Replace the pipeline's scheduler if a sampler or a grid is given.
-
-    Args:
-        pipe: changed in place.
-        sampler: the sampler's name; None keeps the model's own.
-        grid: the timestep grid's name; None is the sampler's default.
-
-    Raises:
-        InputError: only a grid is given, and the model's own scheduler is not one of this package.
-    """
-    import sd_ext
-
-    own: Any = pipe.scheduler
-    if sampler is not None:
-        pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
-    elif grid is not None:
-        name = type(own).__name__
-        if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
-            raise InputError(f"--grid {grid} needs --sampler too: the model's own {name} is not one of ours")
-        pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, grid=grid))

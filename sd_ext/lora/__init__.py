@@ -16,13 +16,16 @@ _HOMES = {
     "ModuleName": "adapter",
     "apply_lora": "fuse",
     "apply_loras": "fuse",
+    "Used": "use",
     "extract": "tools",
+    "find_lora": "find",
     "from_peft": "peft_models",
     "merge": "tools",
     "merge_into": "fuse",
     "read_lora": "formats.reading",
     "resize": "tools",
     "save_lora": "formats.writing",
+    "use_lora": "use",
     "with_one_alpha": "formats.kohya",
 }
 
@@ -31,20 +34,24 @@ __all__ = [
     "Applied",
     "Lora",
     "ModuleName",
+    "Used",
     "apply_lora",
     "apply_loras",
     "extract",
+    "find_lora",
     "from_peft",
     "merge",
     "merge_into",
     "read_lora",
     "resize",
     "save_lora",
+    "use_lora",
     "with_one_alpha",
 ]
 
 if TYPE_CHECKING:
     from .adapter import Adapter, ModuleName
+    from .find import find_lora
     from .formats.kohya import with_one_alpha
     from .formats.reading import read_lora
     from .formats.writing import save_lora
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from .lora import Lora
     from .peft_models import from_peft
     from .tools import extract, merge, resize
+    from .use import Used, use_lora
 
 
 def __getattr__(name: str) -> Any:

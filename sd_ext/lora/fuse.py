@@ -114,7 +114,7 @@ def apply_loras(models: Any, loras: Loras, on_module: OnModule = quiet) -> Appli
     try:
         with torch.no_grad():
             for module, weight, after in fused(base, loras, modules, on_module):
-                applied._originals[module] = weight.clone()
+                applied._originals[module] = weight.to("cpu", copy=True)  # a GPU has no room for most weights twice
                 weight.copy_(after)
     except BaseException:
         applied.undo()

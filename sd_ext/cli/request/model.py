@@ -37,11 +37,18 @@ class Weights(Group):
             values=("exact", "balanced", "fast", "cached", "tokens", "highres"),
         ),
     ] = None
-
     unet_option: Annotated[
         tuple[str, ...],
         Option("Set one option of the U-Net (docs/unets.md), such as pag_scale=3; repeat for more.", "NAME=VALUE"),
     ] = ()
+    lora: Annotated[
+        tuple[str, ...],
+        Option("Add a LoRA, at STRENGTH 1 unless told; repeat for more.", "FILE_OR_ID[:STRENGTH[:TEXT]]"),
+    ] = ()
+    embedding: Annotated[
+        tuple[str, ...], Option("A word of a textual inversion file; repeat for more.", "FILE[:WORD]")
+    ] = ()
+    vae: Annotated[str | None, Option("Another autoencoder.", "FOLDER_OR_FILE", "the model's own", path=True)] = None
 
     def check(self) -> None:
         """Raise `InputError` for what can be known to be wrong before anything is loaded."""

@@ -21,6 +21,15 @@ class Run(Resources):
     start: Annotated[
         Path | None, Option("Take this picture's settings as defaults.", "PICTURE", flag="--from", path=True)
     ] = None
+    lines: Annotated[
+        str | None,
+        Option(
+            "Prompts from a .txt, .csv or .jsonl file, any options on each line; - is standard input.",
+            "FILE",
+            flag="--prompts",
+            path=True,
+        ),
+    ] = None
     trust_remote_code: Annotated[bool, Option("Run Python code that comes with the model.")] = False
 
     def check(self) -> None:

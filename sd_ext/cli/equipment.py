@@ -1,0 +1,102 @@
+"""What of a loaded pipeline changes from recipe to recipe: its LoRAs, its U-Net's preset, its sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .additions import parse_lora
+from .request import Recipe
+from .unet_options import set_unet
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from ..lora.use import Used, Wanted
+
+
+def equipped(recipe: Recipe) -> tuple[Any, ...]:
+    """What of a recipe its equipment depends on."""
+    return recipe.sampler, recipe.grid, recipe.unet, recipe.unet_option, recipe.lora
+
+
+class Equipment:
+    """Gives a pipeline what a recipe names, and takes back what the one before named.
+
+    Args:
+        pipe: as it was loaded; changed in place.
+        tell: gets a sentence for each thing in a file that is not used, each time.
+        finish: called with the recipe when all else is in place.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        tell: Callable[[str], object] = lambda text: None,
+        finish: Callable[[Recipe], object] = lambda recipe: None,
+    ):
+        self._pipe, self._tell, self._finish = pipe, tell, finish
+        self._own: dict[str, Any] = {name: getattr(pipe, name, None) for name in ("scheduler", "unet")}
+        self._now: tuple[Any, ...] | None = None
+        self._used: Used | None = None
+        self._read: dict[str, Wanted] = {}
+
+    def put_on(self, recipe: Recipe) -> None:
+        """Make the pipeline as the recipe says. Raises `InputError` if it cannot be."""
+        if equipped(recipe) == self._now:
+            return
+        self.take_off()
+        try:
+            if recipe.lora:
+                self._use(recipe.lora)
+            set_sampler(self._pipe, recipe.sampler, recipe.grid)
+            set_unet(self._pipe, recipe)
+            self._finish(recipe)
+        except BaseException:
+            self.take_off()
+            raise
+        self._now = equipped(recipe)
+
+    def take_off(self) -> None:
+        """Make the pipeline as it was loaded; weights to the bit."""
+        if self._used is not None:
+            self._used.undo()
+            self._used = None
+        for name, own in self._own.items():
+            if getattr(self._pipe, name, None) is not own:
+                self._pipe.register_modules(**{name: own})
+        self._now = None
+
+    def _use(self, named: tuple[str, ...]) -> None:
+        from ..lora.use import apply_wanted, read_entry
+
+        for text in named:
+            if text not in self._read:
+                self._read[text] = read_entry(tuple(parse_lora(text)))
+        self._used = apply_wanted(self._pipe, [self._read[text] for text in named])
+        for sentence in self._used.unused:
+            self._tell(sentence)
+
+
+def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
+    """Replace the pipeline's scheduler if a sampler or a grid is given.
+
+    Args:
+        pipe: changed in place.
+        sampler: the sampler's name; None keeps the model's own.
+        grid: the timestep grid's name; None is the sampler's default.
+
+    Raises:
+        InputError: only a grid is given, and the model's own scheduler is not one of this package.
+    """
+    import sd_ext
+
+    own: Any = pipe.scheduler
+    if sampler is not None:
+        pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
+    elif grid is not None:
+        name = type(own).__name__
+        if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
+            raise InputError(f"--grid {grid} needs --sampler too: the model's own {name} is not one of ours")
+        pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, grid=grid))

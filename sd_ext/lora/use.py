@@ -1,0 +1,188 @@
+"""Use LoRA files in a pipeline for a while: `with use_lora(pipe, [("style.safetensors", 0.8)]): pipe(...)`.
+
+Their changes are added to the weights, in float32 and by the definition of each kind, so that every kind that can be
+read can be used, also those that Diffusers does not load. Afterwards the weights are what they were, to the bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..models import FAMILIES
+from ..prompts.encoders import find_encoders
+from ..prompts.words import Words, learn, read_bundled
+from .find import find_lora
+from .fuse import Applied, apply_loras
+from .lora import Lora
+from .weights import ModelWeights, check_fit
+
+log = logging.getLogger(__name__)
+
+Source = str | Path | Lora
+Entry = Source | tuple[Source, float] | tuple[Source, float, float]
+SHOWN = 3  # names in a message
+
+
+class Wanted(NamedTuple):
+    """A LoRA that is to be used.
+
+    Args:
+        name: what it is called in messages.
+        lora: the LoRA.
+        strength: of its changes to the U-Net.
+        text_strength: of those to the text encoders.
+    """
+
+    name: str
+    lora: Lora
+    strength: float
+    text_strength: float
+
+
+class Used:
+    """LoRAs that are in use. `undo()`, or leaving a `with` block, restores the weights to the bit.
+
+    Attributes:
+        unused: for each thing in the files that is not used, a sentence that names it.
+    """
+
+    def __init__(self, applied: Applied | None, words: Sequence[Words], unused: Sequence[str]):
+        self._applied, self._words, self.unused = applied, words, list(unused)
+
+    def undo(self) -> None:
+        """Restore the weights, and forget the files' words. Calling it again does nothing."""
+        if self._applied is not None:
+            self._applied.undo()
+        for words in self._words:
+            words.undo()
+
+    def __enter__(self) -> Used:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+
+def use_lora(pipe: Any, loras: Entry | Iterable[Entry]) -> Used:
+    """Use LoRAs in a pipeline until `undo()` of the result is called.
+
+    Each is computed from the original weights, so their order does not matter. Words that A1111 keeps in a LoRA's file
+    (`bundle_emb.*`) can be used in prompts that `sd_ext.encode_prompt` reads. What of a file cannot be used, such as
+    modules that this model does not have, is logged as a warning. Undo in reverse order where several are in use.
+
+    Args:
+        pipe: the pipeline.
+        loras: each a source, `(source, strength)` or `(source, strength, text_strength)`. A source is a file or folder,
+            a Hub id `owner/name` or `owner/name/file.safetensors`, or a `Lora`. Strength s makes W + s * (W' - W) of a
+            weight, where W' is that at full strength; by default 1, and that of the text encoders is the U-Net's.
+
+    Returns:
+        An object whose `undo()` restores the weights to the bit.
+
+    Raises:
+        InputError: no such file, one that does not fit the model, or a strength that is no finite number or too large
+            for the weights; nothing has been changed.
+    """
+    used = apply_wanted(pipe, [read_entry(entry) for entry in _each(loras)])
+    for sentence in used.unused:
+        log.warning("%s", sentence)
+    return used
+
+
+def _each(loras: Any) -> Iterator[Any]:
+    """The entries of what `use_lora` was given; one that stands alone is one."""
+    alone = isinstance(loras, (str, Path, Lora)) or (
+        isinstance(loras, tuple) and len(loras) in (2, 3) and isinstance(loras[1], (int, float))
+    )
+    yield from [loras] if alone else loras
+
+
+def read_entry(entry: Any) -> Wanted:
+    """Read one of `use_lora`'s entries."""
+    source, *strengths = entry if isinstance(entry, (tuple, list)) else (entry,)
+    strengths = strengths or [1.0]
+    name = "the LoRA" if isinstance(source, Lora) else str(source)
+    numbers = all(isinstance(each, (int, float)) and math.isfinite(each) for each in strengths)
+    if len(strengths) > 2 or not numbers:
+        raise InputError(f"{name}: strengths {strengths} cannot work; give one or two finite numbers")
+    lora = source if isinstance(source, Lora) else find_lora(source)
+    return Wanted(name, lora, float(strengths[0]), float(strengths[-1]))
+
+
+def words_beside(name: str) -> list[str]:
+    """A sentence for each file of new words that lies in a LoRA's folder, as the trainer puts it there."""
+    files = sorted(Path(name).expanduser().glob("learned_embeds*.safetensors"))
+    return [
+        f"{file} lies beside the LoRA and is not used; its words are read with --embedding {file}" for file in files
+    ]
+
+
+def apply_wanted(pipe: Any, wanted: Sequence[Wanted]) -> Used:
+    """Use LoRAs that have been read; see `use_lora`. Nothing is logged."""
+    pairs, unused = fitting(pipe, wanted)
+    words: list[Words] = []
+    try:
+        for each in wanted:
+            if each.lora.bundled:
+                words += _learned(pipe, each, unused)
+        return Used(apply_loras(pipe, pairs) if pairs else None, words, unused)
+    except BaseException:
+        for each in words:
+            each.undo()
+        raise
+
+
+def _learned(pipe: Any, wanted: Wanted, unused: list[str]) -> Iterator[Words]:
+    """Teach the pipeline a file's words; what is not taught is added to `unused`."""
+    names = ", ".join(sorted({key.split(".")[1] for key in wanted.lora.bundled if key.count(".") > 1}))
+    try:
+        if not find_encoders(pipe):
+            raise InputError(f"{wanted.name}: {type(pipe).__name__} reads no learned words")
+        yield learn(pipe, read_bundled(wanted.lora.bundled, wanted.name), wanted.name)
+    except InputError as error:
+        unused.append(f"{error}; its words are left out: {names}")
+
+
+def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, float]], list[str]]:
+    """What of LoRAs a pipeline can use.
+
+    Args:
+        pipe: the pipeline.
+        wanted: the LoRAs.
+
+    Returns:
+        For each part of each: its adapters and their strength. And a sentence for what is left out of each.
+
+    Raises:
+        InputError: a LoRA has no module of this model, or one that does not fit its weight.
+    """
+    shapes = ModelWeights(pipe).shapes()
+    pairs: list[tuple[Lora, float]] = []
+    unused: list[str] = []
+    for name, lora, strength, text_strength in wanted:
+        unused += words_beside(name)
+        there = {module: adapter for module, adapter in lora.adapters.items() if module in shapes}
+        for_what = f"; it is for {FAMILIES[lora.base]}" if lora.base else ""
+        if not there:
+            raise InputError(f"{name} does not fit {type(pipe).__name__}: none of its modules is there{for_what}")
+        try:
+            check_fit(shapes, there.items())
+        except InputError as error:
+            raise InputError(f"{name} does not fit this model: {error}{for_what}") from None
+        gone = [str(module) for module in lora.adapters if module not in there]
+        if gone:
+            more = ", …" if len(gone) > SHOWN else ""
+            unused.append(
+                f"{name}: {len(gone)} of its {len(lora)} modules are not in this model and are left out: "
+                f"{', '.join(gone[:SHOWN])}{more}"
+            )
+        for is_text, factor in ((False, strength), (True, text_strength)):
+            part = {module: adapter for module, adapter in there.items() if (module.part != "unet") == is_text}
+            if part:
+                pairs.append((Lora(part, base=lora.base), factor))
+    return pairs, unused
