@@ -20,8 +20,9 @@ def info(
 ) -> None:
     """Print how a picture was made, and the command that makes it again; or what a .safetensors file is."""
     if picture.suffix.lower() == ".safetensors":
-        for name, value in describe(picture).items():
-            print(f"{name:<10} {printable(value)}")
+        lines = describe(picture)
+        for name, value in lines.items():
+            print(f"{name:<{max(map(len, lines))}} {printable(value)}")
         return
     record = read_record(picture)
     for name, value in {**record.recipe.as_json(), **record.made}.items():

@@ -15,7 +15,7 @@ from ..errors import ModelError
 from .building import build
 from .header import NAMES, Header
 from .model import Model, part_class
-from .original.families import NOISE, Family, find_family
+from .original.families import NOISE, UNET, VAE, Family, find_family
 from .original.places import find_places, shape_of
 from .original.prediction import Prediction, likeness, seen_prediction, told_prediction
 from .original.shapes import Shapes
@@ -190,9 +190,13 @@ class Checkpoint(Model):
 
     @property
     def notes(self) -> list[str]:
-        """What the file holds that is read by nothing here, as sentences without full stops."""
+        """What the file holds that nothing here reads and that may be missed, as sentences without full stops."""
         copies = sum(name.startswith(COPIES) for name in self.entries)
-        return [f"averaged copies of weights ({COPIES}*, {copies} tensors) are left out"] if copies else []
+        stray = [name for name in self.extras if name.startswith((UNET, VAE))]
+        return [
+            *([f"averaged copies of weights ({COPIES}*, {copies} tensors) are left out"] if copies else []),
+            *([f"no network here has a place for {len(stray)} of its tensors, such as {stray[0]}"] if stray else []),
+        ]
 
     @property
     def told_prediction(self) -> Prediction | None:

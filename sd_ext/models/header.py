@@ -77,6 +77,7 @@ def read_header(path: Path) -> Header:
 
 def _entry(path: Path, name: str, entry: Any, size: int) -> Entry:
     """Check one entry of a header; `size` is how many bytes of tensors the file holds."""
+    dtype, shape, begin, end = None, [], 0, 0
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end))

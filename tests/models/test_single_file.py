@@ -13,7 +13,7 @@ from sd_ext.lora import extract
 from sd_ext.models import SingleFile, find_model, find_part
 from sd_ext.models.building import check_complete
 from sd_ext.models.pipeline import load_pipeline
-from sd_ext.models.words import words_of
+from sd_ext.models.written import write_model
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.trainable import find_trainable
 from tests.lora.models import FULL_TEXT_ENCODERS, FULL_UNETS
@@ -165,7 +165,26 @@ def test_a_pipeline_from_a_file_gives_what_the_folder_gives(tiny_file, tmp_path,
     folder = load_pipeline(find_model(tmp_path / "folder"), CPU, torch.float32)
     for ours_, theirs_ in zip(ours, answers(folder), strict=True):
         assert torch.equal(ours_, theirs_)
-    assert words_of(model) is None
+    write_model(find_model(tmp_path / "folder"), tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[key], value) for key, value in expected.items())
+
+
+def test_a_file_of_2_without_the_layer_that_is_not_used(tmp_path):
+    listed = original.shapes("sd21", tiny=False)
+    cut = {key: shape for key, shape in listed.items() if ".resblocks.23." not in key}
+    model = find_model(original.write_sparse(tmp_path / "a.safetensors", cut, metadata=EPSILON))
+    assert model.config("text_encoder")["num_hidden_layers"] == 23
+    assert {key.rpartition(".")[2] for key in model.extras} == {"logit_scale", "text_projection"}
+
+
+def test_tensors_without_a_place_are_named(tmp_path):
+    stray = {"model.diffusion_model.adapter.0.weight": (2, 2), "first_stage_model.loss.logvar": ()}
+    model = find_model(original.write_sparse(tmp_path / "a.safetensors", {**original.shapes("sd15"), **stray}))
+    assert model.notes == [
+        "no network here has a place for 2 of its tensors, such as model.diffusion_model.adapter.0.weight"
+    ]
 
 
 def changed(path, new, metadata=EPSILON, without=(), **added):

@@ -18,6 +18,7 @@ from ...reading import read_json
 from .shapes import Shapes, clip_config, open_clip_config, unet_config, vae_config
 
 HEAD = 64  # channels of an attention head where the number of heads is not fixed
+CUT = 23  # layers of OpenCLIP H in files that Diffusers' own script wrote, without the one that is not used
 WORDS, END = 49408, 49407  # CLIP's vocabulary, and its last entry, which ends a text
 NOISE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
@@ -104,7 +105,9 @@ class Family:
 
     def _text(self, part: str, shapes: Shapes) -> dict[str, Any]:
         clip = self.text[part].style == "clip"
-        made = clip_config(shapes) if clip else open_clip_config(shapes, self.unused_layers)
+        made = clip_config(shapes) if clip else open_clip_config(shapes)
+        if made["num_hidden_layers"] != CUT:
+            made["num_hidden_layers"] -= self.unused_layers
         if made["vocab_size"] < WORDS:
             raise ModelError(f"has a text encoder for {made['vocab_size']:,} words, and CLIP's tokenizer has {WORDS:,}")
         projected = shapes.get("text_projection", (0, made["hidden_size"]))[-1]

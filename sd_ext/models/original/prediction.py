@@ -18,12 +18,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .families import Family
-
-if TYPE_CHECKING:
-    from torch import nn
 
 EPSILON, V = "epsilon", "v_prediction"
 TYPES = EPSILON, V, "sample"
@@ -104,7 +101,7 @@ def _zero_snr(path: Path, names: Mapping[str, Any]) -> tuple[bool, str]:
     return "ztsnr" in names or guessed, ", and its name says zero terminal SNR" if guessed else ""
 
 
-def likeness(unet: nn.Module | Any) -> float:
+def likeness(unet: Any) -> float:
     """The cosine between noise and what a U-Net makes of it at the last timestep, without a prompt.
 
     Args:

@@ -114,20 +114,18 @@ def clip_config(shapes: Shapes) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def open_clip_config(shapes: Shapes, unused: int) -> dict[str, Any]:
+def open_clip_config(shapes: Shapes) -> dict[str, Any]:
     """The config of a text encoder with OpenCLIP's names, without activation and projection.
 
     Args:
         shapes: the tensors after `model.`.
-        unused: how many of its last layers the U-Net was not trained with.
 
     Raises:
         ModelError: the tensors are not those of a text encoder.
     """
-    made = _text_config(
+    return _text_config(
         shapes, "token_embedding.weight", "positional_embedding", "transformer.resblocks.", ".mlp.c_fc.weight"
     )
-    return made | {"num_hidden_layers": made["num_hidden_layers"] - unused}
 
 
 def _text_config(shapes: Shapes, words: str, positions: str, layers: str, wide: str) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def make_tokenizer(style: str) -> Any:
 
     vocab, merges = vocabulary()
     options = {name: value for name, value in tokenizer_config(style).items() if name != "tokenizer_class"}
-    return CLIPTokenizer(vocab=dict(vocab), merges=[tuple(merge.split(" ")) for merge in merges], **options)
+    pairs: Any = [tuple(merge.split(" ")) for merge in merges]  # as transformers 5 takes them
+    return CLIPTokenizer(vocab=dict(vocab), merges=pairs, **options)
 
 
 def tokenizer_files(style: str) -> dict[str, Any]:
