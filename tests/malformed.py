@@ -179,7 +179,7 @@ def all_of(*writers: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 @cache
-def png(text: bool = False) -> bytes:
+def png(text: bool = False, form: str = "png") -> bytes:
     from PIL import Image
 
     from sd_ext.cli.pictures import Record, encode
@@ -187,7 +187,7 @@ def png(text: bool = False) -> bytes:
 
     picture = Image.new("RGB", (24, 20), "red")
     recipe = Recipe(prompt="red apple", seed=7, guidance=4.5, size="64x64", device="cpu", dtype="float32")
-    return encode(picture, Record(recipe) if text else None)
+    return encode(picture, Record(recipe) if text else None, form)
 
 
 def pictures(folder: Path) -> None:
@@ -462,7 +462,26 @@ def card(folder: Path) -> None:
 def recipe_of_a_picture(folder: Path) -> None:
     from sd_ext.cli.pictures import read_record
 
-    assert read_record(folder / "a.png").recipe.prompt
+    (path,) = folder.iterdir()
+    assert read_record(path).recipe.prompt
+
+
+def settings_of_a_picture(folder: Path) -> None:
+    from sd_ext.cli.pictures import read_told
+
+    assert read_told(folder / "a.png").program
+
+
+def graph_of_comfyui(folder: Path) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    node = {"class_type": "KSampler", "inputs": {"seed": 7, "steps": 20, "positive": ["6", 0], "model": ["4", 0]}}
+    graph = {"3": node, "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat"}},
+             "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}}}  # fmt: skip
+    chunks = PngInfo()
+    chunks.add_text("prompt", json.dumps(graph))
+    Image.new("RGB", (8, 8)).save(folder / "a.png", pnginfo=chunks)
 
 
 def published_picture(folder: Path) -> None:
@@ -549,6 +568,9 @@ def readers() -> tuple[Reader, ...]:
         Reader("training.json", finished_run, "training.json", finished),
         Reader("model card", put("README.md", readme), "README.md", card, TEXT),
         Reader("text of a picture", put("a.png", png(True)), "a.png", recipe_of_a_picture, RAW),
+        Reader("text of a JPEG", put("a.jpg", png(True, "jpeg")), "a.jpg", recipe_of_a_picture, RAW),
+        Reader("text of a WebP", put("a.webp", png(True, "webp")), "a.webp", recipe_of_a_picture, RAW),
+        Reader("ComfyUI's text", graph_of_comfyui, "a.png", settings_of_a_picture, RAW),
         Reader("published picture", put("a.png", png(True)), "a.png", published_picture, RAW),
         Reader("settings", put("a.toml", SETTINGS), "a.toml", settings, TOML),
         Reader("recipe", save_recipe, "cpu.toml", recipe, TOML),

@@ -6,6 +6,7 @@ anything slow begins. An `InputError` raised anywhere becomes one sentence on st
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -13,19 +14,22 @@ import typer
 
 from .. import __version__
 from ..endings import run_to_end
-from . import convert, generate, info, publish, samplers, train, words
+from ..errors import InputError
+from . import convert, generate, info, publish, samplers, train, verify, words
+from .silence import silence
+from .usage import UNREADABLE, in_one_sentence, is_help
 
 app = typer.Typer(
     name="sd-ext",
     help="Stable Diffusion with Diffusers: draw pictures, choose samplers, train.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(generate.generate)
 app.command()(words.words)
 app.command()(samplers.samplers)
 app.command()(info.info)
+app.command()(verify.verify)
 app.add_typer(train.app, name="train")
 app.add_typer(convert.app, name="convert")
 app.add_typer(publish.app, name="publish")
@@ -55,4 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 input that cannot work, 130 interrupted.
     """
-    return run_to_end(lambda: app(args=None if arguments is None else list(arguments)), "sd-ext")
+    return run_to_end(lambda: _run(None if arguments is None else list(arguments)), "sd-ext")
+
+
+def _run(arguments: list[str] | None) -> int | None:
+    """Run the command. Raises `InputError` for a command line that cannot be read."""
+    with silence():
+        try:
+            code = app(args=arguments, prog_name="sd-ext", standalone_mode=False)
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        except UNREADABLE as error:
+            if is_help(error):
+                print(getattr(error, "message", ""), end="", file=sys.stderr)
+                return 2
+            raise InputError(in_one_sentence(error)) from None
+    return code if isinstance(code, int) else None

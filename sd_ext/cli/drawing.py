@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from .request import Recipe
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
+
+OnStep = Callable[[float, Any], object]  # (how many pictures a call of the network made, in part; latents or None)
 
 
 def default_guidance(pipe: DiffusionPipeline) -> float:
@@ -69,13 +73,32 @@ def alike(recipe: Recipe) -> Hashable:
     return bool(recipe.negative), replace(recipe, prompt="", negative="", seed=0)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, and what it may depend on beside its recipe.
+
+    Args:
+        recipe: how it was made.
+        picture: the picture.
+        batch: how many pictures were drawn at once: kernels may round otherwise for another number.
+        place: its place among them, from 0.
+        encoded: digest of what the text encoder made of the prompts; "" if the pipeline does not show it.
+    """
+
+    recipe: Recipe
+    picture: Image
+    batch: int
+    place: int
+    encoded: str
+
+
 def draw(
     pipe: DiffusionPipeline,
     recipes: Sequence[Recipe],
-    on_step: Callable[[float], object] = lambda pictures: None,
+    on_step: OnStep = lambda pictures, latents: None,
     tell: Callable[[str], object] = lambda text: None,
     equip: Callable[[Recipe], object] = lambda recipe: None,
-) -> Iterator[tuple[Recipe, Image]]:
+) -> Iterator[Drawn]:
     """Generate a picture for every recipe.
 
     Each picture has its own random generator, on the CPU, so that it depends neither on the batch nor on the device.
@@ -85,12 +108,12 @@ def draw(
     Args:
         pipe: the pipeline.
         recipes: what to draw.
-        on_step: called after each call of the network with how many pictures it made, in part.
+        on_step: called after each call of the network with how many pictures it made, in part, and the latents.
         tell: gets one sentence if batches change pictures here.
         equip: called before pictures whose recipe differs from the one before in more than prompts and seed.
 
     Yields:
-        (recipe, picture), in the order of the recipes.
+        The pictures, in the order of the recipes.
 
     Raises:
         InputError: the pipeline refuses the arguments, memory is too small, or the values overflow the dtype.
@@ -103,13 +126,35 @@ def draw(
         equip(members[0])
         with offloaded(pipe, place.resources.offload, place.device):
             for batch in batches(pipe, members):
-                pictures = draw_batch(pipe, batch, on_step)
+                drawn = draw_batch(pipe, batch, on_step)
                 if len(batch) > 1 and not looked:
                     looked = True
-                    alone = draw_batch(pipe, batch[-1:], lambda pictures: None)
-                    if doubt := difference(alone[0], pictures[-1], len(batch)):
+                    (alone,) = draw_batch(pipe, batch[-1:])
+                    if doubt := difference(alone.picture, drawn[-1].picture, len(batch)):
                         tell(doubt)
-                yield from zip(batch, pictures, strict=True)
+                yield from drawn
+
+
+def draw_again(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    batch: int,
+    place: int,
+    on_step: OnStep = lambda pictures, latents: None,
+) -> Drawn:
+    """Generate one picture as it was drawn: at its place of a batch, so that kernels round as they did.
+
+    Args:
+        pipe: the pipeline, equipped for the recipe.
+        recipe, on_step: as in `draw`.
+        batch: how many pictures were drawn at once. As many are drawn, all with this recipe.
+        place: its place among them, from 0.
+    """
+    where = place_of(pipe)
+    if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
+        pipe.set_progress_bar_config(disable=True)
+    with offloaded(pipe, where.resources.offload, where.device):
+        return draw_batch(pipe, [recipe] * batch, on_step)[place]
 
 
 def difference(alone: Image, together: Image, number: int) -> str:
@@ -127,11 +172,13 @@ def difference(alone: Image, together: Image, number: int) -> str:
         return ""
     return (
         f"Kernels here round differently in a batch of {number}: of the picture that was compared, pixels differ by up "
-        f"to {most} of 255 from those drawn alone; --batch 1 draws each as --again will."
+        f"to {most} of 255 from those drawn alone; --batch 1 draws each alone."
     )
 
 
-def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callable[[float], object]) -> list[Image]:
+def draw_batch(
+    pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: OnStep = lambda pictures, latents: None
+) -> list[Drawn]:
     """Generate the pictures of one batch. For arguments and errors see `draw`."""
     import torch
 
@@ -141,7 +188,7 @@ def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callab
         calls = len(pipe.scheduler.timesteps)
         if i + 1 == calls and "latents" in tensors and not tensors["latents"].isfinite().all():
             raise InputError(f"the picture overflowed in {first.dtype}; choose another --dtype, or less guidance")
-        on_step(len(batch) / calls)
+        on_step(len(batch) / calls, tensors.get("latents"))
         return tensors
 
     width, height = first.sides
@@ -156,7 +203,8 @@ def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callab
     }
     try:
         known = {key: value for key, value in arguments.items() if key in accepted}
-        return pipe(**known).images  # pyright: ignore[reportCallIssue]
+        with seen_prompts(pipe, len(batch)) as encoded:
+            pictures = pipe(**known).images  # pyright: ignore[reportCallIssue]
     except InputError:
         raise
     except ValueError as error:  # the pipeline's own check of its arguments
@@ -166,3 +214,34 @@ def draw_batch(pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: Callab
             f"{len(batch)} of {first.size} need more memory than {first.device} has; choose a smaller --batch or "
             "--size, or --offload model, --vae-tiling"
         ) from error
+    encoded += [""] * (len(batch) - len(encoded))
+    told = enumerate(zip(batch, pictures, encoded, strict=True))
+    return [Drawn(recipe, picture, len(batch), place, seen) for place, (recipe, picture, seen) in told]
+
+
+@contextlib.contextmanager
+def seen_prompts(pipe: DiffusionPipeline, pictures: int) -> Iterator[list[str]]:
+    """Within the block, note what the U-Net sees of the prompts at its first call.
+
+    Args:
+        pipe: the pipeline.
+        pictures: how many are drawn at once.
+
+    Yields:
+        A list, filled at that call with one digest for each picture.
+    """
+    found: list[str] = []
+
+    def look(module: Any, positional: Any, named: dict[str, Any]) -> None:
+        words = named.get("encoder_hidden_states")
+        if not found and words is not None and len(words) % pictures == 0:
+            rows = words.detach().float().cpu().numpy()
+            found.extend(hashlib.sha256(rows[i::pictures].tobytes()).hexdigest()[:16] for i in range(pictures))
+
+    network: Any = getattr(pipe, "unet", None)
+    handle = network.register_forward_pre_hook(look, with_kwargs=True) if network is not None else None
+    try:
+        yield found
+    finally:
+        if handle is not None:
+            handle.remove()

@@ -13,6 +13,7 @@ header     the header of a safetensors file             description  a `.safeten
 single_file  a model in one `.safetensors` file: of `checkpoint`, what its header tells, and `building`, its networks
 original   that file's layout, and what a file is (`tell`)
 vae_file   an autoencoder in such a file                written    write a model: `to_folder`, `to_file`
+digests    of weight files, kept for large ones
 
 Nothing is loaded or downloaded until it is needed. The JSON files in a model's folder are checked by
 `sd_ext.model_configs`. To support another form of storage, add a subclass of `Model` and return it from `find_model`;

@@ -26,10 +26,11 @@ class Outcome:
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path) -> Callable[..., Outcome]:
+def run(capsys, monkeypatch, tmp_path, tmp_path_factory) -> Callable[..., Outcome]:
     """`run("generate", "red apple")` in an empty working folder, which is `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

@@ -270,7 +270,7 @@ BAD = {
     "no pipeline": (["x", "--model", "{empty}"], "no model_index.json"),
     "pickles": (["x", "--model", "{pickles}"], "pickle"),
     "file for a folder": (["x", "--out", "{file}/pictures"], "is not a folder"),
-    "no png": (["x", "--out", "apple.jpg"], "only .png"),
+    "no picture": (["x", "--out", "apple.gif"], "only .png"),
     "existing file": (["x", "--out", "{file}"], "exists"),
     "one file for two": (["x", "--num", "2", "--out", "apple.png"], "name a folder"),
     "read-only disk": (["x", "--out", "/proc/pictures"], "cannot write to /proc/pictures"),

@@ -3,9 +3,24 @@ from __future__ import annotations
 import sd_ext
 
 
-def test_every_sampler_and_grid_is_listed(run, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
+def test_every_sampler_and_grid_is_listed_in_80_columns(run):
     shown = run("samplers")
-    assert shown.code == 0
+    assert (shown.code, shown.err) == (0, "")
+    assert max(map(len, shown.out.splitlines())) < 80
+    begins = [line[:20].rstrip() for line in shown.out.splitlines()]
     for known in (*sd_ext.list_samplers(), *sd_ext.list_grids()):
-        assert known.name in shown.out
+        assert any(known.name == each or known.name.startswith(each) for each in begins if each)
+
+
+def test_a_search_finds_by_name_alias_class_note_and_source(run):
+    for text, found, missing in [
+        ("dpmpp 2m", "dpm++ 2m", "heun++"),
+        ("UniPC", "unipc 3 bh1", "karras"),
+        ("SASolverScheduler", "sa-solver", "unipc"),
+        ("arctan", "kl_optimal", "SAMPLERS"),
+    ]:
+        shown = run("samplers", "--search", text)
+        assert found in shown.out and missing not in shown.out
+    refused = run("samplers", "--search", "quantum")
+    assert (refused.code, refused.out) == (2, "")
+    assert "'quantum'" in refused.err

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ... import whole
 from ...errors import InputError, TakenError
+from .encode import ENDINGS
+
+SHORT = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # endings of numbered files
 
 
 @dataclass(frozen=True)
@@ -20,35 +23,41 @@ class Destination:
         folder: the folder.
         file: the name of the single file; None for numbered files.
         overwrite: whether the single file may be replaced.
+        form: of the pictures: "png", "jpeg" or "webp".
     """
 
     folder: Path
     file: str | None = None
     overwrite: bool = False
+    form: str = "png"
 
     @classmethod
-    def check(cls, out: Path, pictures: int, overwrite: bool) -> Destination:
+    def check(cls, out: Path, pictures: int, overwrite: bool, form: str | None = None) -> Destination:
         """Interpret `--out` and check that it can be written to. Nothing is left behind by the check.
 
         Args:
-            out: a .png file or a folder.
+            out: a file, whose ending says its format, or a folder.
             pictures: how many pictures will be written.
             overwrite: whether an existing file may be replaced.
+            form: the format; None means the file's own, or PNG in a folder.
 
         Raises:
             InputError: it cannot be written to, is another kind of file, exists, or is one file for several pictures.
         """
-        if out.suffix.lower() != ".png" or out.is_dir():
-            if re.fullmatch(r"\.(jpe?g|webp|gif|bmp|tiff?)", out.suffix.lower()):
-                raise InputError(f"--out {out}: only .png files are written")
+        by_ending = ENDINGS.get(out.suffix.lower())
+        if by_ending is None or out.is_dir():
+            if re.fullmatch(r"\.(gif|bmp|tiff?|avif|heic|jxl)", out.suffix.lower()) and not out.is_dir():
+                raise InputError(f"--out {out}: only .png, .jpg and .webp files are written")
             _check_writable(out)
-            return cls(out)
+            return cls(out, form=form or "png")
+        if form not in (None, by_ending):
+            raise InputError(f"--out {out} names a {by_ending} file and --format says {form}; leave one of them out")
         if pictures > 1:
             raise InputError(f"--out {out} is one file and {pictures} pictures are to be made; name a folder")
         if out.exists() and not overwrite:
             raise InputError(f"{out} exists; give --overwrite, another name, or a folder")
         _check_writable(out.parent)
-        return cls(out.parent, out.name, overwrite)
+        return cls(out.parent, out.name, overwrite, by_ending)
 
     def write(self, data: bytes, stem: str) -> Path:
         """Write a file, completely or not at all.
@@ -64,7 +73,7 @@ class Destination:
             WriteError: it cannot be written.
         """
         while True:
-            path = self.folder / (self.file or f"{stem}-{_free_number(self.folder, stem):04d}.png")
+            path = self.folder / (self.file or f"{stem}-{_free_number(self.folder, stem):04d}.{SHORT[self.form]}")
             try:
                 whole.write_bytes(path, data, overwrite=bool(self.file and self.overwrite))
                 return path
@@ -79,8 +88,8 @@ def name_stem(prompt: str) -> str:
 
 
 def _free_number(folder: Path, stem: str) -> int:
-    """One more than the highest number of the files `stem-NUMBER.png` in the folder."""
-    pattern = re.compile(re.escape(stem) + r"-(\d+)\.png")
+    """One more than the highest number of the pictures `stem-NUMBER` in the folder, of any format."""
+    pattern = re.compile(re.escape(stem) + r"-(\d+)\.(?:png|jpg|webp)")
     names = os.listdir(folder) if folder.exists() else ()
     return 1 + max((int(m[1]) for m in map(pattern.fullmatch, names) if m), default=0)
 

@@ -13,6 +13,7 @@ from ...reading import parse_json
 from ..request import Recipe
 
 KEY = "sd_ext"  # of the text that holds the record
+MOST_AT_ONCE = 64  # pictures in a batch that a record is believed
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,20 @@ class Record:
     recipe: Recipe
     made: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def company(self) -> tuple[int, int]:
+        """How many pictures were drawn at once, and its place among them, from 0."""
+        batch, place = self.made.get("batch", 1), self.made.get("place", 0)
+        fits = type(batch) is type(place) is int and 0 <= place < batch <= MOST_AT_ONCE
+        return (batch, place) if fits else (1, 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """What is stored: recipe and circumstances."""
+        return {"recipe": self.recipe.as_json(), "made": dict(self.made)}
+
     def text(self) -> str:
         """As JSON."""
-        return json.dumps({"recipe": self.recipe.as_json(), "made": dict(self.made)}, ensure_ascii=False)
+        return json.dumps(self.as_json(), ensure_ascii=False)
 
     @classmethod
     def parse(cls, text: str, where: str) -> Record:

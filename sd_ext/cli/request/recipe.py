@@ -28,9 +28,9 @@ class Recipe(Machine, Sampling, Weights, Words):  # fields come in the reverse o
             group.check(self)
 
     def as_json(self) -> dict[str, Any]:
-        """The values, by their names, without those that are None or empty."""
+        """The values, by their names, without those that are None, empty or off."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value not in (None, "", ())}
+        return {name: value for name, value in values.items() if value not in (None, "", ()) and value is not False}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Recipe:

@@ -30,9 +30,15 @@ class Run(Resources):
             path=True,
         ),
     ] = None
+    preview: Annotated[Path | None, Option("Keep this picture up to date while drawing.", "FILE", path=True)] = None
+    dry_run: Annotated[bool, Option("Say what would be drawn, and stop.")] = False
+    json: Annotated[bool, Option("Print one JSON object for each picture instead of its path.")] = False
+    quiet: Annotated[bool, Option("No progress and no hints; what is ignored or cut is still said.")] = False
     trust_remote_code: Annotated[bool, Option("Run Python code that comes with the model.")] = False
 
     def check(self) -> None:
         """Raise `InputError` for options that contradict each other."""
         if self.again and self.start:
             raise InputError("--again and --from name two pictures to start from; give one of them")
+        if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise InputError(f"--preview {self.preview}: name a .png, .jpg or .webp file")

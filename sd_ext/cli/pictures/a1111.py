@@ -1,0 +1,137 @@
+"""The text `parameters`, as AUTOMATIC1111 writes it and most other programs read it.
+
+    red apple
+    Negative prompt: blue
+    Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: name
+
+Values that hold a comma, a colon or a line break are JSON texts there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from ... import __version__
+from ...errors import InputError
+from ...models import EMBEDDED
+from ...reading import parse_json
+from .record import Record
+from .told import Told
+
+PROGRAM = "AUTOMATIC1111"
+NEGATIVE = "Negative prompt:"
+SAMPLERS = {
+    **{name.lower(): name for name in ("DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a")},
+    **{name.lower(): name for name in ("DPM++ 3M SDE", "Euler a", "Euler", "LMS", "Heun", "DPM2", "DPM2 a")},
+    **{name.lower(): name for name in ("DPM fast", "Restart", "DDIM", "PLMS", "LCM")},
+    "unipc 3 bh1": "UniPC",
+}
+"""Our samplers -> the same ones there."""
+
+GRIDS = {
+    **{name.lower(): name for name in ("Karras", "Exponential", "Polyexponential", "Simple", "Normal", "Beta")},
+    "sgm_uniform": "SGM Uniform",
+    "kl_optimal": "KL Optimal",
+    "ddim_uniform": "DDIM",
+    "ays": "Align Your Steps",
+}
+"""Our grids -> what is called a schedule type there."""
+
+TYPES = {"Automatic": None, "Uniform": "normal"}  # schedule types without a grid of their name here
+SETTING = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+TAKEN = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Version"}
+
+
+def parameters(record: Record) -> str:
+    """The text for a picture of ours.
+
+    Names that only we know are written as they are here. What would end the prompt early for a reader, such as a line
+    that begins with `Steps:`, is changed so that it does not.
+    """
+    recipe = record.recipe
+    sampler = str(record.made.get("sampler") or recipe.sampler or record.made.get("scheduler") or "unknown")
+    grid = record.made.get("grid") or recipe.grid
+    settings: dict[str, Any] = {
+        "Steps": recipe.steps,
+        "Sampler": SAMPLERS.get(sampler.lower(), sampler),
+        **({"Schedule type": GRIDS.get(str(grid), grid)} if grid else {}),
+        "CFG scale": f"{recipe.guidance or 0:g}",
+        "Seed": recipe.seed,
+        **({"Size": recipe.size} if recipe.size else {}),
+        "Model": _model_name(recipe.model),
+        "Version": f"sd_ext {__version__}",
+    }
+    lines = [_plain(recipe.prompt), *([f"{NEGATIVE} {_plain(recipe.negative)}"] if recipe.negative else [])]
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _plain(text: str) -> str:
+    """A prompt without what readers take for the end of a prompt."""
+    text = text.replace(NEGATIVE, "Negative prompt :")
+    return re.sub(r"\s*\n\s*(?=Steps:)", " ", text).strip()
+
+
+def _model_name(model: str) -> str:
+    """The last part of a model's path or id, without signs that separate settings."""
+    name = model if model == EMBEDDED else PurePath(model.replace("\\", "/")).name or model
+    return re.sub(r'[,:"\n\r]+', "_", name.removesuffix(".safetensors"))
+
+
+def parse(text: str) -> Told:
+    """What a text `parameters` says. Whatever is not understood becomes part of the prompt, as in other readers."""
+    body, values = _split(text.replace("\r\n", "\n").strip())
+    prompt, _, negative = body.partition(f"\n{NEGATIVE}")
+    if body.startswith(NEGATIVE):
+        prompt, negative = "", body.removeprefix(NEGATIVE)
+    prompt, negative = prompt.strip(), negative.strip()
+    settings, dropped = _ours(values)
+    settings |= {"prompt": prompt} if prompt else {}
+    settings |= {"negative": negative} if negative else {}
+    shown = {"prompt": prompt, "negative": negative, **values}
+    program = PROGRAM if not values.get("Version", "").startswith("sd_ext") else "sd_ext"
+    return Told(program, {name: value for name, value in shown.items() if value}, settings, dropped)
+
+
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """Divide a text into what stands above the settings, and the settings."""
+    above, _, last = text.rpartition("\n")
+    values = {name.strip(): _value(value) for name, value in SETTING.findall(last)}
+    return (above, values) if "Steps" in values else (text, {})
+
+
+def _value(text: str) -> str:
+    try:
+        return str(parse_json(text, "a value", str)) if text.startswith('"') else text.strip()
+    except InputError:
+        return text
+
+
+def _ours(values: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
+    """The settings by our names, and what has no counterpart."""
+    found: dict[str, object] = {}
+    dropped = [f"{name} {value}" for name, value in values.items() if name not in TAKEN and name != "Model hash"]
+    for name, ours, kind in (("Steps", "steps", int), ("CFG scale", "guidance", float), ("Seed", "seed", int)):
+        try:
+            found |= {ours: kind(values[name])} if name in values else {}
+        except ValueError:
+            dropped.append(f"{name} {values[name]}")
+    if re.fullmatch(r"\d{1,9}x\d{1,9}", values.get("Size", "")):
+        found["size"] = values["Size"]
+    sampler, schedule = values.get("Sampler", ""), values.get("Schedule type", "")
+    for older in ("Karras", "Exponential"):  # one name for both, in pictures made before 2024
+        if sampler.endswith(f" {older}"):
+            sampler, schedule = sampler.removesuffix(f" {older}"), older
+    by_name = {theirs: ours for ours, theirs in SAMPLERS.items()}
+    if sampler in by_name:
+        found["sampler"] = by_name[sampler]
+        grids = {theirs: ours for ours, theirs in GRIDS.items()} | TYPES
+        if grids.get(schedule):
+            found["grid"] = grids[schedule]
+        elif schedule and schedule not in grids:
+            dropped.append(f"Schedule type {schedule}")
+    elif sampler:
+        dropped.append(f"Sampler {sampler}")
+    return found, dropped
