@@ -38,7 +38,7 @@ class Trial:
 
 
 QUICK = Trial({"steps": 40, "batch-size": 4, "learning-rate": 2e-3}, (NEW[0], NEW[4], NEW[7]), 4, 0.6, None)
-WHOLE = Trial({"steps": 140}, NEW, 10, 0.4, 0.6)
+WHOLE = Trial({"steps": 140}, NEW, 10, 0.5, 0.85)
 
 
 @pytest.fixture(scope="module", params=[QUICK, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["quick", "whole"])
