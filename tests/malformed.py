@@ -371,6 +371,25 @@ def weights(folder: Path) -> None:
         tensor.read()
 
 
+def save_single_file(folder: Path) -> None:
+    """The U-Net alone, in one byte a weight."""
+    from tests.models import original_layout as original
+
+    unet = original.unet(32, (1, 1), 1, (1, 0), 1, 768, False)
+    listed = {f"model.diffusion_model.{key}": shape for key, shape in unet}
+    original.write_sparse(folder / "a.safetensors", listed, "F8_E4M3", {"modelspec.title": "é"})
+
+
+def single_file(folder: Path) -> None:
+    from sd_ext.models import describe, find_model
+
+    describe(folder / "a.safetensors")
+    model = find_model(folder / "a.safetensors")
+    model.noise()
+    for tensor in list(model.tensors("unet").values())[::40]:
+        tensor.read()
+
+
 def pieces(folder: Path) -> None:
     from sd_ext.models.weights import stored_tensors, weight_files
 
@@ -558,6 +577,7 @@ def readers() -> tuple[Reader, ...]:
         Reader("diffusers", partial(save_lora, "diffusers", new), new, lora, TENSORS),
         Reader("peft settings", save_peft, "adapter_config.json", lora),
         Reader("weights", pipeline, "model/unet/diffusion_pytorch_model.safetensors", weights, TENSORS),
+        Reader("single file", save_single_file, "a.safetensors", single_file, TENSORS),
         Reader("index of pieces", save_pieces, "model.safetensors.index.json", pieces),
         Reader("checkpoint state", save_state, "step-00000001/state.json", state),
         Reader("checkpoint tensors", save_state, "step-00000001/model.safetensors", state, TENSORS),
