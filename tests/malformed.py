@@ -478,6 +478,31 @@ def card(folder: Path) -> None:
     look_up(str(folder))
 
 
+def prompts(name: str, folder: Path) -> None:
+    from sd_ext.cli.lines import read_prompts
+
+    assert all("prompt" in options for _, options in read_prompts(str(folder / name)))
+
+
+def save_embedding(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"clip_l": torch.ones(2, 4), "clip_g": torch.ones(2, 8)}, folder / "a.safetensors")
+
+
+def embedding(folder: Path) -> None:
+    from sd_ext.prompts.words import read_embedding
+
+    assert all(found.vectors.dim() == 2 for found in read_embedding(folder / "a.safetensors"))
+
+
+LINES = """{"prompt": "red apple", "steps": 3, "lora": ["a:0.5"], "plain_prompt": true}
+{"prompt": "(blue:1.2) heart", "guidance": 2.5, "size": "64x64", "num": 2}
+"""
+ROWS = 'prompt,steps,guidance,plain_prompt,lora\n"red, round",3,2.5,yes,a:0.5; b\nblue,,,,\n'
+
+
 def recipe_of_a_picture(folder: Path) -> None:
     from sd_ext.cli.pictures import read_record
 
@@ -591,6 +616,9 @@ def readers() -> tuple[Reader, ...]:
         Reader("text of a JPEG", put("a.jpg", png(True, "jpeg")), "a.jpg", recipe_of_a_picture, RAW),
         Reader("text of a WebP", put("a.webp", png(True, "webp")), "a.webp", recipe_of_a_picture, RAW),
         Reader("ComfyUI's text", graph_of_comfyui, "a.png", settings_of_a_picture, RAW),
+        Reader("prompts, JSON", put("a.jsonl", LINES), "a.jsonl", partial(prompts, "a.jsonl")),
+        Reader("prompts, CSV", put("a.csv", ROWS), "a.csv", partial(prompts, "a.csv"), TEXT),
+        Reader("embedding", save_embedding, "a.safetensors", embedding, TENSORS),
         Reader("published picture", put("a.png", png(True)), "a.png", published_picture, RAW),
         Reader("settings", put("a.toml", SETTINGS), "a.toml", settings, TOML),
         Reader("recipe", save_recipe, "cpu.toml", recipe, TOML),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from .request import Recipe
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+MOST = 100  # a strength, up or down
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf)", re.IGNORECASE)
 
 
@@ -30,25 +30,39 @@ class LoraNamed(NamedTuple):
 
 
 def parse_lora(text: str) -> LoraNamed:
-    r"""Parse what follows --lora. The colon of a Windows drive (`C:\x.safetensors`) is none of ours.
-
-    Raises:
-        InputError: no file is named, or a strength is no finite number.
-    """
-    source, strengths = text, []
-    while len(strengths) < 2 and not _exists(source):
-        before, colon, last = source.rpartition(":")
-        if not colon or _is_drive(before) or not NUMBER.fullmatch(last):
-            break
-        source, strengths = before, [float(last), *strengths]
-    if not source.strip() or source.endswith(":") or not all(map(math.isfinite, strengths)):
+    """Parse what follows --lora; see `split_strengths`. Raises `InputError` also where no file is named."""
+    source, strengths = split_strengths(text, 2)
+    if not source.strip() or source.endswith(":"):
         raise InputError(f"--lora {text!r} cannot be read; write FILE:STRENGTH, such as style.safetensors:0.8")
     strengths = strengths or [1.0]
     return LoraNamed(source, strengths[0], strengths[-1])
 
 
+def split_strengths(text: str, most: int) -> tuple[str, list[float]]:
+    r"""Split `style.safetensors:0.8` into a name and the numbers after it.
+
+    The colon of a Windows drive, as in `C:\loras`, and those in the name of a file that is there, are part of the name.
+
+    Args:
+        text: as it was given.
+        most: how many numbers there may be.
+
+    Raises:
+        InputError: a number is outside -100 to 100.
+    """
+    source, strengths = text, []
+    while len(strengths) < most and not _exists(source):
+        before, colon, last = source.rpartition(":")
+        if not colon or _is_drive(before) or not NUMBER.fullmatch(last):
+            break
+        if not abs(float(last)) <= MOST:  # not a number is none either
+            raise InputError(f"{text}: a strength of {last} cannot work; choose -{MOST} to {MOST}")
+        source, strengths = before, [float(last), *strengths]
+    return source, strengths
+
+
 def parse_embedding(text: str) -> tuple[str, str | None]:
-    r"""Parse what follows --embedding, `FILE[:TOKEN]`, as (file, token). For drives see `parse_lora`."""
+    r"""Parse what follows --embedding, `FILE[:TOKEN]`, as (file, token). For drives see `split_strengths`."""
     before, colon, token = text.rpartition(":")
     if not colon or _is_drive(before) or re.search(r"[\\/]", token) or _exists(text):
         before, token = text, None

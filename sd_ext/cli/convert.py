@@ -17,6 +17,7 @@ import typer
 
 from ..errors import InputError
 from ..models import find_model
+from .additions import split_strengths
 from .checkpoint import checkpoint
 
 if TYPE_CHECKING:
@@ -207,21 +208,9 @@ def check_keep(rank: int | None, energy: float | None, needed: bool = True) -> N
 
 
 def parse_source(text: str) -> tuple[Path, float]:
-    """Parse `style.safetensors:0.8` as a path and a strength, which is 1 by default.
-
-    Raises:
-        InputError: the strength is outside -100 to 100.
-    """
-    path, colon, strength = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        value = float(strength)
-    except ValueError:
-        return Path(text), 1.0  # a colon in the name, as in C:\loras
-    if value != value or abs(value) > 100:
-        raise InputError(f"{text}: a strength of {strength} cannot work; choose -100 to 100")
-    return Path(path), value
+    """Parse `style.safetensors:0.8` as a path and a strength, which is 1 by default; see `split_strengths`."""
+    path, strengths = split_strengths(text, 1)
+    return Path(path), strengths[0] if strengths else 1.0
 
 
 def save(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +97,4 @@ def prompt_arguments(pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> dict
     readings = [read_prompt(pipe, text, first.plain_prompt) for text in prompts]
     against = [read_prompt(pipe, recipe.negative, first.plain_prompt) for recipe in recipes]
     zeros = not first.negative and bool(getattr(pipe.config, "force_zeros_for_empty_prompt", False))
-    accepted = inspect.signature(pipe.__call__).parameters
-    made = encode(pipe, readings, against, [zeros] * len(recipes), first.clip_skip)
-    return {name: value for name, value in made.items() if name in accepted}
+    return encode(pipe, readings, against, [zeros] * len(recipes), first.clip_skip)

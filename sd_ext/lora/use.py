@@ -161,7 +161,8 @@ def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, float
     Raises:
         InputError: a LoRA has no module of this model, or one that does not fit its weight.
     """
-    shapes = ModelWeights(pipe).shapes()
+    weights = ModelWeights(pipe)
+    shapes = weights.shapes()
     pairs: list[tuple[Lora, float]] = []
     unused: list[str] = []
     for name, lora, strength, text_strength in wanted:
@@ -174,6 +175,8 @@ def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, float
             check_fit(shapes, there.items())
         except InputError as error:
             raise InputError(f"{name} does not fit this model: {error}{for_what}") from None
+        if any(weights.weight(module).is_meta for module in there):
+            raise InputError(f"{name}: this model's weights are offloaded; use LoRAs before offloading is switched on")
         gone = [str(module) for module in lora.adapters if module not in there]
         if gone:
             more = ", …" if len(gone) > SHOWN else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,7 +164,8 @@ def encode(
         arguments["negative_pooled_prompt_embeds"] = torch.where(given[:, None], negative_pooled, zeros)
     if not all(tensor.isfinite().all() for tensor in arguments.values()):
         raise InputError("the weights of a prompt leave no finite numbers; choose weights nearer to 1")
-    return arguments
+    accepted = inspect.signature(pipe.__call__).parameters  # some pipelines, such as LCM's, have no negative prompts
+    return {name: value for name, value in arguments.items() if name in accepted}
 
 
 def _encode_one(

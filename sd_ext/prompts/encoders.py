@@ -71,7 +71,7 @@ def find_encoders(pipe: Any) -> list[TextEncoder]:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     unet, accepted = getattr(pipe, "unet", None), inspect.signature(pipe.__call__).parameters
-    if unet is None or not {"prompt_embeds", "negative_prompt_embeds"} <= accepted.keys():
+    if unet is None or "prompt_embeds" not in accepted:
         return []
     found = []
     for part, tokenizer in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
@@ -80,10 +80,11 @@ def find_encoders(pipe: Any) -> list[TextEncoder]:
                 return []
             found.append(TextEncoder(part, model, getattr(pipe, tokenizer)))
     pooled = found[-1:] and found[-1].part == "text_encoder_2"
-    if pooled and ("pooled_prompt_embeds" not in accepted or unet.config.addition_embed_type != "text_time"):
+    if pooled and ("pooled_prompt_embeds" not in accepted or unet.config.get("addition_embed_type") != "text_time"):
         return []
-    fits = unet.config.cross_attention_dim in (sum(encoder.width for encoder in found), None)
-    return found if fits or isinstance(unet.config.cross_attention_dim, (list, tuple)) else []
+    width = unet.config.get("cross_attention_dim")
+    fits = width == sum(encoder.width for encoder in found)
+    return found if fits or width is None or isinstance(width, (list, tuple)) else []
 
 
 def encoders_of(pipe: Any) -> list[TextEncoder]:

@@ -135,6 +135,13 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(pipe, sdxl, files, tmp
             sd_ext.use_lora(pipe, entry)
 
 
+def test_offloaded_weights_are_refused(files):
+    pipe = build_tiny_pipeline()
+    pipe.unet.to("meta")
+    with pytest.raises(InputError, match="before offloading is switched on"):
+        sd_ext.use_lora(pipe, files / "lora.safetensors")
+
+
 def test_a_repository_on_the_hub(files, tmp_path, monkeypatch):
     asked = []
 

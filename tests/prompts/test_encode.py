@@ -198,6 +198,16 @@ def test_what_cannot_work(sd, sdxl):
         encode_prompt(sd, f"(a:{'9' * 60})")
 
 
+def test_a_pipeline_without_negative_prompts_gets_none(sd):
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    parts = {**sd.components, "scheduler": LCMScheduler.from_config(sd.scheduler.config)}
+    pipe = LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+    made = encode_prompt(pipe, "a (red)")
+    equal(made.pop("prompt_embeds"), encode_prompt(sd, "a (red)")["prompt_embeds"])
+    assert made == {}
+
+
 def test_other_pipelines_are_refused(sd):
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 

@@ -43,7 +43,7 @@ class Weights(Group):
     ] = ()
     lora: Annotated[
         tuple[str, ...],
-        Option("Add a LoRA, at STRENGTH 1 unless told; repeat for more.", "FILE_OR_ID[:STRENGTH[:TEXT]]"),
+        Option("Add a LoRA, at strength S, in text encoders T; repeat for more.", "FILE_OR_ID[:S[:T]]"),
     ] = ()
     embedding: Annotated[
         tuple[str, ...], Option("A word of a textual inversion file; repeat for more.", "FILE[:WORD]")
