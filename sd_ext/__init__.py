@@ -1,6 +1,32 @@
-"""sd_ext: a Diffusers extension package.
+"""Samplers, U-Nets, prompts, LoRAs and training for Stable Diffusion in Diffusers.
 
-`import sd_ext` is cheap: names are imported when they are first used. It is also all that
+    import sd_ext                                     # cheap: names are imported when they are first used
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(sd_ext.pretrained_path())
+    pipe.scheduler = sd_ext.make_scheduler("dpm++ 2m karras", pipe.scheduler.config)
+    pipe("red apple", num_inference_steps=20).images[0].save("red-apple.png")
+
+Samplers
+    make_scheduler(name, config)      a scheduler by any of its names, for the model with this scheduler config
+    list_samplers(), list_grids()     the samplers, as `SamplerInfo`, and the grids of timesteps
+    DDIMScheduler, ...Scheduler       their classes, named as in Diffusers; each says order, calls and paper
+    Table, NoiseSchedule              what a sampler is made of, and what a model was trained on
+
+U-Nets
+    VariantUNet2DConditionModel       Diffusers' U-Net with features; also Cached..., TokenReduced..., HighRes...
+    set_attention, attention_report   kernels of attention, and which are used
+    GuidanceInterval                  guidance in a part of the steps only
+
+Prompts and LoRAs
+    encode_prompt(pipe, text)         prompts as AUTOMATIC1111 reads them, of any length
+    use_embedding, use_lora           learned words and LoRA files of any kind, with `with`
+
+Packages
+    lora, prompts, unets, schedulers  all of what the names above belong to, and more: sd_ext.lora.read_lora(...)
+    models, hub, training, errors     models on disk, publishing, training, and every exception raised on purpose
+
+The command `sd-ext` draws, trains, converts and publishes: `sd-ext --help`. `import sd_ext` is also all that
 `DiffusionPipeline.from_pretrained` needs to load pipelines saved with this package's classes.
 """
 
@@ -31,7 +57,14 @@ _OTHERS = {
 }
 """Every other public name -> its package."""
 
+_PACKAGES = ("errors", "hub", "lora", "models", "prompts", "schedulers", "training", "unets")
+"""Packages that are reached as attributes, and imported then."""
+
 if TYPE_CHECKING:
+    from . import lora as lora
+    from . import prompts as prompts
+    from . import schedulers as schedulers
+    from . import unets as unets
     from .lora import use_lora as use_lora
     from .pretrained import pretrained_path as pretrained_path
     from .prompts import encode_prompt as encode_prompt
@@ -60,6 +93,8 @@ def _room(name: str) -> str | None:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")  # which sets the attribute, too
     room = _room(name)
     if name == "__all__":
         value = _all()
@@ -72,4 +107,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_all()})
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted({*special, *_PACKAGES, *_all()})

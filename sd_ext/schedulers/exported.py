@@ -283,7 +283,7 @@ class ExportedScheduler(Stepping):
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
         eta: float = 0.0,
-    ) -> StepOutput | tuple[torch.Tensor]:
+    ) -> StepOutput | Any:
         """As `Stepping.step`.
 
         Args:

@@ -161,7 +161,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepOutput | tuple[torch.Tensor]:
+    ) -> StepOutput | Any:
         """One network call's worth of sampling.
 
         Args:
@@ -170,7 +170,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
             sample: the latent, same shape. Half precision is computed in float32.
             generator: one, or one per sample, which makes each sample's noise independent of its batch.
             variance_noise: N(0, I) to use in place of a draw.
-            return_dict: whether to return `StepOutput` or `(prev_sample,)`.
+            return_dict: whether to return `StepOutput` or `(prev_sample,)`, which type checkers take as anything.
 
         Returns:
             The latent at the next level, in the sample's dtype, and in a `StepOutput` the x0 prediction.
@@ -189,7 +189,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         variance_noise: torch.Tensor | None,
         return_dict: bool,
         eta: float = 0.0,
-    ) -> StepOutput | tuple[torch.Tensor]:
+    ) -> StepOutput | Any:
         if self._own.copied:
             self._own = self._own.unshared()
         plan = self._own.plan or self._announced("step()")

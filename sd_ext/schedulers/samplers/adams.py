@@ -77,6 +77,9 @@ def gradient_estimation(levels: Levels, gamma: float = 2.0) -> Table:
 class PNDMScheduler(MultiCallScheduler):
     """PNDM with its Runge-Kutta start, or without it as Stable Diffusion uses it; see `pndm` and `plms`.
 
+    Order 2, 1 call a step; 4 calls in each of the three steps of the start. Source: arXiv 2202.09778, eq. 12 and
+    alg. 2.
+
     Args:
         skip_prk_steps: leave out the Runge-Kutta start, which is PLMS.
         set_alpha_to_one: end clean; False ends at t = 0's level.
@@ -125,6 +128,8 @@ class PNDMScheduler(MultiCallScheduler):
 class IPNDMScheduler(TableScheduler):
     """iPNDM on the model's own noise schedule, with fixed weights (see `plms`) or variable-step ones.
 
+    Order 2 with fixed weights, 4 with variable-step ones; 1 call a step. Source: arXiv 2204.13902.
+
     Args:
         max_order: the most predictions used, 1 to 4.
         variable_step: iPNDM-v: weights for the steps as they are, which makes it LMS, see `deis.exponential_adams`. Its
@@ -148,6 +153,8 @@ class IPNDMScheduler(TableScheduler):
 
 class GradientEstimationScheduler(SigmaStart):
     """Gradient estimation; see `gradient_estimation`.
+
+    Order 1, 1 call a step. Source: arXiv 2306.04848, section 5.
 
     Args:
         gamma: weight of the newest eps, 0 to 4; 1 is DDIM.

@@ -36,6 +36,9 @@ def auto(levels: Levels, guidance_scale: float = 7.5, *, lower_order_final: bool
 class AutoScheduler(TableScheduler):
     """The recommended sampler; see `auto`.
 
+    Order 2, 2 calls a step (DPM++ 2S, arXiv 2211.01095, alg. 1); with weak guidance order 4, 1 call a step (UniPC,
+    arXiv 2302.04867, alg. 1-2).
+
     Its grid is "lambda_uniform", with weak guidance and more than 10 calls "karras", unless `grid` or one of Diffusers'
     flags names another. Flow matching keeps the grid of its `timestep_spacing`.
 

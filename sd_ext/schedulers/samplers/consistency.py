@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,6 +166,8 @@ def _last(values: Sequence[float], strength: float) -> Sequence[float]:
 class LCMScheduler(ConsistencyScheduler):
     """Latent consistency models; see `lcm`.
 
+    No order of convergence, 1 call a step, with fresh noise. Source: arXiv 2310.04378.
+
     On its own timesteps it is Diffusers' LCM. Other grids are allowed; those that reach t = 0 waste their last call,
     where the boundary condition returns x.
 
@@ -193,7 +196,7 @@ class LCMScheduler(ConsistencyScheduler):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepOutput | tuple[torch.Tensor, ...]:
+    ) -> StepOutput | Any:
         """As `TableScheduler.step`; the output also has `denoised`, the consistency function's value, and so has the
         tuple `(prev_sample, denoised)`, as Diffusers' pipelines for LCM expect.
         """
@@ -210,6 +213,8 @@ class LCMScheduler(ConsistencyScheduler):
 
 class TCDScheduler(ConsistencyScheduler):
     """Trajectory consistency distillation; see `tcd`.
+
+    No order of convergence, 1 call a step, with fresh noise unless eta is 0. Source: arXiv 2402.19159.
 
     Args:
         original_inference_steps: see `ConsistencyScheduler`; given to `set_timesteps` it allows all trained timesteps.
@@ -243,7 +248,7 @@ class TCDScheduler(ConsistencyScheduler):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepOutput | tuple[torch.Tensor]:
+    ) -> StepOutput | Any:
         """As `TableScheduler.step`, in Diffusers' order; `eta` of the run's first call holds for the run."""
         return self._step(model_output, timestep, sample, generator, variance_noise, return_dict, eta or 0.0)
 

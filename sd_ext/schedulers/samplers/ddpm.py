@@ -60,6 +60,8 @@ def ddpm(levels: Levels, variance_type: VarianceType = "fixed_small") -> Table:
 class DDPMScheduler(TableScheduler):
     """DDPM's ancestral sampling; see `ddpm`.
 
+    Order 1, 1 call a step, with fresh noise. Source: arXiv 2006.11239, alg. 2.
+
     Args:
         variance_type: "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range".
     """

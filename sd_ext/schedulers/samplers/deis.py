@@ -111,6 +111,8 @@ def exponential_adams(
 class LMSDiscreteScheduler(SigmaStart):
     """LMS, Adams-Bashforth for the steps as they are, in sigma / alpha; see `exponential_adams` in rho.
 
+    Order 1 to 4 (`max_order`), 1 call a step. Source: k-diffusion's sample_lms.
+
     Args:
         max_order: the most predictions used, 1 to 4.
     """
@@ -127,6 +129,8 @@ class LMSDiscreteScheduler(SigmaStart):
 
 class DEISMultistepScheduler(TableScheduler):
     """DEIS multistep; see `exponential_adams`.
+
+    Order 1 to 4 (`solver_order`), 1 call a step. Source: arXiv 2204.13902, prop. 3; in t, eq. 14-15.
 
     Args:
         solver_order: 1 to 4.

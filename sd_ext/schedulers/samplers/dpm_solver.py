@@ -95,6 +95,9 @@ def multistep(
 class DPMSolverMultistepScheduler(TableScheduler):
     """DPM-Solver and DPM-Solver++ multistep, orders 1 to 3, and their SDE forms; see `multistep`.
 
+    Order 1 to 3 (`solver_order`), 1 call a step; the SDE forms with fresh noise. Source: arXiv 2206.00927, eq. 4.1,
+    on eps; arXiv 2211.01095, eq. 9, alg. 2 and app. A, on x0.
+
     Args:
         solver_order: 1, 2 or 3.
         algorithm_type: "dpmsolver++", "dpmsolver", "sde-dpmsolver++" or "sde-dpmsolver".

@@ -122,6 +122,8 @@ def _newton(m: list[float], nodes: list[float], exact: bool) -> tuple[float, ...
 class ERSDEScheduler(TableScheduler):
     """ER-SDE-Solver; see `er_sde`.
 
+    Order 1 to 3, 1 call a step, with fresh noise. Source: arXiv 2309.06169.
+
     Args:
         solver_order: 1, 2 or 3.
         noise_scale: the noise scale function, see `NOISE_SCALES`.

@@ -94,6 +94,8 @@ def _res_3s(middle: Kernel, far: Kernel, end: Kernel) -> list[Stage]:
 class DPMSolver2SAncestralScheduler(MultiCallScheduler):
     """DPM++ 2S a; see `ancestral_2s`.
 
+    Order 2, 2 calls a step, with fresh noise. Source: arXiv 2211.01095, alg. 1.
+
     Args:
         eta: share of the ancestral noise, 0 to 1.
     """
@@ -113,6 +115,9 @@ class DPMSolver2SAncestralScheduler(MultiCallScheduler):
 
 class DPMSolverSDEScheduler(MultiCallScheduler):
     """DPM++ SDE, two calls a step; see `seeds`.
+
+    Order 2, 2 calls a step, with fresh noise unless eta is 0. Source: arXiv 2211.01095, app. A; with other options
+    SEEDS-2, arXiv 2305.14267, alg. 2, or Hochbruck & Ostermann 2005, eq. 5.3.
 
     Args:
         eta: strength of the SDE, 0 the deterministic solver, 1 the reverse-time SDE.
@@ -141,13 +146,18 @@ class DPMSolverSDEScheduler(MultiCallScheduler):
 
 
 class SEEDSScheduler(DPMSolverSDEScheduler):
-    """SEEDS-3; see `seeds`."""
+    """SEEDS-3; see `seeds`.
+
+    Order 3, 3 calls a step, with fresh noise. Source: arXiv 2305.14267, alg. 3.
+    """
 
     _most: ClassVar[int] = 3
 
 
 class RESSinglestepScheduler(MultiCallScheduler):
     """RES 2S and 3S; see `res_singlestep`.
+
+    Order 2 or 3 (`solver_order`), as many calls a step. Source: arXiv 2308.02157.
 
     Args:
         solver_order: 2 or 3, the calls of a step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -61,6 +61,8 @@ def euler(levels: Levels, s_noise: float = 1.0) -> Table:
 class DDIMScheduler(TableScheduler):
     """DDIM; see `first_order`.
 
+    Order 1, 1 call a step. Source: arXiv 2010.02502, eq. 12.
+
     Clipping and thresholding change x0, and eps is taken anew from the changed x0 (`use_clipped_model_output` of
     Diffusers), so that x stays on its level.
 
@@ -90,7 +92,7 @@ class DDIMScheduler(TableScheduler):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepOutput | tuple[torch.Tensor]:
+    ) -> StepOutput | Any:
         """As `TableScheduler.step`, in Diffusers' DDIM order; `eta` of the run's first call holds for the run."""
         return self._step(model_output, timestep, sample, generator, variance_noise, return_dict, eta)
 
@@ -143,7 +145,7 @@ class ChurnScheduler(SigmaStart):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> StepOutput | tuple[torch.Tensor]:
+    ) -> StepOutput | Any:
         """As `TableScheduler.step`, in the order of Diffusers' Euler.
 
         Args:
@@ -161,6 +163,8 @@ class ChurnScheduler(SigmaStart):
 
 class EulerDiscreteScheduler(ChurnScheduler):
     """Euler's method in sigma / alpha, the same step as DDIM on its own grid, and with churn; see `euler`.
+
+    Order 1, 1 call a step. Source: arXiv 2206.00364, alg. 1; with churn alg. 2, with fresh noise.
 
     Args:
         s_churn, s_tmin, s_tmax, s_noise: see `ChurnScheduler`.
@@ -180,6 +184,8 @@ class EulerDiscreteScheduler(ChurnScheduler):
 
 class EulerAncestralDiscreteScheduler(SigmaStart):
     """Euler a: `first_order` with eta = 1.
+
+    Order 1, 1 call a step, with fresh noise. Source: arXiv 2010.02502, eq. 16.
 
     Args:
         eta: share of the ancestral noise.

@@ -92,6 +92,8 @@ def dpm2(levels: Levels, eta: float = 0.0) -> Table:
 class HeunDiscreteScheduler(ChurnScheduler, MultiCallScheduler):
     """Heun's method, and with churn; see `heun`.
 
+    Order 2, 2 calls a step. Source: arXiv 2206.00364, alg. 1; with churn alg. 2, with fresh noise.
+
     Args:
         s_churn, s_tmin, s_tmax, s_noise: see `ChurnScheduler`; counted in solver steps.
     """
@@ -112,7 +114,10 @@ class HeunDiscreteScheduler(ChurnScheduler, MultiCallScheduler):
 
 
 class HeunPPDiscreteScheduler(SigmaStart, MultiCallScheduler):
-    """Heun++; see `heun_pp`."""
+    """Heun++; see `heun_pp`.
+
+    Order 1, 3 calls a step. Source: the samplers of ComfyUI and Forge; there is no paper.
+    """
 
     _most: ClassVar[int] = 3
 
@@ -127,7 +132,10 @@ class HeunPPDiscreteScheduler(SigmaStart, MultiCallScheduler):
 
 
 class KDPM2DiscreteScheduler(SigmaStart, MultiCallScheduler):
-    """DPM2; see `dpm2`."""
+    """DPM2; see `dpm2`.
+
+    Order 2, 2 calls a step. Source: arXiv 2206.00927, alg. 1.
+    """
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -138,6 +146,8 @@ class KDPM2DiscreteScheduler(SigmaStart, MultiCallScheduler):
 
 class KDPM2AncestralDiscreteScheduler(SigmaStart, MultiCallScheduler):
     """DPM2 a; see `dpm2`.
+
+    Order 2, 2 calls a step, with fresh noise. Source: arXiv 2206.00927, alg. 1.
 
     Args:
         eta: share of the ancestral noise, 0 to 1.

@@ -32,6 +32,8 @@ def res_multistep(levels: Levels, eta: float = 0.0) -> Table:
 class RESMultistepScheduler(TableScheduler):
     """RES multistep; see `res_multistep`.
 
+    Order 2, 1 call a step; with eta fresh noise. Source: arXiv 2308.02157, alg. 2.
+
     Args:
         eta: share of the ancestral noise, 0 deterministic to 1.
     """

@@ -97,6 +97,9 @@ def _spread(weights: tuple[float, ...] | list[float], i: int, calls: list[int]) 
 class SASolverScheduler(MultiCallScheduler):
     """SA-Solver; see `sa_solver`. Diffusers' `tau_func` is `tau` between two timesteps, so that it can be saved.
 
+    Order 1 to 4, that of the polynomials; 1 call a step, 2 with PECE; with fresh noise. Source: arXiv 2309.05019,
+    alg. 1.
+
     Args:
         predictor_order, corrector_order: predictions the polynomials go through, 1 to 4, the corrector's counting the
             new one; corrector 0 does not correct.

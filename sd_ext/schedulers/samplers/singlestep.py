@@ -85,6 +85,9 @@ def singlestep(levels: Levels, algorithm: Algorithm = "dpmsolver++", solver_type
 class DPMSolverSinglestepScheduler(TableScheduler):
     """DPM-Solver and DPM-Solver++ singlestep, orders 1 to 3; see `singlestep`.
 
+    Order 1 to 3 (`solver_order`), as many calls a step. Source: arXiv 2206.00927, alg. 1-2, on eps; arXiv
+    2211.01095, alg. 1, on x0.
+
     Args:
         solver_order: 1, 2 or 3, the calls of a step.
         algorithm_type: "dpmsolver++", "dpmsolver" or "sde-dpmsolver++".

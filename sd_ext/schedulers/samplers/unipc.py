@@ -58,6 +58,8 @@ def unipc(
 class UniPCMultistepScheduler(TableScheduler):
     """UniPC, orders 1 to 4; see `unipc`.
 
+    Order 2 to 5, one above `solver_order`; 1 call a step. Source: arXiv 2302.04867, alg. 1-2.
+
     Args:
         solver_order: 1 to 4, of the predictor; convergence is one order higher.
         predict_x0: on x0; False on eps.
