@@ -114,10 +114,20 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     if not match:
         raise InputError(f"--size {size!r} cannot be read; write WIDTHxHEIGHT, such as 64x64")
     width, height = int(match[1]), int(match[2])
-    for side in (width, height):
+    check_sides((width, height), "--size")
+    return width, height
+
+
+def check_sides(sides: tuple[int, int], flag: str) -> None:
+    """Raise `InputError` unless a picture may have these sides.
+
+    Args:
+        sides: (width, height) in pixels.
+        flag: the option that makes them so.
+    """
+    for side in sides:
         if not MIN_SIDE <= side <= MAX_SIDE or side % SIDE_MULTIPLE:
             raise InputError(
-                f"--size {size} cannot work; each side must be a multiple of {SIDE_MULTIPLE} "
+                f"{flag} {sides[0]}x{sides[1]} cannot work; each side must be a multiple of {SIDE_MULTIPLE} "
                 f"from {MIN_SIDE} to {MAX_SIDE}"
             )
-    return width, height

@@ -11,6 +11,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .inputs.parts import refiner_of
+from .inputs.passes import kept_outside, passes_of
 from .machine import offloaded, place_of
 from .prompting import company, prompt_arguments
 from .request import Recipe
@@ -63,7 +65,8 @@ def check_pipeline(pipe: DiffusionPipeline, width: int, height: int, negative: s
 def batches(pipe: DiffusionPipeline, recipes: Sequence[Recipe]) -> Iterator[list[Recipe]]:
     """Divide recipes that are `alike` into batches as large as was asked for, whose prompts are read in one way."""
     size = place_of(pipe).resources.batch
-    for _, group in groupby(recipes, lambda recipe: company(pipe, recipe)):
+    readers = [pipe, *([refiner] if (refiner := refiner_of(pipe, recipes[0])) else [])]
+    for _, group in groupby(recipes, lambda recipe: [company(reader, recipe) for reader in readers]):
         members = list(group)
         yield from (members[i : i + size] for i in range(0, len(members), size))
 
@@ -118,21 +121,20 @@ def draw(
     Raises:
         InputError: the pipeline refuses the arguments, memory is too small, or the values overflow the dtype.
     """
-    place, looked = place_of(pipe), False
+    looked = False
     if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
         pipe.set_progress_bar_config(disable=True)
     for _, group in groupby(recipes, alike):
         members = list(group)
         equip(members[0])
-        with offloaded(pipe, place.resources.offload, place.device):
-            for batch in batches(pipe, members):
-                drawn = draw_batch(pipe, batch, on_step)
-                if len(batch) > 1 and not looked:
-                    looked = True
-                    (alone,) = draw_batch(pipe, batch[-1:])
-                    if doubt := difference(alone.picture, drawn[-1].picture, len(batch)):
-                        tell(doubt)
-                yield from drawn
+        for batch in batches(pipe, members):
+            drawn = draw_batch(pipe, batch, on_step)
+            if len(batch) > 1 and not looked:
+                looked = True
+                (alone,) = draw_batch(pipe, batch[-1:])
+                if doubt := difference(alone.picture, drawn[-1].picture, len(batch)):
+                    tell(doubt)
+            yield from drawn
 
 
 def draw_again(
@@ -150,11 +152,9 @@ def draw_again(
         batch: how many pictures were drawn at once. As many are drawn, all with this recipe.
         place: its place among them, from 0.
     """
-    where = place_of(pipe)
     if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
         pipe.set_progress_bar_config(disable=True)
-    with offloaded(pipe, where.resources.offload, where.device):
-        return draw_batch(pipe, [recipe] * batch, on_step)[place]
+    return draw_batch(pipe, [recipe] * batch, on_step)[place]
 
 
 def difference(alone: Image, together: Image, number: int) -> str:
@@ -179,44 +179,62 @@ def difference(alone: Image, together: Image, number: int) -> str:
 def draw_batch(
     pipe: DiffusionPipeline, batch: Sequence[Recipe], on_step: OnStep = lambda pictures, latents: None
 ) -> list[Drawn]:
-    """Generate the pictures of one batch. For arguments and errors see `draw`."""
+    """Generate the pictures of one batch, in one pass or more. For arguments and errors see `draw`."""
     import torch
 
-    accepted, first = inspect.signature(pipe.__call__).parameters, batch[0]
+    first, place = batch[0], place_of(pipe)
+    generators = [torch.Generator("cpu").manual_seed(recipe.seed) for recipe in batch]
+    passes = passes_of(pipe, first, len(batch))
+    planned = sum(each.steps * each.share for each in passes)
+    made: Any = None
+    encoded: list[str] = []
+    for each in passes:
 
-    def after_step(pipe: DiffusionPipeline, i: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-        calls = len(pipe.scheduler.timesteps)
-        if i + 1 == calls and "latents" in tensors and not tensors["latents"].isfinite().all():
-            raise InputError(f"the picture overflowed in {first.dtype}; choose another --dtype, or less guidance")
-        on_step(len(batch) / calls, tensors.get("latents"))
-        return tensors
+        def after_step(running: Any, i: int, timestep: object, tensors: Any, steps: int = each.steps) -> dict[str, Any]:
+            on_step(len(batch) / planned * steps / len(running.scheduler.timesteps), tensors.get("latents"))
+            return tensors
 
-    width, height = first.sides
-    arguments = {
-        **prompt_arguments(pipe, batch),
-        "num_inference_steps": first.steps,
-        "guidance_scale": first.guidance,
-        "width": width,
-        "height": height,
-        "generator": [torch.Generator("cpu").manual_seed(recipe.seed) for recipe in batch],
-        "callback_on_step_end": after_step,
-    }
+        with offloaded(each.pipe, place.resources.offload, place.device):
+            arguments = {
+                **prompt_arguments(each.pipe, batch),
+                "num_inference_steps": each.steps,
+                "guidance_scale": first.guidance,
+                "generator": generators,
+                "callback_on_step_end": after_step,
+                "output_type": "latent" if each.latent else "np",
+                **each.arguments(made),
+            }
+            with seen_prompts(each.pipe, len(batch)) as seen:
+                made = _call(each.pipe, arguments, first, len(batch))
+            encoded = encoded or seen
+    encoded += [""] * (len(batch) - len(encoded))
+    told = enumerate(zip(batch, kept_outside(first, made), encoded, strict=True))
+    return [Drawn(recipe, picture, len(batch), number, seen) for number, (recipe, picture, seen) in told]
+
+
+def _call(pipe: Any, arguments: dict[str, Any], recipe: Recipe, number: int) -> Any:
+    """Call a pipeline with those arguments that it knows; pictures, or latents if they were asked for."""
+    import torch
+
+    accepted = inspect.signature(pipe.__call__).parameters
+    if hasattr(getattr(pipe, "unet", None), "reset"):
+        pipe.unet.reset()  # features that are kept are those of one run
     try:
-        known = {key: value for key, value in arguments.items() if key in accepted}
-        with seen_prompts(pipe, len(batch)) as encoded:
-            pictures = pipe(**known).images  # pyright: ignore[reportCallIssue]
+        made = pipe(**{key: value for key, value in arguments.items() if key in accepted}).images
     except InputError:
         raise
     except ValueError as error:  # the pipeline's own check of its arguments
         raise InputError(f"{type(pipe).__name__} refuses: {error}") from error
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"{len(batch)} of {first.size} need more memory than {first.device} has; choose a smaller --batch or "
-            "--size, or --offload model, --vae-tiling"
+            f"{number} of {'x'.join(map(str, recipe.final_sides))} need more memory than {recipe.device} has; choose a "
+            "smaller --batch or --size, or --offload model, --vae-tiling"
         ) from error
-    encoded += [""] * (len(batch) - len(encoded))
-    told = enumerate(zip(batch, pictures, encoded, strict=True))
-    return [Drawn(recipe, picture, len(batch), place, seen) for place, (recipe, picture, seen) in told]
+    if isinstance(made, list):
+        return made
+    if not torch.as_tensor(made).isfinite().all():
+        raise InputError(f"the picture overflowed in {recipe.dtype}; choose another --dtype, or less guidance")
+    return made if isinstance(made, torch.Tensor) else pipe.numpy_to_pil(made)
 
 
 @contextlib.contextmanager

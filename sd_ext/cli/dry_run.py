@@ -32,11 +32,13 @@ def show(recipes: Sequence[Recipe], model: Model, destination: Destination, run:
     from .silence import silence_torch
 
     silence_torch()
+    from .inputs.look import looked_at
     from .machine import resolve_device
     from .prepare import check_names
 
     for recipe in {replace(recipe, prompt="", seed=0): recipe for recipe in recipes}.values():
         check_names(recipe)
+    recipes = looked_at(recipes, model)
     device, dtype = resolve_device(recipes[0], run.offload)
     if voice.as_json:
         for recipe in recipes:

@@ -12,6 +12,7 @@ import typer
 
 from ..models import Model
 from ..models.words import words_of
+from .inputs.files import without_digests
 from .pictures import Destination, Record, check_room, encode, name_stem, read_record
 from .plan import find_for, plan, unquoted
 from .request import Output, Recipe, Run, given, with_options
@@ -37,7 +38,8 @@ def generate(
     run.check()
     output.check()
     voice = Voice(run.quiet, run.json)
-    recipes = plan(prompts or [], given(Recipe, options), run, output.num, voice.tell)
+    wanted = given(Recipe, options)
+    recipes = [without_digests(recipe, wanted) for recipe in plan(prompts or [], wanted, run, output.num, voice.tell)]
     run.check_resources(recipes[0].device)
     company = (1, 0) if run.again is None else read_record(run.again).company
     destination = Destination.check(output.out, len(recipes), output.overwrite, output.format)

@@ -27,11 +27,18 @@ class Place:
         device: where its parts run; with offloading, they rest in main memory.
         dtype: of its weights.
         resources: offloading and batches.
+        networks: what was loaded beside the pipeline, by the name it was asked for: ControlNets, a refiner.
     """
 
     device: torch.device
     dtype: torch.dtype
     resources: Resources = field(default_factory=Resources)
+    networks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rest(self) -> torch.device | str:
+        """Where weights are loaded to: what is offloaded is moved when it runs."""
+        return "cpu" if self.resources.offload else self.device
 
 
 _PLACES: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..models import Model
 from ..models.pipeline import load_pipeline
 from ..models.words import words_of
+from . import checks
 from .additions import add
 from .drawing import check_pipeline, default_guidance, default_size
 from .equipment import Equipment, equipped
+from .inputs.fit import natural_size, open_upright, told_of_pictures
+from .inputs.look import from_pictures, looked_at
+from .inputs.parts import load_parts
 from .machine import Place, Tell, put, resolve_device, set_machine
 from .request import Recipe, Run
 from .unet_options import wanted_options
@@ -49,15 +53,19 @@ def prepare(recipes: Sequence[Recipe], model: Model, run: Run, tell: Tell = lamb
     first = recipes[0]
     for recipe in _differing(recipes):
         check_names(recipe)
+    recipes = looked_at(recipes, model)
     place = Place(*resolve_device(first, run.offload), run)
-    rest = "cpu" if run.offload else place.device  # what is offloaded is moved when it runs
-    pipe = load_pipeline(model, rest, place.dtype, run.trust_remote_code)
+    pipe = load_pipeline(model, place.rest, place.dtype, run.trust_remote_code)
     put(pipe, place)
     add(pipe, first, tell)
     words = words_of(model)
     usual = (words and words.guidance) or default_guidance(pipe)
     machine = {"device": place.device.type, "dtype": str(place.dtype).removeprefix("torch.")}
     recipes = [_complete(pipe, replace(recipe, **machine), usual) for recipe in recipes]
+    for recipe in {from_pictures(recipe): recipe for recipe in recipes}.values():
+        load_parts(pipe, recipe, run.trust_remote_code, tell)
+        for sentence in told_of_pictures(recipe):
+            tell(sentence)
     if any(recipe.negative and recipe.guidance is not None and recipe.guidance <= 1 for recipe in recipes):
         tell("The negative prompt does nothing at guidance 1 or less.")
     equipment = Equipment(pipe, tell, lambda recipe: set_machine(pipe, recipe, run, tell))
@@ -73,10 +81,19 @@ def _differing(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 def _complete(pipe: DiffusionPipeline, recipe: Recipe, guidance: float) -> Recipe:
     """The recipe with size and guidance. Raises `InputError` if the pipeline cannot draw it."""
-    size = recipe.size or "{}x{}".format(*default_size(pipe))
+    size = recipe.size or "{}x{}".format(*usual_size(pipe, recipe))
     recipe = replace(recipe, size=size, guidance=guidance if recipe.guidance is None else recipe.guidance)
+    checks.check_sides(recipe.final_sides, "--upscale" if recipe.upscale else "--size")
     check_pipeline(pipe, *recipe.sides, recipe.negative)
     return recipe
+
+
+def usual_size(pipe: DiffusionPipeline, recipe: Recipe) -> tuple[int, int]:
+    """The (width, height) to draw at where none is given: the model's own or, of a picture, the shape of that one."""
+    own = default_size(pipe)
+    if recipe.image is None:
+        return own
+    return natural_size(open_upright("--image", recipe.image).size, own, getattr(pipe, "vae_scale_factor", 8))
 
 
 def check_names(recipe: Recipe) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from ..declared import check
 from ..errors import InputError, UnknownNameError
+from ..reading import parse_json
 from .checks import split_option
 from .request import Recipe
 
@@ -61,8 +61,8 @@ def typed(text: str, kind: Any) -> Any:
 
 def _plain(text: str) -> Any:
     try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except (ValueError, RecursionError):  # also a whole number of thousands of digits
+        return parse_json(text.lower() if text.lower() in ("true", "false") else text, "--unet-option")
+    except InputError:
         return text.strip()
 
 

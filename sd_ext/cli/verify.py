@@ -82,7 +82,7 @@ def _kept(path: Path, record: Record) -> bool:
     with Image.open(io.BytesIO(read_bytes(path, PICTURE_BYTES))) as stored:
         if stored.format == "JPEG":
             return True
-        return stored.size == record.recipe.sides and pixels_of(stored) == record.made.get("pixels")
+        return stored.size == record.recipe.final_sides and pixels_of(stored) == record.made.get("pixels")
 
 
 def _told(path: Path, same: bool, differs: Mapping[str, str], kept: bool) -> Iterator[str]:

@@ -118,7 +118,7 @@ class Folder(Model):
             if variant := self._variant(part):
                 options["variant"] = variant
             if dtype is not None:
-                options["torch_dtype" if part in ("vae", "unet") else "dtype"] = dtype
+                options["torch_dtype" if part in ("vae", "unet", "controlnet") else "dtype"] = dtype
         try:
             return kind.from_pretrained(self.folder(part), **options)
         except Exception as error:  # libraries raise all kinds of errors for malformed files

@@ -8,6 +8,7 @@ command behaves.
     words      what to draw                                          output    `Output`: where pictures go
     model      with which weights                                    run       `Run`: how the command behaves
     sampling   how it is drawn                               resources how memory and time are spent
+    inputs     from which pictures and networks
     machine    on which device
 
 To add an option that a picture depends on: a field in one of the groups, what it must satisfy in the group's `check`,

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 from ...declared import check
 from ...errors import InputError
+from .inputs import Inputs
 from .machine import Machine
 from .model import Weights
 from .sampling import Sampling
@@ -15,7 +16,7 @@ from .words import Words
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Machine, Sampling, Weights, Words):  # fields come in the reverse order
+class Recipe(Machine, Inputs, Sampling, Weights, Words):  # fields come in the reverse order
     """Everything that a picture depends on, as the options that make it again.
 
     None stands for what the model or the sampler decides. A recipe of a picture that was drawn names guidance, size,
@@ -26,6 +27,13 @@ class Recipe(Machine, Sampling, Weights, Words):  # fields come in the reverse o
         """Raise `InputError` for a value that cannot work, as far as can be told without the model."""
         for group in (Words, Weights, Sampling, Machine):
             group.check(self)
+        self.check_inputs(self.steps)
+
+    @property
+    def final_sides(self) -> tuple[int, int]:
+        """Width and height in pixels of the picture as it is written: `sides`, enlarged if --upscale says so."""
+        width, height = (round(side * (self.upscale or 1) / 8) * 8 for side in self.sides)
+        return width, height
 
     def as_json(self) -> dict[str, Any]:
         """The values, by their names, without those that are None, empty or off."""
