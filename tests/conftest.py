@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import string
 from collections.abc import Iterator
@@ -230,3 +231,18 @@ def tiny_file(tmp_path_factory) -> Any:
         return made[family]
 
     return path_of
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What this package logs as warnings. A command may have set the level of handlers, those of pytest too."""
+    messages: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    handler = Kept(logging.WARNING)
+    logging.getLogger("sd_ext").addHandler(handler)
+    yield messages
+    logging.getLogger("sd_ext").removeHandler(handler)

@@ -36,12 +36,12 @@ def test_a_missing_autoencoder_is_given(run, tiny_file, tmp_path):
     assert (written["decoder.conv_in.weight"] == alone["decoder.conv_in.weight"]).all()
 
 
-def test_generate_draws_from_a_file(run, tiny_file, caplog):
+def test_generate_draws_from_a_file(run, tiny_file, said):
     given = ("--steps", 1, "--size", "32x32", "--prediction-type", "v_prediction")
     drawn = run("generate", "red apple", "--model", tiny_file("sd15"), *given)
     assert drawn.code == 0
     (picture,) = drawn.paths
-    assert "predicts v_prediction (as you say)" in caplog.text
+    assert "predicts v_prediction (as you say)" in "\n".join(said)
     assert "prediction_type v_prediction" in run("info", picture).out
     refused = run("generate", "red apple", "--prediction-type", "v_prediction")
     assert (refused.code, refused.out) == (2, "")

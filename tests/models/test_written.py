@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import pytest
@@ -69,12 +68,11 @@ def test_a_file_comes_back_to_the_bit(name, tiny_file, tmp_path):
     assert kind.__name__ == folder.pipeline_class == again.pipeline_class
 
 
-def test_all_that_a_file_holds_comes_back_but_averaged_copies(full_of_sd15, tmp_path, caplog):
+def test_all_that_a_file_holds_comes_back_but_averaged_copies(full_of_sd15, tmp_path, said):
     path, kept = full_of_sd15
-    with caplog.at_level(logging.WARNING, logger="sd_ext"):
-        write_model(find_model(path), tmp_path / "folder")
-    assert "averaged copies of weights (model_ema.*, 2 tensors) are left out" in caplog.text
-    assert "predicts v_prediction, with zero terminal SNR (it holds the key v_pred)" in caplog.text
+    write_model(find_model(path), tmp_path / "folder")
+    assert "averaged copies of weights (model_ema.*, 2 tensors) are left out" in "\n".join(said)
+    assert "predicts v_prediction, with zero terminal SNR (it holds the key v_pred)" in "\n".join(said)
     folder = find_model(tmp_path / "folder")
     noise = folder.noise()
     assert (noise["prediction_type"], noise["rescale_betas_zero_snr"]) == ("v_prediction", True)
@@ -84,14 +82,14 @@ def test_all_that_a_file_holds_comes_back_but_averaged_copies(full_of_sd15, tmp_
     assert header(tmp_path / "back.safetensors")["modelspec.title"] == "A model"
 
 
-def test_a_folder_comes_back_to_the_bit(tiny_file, tmp_path, caplog):
+def test_a_folder_comes_back_to_the_bit(tiny_file, tmp_path, said):
     """With half of a text encoder's usual layers, and without the file that conversion writes beside the parts."""
     write_model(find_model(tiny_file("sd21")), tmp_path / "folder")
     (tmp_path / "folder" / "original_layout.safetensors").unlink()
     scheduler = tmp_path / "folder" / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "prediction_type": "v_prediction"}))
     write_model(find_model(tmp_path / "folder"), tmp_path / "a.safetensors")
-    assert "layer 2 of the text encoder, which readers leave out, is written as a copy of layer 1" in caplog.text
+    assert "layer 2 of the text encoder, which readers leave out, is written as a copy of layer 1" in "\n".join(said)
     assert header(tmp_path / "a.safetensors")["modelspec.architecture"] == "stable-diffusion-v2-768-v"
     write_model(find_model(tmp_path / "a.safetensors"), tmp_path / "back")
     for file in (tmp_path / "folder").glob("*/*.safetensors"):
