@@ -69,11 +69,11 @@ def test_settings_of_another_program(draw, run, tmp_path, tiny_pipeline_dir):
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
-    text = "a cat\nSteps: 2, Sampler: Euler a, CFG scale: 3, Seed: 9, Size: 64x72, Model: dreamer, Clip skip: 2"
+    text = "a cat\nSteps: 2, Sampler: Euler a, CFG scale: 3, Seed: 9, Size: 64x72, Model: dreamer, Hires upscale: 2"
     chunks.add_text("parameters", text)
     Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=chunks)
     done = run("generate", "--from", "theirs.png", "--model", tiny_pipeline_dir)
-    assert "Not taken from theirs.png: Clip skip 2." in done.err
+    assert "Not taken from theirs.png: Hires upscale 2." in done.err
     recipe = read_record(done.paths[0]).recipe
     assert (recipe.prompt, recipe.steps, recipe.sampler, recipe.seed) == ("a cat", 2, "euler a", 9)
     assert (recipe.guidance, recipe.size) == (3.0, "64x72")

@@ -18,6 +18,7 @@ from ... import __version__
 from ...errors import InputError
 from ...models import EMBEDDED
 from ...reading import parse_json
+from ..additions import parse_lora
 from .record import Record
 from .told import Told
 
@@ -41,8 +42,12 @@ GRIDS = {
 """Our grids -> what is called a schedule type there."""
 
 TYPES = {"Automatic": None, "Uniform": "normal"}  # schedule types without a grid of their name here
+NUMBERS = (
+    ("Steps", "steps", int), ("CFG scale", "guidance", float), ("Seed", "seed", int), ("Clip skip", "clip_skip", int),
+)  # fmt: skip
 SETTING = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-TAKEN = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Version"}
+LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")  # as it stands in a prompt
+TAKEN = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Clip skip", "Lora hashes", "Version"}
 
 
 def parameters(record: Record) -> str:
@@ -61,10 +66,13 @@ def parameters(record: Record) -> str:
         "CFG scale": f"{recipe.guidance or 0:g}",
         "Seed": recipe.seed,
         **({"Size": recipe.size} if recipe.size else {}),
+        **({"Clip skip": recipe.clip_skip} if recipe.clip_skip != 1 else {}),
         "Model": _model_name(recipe.model),
         "Version": f"sd_ext {__version__}",
     }
-    lines = [_plain(recipe.prompt), *([f"{NEGATIVE} {_plain(recipe.negative)}"] if recipe.negative else [])]
+    loras = [parse_lora(text) for text in recipe.lora]
+    prompt = " ".join([_plain(recipe.prompt), *(f"<lora:{_model_name(it.source)}:{it.strength:g}>" for it in loras)])
+    lines = [prompt, *([f"{NEGATIVE} {_plain(recipe.negative)}"] if recipe.negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
 
 
@@ -88,7 +96,8 @@ def parse(text: str) -> Told:
         prompt, negative = "", body.removeprefix(NEGATIVE)
     prompt, negative = prompt.strip(), negative.strip()
     settings, dropped = _ours(values)
-    settings |= {"prompt": prompt} if prompt else {}
+    dropped += [f"LoRA {name} {strength or 1}" for name, strength in LORA.findall(prompt)]
+    settings |= {"prompt": words} if (words := LORA.sub("", prompt).strip()) else {}
     settings |= {"negative": negative} if negative else {}
     shown = {"prompt": prompt, "negative": negative, **values}
     program = PROGRAM if not values.get("Version", "").startswith("sd_ext") else "sd_ext"
@@ -113,7 +122,7 @@ def _ours(values: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
     """The settings by our names, and what has no counterpart."""
     found: dict[str, object] = {}
     dropped = [f"{name} {value}" for name, value in values.items() if name not in TAKEN and name != "Model hash"]
-    for name, ours, kind in (("Steps", "steps", int), ("CFG scale", "guidance", float), ("Seed", "seed", int)):
+    for name, ours, kind in NUMBERS:
         try:
             found |= {ours: kind(values[name])} if name in values else {}
         except ValueError:

@@ -60,7 +60,8 @@ class Recipe(Machine, Inputs, Sampling, Weights, Words):  # fields come in the r
         if "prompt" not in values:
             raise InputError(f"{where} does not say what it was drawn from: it has no prompt")
         try:
-            made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+            made = cls(**settings)
             made.check()
         except InputError as error:
             raise InputError(f"{where}: {error}") from None

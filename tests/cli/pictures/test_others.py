@@ -133,17 +133,27 @@ def test_pictures_of_automatic1111(tmp_path, sampler, schedule, ours):
     for name in ("a.png", "a.jpg", "a.webp"):
         told = read_told(tmp_path / name)
         assert told.program == "AUTOMATIC1111"
-        assert told.settings["prompt"] == "masterpiece, (cat:1.2) <lora:fur:0.8>\nsecond line"
+        assert told.settings["prompt"] == "masterpiece, (cat:1.2) \nsecond line"
+        assert told.shown["prompt"] == "masterpiece, (cat:1.2) <lora:fur:0.8>\nsecond line"
         assert told.settings["negative"] == "dog, bad"
-        numbers = {"steps": 25, "guidance": 6.5, "seed": 99, "size": "512x768"}
+        numbers = {"steps": 25, "guidance": 6.5, "seed": 99, "size": "512x768", "clip_skip": 2}
         assert told.settings.items() >= numbers.items()
         assert (told.settings.get("sampler"), told.settings.get("grid")) == ours
         assert told.shown["Lora hashes"] == "fur: 0123, other: 4567"
-        dropped = {"Model dreamer", "Lora hashes fur: 0123, other: 4567"}
+        dropped = {"Model dreamer", "LoRA fur 0.8"}
         assert dropped <= set(told.dropped)
         assert ("Sampler DPM adaptive" in told.dropped) == (ours[0] is None)
         with pytest.raises(InputError, match=r"AUTOMATIC1111.*--from"):
             read_record(tmp_path / name)
+
+
+def test_loras_and_clip_skip_are_told_to_others():
+    recipe = dataclasses.replace(RECIPE, lora=("my/fur.safetensors:0.8", "owner/style"), clip_skip=2)
+    text = text_of_a1111.parameters(Record(recipe))
+    assert "<lora:fur:0.8> <lora:style:1>\nNegative prompt:" in text and ", Clip skip: 2, " in text
+    told = text_of_a1111.parse(text)
+    assert (told.settings["prompt"], told.settings["clip_skip"]) == (RECIPE.prompt, 2)
+    assert {"LoRA fur 0.8", "LoRA style 1"} <= set(told.dropped)
 
 
 def test_a1111_texts_without_settings():
