@@ -94,12 +94,12 @@ def use_lora(pipe: Any, loras: Entry | Iterable[Entry]) -> Used:
     return used
 
 
-def _each(loras: Any) -> Iterator[Any]:
+def _each(loras: Any) -> list[Any]:
     """The entries of what `use_lora` was given; one that stands alone is one."""
-    alone = isinstance(loras, (str, Path, Lora)) or (
-        isinstance(loras, tuple) and len(loras) in (2, 3) and isinstance(loras[1], (int, float))
-    )
-    yield from [loras] if alone else loras
+    entries: Any = loras
+    one = isinstance(loras, (str, Path, Lora))
+    pair = isinstance(loras, tuple) and len(loras) in (2, 3) and isinstance(loras[1], (int, float))
+    return [entries] if one or pair else list(entries)
 
 
 def read_entry(entry: Any) -> Wanted:
