@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import printable
-from ..models import Model, OnHub
+from ..models import Model
+from .memory import memory_line
 from .pictures import Destination
 from .request import Recipe, Run
 from .voice import Voice
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def show(recipes: Sequence[Recipe], model: Model, destination: Destination, run: Run, voice: Voice) -> None:
@@ -49,24 +47,11 @@ def show(recipes: Sequence[Recipe], model: Model, destination: Destination, run:
     for name, value in settings.items():
         print(f"{name:<10} {printable(str(value))}")
     where = destination.folder / destination.file if destination.file else destination.folder
-    print(f"{'memory':<10} {'; '.join([memory(model, settings['dtype']), *spending(recipes[0], run)])}")
+    takes = memory_line(recipes[0], model, settings["dtype"], run)
+    print(f"{'memory':<10} {'; '.join([takes, *spending(recipes[0], run)])}")
     print(f"{'pictures':<10} {len(recipes)}, as {destination.form}, to {where}")
     for recipe in recipes:
         print(f"{'':<10} {printable(recipe.prompt)} ({recipe.seed})")
-
-
-def memory(model: Model, dtype: str) -> str:
-    """How much memory the weights take once they are loaded, in words.
-
-    Args:
-        model: the model.
-        dtype: of the loaded weights, such as "float16".
-    """
-    if isinstance(model, OnHub):
-        return "not known before the model is downloaded"
-    parts = [part for part in model.parts if part == "unet" or part == "vae" or part.startswith("text_encoder")]
-    numbers = sum(math.prod(stored.shape) for part in parts for stored in model.tensors(part).values())
-    return f"weights {numbers * BYTES.get(dtype, 4) / 1e6:,.0f} MB in {dtype}"
 
 
 def spending(recipe: Recipe, run: Run) -> list[str]:
