@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ..machine import place_of
 from ..request import Recipe
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 Made = Any  # what a pass makes: pictures, or latents (pictures, channels, height, width) for a refiner
 
 
-class Pass(NamedTuple):
+@dataclass(frozen=True)
+class Pass:
     """One pipeline call.
 
     Args:
@@ -52,7 +54,8 @@ def passes_of(pipe: DiffusionPipeline, recipe: Recipe, number: int) -> list[Pass
         at = REFINER_AT if recipe.refiner_at is None else recipe.refiner_at
         first = passes[0]
         passes = [
-            first._replace(
+            replace(
+                first,
                 share=first.share - (1 - at),
                 arguments=lambda _: {**first.arguments(None), "denoising_end": at},
                 latent=True,
