@@ -83,8 +83,9 @@ def _complete(pipe: DiffusionPipeline, recipe: Recipe, guidance: float) -> Recip
     """The recipe with size and guidance. Raises `InputError` if the pipeline cannot draw it."""
     size = recipe.size or "{}x{}".format(*usual_size(pipe, recipe))
     recipe = replace(recipe, size=size, guidance=guidance if recipe.guidance is None else recipe.guidance)
-    checks.check_sides(recipe.final_sides, "--upscale" if recipe.upscale else "--size")
     check_pipeline(pipe, *recipe.sides, recipe.negative)
+    if recipe.upscale is not None:
+        checks.check_sides(recipe.final_sides, "--upscale")
     return recipe
 
 
