@@ -45,7 +45,9 @@ _OTHERS = {
     "NoiseSchedule": "sd_ext.schedulers",
     "SamplerInfo": "sd_ext.schedulers",
     "Table": "sd_ext.schedulers",
+    "attach": "sd_ext.board",
     "attention_report": "sd_ext.unets",
+    "detach": "sd_ext.board",
     "encode_prompt": "sd_ext.prompts",
     "list_grids": "sd_ext.schedulers",
     "list_samplers": "sd_ext.schedulers",
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from . import prompts as prompts
     from . import schedulers as schedulers
     from . import unets as unets
+    from .board import attach as attach
+    from .board import detach as detach
     from .lora import use_lora as use_lora
     from .pretrained import pretrained_path as pretrained_path
     from .prompts import encode_prompt as encode_prompt

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from importlib.resources import files
 
-MODULES = ("prediction", "run", "plan", "forward", "stepping", "exported")
+MODULES = ("board", "prediction", "run", "plan", "forward", "stepping", "exported")
 """In the order in which they need each other; the last one describes the file."""
 
 INSTEAD = '''\
@@ -24,8 +24,9 @@ InputError = ValueError
 
 
 def text_of(module: str) -> str:
-    """The source of a module of this folder."""
-    return files("sd_ext.schedulers").joinpath(f"{module}.py").read_text("utf-8")
+    """The source of a module of this folder, or of the ground floor."""
+    here = files("sd_ext.schedulers").joinpath(f"{module}.py")
+    return (here if here.is_file() else files("sd_ext").joinpath(f"{module}.py")).read_text("utf-8")
 
 
 def without_imports(text: str) -> tuple[str, str, list[ast.Import | ast.ImportFrom]]:

@@ -14,6 +14,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from .. import whole
+from ..board import BOARD
 from ..errors import InputError
 from ..model_configs import read_index
 from .assemble import SOURCE
@@ -162,15 +164,19 @@ def _run(scheduler: RunsTables) -> dict[str, Any]:
             np.array_equal(getattr(late.levels, name), getattr(table.levels, name)[begin:])
             for name in ("alpha", "sigma")
         )
-        if late.basis != table.basis or not same_levels:
+        if (late.basis, late.fields) != (table.basis, table.fields) or not same_levels:
             raise InputError(
-                f"{type(scheduler).__name__} cannot be exported: its levels or basis depend on where a run starts"
+                f"{type(scheduler).__name__} cannot be exported: its levels, basis or fields depend on where a run "
+                "starts"
             )
+        if late.fields > 1:
+            late = _of_history(late, table.history)
         own = {str(i): call for i, rows in enumerate(late.rows, begin) if (call := _call(rows)) != calls[i]}
         if own:
             starts[str(begin)] = own
     return {
         "basis": table.basis,
+        **({"fields": table.fields, "history": table.history} if table.fields > 1 else {}),
         "init_noise_sigma": float(scheduler.init_noise_sigma),
         "timesteps": _short(levels.t[:-1]),
         "sigmas": [value if math.isfinite(value) else None for value in _short(levels.ratio)],
@@ -179,6 +185,16 @@ def _run(scheduler: RunsTables) -> dict[str, Any]:
         "calls": calls,
         "starts": starts,
     }
+
+
+def _of_history(table: Table, history: int) -> Table:
+    """The same table with room for so many predictions of each field."""
+    rows = np.zeros((table.calls, 2, 3 + 2 * history))
+    rows[:, :, :P0], rows[:, :, -1] = table.rows[:, :, :P0], table.rows[:, :, -1]
+    for field in range(2):
+        of = table.rows[:, :, P0 + field * table.history :][:, :, : min(history, table.history)]
+        rows[:, :, P0 + field * history :][:, :, : of.shape[2]] = of
+    return replace(table, rows=rows)
 
 
 def _call(rows: np.ndarray) -> list[list[float]]:
@@ -211,6 +227,7 @@ def _prove(scheduler: RunsTables, exported: ExportedScheduler, count: int) -> No
             x = torch.randn(2, 4, 2, 2, generator=generator)
             one.set_begin_index(begin)
             for t in one.timesteps[begin:]:
+                BOARD.write(t, x.sin(), alone=True)  # read by tables of two fields
                 x = one.step(x.tanh(), t, x, generator=generator, return_dict=False)[0]
             latents.append(x)
         if not torch.equal(*latents):

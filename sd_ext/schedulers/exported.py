@@ -12,7 +12,8 @@ the numbers, into `scheduler_config.json`. One network call is a small matrix. O
 it makes x' and stash', as weighted sums: `[[weights of x'], [weights of stash']]`, with zeros at the end of a list, and
 a stash' of zeros, left out. `runs` holds, for each number of calls, `timesteps`, `sigmas` (sigma / alpha, null where
 infinite), the levels `alpha` and `sigma` of its `calls`, and in `starts` those calls that differ in a run that begins
-late (image to image). `trained` is the model's noise schedule.
+late (image to image). `trained` is the model's noise schedule. Where a run has `"fields": 2`, its rows weigh `history`
+predictions and after them as many unconditional ones, which `pipe.scheduler.attach(pipe)` makes the U-Net leave.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
     need(n > 0 and isinstance(run, dict) and isinstance(run.get("starts"), dict), f"{where} is not a run")
     need(n <= MOST_CALLS, f"{where}: more than {MOST_CALLS} calls")
     need(run.get("basis") in ("x0", "eps"), f"{where}.basis must be 'x0' or 'eps'")
+    need(run.get("fields", 1) in (1, 2), f"{where}.fields must be 1 or 2")
+    need(index(str(run.get("history", 1))) > 0, f"{where}.history must be a whole number")
     for name in ("timesteps", "alpha", "sigma"):
         check_numbers(f"{where}.{name}", run.get(name), n)
     sigmas = run.get("sigmas")
@@ -94,9 +97,24 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
             for weights in call:
                 check_numbers(at, weights)
     every = [call for _, calls in own for call in calls.values()]
-    longest, stashed = max(len(weights) for call in every for weights in call), any(len(call) == 2 for call in every)
+    history, stashed = history_of(run, every), any(len(call) == 2 for call in every)
     for begin in range(n):
-        check_reads(where, run, begin, longest - STORED_HEAD, stashed)
+        check_reads(where, run, begin, history, stashed)
+
+
+def history_of(run: dict[str, Any], calls: list[list[Weights]]) -> int:
+    """The most predictions of each field that a call reads, its own included."""
+    longest = max(len(weights) for call in calls for weights in call) - STORED_HEAD
+    if run.get("fields", 1) == 1:
+        return max(1, longest)
+    need(longest <= 2 * run["history"], f"a call weighs more predictions than the history of {run['history']} has")
+    return run["history"]
+
+
+def read_back(weights: Weights, history: int) -> int:
+    """How many predictions of either field a row reads, this call's included."""
+    p = weights[STORED_HEAD:]
+    return max(len(p[:history]), *(j + 1 for j, weight in enumerate(p[history:]) if weight), 0)
 
 
 def check_reads(where: str, run: dict[str, Any], begin: int, history: int, stashed: bool) -> None:
@@ -109,7 +127,8 @@ def check_reads(where: str, run: dict[str, Any], begin: int, history: int, stash
     filled = False
     for i in range(begin, len(run["calls"])):
         call, at = stored_call(run, begin, i), f"{where}, call {i}"
-        need(max(map(len, call)) <= STORED_HEAD + 1 + i - begin, f"{at}: reads before the start at {begin}")
+        furthest = max(read_back(weights, history) for weights in call)
+        need(furthest <= 1 + i - begin, f"{at}: reads before the start at {begin}")
         reads = any(any(weights[STORED_STASH : STORED_STASH + 1]) for weights in call)
         need(filled or not reads, f"{at}: reads an empty stash")
         filled = filled or len(call) == 2
@@ -128,14 +147,14 @@ class StoredTable:
     def __init__(self, run: dict[str, Any], begin: int):
         calls = [stored_call(run, begin, i) for i in range(begin, len(run["calls"]))]
         self.basis: Basis = run["basis"]
-        self.history = max(1, *(len(weights) - STORED_HEAD for call in calls for weights in call))
-        """Predictions a call reads, its own included."""
+        self.fields: int = run.get("fields", 1)
+        self.history = history_of(run, calls)
         self._alpha, self._sigma = run["alpha"][begin:], run["sigma"][begin:]
         self._rows = [[self._row(weights) for weights in (*call, [])[:2]] for call in calls]
 
     def _row(self, weights: Weights) -> list[float]:
         """In the order of a table's row, with the zeros that the file leaves out."""
-        x, stash, noise, *p = map(float, [*weights, *[0.0] * (STORED_HEAD + self.history - len(weights))])
+        x, stash, noise, *p = map(float, [*weights, *[0.0] * (STORED_HEAD + self.fields * self.history - len(weights))])
         return [x, stash, *p, noise]
 
     def numbers(self) -> tuple[list[float], list[float], Rows]:

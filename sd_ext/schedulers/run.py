@@ -19,14 +19,17 @@ follow, newest first, and the noise's is last.
 
 AT_X, AT_M, AT_STASH, AT_NOISE, AT_PAST = range(5)
 """Which tensor a compiled weight is for: x, the network's output, the stash, the noise, or (from `AT_PAST` on) what was
-kept of the call before, of the one before that, and so on.
+kept of the call before, of the one before that, and so on. In a table of two fields the network's unconditional output
+follows, and what was kept of those before.
 """
 
 Weights = tuple[tuple[int, float], ...]
 """(which tensor, weight) pairs, weights of zero left out."""
 
 Rows = list[list[list[float]]]
-"""For each call, the weights of x' and those of stash', in the order of `X`, `STASH`, `P0` ... and the noise."""
+"""For each call, the weights of x' and those of stash', in the order of `X`, `STASH`, `P0` ... and the noise; with two
+fields the unconditional predictions stand between the predictions and the noise.
+"""
 
 
 class Coefficients(Protocol):
@@ -37,7 +40,12 @@ class Coefficients(Protocol):
 
     @property
     def history(self) -> int:
-        """Predictions a row can weigh, this call's included."""
+        """Predictions of each field that a row can weigh, this call's included."""
+        ...
+
+    @property
+    def fields(self) -> int:
+        """1, or 2 where rows weigh unconditional predictions as well."""
         ...
 
     def numbers(self) -> tuple[list[float], list[float], Rows]:
@@ -56,6 +64,8 @@ class Call(NamedTuple):
             output m alone ("m"), or as x + keep m with keep = cm / cx. The factor that is missing to p0 is multiplied
             into the weights of the later calls, so p0 itself is never formed.
         noisy: whether the call needs a draw of noise.
+        unconditional: whether the call needs the network's unconditional output.
+        keep_unconditional: how that is stored for later calls, as `keep`.
     """
 
     alpha: float
@@ -64,6 +74,8 @@ class Call(NamedTuple):
     stash: Weights | None
     keep: float | str | None
     noisy: bool
+    unconditional: bool = False
+    keep_unconditional: float | str | None = None
 
 
 def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> list[Call]:
@@ -85,28 +97,40 @@ def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> li
     else:
         reads = [linear_map(prediction_type, table.basis, alpha[i], sigma[i]) for i in range(n)]
     scales = [cx if cx else cm for cx, cm in reads]
+    firsts = [P0 + field * history for field in range(table.fields)]  # where the weights of each field begin
 
     def fold(i: int, row: list[float]) -> Weights:
         cx, cm = reads[i]
-        past = [row[P0 + j] * scales[i - j] for j in range(1, history) if i - j >= 0]
-        weights = enumerate([row[X] + row[P0] * cx, row[P0] * cm, row[STASH], row[-1], *past])
+
+        def past(first: int) -> list[float]:
+            return [row[first + j] * scales[i - j] for j in range(1, history) if i - j >= 0]
+
+        of_x = row[X] + sum(row[first] for first in firsts) * cx
+        second = [weight for first in firsts[1:] for weight in (row[first] * cm, *past(first))]
+        weights = enumerate([of_x, row[P0] * cm, row[STASH], row[-1], *past(P0), *second])
         return tuple((place, weight) for place, weight in weights if weight) or ((AT_X, 0.0),)
 
-    unchanged = [0.0, 1.0, *[0.0] * (history + 1)]
+    def keep(i: int, first: int) -> float | str | None:
+        later = range(i + 1, min(i + history, n))
+        cx, cm = reads[i]
+        read = any(row[first + j - i] for j in later for row in rows[j])
+        return None if not read else cm / cx if cx else "m"
+
+    unchanged = [0.0, 1.0, *[0.0] * (len(rows[0][0]) - 2)] if n else []
     last_read = max((i for i in range(n) if any(row[STASH] for row in rows[i])), default=-1)
     calls = []
     for i, (x_row, stash_row) in enumerate(rows):
-        later = range(i + 1, min(i + history, n))
-        kept = any(row[P0 + j - i] for j in later for row in rows[j])
-        cx, cm = reads[i]
+        kept = [keep(i, first) for first in firsts]
         calls.append(
             Call(
                 alpha=alpha[i],
                 sigma=sigma[i],
                 x=fold(i, x_row),
                 stash=None if last_read <= i or stash_row == unchanged else fold(i, stash_row),
-                keep=None if not kept else cm / cx if cx else "m",
+                keep=kept[0],
                 noisy=bool(x_row[-1] or stash_row[-1]),
+                unconditional=any(row[first] for first in firsts[1:] for row in rows[i]) or any(kept[1:]),
+                keep_unconditional=kept[-1] if len(kept) > 1 else None,
             )
         )
     return calls
@@ -146,6 +170,8 @@ class Run:
         self.stash: torch.Tensor | None = None
         self.past: tuple[torch.Tensor, ...] = ()
         """What is kept of earlier calls' predictions, newest first; see `Call.keep`."""
+        self.second: tuple[torch.Tensor, ...] = ()
+        """The same of unconditional predictions, in a table of two fields."""
         self.path: Any = None
         """Where the noise comes from, if not from fresh draws."""
 
@@ -155,36 +181,67 @@ class Run:
         x0 = weighted_sum(((0, cx), (1, cm)), (x, m))
         return x0 if self.hook is None else self.hook(x0)
 
-    def advance(self, x: torch.Tensor, m: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def advance(
+        self,
+        x: torch.Tensor,
+        m: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        unconditional: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Execute the next call and return x'.
 
         Args:
             x: the latent at this call's level, float32 or float64.
             m: the network's output for it, of the same shape and dtype.
             noise: N(0, I) of that shape, for a noisy call.
+            unconditional: the network's output without the prompt, for a call that needs it.
         """
         call = self.calls[self.position]
         if self.hook is not None:
-            x0 = self.denoised(call, x, m)
-            m = x0 if self.table.basis == "x0" else (x - call.alpha * x0) / call.sigma
+            m = self._hooked(call, x, m)
+            unconditional = unconditional if unconditional is None else self._hooked(call, x, unconditional)
         tensors = (x, m, self.stash, noise, *self.past)
+        if self.table.fields > 1:
+            tensors = (*tensors, unconditional, *self.second)
         previous = weighted_sum(call.x, tensors)  # type: ignore[arg-type]
         if call.stash is not None:
             self.stash = weighted_sum(call.stash, tensors)  # type: ignore[arg-type]
         if self.depth:
-            self.past = (self._kept(call, x, m), *self.past[: self.depth - 1])
+            oldest = self.calls[self.position - self.depth] if self.position >= self.depth else None
+            self.past = self._kept(self.past, call.keep, oldest and oldest.keep, x, m)
+            if self.table.fields > 1:
+                u = m if unconditional is None else unconditional  # one that no call reads
+                self.second = self._kept(
+                    self.second, call.keep_unconditional, oldest and oldest.keep_unconditional, x, u
+                )
         self.position += 1
         return previous
 
-    def _kept(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
-        """What later calls need of this call's prediction. It is written over the oldest one kept where that is ours to
-        change, since this call was the last to read it.
+    def _hooked(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        """What stands in the place of the network's output m where a hook has changed its x0."""
+        x0 = self.denoised(call, x, m)
+        return x0 if self.table.basis == "x0" else (x - call.alpha * x0) / call.sigma
+
+    def _kept(
+        self,
+        past: tuple[torch.Tensor, ...],
+        keep: float | str | None,
+        keep_of_oldest: float | str | None,
+        x: torch.Tensor,
+        m: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """What later calls need of the predictions up to this one. This call's is written over the oldest one kept
+        where that is ours to change, since this call was the last to read it.
+
+        Args:
+            past: what was kept so far, newest first.
+            keep, keep_of_oldest: how this call's prediction and the oldest one are kept, see `Call.keep`.
+            x, m: this call's.
         """
-        if not isinstance(call.keep, float):
-            return m
-        oldest = self.position - self.depth
-        if oldest < 0 or not isinstance(self.calls[oldest].keep, float) or x.requires_grad or m.requires_grad:
-            return torch.add(x, m, alpha=call.keep)
-        if self.past[-1].shape != x.shape:  # a batch that grew in the middle of a run
-            return torch.add(x, m, alpha=call.keep)
-        return torch.add(x, m, alpha=call.keep, out=self.past[-1])
+        if not isinstance(keep, float):
+            new = m
+        elif not isinstance(keep_of_oldest, float) or x.requires_grad or m.requires_grad or past[-1].shape != x.shape:
+            new = torch.add(x, m, alpha=keep)
+        else:
+            new = torch.add(x, m, alpha=keep, out=past[-1])
+        return (new, *past[: self.depth - 1])

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..board import BOARD, attach
 from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs, StepOutput
@@ -147,6 +148,18 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
 
+    def attach(self, pipe: Any) -> None:
+        """Make a pipeline's U-Net leave its unconditional predictions, which tables of two fields weigh; see
+        `board.attach`. Our own U-Nets do so anyway.
+
+        Args:
+            pipe: the pipeline, or its U-Net.
+
+        Raises:
+            InputError: it has no U-Net.
+        """
+        attach(pipe)
+
     # ---- the step ----------------------------------------------------------------------------------------------------
 
     def scale_model_input(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -204,7 +217,10 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
             x, m = x.to(dtype), m.to(dtype)
         call = run.calls[run.position]
         noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
-        previous = run.advance(x, m, noise)
+        if call.unconditional:
+            previous = run.advance(x, m, noise, self._unconditional(timestep, model_output, x))
+        else:
+            previous = run.advance(x, m, noise)
         if previous.dtype is not sample.dtype:
             previous = previous.to(sample.dtype)
         if not return_dict:
@@ -228,6 +244,18 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
             raise InputError(f"model_output {tuple(m.shape)} and sample {tuple(x.shape)} differ in shape")
         prediction, variance = m.split(x.shape[1], dim=1)
         return prediction, variance
+
+    def _unconditional(self, timestep: Any, m: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The network's unconditional output at this call, of the shape and dtype of x, for a table of two fields."""
+        found = BOARD.take(timestep, m)
+        if found is None:
+            raise InputError(
+                f"{type(self).__name__} weighs the unconditional prediction, and no network has left it: call "
+                "pipe.scheduler.attach(pipe) once after loading, and draw with a guidance scale above 1"
+            )
+        if found.shape != x.shape:  # with the variance that networks with twice the channels give besides
+            found, _ = self._split(found, x)
+        return found.to(device=x.device, dtype=x.dtype)
 
     def _noise(
         self,

@@ -9,6 +9,9 @@ At call i the state is a handful of tensors, the slots
 
 and the call is one matrix:   (x', stash') = rows[i] @ (x, stash, p0, ..., p_{k-1}, noise).
 
+With guidance the predictions are guided ones. A table of two fields also weighs the unconditional predictions u0 u1 ...
+that the network makes for guidance anyway; they stand between the p and the noise.
+
 A method is therefore numbers (general linear methods, Butcher 2006; coefficient matrices for diffusion samplers,
 arXiv 2503.08643). Numbers can be checked: whatever the method, on data that is a single point its predictions are
 exact, so a table can be run symbolically, and must end every call with x' = alpha' x0 + sigma' N(0, 1).
@@ -33,7 +36,8 @@ from .schedule import Array, Levels
 Preserves = Literal["marginal", "mean", "nothing"]
 """What a table keeps on data that is a single point; see `Table`."""
 
-FORMAT = "sd_ext.table/1"
+FORMAT, FORMAT_OF_TWO = "sd_ext.table/1", "sd_ext.table/2"
+"""What a table's JSON says it is: tables of one field, and of two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,7 @@ class Table:
         levels: the level of each of the n calls, then the end: n + 1 levels.
         rows: shape `(n, 2, 3 + k)`: for x' and stash', the weights of x, stash, p0 ... p_{k-1} and noise.
         basis: what the predictions p are, "x0" or "eps".
+        fields: 1; or 2, then rows have shape `(n, 2, 3 + 2 k)`, with the weights of u0 ... u_{k-1} after those of p.
         preserves: what holds on one-point data: "marginal", mean and variance of x' are right (any exact solver);
             "mean", only its mean (inflated variances, weak schemes); "nothing" (fitted tables).
 
@@ -56,15 +61,20 @@ class Table:
     rows: Array
     basis: Basis = "x0"
     preserves: Preserves = "marginal"
+    fields: int = 1
 
     def __post_init__(self) -> None:
         rows = np.asarray(self.rows, dtype=float)
         object.__setattr__(self, "rows", rows)
         if self.basis not in ("x0", "eps") or self.preserves not in ("marginal", "mean", "nothing"):
             raise TableError(f"unknown basis {self.basis!r} or preserves {self.preserves!r}")
-        if rows.ndim != 3 or rows.shape[1] != 2 or rows.shape[2] < 4 or len(rows) + 1 != len(self.levels):
+        if self.fields not in (1, 2):
+            raise TableError(f"a table has 1 field or 2, got {self.fields!r}")
+        shaped = rows.ndim == 3 and rows.shape[1] == 2 and rows.shape[2] >= 3 + self.fields
+        if not shaped or (rows.shape[2] - 3) % self.fields or len(rows) + 1 != len(self.levels):
+            history = "history" if self.fields == 1 else "2 history"
             raise TableError(
-                f"{len(self.levels)} levels need rows of shape ({len(self.levels) - 1}, 2, 3 + history), "
+                f"{len(self.levels)} levels need rows of shape ({len(self.levels) - 1}, 2, 3 + {history}), "
                 f"got {rows.shape}"
             )
         numbers = (rows, self.levels.t, self.levels.alpha, self.levels.sigma)
@@ -82,8 +92,8 @@ class Table:
 
     @property
     def history(self) -> int:
-        """Predictions kept, this call's included."""
-        return self.rows.shape[2] - 3
+        """Predictions of each field that a row can weigh, this call's included."""
+        return (self.rows.shape[2] - 3) // self.fields
 
     @property
     def stochastic(self) -> bool:
@@ -94,10 +104,14 @@ class Table:
         """alpha and sigma of every call, and the rows, as plain numbers; what `run.compile_calls` reads."""
         return self.levels.alpha[:-1].tolist(), self.levels.sigma[:-1].tolist(), self.rows.tolist()
 
+    def _predictions(self, row: Array) -> Array:
+        """The weights of predictions in a call's matrix, `(2, fields, history)`."""
+        return row[:, P0:-1].reshape(2, self.fields, self.history)
+
     def _check_reads(self) -> None:
         """No call reads a prediction or stash that no earlier call made."""
         for i in range(min(self.calls, self.history - 1)):
-            if np.any(self.rows[i, :, P0 + i + 1 : -1]):
+            if np.any(self._predictions(self.rows[i])[:, :, i + 1 :]):
                 raise TableError(f"call {i} reads a prediction from before the first call")
         stashed = False
         for i, row in enumerate(self.rows):
@@ -106,14 +120,15 @@ class Table:
             stashed = stashed or bool(np.any(row[STASH]))
 
     def _check_one_point(self, tolerance: float = 2e-8) -> None:
-        """Run the table on data that is the point 1, each slot a vector over (x0, first noise, later noises).
+        """Run the table on data that is the point 1, each slot a vector over (x0, first noise, later noises). There a
+        prediction is right with and without a prompt, so that weights of both fields add up.
 
         Args:
             tolerance: large weights that nearly cancel, as of high orders on eps from near pure noise, leave rounding
                 errors of up to 1e-8.
         """
         alpha, sigma = self.levels.alpha, self.levels.sigma
-        slots = np.zeros((self.rows.shape[2], 2 + self.calls))
+        slots = np.zeros((3 + self.history, 2 + self.calls))
         slots[X, :2] = alpha[0], sigma[0]
         for i, row in enumerate(self.rows):
             point = np.zeros(2 + self.calls)
@@ -122,7 +137,8 @@ class Table:
             slots[P0] = point if self.basis == "x0" else (slots[X] - alpha[i] * point) / sigma[i]
             slots[-1] = 0.0
             slots[-1, 2 + i] = 1.0
-            slots[: STASH + 1] = row @ slots
+            weights = np.concatenate([row[:, :P0], self._predictions(row).sum(1), row[:, -1:]], axis=1)
+            slots[: STASH + 1] = weights @ slots
             mean, deviation = slots[X, 0], float(np.linalg.norm(slots[X, 1:]))
             if abs(mean - alpha[i + 1]) > tolerance:
                 raise TableError(
@@ -135,10 +151,12 @@ class Table:
 
     def __str__(self) -> str:
         """One line per call, zero weights left blank."""
-        names = ["x", "stash", *(f"{self.basis}[{-j}]" if j else self.basis for j in range(self.history)), "noise"]
+        said = (self.basis, f"u {self.basis}")[: self.fields]  # u: unconditional
+        names = ["x", "stash", *(f"{p}[{-j}]" if j else p for p in said for j in range(self.history)), "noise"]
         used = [j for j in range(len(names)) if np.any(self.rows[:, :, j])]
         head = f"{'call':>4} {'t':>8} {'alpha':>8} {'sigma':>8}  out   " + "".join(f"{names[j]:>11}" for j in used)
-        lines = [f"Table: {self.calls} calls, {self.basis} basis, history {self.history}, keeps {self.preserves}", head]
+        kind = f"{self.basis} basis" + (", two fields" if self.fields == 2 else "")
+        lines = [f"Table: {self.calls} calls, {kind}, history {self.history}, keeps {self.preserves}", head]
         for i, row in enumerate(self.rows):
             level = f"{i:>4} {self.levels.t[i]:>8.2f} {self.levels.alpha[i]:>8.5f} {self.levels.sigma[i]:>8.5f}"
             for out, weights in zip(("x", "stash"), row, strict=True):
@@ -152,7 +170,7 @@ class Table:
         """Plain numbers and strings; floats survive JSON exactly."""
         levels = {"t": self.levels.t, "alpha": self.levels.alpha, "sigma": self.levels.sigma}
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.fields == 1 else FORMAT_OF_TWO,
             "basis": self.basis,
             "preserves": self.preserves,
             **{name: values.tolist() for name, values in levels.items()},
@@ -167,8 +185,8 @@ class Table:
             InputError: a key is missing or the format is another one.
             TableError: the numbers are not a table.
         """
-        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            raise InputError(f"not a sampler table: expected 'format': {FORMAT!r}")
+        if not isinstance(data, Mapping) or data.get("format") not in (FORMAT, FORMAT_OF_TWO):
+            raise InputError(f"not a sampler table: expected 'format': {FORMAT!r} or {FORMAT_OF_TWO!r}")
         saved = make(_Saved, data, "not a sampler table: it")
         if not len(saved.t) == len(saved.alpha) == len(saved.sigma):
             raise TableError("t, alpha and sigma must be lists of equal length")
@@ -177,7 +195,7 @@ class Table:
         except ValueError:
             raise TableError("the rows of a table must be lists of equal length") from None
         levels = Levels(*(np.asarray(values, dtype=float) for values in (saved.t, saved.alpha, saved.sigma)))
-        return cls(levels, rows, saved.basis, saved.preserves)
+        return cls(levels, rows, saved.basis, saved.preserves, 1 if data["format"] == FORMAT else 2)
 
     def to_json(self) -> str:
         """The table as JSON text."""
@@ -214,6 +232,7 @@ class Row:
     Args:
         x: weight of the latent.
         p: weights of the predictions p0, p1, ..., newest first; those left out are 0.
+        u: weights of the unconditional predictions u0, u1, ...; any makes a table of two fields.
         noise: weight of a fresh draw, that is, the standard deviation that is added.
         stash: weight of the saved latent.
     """
@@ -222,6 +241,7 @@ class Row:
     p: tuple[float, ...] = ()
     noise: float = 0.0
     stash: float = 0.0
+    u: tuple[float, ...] = ()
 
 
 def build(
@@ -241,11 +261,14 @@ def build(
         TableError: the rows are no table; see `Table`.
     """
     pairs = [row if isinstance(row, tuple) else (row, Row()) for row in rows]
-    history = max([1, *(len(r.p) for pair in pairs for r in pair)])
-    matrix = np.zeros((len(pairs), 2, 3 + history))
+    every = [row for pair in pairs for row in pair]
+    history = max([1, *(len(weights) for row in every for weights in (row.p, row.u))])
+    fields = 2 if any(row.u for row in every) else 1
+    matrix = np.zeros((len(pairs), 2, 3 + fields * history))
     for i, pair in enumerate(pairs):
         for out, row in enumerate(pair):
             matrix[i, out, :P0] = row.x, row.stash
             matrix[i, out, P0 : P0 + len(row.p)] = row.p
+            matrix[i, out, P0 + history : P0 + history + len(row.u)] = row.u or matrix[i, out, 0:0]
             matrix[i, out, -1] = row.noise
-    return Table(levels, matrix, basis, preserves)
+    return Table(levels, matrix, basis, preserves, fields)

@@ -13,6 +13,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 
+from ..board import BOARD
 from ..declared import check
 from ..errors import InputError, UnknownNameError
 from ..model_configs import GuardedConfig
@@ -194,9 +195,13 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
     def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         plain = self._compiled or PLAIN.forward
         if self._wraps is None:
-            return plain(self, sample, timestep, encoder_hidden_states, *args, **kwargs)
-        kwargs.update(zip(ARGUMENTS, args, strict=False))
-        return self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
+            predicted = plain(self, sample, timestep, encoder_hidden_states, *args, **kwargs)
+        else:
+            kwargs.update(zip(ARGUMENTS, args, strict=False))
+            predicted = self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
+        if not torch.compiler.is_compiling():
+            BOARD.write(timestep, predicted[0])
+        return predicted
 
     @torch.compiler.disable(recursive=False)
     def _with_features(

@@ -82,11 +82,17 @@ class Mixture:
 
 
 def run_table(
-    table: Table, data: Mixture, x: np.ndarray, seed: int | None = None, history: int | None = None
+    table: Table,
+    data: Mixture,
+    x: np.ndarray,
+    seed: int | None = None,
+    history: int | None = None,
+    free: Mixture | None = None,
 ) -> np.ndarray:
     """Execute a table as the definition reads, `slots = rows[i] @ slots`, with no code of the package's executor.
 
     Args:
+        free: data of the unconditional predictions, for a table of two fields; `data` if there is none.
         history: predictions beyond this many are replaced by NaN, to show that they are not needed.
     """
     rng = np.random.default_rng(seed)
@@ -94,11 +100,12 @@ def run_table(
     slots[X] = x
     for i, row in enumerate(table.rows):
         alpha, sigma = table.levels.alpha[i], table.levels.sigma[i]
-        slots[P0 + 1 : -1] = slots[P0:-2].copy()
-        slots[P0] = (data.x0 if table.basis == "x0" else data.eps)(slots[X], alpha, sigma)
+        for first, of in zip(range(P0, len(slots) - 1, table.history), (data, free or data), strict=False):
+            slots[first + 1 : first + table.history] = slots[first : first + table.history - 1].copy()
+            slots[first] = (of.x0 if table.basis == "x0" else of.eps)(slots[X], alpha, sigma)
+            if history is not None:
+                slots[first + history : first + table.history] = np.nan
         slots[-1] = rng.standard_normal(x.shape) if row[:, -1].any() else 0.0
-        if history is not None:
-            slots[P0 + history : -1] = np.nan
         slots[: STASH + 1] = np.tensordot(row, _read(row, slots), axes=1)
     return slots[X]
 

@@ -9,15 +9,18 @@ from sd_ext.schedulers import Levels
 from sd_ext.schedulers.table import P0, STASH, Table
 
 
-def random_rows(rng: np.random.Generator, calls: int, history: int, density: float = 0.7) -> np.ndarray:
-    """Rows `(calls, 2, 3 + history)`, a part of the weights zero, that read nothing from before the first call.
+def random_rows(
+    rng: np.random.Generator, calls: int, history: int, density: float = 0.7, fields: int = 1
+) -> np.ndarray:
+    """Rows `(calls, 2, 3 + fields history)`, a part of the weights zero, that read nothing from before the first call.
 
     Some tables have no stash, some leave it as it is for a while; some calls draw noise for the stash alone.
     """
-    shape = (calls, 2, 3 + history)
+    shape = (calls, 2, 3 + fields * history)
     rows = 0.6 * rng.normal(size=shape) * (rng.random(shape) < density)
     for i in range(min(calls, history - 1)):
-        rows[i, :, P0 + i + 1 : -1] = 0
+        for first in range(P0, P0 + fields * history, history):
+            rows[i, :, first + i + 1 : first + history] = 0
     rows[0, :, STASH] = 0
     kind = rng.integers(3)
     if kind == 0:
@@ -43,11 +46,13 @@ class RandomScheduler(sd_ext.TableScheduler):
     Args:
         basis: of the table.
         history: predictions that its calls read.
+        fields: 2 for rows that weigh unconditional predictions as well.
         seed: of its weights.
     """
 
     basis: str = "x0"
     history: int = 3
+    fields: int = 1
     seed: int = 0
 
     def _place(self, calls: int) -> Levels:
@@ -56,4 +61,6 @@ class RandomScheduler(sd_ext.TableScheduler):
     def _table(self, levels: Levels, eta: float) -> Table:
         calls = len(levels) - 1
         rng = np.random.default_rng([self.config["seed"], calls])
-        return Table(levels, random_rows(rng, calls, self.config["history"]), self.config["basis"], "nothing")
+        fields = self.config["fields"]
+        rows = random_rows(rng, calls, self.config["history"], fields=fields)
+        return Table(levels, rows, self.config["basis"], "nothing", fields)

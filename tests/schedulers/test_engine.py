@@ -43,56 +43,66 @@ def code(request):
 
 
 def by_matrices(table: Table, kind: str, hook, x: torch.Tensor, noises: list[torch.Tensor]):
-    """A run as it is defined, x' and stash' = rows[i] @ slots. Yields the network's output, x' and its x0."""
+    """A run as it is defined, x' and stash' = rows[i] @ slots. Yields the network's outputs, one for each field, x' and
+    the first field's x0.
+    """
     slots = torch.zeros(table.rows.shape[2], *x.shape, dtype=torch.float64)
     slots[0] = x
     for i, row in enumerate(torch.tensor(table.rows)):
-        alpha, sigma = float(table.levels.alpha[i]), float(table.levels.sigma[i])
-        x0 = torch.tanh(slots[0] + i)
-        m = OUTPUT[kind](x0, (slots[0] - alpha * x0) / sigma, alpha, sigma)
-        x0 = hook(x0) if hook else x0
-        slots[P0 + 1 : -1] = slots[P0:-2].clone()
-        slots[P0] = x0 if table.basis == "x0" else (slots[0] - alpha * x0) / sigma
+        alpha, sigma, outputs, x0s = float(table.levels.alpha[i]), float(table.levels.sigma[i]), [], []
+        for field in range(table.fields):
+            x0 = torch.tanh(slots[0] + i - field)
+            outputs.append(OUTPUT[kind](x0, (slots[0] - alpha * x0) / sigma, alpha, sigma))
+            x0s.append(hook(x0) if hook else x0)
+        for first, x0 in zip(range(P0, len(slots) - 1, table.history), x0s, strict=True):
+            slots[first + 1 : first + table.history] = slots[first : first + table.history - 1].clone()
+            slots[first] = x0 if table.basis == "x0" else (slots[0] - alpha * x0) / sigma
         slots[-1] = noises[i]
         slots[: STASH + 1] = torch.einsum("oj,j...->o...", row, slots)
-        yield m, slots[0].clone(), x0
+        yield outputs, slots[0].clone(), x0s[0]
 
 
-def random_run(trial: int):
+def random_run(trial: int, fields: int = 1):
     rng = np.random.default_rng(trial)
     calls, history = int(rng.integers(1, 9)), int(rng.integers(1, 6))
-    table = Table(random_levels(rng, calls), random_rows(rng, calls, history), ("x0", "eps")[trial % 2], "nothing")
+    rows = random_rows(rng, calls, history, fields=fields)
+    table = Table(random_levels(rng, calls), rows, ("x0", "eps")[trial % 2], "nothing", fields)
     generator = torch.Generator().manual_seed(trial)
     x, *noises = torch.randn(calls + 1, 2, 3, dtype=torch.float64, generator=generator).unbind()
     return table, x, noises
 
 
 @over("kind", OUTPUT)
+@over("fields", [1, 2])
 @over("trial", range(60), full=range(1000))
-def test_a_table_is_executed_as_its_matrices(kind, trial, code):
-    table, x, noises = random_run(trial)
+def test_a_table_is_executed_as_its_matrices(kind, fields, trial, code):
+    table, x, noises = random_run(trial, fields)
     for hook in (None, clip):
         run, state = code.Run(table, kind, hook), x
-        for i, (m, expected, x0) in enumerate(by_matrices(table, kind, hook, x, noises)):
+        for i, (outputs, expected, x0) in enumerate(by_matrices(table, kind, hook, x, noises)):
             call = run.calls[i]
-            torch.testing.assert_close(run.denoised(call, state, m), x0, atol=1e-11, rtol=1e-11)
-            state = run.advance(state.clone(), m, noises[i] if call.noisy else None)
+            torch.testing.assert_close(run.denoised(call, state, outputs[0]), x0, atol=1e-11, rtol=1e-11)
+            second = outputs[1] if call.unconditional else None  # what is not asked for is not needed
+            state = run.advance(state.clone(), outputs[0], noises[i] if call.noisy else None, second)
             torch.testing.assert_close(state, expected, atol=1e-11, rtol=1e-11)
-            kept = [tensor for tensor in (run.stash, *run.past) if tensor is not None]
-            assert len({tensor.data_ptr() for tensor in kept}) <= table.history  # history - 1 predictions, and a stash
+            kept = [tensor for tensor in (run.stash, *run.past, *run.second) if tensor is not None]
+            most = fields * (table.history - 1) + 1  # predictions of earlier calls, and a stash
+            assert len({tensor.data_ptr() for tensor in kept}) <= most
 
 
-def test_the_law_notices_a_wrong_weight(code):
+@over("fields", [1, 2])
+def test_the_law_notices_a_wrong_weight(code, fields):
     """It has teeth: every weight of a run matters, to the eleventh digit."""
-    table, x, noises = random_run(7)
+    table, x, noises = random_run(7, fields)
     rows = table.rows.copy()
     places = np.argwhere(rows[:-1, 0])
     assert len(places) > 5
     for call, slot in places:
         rows[call, 0, slot] *= 1 + 1e-7
-        run, state, worst = code.Run(Table(table.levels, rows, table.basis, "nothing"), "epsilon"), x, 0.0
-        for i, (m, expected, _) in enumerate(by_matrices(table, "epsilon", None, x, noises)):
-            state = run.advance(state.clone(), m, noises[i])
+        wrong = Table(table.levels, rows, table.basis, "nothing", fields)
+        run, state, worst = code.Run(wrong, "epsilon"), x, 0.0
+        for i, (outputs, expected, _) in enumerate(by_matrices(table, "epsilon", None, x, noises)):
+            state = run.advance(state.clone(), outputs[0], noises[i], outputs[-1])
             worst = max(worst, float((state - expected).abs().max()))
         assert worst > 1e-10
         rows[call, 0, slot] = table.rows[call, 0, slot]

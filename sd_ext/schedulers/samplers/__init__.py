@@ -10,6 +10,7 @@ deis         LMS, DEIS
 unipc        UniPC                              sa_solver   SA-Solver and its PECE form
 er_sde       ER-SDE                             restart     Restart
 consistency  LCM, TCD                           flow        Euler and Heun for flow matching
+cfg_plus_plus  CFG++ forms, of two fields
 churn        what Euler and Heun with churn and Restart share
 
 A family is its file, with its scheduler classes in `__all__` and its samplers in `SAMPLERS`, and its line below.
@@ -35,6 +36,7 @@ from .er_sde import *
 from .restart import *
 from .consistency import *
 from .flow import *
+from .cfg_plus_plus import *
 # isort: on
 
 _names = list(globals())

@@ -1,0 +1,79 @@
+"""The board: whose unconditional prediction a step finds."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+from sd_ext.board import BOARD, MOST, Board, attach, detach
+from sd_ext.errors import InputError
+
+
+def test_a_prediction_is_found_by_its_timestep_and_shape_and_once():
+    board = Board()
+    first, second = torch.tensor(5.0), torch.tensor(5.0)  # equal, not the same
+    batch = torch.randn(6, 4, 2, 2)
+    board.write(first, batch)
+    board.write(second, batch + 1)
+    like = torch.empty(3, 4, 2, 2)
+    assert torch.equal(board.take(first, like), batch[:3])
+    assert torch.equal(board.take(second, like), batch[:3] + 1)
+    assert board.take(first, like) is None
+    board.write(first, batch)
+    assert torch.equal(board.take(second, torch.empty(2, 4, 2, 2)), batch[:2])  # a guidance with three parts
+    for unfit in (torch.empty(6, 4, 2, 2), torch.empty(4, 4, 2, 2), torch.empty(3, 4, 2, 3)):
+        board.write(first, batch)
+        assert board.take(first, unfit) is None
+    board.write(first, batch, alone=True)
+    assert torch.equal(board.take(first, torch.empty(6, 4, 2, 2)), batch)
+
+
+def test_it_keeps_little_and_no_gradients():
+    board = Board()
+    for number in range(3 * MOST):
+        board.write(number, torch.ones(2, requires_grad=True) * number)
+    assert len(board.notes) == MOST and not any(note.output.requires_grad for note in board.notes)
+
+
+def test_threads_do_not_see_each_other():
+    board, seen = Board(), []
+    board.write(1, torch.zeros(2, 1))
+    thread = threading.Thread(target=lambda: seen.append(board.take(1, torch.zeros(1, 1))))
+    thread.start()
+    thread.join()
+    assert seen == [None] and board.take(1, torch.zeros(1, 1)) is not None
+
+
+class Network(torch.nn.Module):
+    def forward(self, sample, timestep, states=None, return_dict=True):
+        return (2 * sample,)
+
+
+@pytest.mark.parametrize("how", ["by name", "by place"])
+def test_attached_networks_write_and_detached_ones_do_not(how):
+    network, x, t = Network(), torch.ones(2, 4, 1, 1), torch.tensor(3)
+    like = torch.empty(1, 4, 1, 1)
+
+    def call(of):
+        return of(x, t) if how == "by place" else of(sample=x, timestep=t)
+
+    call(network)
+    assert BOARD.take(t, like) is None
+    attach(network)
+    attach(network)
+    call(network)
+    assert len(BOARD.notes) == 1
+    assert torch.equal(BOARD.take(t, like), 2 * x[:1])
+    call(copy.deepcopy(network))
+    assert torch.equal(BOARD.take(t, like), 2 * x[:1])
+    detach(network)
+    detach(network)
+    call(network)
+    assert BOARD.take(t, like) is None
+
+
+def test_what_has_no_network():
+    for thing in (object(), type("Pipe", (), {"unet": None})()):
+        with pytest.raises(InputError, match="has no U-Net"):
+            attach(thing)
