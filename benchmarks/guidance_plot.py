@@ -2,8 +2,8 @@
 
     python benchmarks/guidance_plot.py
 
-The data is the mixture of `sampler_plots.py`, of three Gaussians on a line; the prompt asks for two of them. Predictions
-with and without the prompt are known, and so is what the prompt's pictures are distributed like.
+The data is the mixture of `sampler_plots.py`, of three Gaussians on a line; the prompt asks for two of them.
+Predictions with and without the prompt are known, and so is what the prompt's pictures are distributed like.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def panel(trajectories: Axes, ends: Axes, name: str, scale: float, colour: str) 
     x = np.linspace(-4.2, 4.2, 400)
     ends.fill_betweenx(x, density(ASKED, x), color="0.85", label="what the prompt asks for")
     ends.plot(density(DATA, x), x, color="0.55", linewidth=0.9, linestyle=(0, (3, 2)), label="without the prompt")
-    ends.hist(drawn[-1], bins=70, range=(-4.2, 4.2), density=True, orientation="horizontal", histtype="step", color=colour)
+    ends.hist(
+        drawn[-1], bins=70, range=(-4.2, 4.2), density=True, orientation="horizontal", histtype="step", color=colour
+    )
     ends.set(ylim=(-4.2, 4.2), yticks=[], xticks=[])
 
 

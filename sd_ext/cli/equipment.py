@@ -53,6 +53,10 @@ class Equipment:
             set_sampler(self._pipe, recipe.sampler, recipe.grid)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
+            if getattr(self._pipe.scheduler, "weighs_unconditional", False):
+                from ..board import attach
+
+                attach(self._pipe)
         except BaseException:
             self.take_off()
             raise

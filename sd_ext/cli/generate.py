@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from ..models import Model
 from ..models.words import words_of
 from .inputs.files import without_digests
+from .job import Job
 from .pictures import Destination, Record, check_room, encode, name_stem, read_record
 from .plan import find_for, plan, unquoted
+from .processes import Processes
 from .request import Output, Recipe, Run, given, with_options
 from .voice import Voice
 
@@ -45,6 +48,8 @@ def generate(
     destination = Destination.check(output.out, len(recipes), output.overwrite, output.format)
     for recipe in recipes:
         check_room(destination.form, recipe.prompt + recipe.negative)
+    processes = Processes.of()
+    job = job_of(recipes, destination, output, run, processes)
     if run.preview is not None:
         Destination.check(run.preview, 1, overwrite=True)
     source = find_for(recipes)
@@ -57,6 +62,16 @@ def generate(
         return
 
     words, started = words_of(source), time.perf_counter()
+    if job is not None:
+        job.begin()
+        numbers = job.missing(processes)
+        if left := len(recipes) - len(numbers):
+            voice.hint(f"{left} of {len(recipes)} pictures are there already, or are drawn by other processes.")
+        recipes = [recipes[number] for number in numbers]
+        if not recipes:
+            report_shards(job, processes, voice)
+            return
+        processes.choose_gpu()
     with voice.busy("Loading the model"):
         from .silence import silence_torch
 
@@ -74,8 +89,32 @@ def generate(
         for doubt in doubts(words, prepared.pipe, list(group)) if words else ():
             voice.tell(doubt)
     preview = Preview(prepared.pipe, run.preview) if run.preview is not None else None
-    draw_and_write(Work(prepared, source, company, preview), destination, voice)
-    voice.hint(f"{time.perf_counter() - started:.1f} s in all; `sd-ext info FILE` tells how a picture was made.")
+    work = Work(prepared, source, company, preview)
+    if job is None:
+        draw_and_write(work, destination, voice)
+    else:
+        draw_job(work, job, numbers, processes, destination.form, voice)
+    seconds = time.perf_counter() - started
+    speed = f", {len(recipes) / seconds:.2f} pictures a second" if len(recipes) > 1 else ""
+    voice.hint(f"{seconds:.1f} s in all{speed}; `sd-ext info FILE` tells how a picture was made.")
+
+
+def job_of(
+    recipes: Sequence[Recipe], destination: Destination, output: Output, run: Run, processes: Processes
+) -> Job | None:
+    """The job of --manifest, --shards and of several processes; None for pictures that are named by their prompts.
+
+    Raises:
+        InputError: it cannot be numbered: one file, or a picture that is made again.
+    """
+    if not (output.manifest or output.shards or processes.count > 1):
+        return None
+    why = f"{processes.count} processes" if processes.count > 1 else "--shards" if output.shards else "--manifest"
+    if destination.file is not None:
+        raise InputError(f"{why}: pictures are numbered; give --out a folder, not {destination.file}")
+    if run.again is not None:
+        raise InputError(f"{why}: --again makes one picture; leave one of them out")
+    return Job(destination.folder, recipes, destination.ending, output.shards or 0)
 
 
 @dataclass(frozen=True)
@@ -129,3 +168,31 @@ def draw_and_write(work: Work, destination: Destination, voice: Voice) -> None:
     if len(recipes) > 1:
         sheet = encode(sheet_of(recipes, thumbnails), form=destination.form)
         voice.picture(destination.write(sheet, "sheet"), None)
+
+
+def draw_job(work: Work, job: Job, numbers: Sequence[int], processes: Processes, form: str, voice: Voice) -> None:
+    """Draw what a job lacks. Each picture is written at once, and each shard as soon as it is complete.
+
+    Args:
+        work: the pictures, in the order of `numbers`.
+        numbers: their places in the job.
+        form: of the pictures.
+    """
+    from .made import Circumstances, of_one
+
+    circumstances = Circumstances(work.prepared.pipe, work.model)
+    with voice.progress() as bar:
+        for number, drawn in zip(numbers, work.pictures(bar, voice.tell), strict=True):
+            record = Record(drawn.recipe, circumstances.of(drawn.recipe) | of_one(drawn))
+            path = job.write(number, encode(drawn.picture, record, form))
+            if job.shard:
+                report_shards(job, processes, voice, number)
+            else:
+                voice.picture(path, record)
+    report_shards(job, processes, voice)
+
+
+def report_shards(job: Job, processes: Processes, voice: Voice, number: int | None = None) -> None:
+    """Pack the shards that are complete, and say which; of a picture's number, its own only."""
+    for path in job.pack(processes, number):
+        voice.picture(path, None)

@@ -111,14 +111,19 @@ class Job:
         whole.write_bytes(path, data, overwrite=False)
         return path
 
-    def pack(self, processes: Processes) -> list[Path]:
+    def pack(self, processes: Processes, number: int | None = None) -> list[Path]:
         """Make a shard of every complete set of parts that this process is dealt, and remove the parts.
+
+        Args:
+            processes: says which are dealt.
+            number: of a picture: look at its shard only.
 
         Returns:
             The paths of the new shards.
         """
         made = []
-        for shard in range(processes.number, self.shards, processes.count):
+        dealt = range(processes.number, self.shards, processes.count)
+        for shard in dealt if number is None else [number // self.shard]:
             tar, parts = self._tar(shard), self._parts(shard)
             if not tar.exists() and all(self._path(number).exists() for number in self.numbers(shard)):
                 self._pack(shard)

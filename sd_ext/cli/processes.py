@@ -42,6 +42,9 @@ class Processes:
             )
         return made
 
-    def mine(self, number: int) -> bool:
-        """Whether the task of this number is dealt to this process."""
-        return number % self.count == self.number
+    def choose_gpu(self) -> None:
+        """Make this process's own GPU the one that "cuda" means."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.local % torch.cuda.device_count())

@@ -77,6 +77,9 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     clip_sample_range: float = 1.0
     noise_type: str = "gaussian"
 
+    weighs_unconditional: ClassVar[bool] = False
+    """Whether its tables have two fields, so that a network must leave its unconditional predictions (`attach`)."""
+
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
 

@@ -31,6 +31,11 @@ class Destination:
     overwrite: bool = False
     form: str = "png"
 
+    @property
+    def ending(self) -> str:
+        """Of numbered files: ".png"."""
+        return f".{SHORT[self.form]}"
+
     @classmethod
     def check(cls, out: Path, pictures: int, overwrite: bool, form: str | None = None) -> Destination:
         """Interpret `--out` and check that it can be written to. Nothing is left behind by the check.

@@ -16,6 +16,8 @@ switches guidance off at 1 and below.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..kernel import Kernel
@@ -149,7 +151,13 @@ def gradient_estimation_cfg_plus_plus(levels: Levels, gamma: float = 2.0) -> Tab
     return build(levels, rows, "eps")
 
 
-class EulerCFGPlusPlusScheduler(SigmaStart):
+class TwoFields:
+    """What the schedulers of this family have in common."""
+
+    weighs_unconditional: ClassVar[bool] = True
+
+
+class EulerCFGPlusPlusScheduler(TwoFields, SigmaStart):
     """Euler with CFG++; see `euler_cfg_plus_plus`.
 
     Args:
@@ -166,7 +174,7 @@ class EulerCFGPlusPlusScheduler(SigmaStart):
         return euler_cfg_plus_plus(levels, self.config["eta"])
 
 
-class DPMSolverMultistepCFGPlusPlusScheduler(TableScheduler):
+class DPMSolverMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
     """DPM++ 2M with CFG++, and its SDE form; see `multistep_cfg_plus_plus`.
 
     Args:
@@ -183,7 +191,7 @@ class DPMSolverMultistepCFGPlusPlusScheduler(TableScheduler):
         return multistep_cfg_plus_plus(levels, self.config["eta"])
 
 
-class DPMSolver2SAncestralCFGPlusPlusScheduler(MultiCallScheduler):
+class DPMSolver2SAncestralCFGPlusPlusScheduler(TwoFields, MultiCallScheduler):
     """DPM++ 2S a with CFG++; see `ancestral_2s_cfg_plus_plus`.
 
     Args:
@@ -203,7 +211,7 @@ class DPMSolver2SAncestralCFGPlusPlusScheduler(MultiCallScheduler):
         return ancestral_2s_cfg_plus_plus(levels, self.config["eta"])
 
 
-class RESMultistepCFGPlusPlusScheduler(TableScheduler):
+class RESMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
     """RES multistep with CFG++; see `res_multistep_cfg_plus_plus`.
 
     Args:
@@ -220,7 +228,7 @@ class RESMultistepCFGPlusPlusScheduler(TableScheduler):
         return res_multistep_cfg_plus_plus(levels, self.config["eta"])
 
 
-class GradientEstimationCFGPlusPlusScheduler(SigmaStart):
+class GradientEstimationCFGPlusPlusScheduler(TwoFields, SigmaStart):
     """Gradient estimation with CFG++; see `gradient_estimation_cfg_plus_plus`.
 
     Args:
