@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from ..errors import InputError, UnknownNameError
 from .base import TableScheduler
-from .grids import Grid, get_grid
+from .grids import Grid, get_grid, list_grids
 from .info import SamplerInfo
 from .samplers import FAMILIES
 
@@ -27,7 +28,6 @@ PROGRAM_GRIDS = {"a1111": "uniform", "comfyui": "normal"}
 
 NOT_TABLES = {
     "dpm adaptive": "it chooses its steps as it goes; 'dpm fast' takes the same ones without choosing",
-    "cfg pp": "it needs the unconditional prediction, which pipelines do not give to schedulers",
     "smea": "it resizes the latent between calls",
 }
 """Samplers of other programs that are not a table of coefficients, by a part of their name, and why."""
@@ -69,9 +69,15 @@ def list_samplers() -> list[SamplerInfo]:
     return list(all_samplers().values())
 
 
+def _words(name: str) -> list[str]:
+    """The words of a name in small letters, without the "k" that k-diffusion's names begin with in some programs."""
+    words = re.sub(r"[\s_-]+", " ", str(name).lower()).split()
+    return words[1:] if words[:1] == ["k"] else words
+
+
 def _key(name: str) -> str:
-    """A name without differences of case, underscores and spaces."""
-    return re.sub(r"[\s_]+", " ", str(name).strip().lower())
+    """A name without differences of case, and with single spaces for spaces, hyphens and underscores."""
+    return " ".join(_words(name))
 
 
 def _is_default(info: SamplerInfo) -> bool:
@@ -108,17 +114,29 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
         UnknownNameError: listing the closest names.
         InputError: a sampler known elsewhere that cannot be had here; says why.
     """
-    names, key = _spellings(all_samplers().values()), _key(name)
-    if key in names:
-        return names[key], None
-    for at in [m.start() for m in re.finditer(" ", key)]:
-        grid = _grid(key[at + 1 :])
-        if grid is not None and key[:at] in names:
-            return names[key[:at]], grid.name
+    names, words = _spellings(all_samplers().values()), _words(name)
+    joined = {key.replace(" ", ""): info for key, info in reversed(names.items())}  # the first of equal ones stays
+    for at in range(len(words), 0, -1):
+        info = names.get(" ".join(words[:at])) or joined.get("".join(words[:at]))
+        rest = " ".join(words[at:])
+        grid = _grid(rest) if info and rest else None
+        if info and (grid or not rest):
+            return info, grid and grid.name
     for part, reason in NOT_TABLES.items():
-        if part in key.replace("++", " pp"):
+        if part in " ".join(words).replace("++", " pp"):
             raise InputError(f"{name!r} cannot be a Diffusers scheduler: {reason}")
-    raise UnknownNameError("sampler", name, all_samplers())
+    if grid := _grid(name):
+        raise InputError(f"{name!r} is a grid; write it after a sampler, such as 'dpm++ 2m {grid.name}'")
+    raise UnknownNameError("sampler", name, _near(name) or all_samplers())
+
+
+def _near(name: str) -> list[str]:
+    """The samplers, with or without a grid, whose spelling is nearest to what was typed; none if nothing is near."""
+    known = [info.name for info in list_samplers()]
+    typed = " ".join(_words(name))
+    return difflib.get_close_matches(
+        typed, [*known, *(f"{k} {grid.name}" for k in known for grid in list_grids())], 3, 0.6
+    )
 
 
 def _own_options(info: SamplerInfo) -> dict[str, Any]:

@@ -28,7 +28,9 @@ DPM++ 2S a Karras; Euler SGM Uniform; DPM++ 2M KL Optimal; Euler a Align Your St
 COMFYUI = """euler euler_ancestral heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2 dpm_2_ancestral lms dpm_fast
 dpmpp_2s_ancestral dpmpp_sde dpmpp_sde_gpu dpmpp_2m dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun
 dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_ancestral
-gradient_estimation er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2"""
+gradient_estimation er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2 euler_cfg_pp
+euler_ancestral_cfg_pp dpmpp_2s_ancestral_cfg_pp dpmpp_2m_cfg_pp res_multistep_cfg_pp res_multistep_ancestral_cfg_pp
+gradient_estimation_cfg_pp"""
 
 COMFYUI_GRIDS = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
 
@@ -48,10 +50,42 @@ def test_every_grid_of_comfyui_follows_a_name(grid):
     assert scheduler.config["grid"] == grid
 
 
-@over("name", ["dpm_adaptive", "DPM adaptive", "euler_cfg_pp", "DDIM CFG++", "Euler SMEA Dy"])
+@over("name", ["dpm_adaptive", "DPM adaptive", "Euler SMEA Dy"])
 def test_what_cannot_be_a_table_says_why(name):
     with pytest.raises(InputError, match="cannot be a Diffusers scheduler: it "):
         sd_ext.make_scheduler(name)
+
+
+@over(
+    "typed, name, grid",
+    [
+        ("dpm++2m", "dpm++ 2m", None), ("DPM++-2M-Karras", "dpm++ 2m", "karras"), ("er-sde", "er sde", None),
+        ("k_euler_a", "euler a", None), ("k_dpmpp_2m karras", "dpm++ 2m", "karras"),
+        ("DPM++2M SDE", "dpm++ 2m sde", None), ("plms_karras", "plms", "karras"),
+        ("euler  bong-tangent", "euler", "bong_tangent"), ("Euler_Ancestral_CFG_PP", "euler a cfg++", None),
+    ],
+)  # fmt: skip
+def test_names_as_people_type_them(typed, name, grid):
+    info, found = registry.find_sampler(typed)
+    assert (info.name, found) == (name, grid)
+
+
+@over(
+    "typed, meant",
+    [("dpm++2m karas", "dpm++ 2m karras"), ("eulr a", "euler a"), ("dpm++ 2m exponental", "dpm++ 2m exponential"),
+     ("unpic", "unipc"), ("huen", "heun")],
+)  # fmt: skip
+def test_a_slip_leads_to_what_was_meant(typed, meant):
+    with pytest.raises(UnknownNameError, match="did you mean") as slip:
+        sd_ext.make_scheduler(typed)
+    assert any(meant in each for each in slip.value.closest), slip.value
+
+
+def test_a_grid_alone_and_nothing_are_told():
+    with pytest.raises(InputError, match=r"'karras' is a grid; write it after a sampler, such as 'dpm\+\+ 2m karras'"):
+        sd_ext.make_scheduler("karras")
+    with pytest.raises(UnknownNameError, match="known: "):
+        sd_ext.make_scheduler("")
 
 
 def test_every_compatible_diffusers_class_has_its_namesake():
