@@ -63,8 +63,8 @@ class Board(threading.local):
             Of its shape, as the network gave it; None if no call that fits is noted, or guidance was off.
         """
         own = [note for note in self.notes if note.timestep is timestep] or list(self.notes)[-1:]
-        for note in own:
-            self.notes.remove(note)
+        taken = {id(note) for note in own}
+        self.notes = deque((note for note in self.notes if id(note) not in taken), MOST)
         found = [part for note in own if (part := unconditional(note, like)) is not None]
         return found[-1] if found else None
 

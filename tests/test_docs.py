@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import diffusers
 import pytest
+import torch
 
 import sd_ext
 from sd_ext.schedulers.samplers import FAMILIES
@@ -108,7 +109,10 @@ def blocks(page: Path) -> list[tuple[str, str | None]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_the_python_of_a_page_runs_and_prints_what_it_says(page):
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    names = {"sd_ext": sd_ext, "pipe": SimpleNamespace(scheduler=diffusers.DDIMScheduler(**config))}
+    names = {
+        "sd_ext": sd_ext,
+        "pipe": SimpleNamespace(scheduler=diffusers.DDIMScheduler(**config), unet=torch.nn.Identity()),
+    }
     assert blocks(page)
     for code, shown in blocks(page):
         printed = io.StringIO()

@@ -17,7 +17,7 @@ MEAN, STD = 0.6, 0.3
 def end_of_run(table: Table, mean: float = MEAN, std: float = STD) -> tuple[float, float]:
     """(mean, standard deviation) at the end, of a run that starts in the exact marginal."""
     alpha, sigma = table.levels.alpha, table.levels.sigma
-    slots = np.zeros((table.rows.shape[2], 2 + table.calls))
+    slots = np.zeros((3 + table.history, 2 + table.calls))
     slots[X, :2] = alpha[0] * mean, np.hypot(alpha[0] * std, sigma[0])
     one = np.eye(2 + table.calls)[0]
     for i, row in enumerate(table.rows):
@@ -26,7 +26,8 @@ def end_of_run(table: Table, mean: float = MEAN, std: float = STD) -> tuple[floa
         x0 = mean * one + gain * (slots[X] - alpha[i] * mean * one)
         slots[P0] = x0 if table.basis == "x0" else (slots[X] - alpha[i] * x0) / sigma[i]
         slots[-1] = np.eye(2 + table.calls)[2 + i]
-        slots[: STASH + 1] = row @ slots
+        both = row[:, P0:-1].reshape(2, table.fields, -1).sum(1)  # without guidance both fields are one
+        slots[: STASH + 1] = np.concatenate([row[:, :P0], both, row[:, -1:]], axis=1) @ slots
     return float(slots[X, 0]), float(np.linalg.norm(slots[X, 1:]))
 
 

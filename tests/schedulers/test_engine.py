@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from sd_ext.board import BOARD
 from sd_ext.errors import InputError
 from sd_ext.schedulers import prediction
 from sd_ext.schedulers import run as engine
@@ -146,6 +147,7 @@ def noise(batch: int = 3, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def sample(scheduler, x, generator=None, begin=0):
     for t in scheduler.timesteps[begin:]:
+        BOARD.write(t, network(0.9 * x), alone=True)  # for tables of two fields
         x = scheduler.step(network(x), t, x, generator=generator).prev_sample
     return x
 
@@ -163,9 +165,10 @@ SEEDS = range(4)
 @over("seed", SEEDS)
 @over("basis", ["x0", "eps"])
 @over("begin", [0, 3, 7])
-def test_a_run_from_any_call_is_the_table_of_that_start(begin, basis, seed):
+@over("fields", [1, 2])
+def test_a_run_from_any_call_is_the_table_of_that_start(fields, begin, basis, seed):
     """Announced or found by its timestep; noise is drawn where a row has it, and only there."""
-    one = scheduler(seed=seed, basis=basis)
+    one = scheduler(seed=seed, basis=basis, fields=fields)
     table, start = one.table(begin), noise(dtype=torch.float64)
     generators, noises = seeds(3), []
     for row in table.rows:
@@ -178,8 +181,9 @@ def test_a_run_from_any_call_is_the_table_of_that_start(begin, basis, seed):
             assert one.begin_index == begin
         assert one.step_index is None
         x, generators = start, seeds(3)
-        for i, (m, expected, x0) in enumerate(by_matrices(table, "epsilon", None, x, noises), begin):
-            out = one.step(m, one.timesteps[i], x, generator=generators)
+        for i, (outputs, expected, x0) in enumerate(by_matrices(table, "epsilon", None, x, noises), begin):
+            BOARD.write(one.timesteps[i], torch.cat([outputs[-1], outputs[0]]))
+            out = one.step(outputs[0], one.timesteps[i], x, generator=generators)
             x = out.prev_sample
             torch.testing.assert_close(x, expected, atol=1e-10, rtol=1e-10)
             torch.testing.assert_close(out.pred_original_sample, x0, atol=1e-10, rtol=1e-10)
