@@ -12,6 +12,7 @@ Samplers
     list_samplers(), list_grids()     the samplers, as `SamplerInfo`, and the grids of timesteps
     DDIMScheduler, ...Scheduler       their classes, named as in Diffusers; each says order, calls and paper
     Table, NoiseSchedule              what a sampler is made of, and what a model was trained on
+    attach, detach                    let a U-Net leave its unconditional predictions, for samplers with CFG++
 
 U-Nets
     VariantUNet2DConditionModel       Diffusers' U-Net with features; also Cached..., TokenReduced..., HighRes...

@@ -30,6 +30,7 @@ FLOORS = (
         "model_configs",
         "seams",
         "sheets",
+        "board",
     },
     {"pretrained", "schedulers", "unets"},
     {"models"},

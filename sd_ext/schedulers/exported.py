@@ -113,8 +113,7 @@ def history_of(run: dict[str, Any], calls: list[list[Weights]]) -> int:
 
 def read_back(weights: Weights, history: int) -> int:
     """How many predictions of either field a row reads, this call's included."""
-    p = weights[STORED_HEAD:]
-    return max(len(p[:history]), *(j + 1 for j, weight in enumerate(p[history:]) if weight), 0)
+    return max((j % history + 1 for j, weight in enumerate(weights[STORED_HEAD:]) if weight), default=0)
 
 
 def check_reads(where: str, run: dict[str, Any], begin: int, history: int, stashed: bool) -> None:

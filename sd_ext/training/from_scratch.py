@@ -258,11 +258,11 @@ def finish(out: Path, recipe: str, trained: Path, pipeline: Path) -> None:
     from sd_ext.training.sets.drawings.card import write_card
     from sd_ext.training.sets.drawings.words import write_words
 
-    def add(new: Path) -> None:
+    def add_card_and_words(new: Path) -> None:
         if (out / "data" / "drawings").exists():  # models of other data get neither card nor words
             write_card(new, pipe, out, recipe, repr(str(pipeline)), GUIDANCE)
             write_words(new, out / "data", GUIDANCE)
 
     pipe = StableDiffusionPipeline.from_pretrained(trained, local_files_only=True)
-    save_pipeline(pipe, pipeline, torch.float16, add)
+    save_pipeline(pipe, pipeline, torch.float16, add_card_and_words)
     print(f"pipeline: {pipeline}, {folder_size(pipeline) / 1e6:.1f} MB")

@@ -160,6 +160,8 @@ class TwoFields:
 class EulerCFGPlusPlusScheduler(TwoFields, SigmaStart):
     """Euler with CFG++; see `euler_cfg_plus_plus`.
 
+    Order 1, 1 call a step; with eta fresh noise. Source: arXiv 2406.08070.
+
     Args:
         eta: share of the ancestral noise, 0 to 1.
     """
@@ -177,6 +179,8 @@ class EulerCFGPlusPlusScheduler(TwoFields, SigmaStart):
 class DPMSolverMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
     """DPM++ 2M with CFG++, and its SDE form; see `multistep_cfg_plus_plus`.
 
+    Order 2 without guidance, 1 call a step; with eta fresh noise. Source: arXiv 2406.08070 and 2211.01095.
+
     Args:
         eta: strength of the SDE, 0 the deterministic solver, 1 the reverse-time SDE.
     """
@@ -193,6 +197,8 @@ class DPMSolverMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
 
 class DPMSolver2SAncestralCFGPlusPlusScheduler(TwoFields, MultiCallScheduler):
     """DPM++ 2S a with CFG++; see `ancestral_2s_cfg_plus_plus`.
+
+    Order 2 without guidance, 2 calls a step, with fresh noise. Source: arXiv 2406.08070 and 2211.01095.
 
     Args:
         eta: share of the ancestral noise, 0 to 1.
@@ -214,6 +220,8 @@ class DPMSolver2SAncestralCFGPlusPlusScheduler(TwoFields, MultiCallScheduler):
 class RESMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
     """RES multistep with CFG++; see `res_multistep_cfg_plus_plus`.
 
+    Order 2 without guidance, 1 call a step; with eta fresh noise. Source: arXiv 2406.08070 and 2308.02157.
+
     Args:
         eta: share of the ancestral noise, 0 to 1.
     """
@@ -230,6 +238,8 @@ class RESMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
 
 class GradientEstimationCFGPlusPlusScheduler(TwoFields, SigmaStart):
     """Gradient estimation with CFG++; see `gradient_estimation_cfg_plus_plus`.
+
+    Order 1, 1 call a step. Source: arXiv 2406.08070 and 2306.04848.
 
     Args:
         gamma: weight of the newest noise, 0 to 4; 1 is Euler.
