@@ -39,6 +39,9 @@ DONE = RESULTS / "compatibility.cells.tmp"
 """JSON: pipeline, to sampler, to the problems of its tries; the pipeline's own scheduler is under ""."""
 WHOLE = {"timestep_spacing": "leading"}
 
+ONE_FIELD = [info for info in sd_ext.list_samplers() if not info.cls.weighs_unconditional]
+"""The samplers that are tried. Those with CFG++ need guidance, which many of the pipelines have not."""
+
 Cell = list[Any]
 """The problem of each try, [kind, message] or None: one try, and where it failed on fractional timesteps another."""
 
@@ -182,7 +185,7 @@ def as_result(rows: dict[str, Row]) -> dict[str, Any]:
         "machine": machine(),
         "steps": STEPS,
         "totals": count(rows.values()),
-        "samplers": {name: [i.name for i in sd_ext.list_samplers() if group(i) == name] for name in GROUPS},
+        "samplers": {name: [i.name for i in ONE_FIELD if group(i) == name] for name in GROUPS},
         "pipelines": {
             name: {
                 "family": ZOO[name].family,
@@ -214,7 +217,7 @@ def quoted(names: Iterable[str]) -> str:
 
 def of(names: list[str]) -> str:
     """A list of samplers, by what is missing where that is shorter."""
-    every = [info.name for info in sd_ext.list_samplers()]
+    every = [info.name for info in ONE_FIELD]
     others = [name for name in every if name not in names]
     if not others:
         return "every sampler"
@@ -379,7 +382,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--fresh", action="store_true", help="run cells again that are done")
     own = parser.parse_args()
-    known = [info.name for info in sd_ext.list_samplers()]
+    known = [info.name for info in ONE_FIELD]
     samplers, pipelines = chosen(known, own.samplers), chosen(ZOO, own.pipelines)
     torch.set_num_threads(1)
     cells_of = run(pipelines, samplers, own.workers, own.fresh)

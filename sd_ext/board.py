@@ -4,9 +4,9 @@ With guidance a network gives two predictions at every call, one for the prompt 
 is handed their mixture alone. Samplers with two fields weigh the unconditional one by itself. The network that made it
 writes it on this board (our U-Nets do; `sd_ext.attach(pipe)` makes any U-Net do so), and `step` takes it from there.
 
-The board belongs to a thread. What stands on it is told apart by the timestep, the very object that a pipeline hands to
-the network and then to `step`, so that pipelines that take turns in one thread do not read each other's predictions.
-Nothing on it is read by the processor, so no device has to be waited for.
+The board belongs to a thread. What stands on it is told apart by the timestep, the very object (or a view of it) that a
+pipeline hands to the network and then to `step`: what another run has left is never taken. Nothing on it is read by the
+processor, so no device has to be waited for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from .errors import InputError
 
 MOST = 8
-"""Predictions that are remembered: pipelines that take turns in one thread, times the calls each makes at a step."""
+"""Predictions that are remembered: pipelines that take turns in one thread, times the calls each makes for a step."""
 
 
 class Note(NamedTuple):
@@ -62,11 +62,22 @@ class Board(threading.local):
         Returns:
             Of its shape, as the network gave it; None if no call that fits is noted, or guidance was off.
         """
-        own = [note for note in self.notes if note.timestep is timestep] or list(self.notes)[-1:]
+        own = [note for note in self.notes if is_same(note.timestep, timestep)]
         taken = {id(note) for note in own}
         self.notes = deque((note for note in self.notes if id(note) not in taken), MOST)
         found = [part for note in own if (part := unconditional(note, like)) is not None]
         return found[-1] if found else None
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two timesteps are one object, or tensors that begin at the same place in memory, or equal numbers."""
+    if one is other:
+        return True
+    tensors = isinstance(one, torch.Tensor), isinstance(other, torch.Tensor)
+    if all(tensors):
+        places = [(each.untyped_storage().data_ptr(), each.storage_offset()) for each in (one, other)]
+        return places[0] == places[1]
+    return not any(tensors) and one == other
 
 
 def unconditional(note: Note, like: torch.Tensor) -> torch.Tensor | None:

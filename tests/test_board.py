@@ -21,7 +21,13 @@ def test_a_prediction_is_found_by_its_timestep_and_shape_and_once():
     assert torch.equal(board.take(second, like), batch[:3] + 1)
     assert board.take(first, like) is None
     board.write(first, batch)
-    assert torch.equal(board.take(second, torch.empty(2, 4, 2, 2)), batch[:2])  # a guidance with three parts
+    assert torch.equal(board.take(first, torch.empty(2, 4, 2, 2)), batch[:2])  # a guidance with three parts
+    for other in (torch.tensor(5.0), 5.0, None):  # of another run
+        board.write(first, batch)
+        assert board.take(other, like) is None
+    board.write(first.expand(6), batch)
+    assert torch.equal(board.take(first, like), batch[:3])
+    board.notes.clear()
     for unfit in (torch.empty(6, 4, 2, 2), torch.empty(4, 4, 2, 2), torch.empty(3, 4, 2, 3)):
         board.write(first, batch)
         assert board.take(first, unfit) is None

@@ -39,8 +39,9 @@ def silence() -> Iterator[None]:
 
 
 def silence_torch() -> None:
-    """Import torch and let its own log handlers write errors only. Before Diffusers, whose import makes torch warn."""
+    """Import torch and let its own log handler write errors only. Before Diffusers, whose import makes torch warn."""
     import torch  # noqa: F401
 
     for handler in logging.getLogger("torch").handlers:
-        handler.setLevel(max(handler.level, logging.ERROR))
+        if type(handler) is logging.StreamHandler:  # others are somebody else's
+            handler.setLevel(max(handler.level, logging.ERROR))

@@ -38,7 +38,7 @@ def test_a_dry_run_writes_nothing_and_loads_nothing(draw, tmp_path, monkeypatch)
     monkeypatch.setattr("sd_ext.cli.prepare.load_pipeline", None)
     done = draw("red apple", "--num", 2, "--dry-run", "--seed", 4)
     assert done.code == 0
-    assert "red apple (5)" in done.out and "MB in float32" in done.out
+    assert "red apple (5)" in done.out and "memory " in done.out
     told = [json.loads(line) for line in draw("red apple", "--num", 2, "--dry-run", "--json").out.splitlines()]
     assert [each["recipe"]["seed"] for each in told] == [0, 1]
     assert draw("x", "--dry-run", "--sampler", "no such").code == 2

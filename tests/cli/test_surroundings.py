@@ -94,7 +94,7 @@ def test_an_output_of_ascii(tmp_path, variables):
     )  # fmt: skip
     assert (shown.returncode, shown.stdout) == (2, b"")
     assert shown.stderr.startswith(b"sd-ext: ") and shown.stderr.count(b"\n") == 1
-    code = "import sd_ext.cli as cli; cli.app = lambda args: print('caf\\xe9'); cli.main([])"
+    code = "import sd_ext.cli as cli; cli.app = lambda args, **_: print('caf\\xe9'); cli.main([])"
     shown = subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True)
     assert shown.returncode == 0
     escaped = shown.stdout == b"caf\\xe9\n"

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sd_ext
+from sd_ext.board import BOARD
 from sd_ext.errors import InputError
 
 from .conftest import SD
@@ -216,6 +217,7 @@ def is_right(name, calls, grid, prediction, shape, batch, dtype, begin):
         x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         generators = [torch.Generator().manual_seed(3 + i) for i in range(batch)]
         for t in scheduler.timesteps[first:]:
+            BOARD.write(t, torch.sin(x), alone=True)  # for tables of two fields
             x = scheduler.step(torch.tanh(x), t, x, generator=generators).prev_sample
         assert x.dtype == dtype and x.shape == (batch, *shape)
         assert torch.isfinite(x.float()).all()
