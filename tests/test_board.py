@@ -51,6 +51,12 @@ def test_threads_do_not_see_each_other():
     assert seen == [None] and board.take(1, torch.zeros(1, 1)) is not None
 
 
+@pytest.fixture(autouse=True)
+def empty():
+    """Other tests leave notes in this thread."""
+    BOARD.notes.clear()
+
+
 class Network(torch.nn.Module):
     def forward(self, sample, timestep, states=None, return_dict=True):
         return (2 * sample,)

@@ -326,7 +326,10 @@ def trials_of(sources, tmp_path_factory) -> Callable[[str], Trials]:
     return cache(lambda name: Trials(CASES[name](sources), tmp_path_factory.mktemp("trials") / "work"))
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("generate many", "train lora")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CASES])
 def test_a_few_faults(trials_of, name):
     """One of each kind, at places that are drawn."""
     trials, draw = trials_of(name), random.Random(name)

@@ -185,6 +185,7 @@ def test_a_unet_and_encoders_that_do_not_fit_are_refused(picture_folder, tiny_pa
         task.begin(Accelerator(cpu=True))
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_of_all_or_some_blocks_changes_memory_only(picture_folder, tiny_pipeline_dir, tmp_path):
     def losses(name, **values):
         settings = {**TINY, "model": str(tiny_pipeline_dir), "data": str(picture_folder), "steps": 3, "log_every": 1}

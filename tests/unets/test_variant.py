@@ -401,6 +401,7 @@ def dynamo():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_compiled_inside_full_and_shallow_passes_equal_eager_ones(dynamo):
     variant = CachedUNet2DConditionModel.from_unet(build("no attention"), cache_interval=2)
     eager = run(variant)
@@ -413,6 +414,7 @@ def test_compiled_inside_full_and_shallow_passes_equal_eager_ones(dynamo):
     assert same(variant, build("no attention"))
 
 
+@pytest.mark.slow
 def test_torch_compile_around_it(dynamo):
     variant = CachedUNet2DConditionModel.from_unet(build("no attention"), cache_interval=2)
     eager = run(variant)

@@ -288,7 +288,7 @@ else:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts its processes by fork")
-@pytest.mark.parametrize("what", ["together", "killed"])
+@pytest.mark.parametrize("what", [pytest.param("together", marks=pytest.mark.slow), "killed"])
 def test_processes(tmp_path, what, caplog, fresh):
     """Four at once, two of them making the same and two sharing; and six in turn, each killed while it writes."""
     done = fresh(PROCESSES, tmp_path, what)

@@ -160,7 +160,9 @@ def touched_numbers(alone: Alone, part: str) -> list[int]:
     return [n for n, path in enumerate(alone.touched, 1) if path.startswith(part)]
 
 
-@pytest.mark.parametrize("part", ["run.json", "cache", "checkpoints", "model"])
+@pytest.mark.parametrize(
+    "part", ["checkpoints", *(pytest.param(part, marks=pytest.mark.slow) for part in ("run.json", "cache", "model"))]
+)
 def test_killed_while_it_writes(alone, file, tmp_path, part):
     """At random in this part of its life; and once more when it goes on."""
     number, out = random.Random(part).choice(touched_numbers(alone, part)), tmp_path / "run"

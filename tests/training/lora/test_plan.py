@@ -90,7 +90,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("family", "kind"), KINDS.values(), ids=KINDS)
+ALWAYS = ("lora", "dora, words")  # the others take seconds each
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [pytest.param(*case, marks=() if name in ALWAYS else pytest.mark.slow) for name, case in KINDS.items()],
+    ids=KINDS,
+)
 def test_the_estimate_is_what_a_step_takes(settings, tiny_sdxl_dir, family, kind):
     """To the byte, what the operations of a real step hold at once; and the numbers that are trained."""
     if family == "sdxl":
@@ -112,6 +119,7 @@ def test_the_estimate_for_int8(settings):
     assert int8.trained == full.trained
 
 
+@pytest.mark.slow
 def test_what_costs_and_what_saves_memory(settings):
     def taken(**values: Any) -> estimates.Estimate:
         return estimate(make_task(settings, **{"batch_size": 1, **values}).workload, CPU)
@@ -126,6 +134,7 @@ def test_what_costs_and_what_saves_memory(settings):
     assert (averaged.training, averaged.drawing) == (one.training + 4 * one.trained, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_allocator_agrees(settings, checkpointing):
     """An independent measure: what PyTorch's allocator gave out at most, temporaries within operations among it."""

@@ -38,7 +38,7 @@ def header(path):
     [
         ("sd15", "stable-diffusion-v1", "sd_v1"),
         ("sd21", "stable-diffusion-v2-768-v", "sd_v2"),
-        ("sdxl", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+        pytest.param("sdxl", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0", marks=pytest.mark.slow),
     ],
 )
 def test_kohyas_header_is_of_the_run(lora_run, shape, architecture, version):

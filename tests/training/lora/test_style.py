@@ -41,7 +41,11 @@ QUICK = Trial({"steps": 40, "batch-size": 4, "learning-rate": 2e-3}, (NEW[0], NE
 WHOLE = Trial({"steps": 140}, NEW, 10, 0.5, 0.85)
 
 
-@pytest.fixture(scope="module", params=[QUICK, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["quick", "whole"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=pytest.mark.slow) for each in (QUICK, WHOLE)],
+    ids=["quick", "whole"],
+)
 def trial(request) -> Trial:
     """Two thirds of the preset's steps, or what is enough to see the colours go."""
     return request.param

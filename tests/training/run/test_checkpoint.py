@@ -143,7 +143,10 @@ def write_and_prune(folder: Path, step: int) -> None:
     checkpoint.prune(folder, keep=1)
 
 
-@pytest.mark.parametrize("fault", [kill, disk_full, input_output_error, interrupt])
+@pytest.mark.parametrize(
+    "fault",
+    [kill, disk_full, *(pytest.param(each, marks=pytest.mark.slow) for each in (input_output_error, interrupt))],
+)
 def test_there_is_always_a_whole_checkpoint(tmp_path, fault):
     """Whichever operation fails: step 1 or step 2 is whole, what is said names it, and the run goes on."""
     stopped, log = set(), tmp_path / "log"

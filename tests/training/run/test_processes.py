@@ -57,6 +57,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(settings, tmp_path):
     """Uneven groups of two sizes; with batches of 1 one process has nothing to do in a pass of the mixed group."""
     task = TextToImageTask(config(settings, tmp_path / "plan"))
@@ -74,7 +75,9 @@ def test_two_processes_are_one(settings, tmp_path):
     assert "validation_loss" in history(tmp_path / "two")[2]
 
 
-@pytest.mark.parametrize(("asked", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("asked", "number"), [pytest.param(0, signal.SIGINT, marks=pytest.mark.slow), (1, signal.SIGTERM)]
+)
 def test_asked_of_one_process_both_stop_at_the_same_step(settings, tmp_path, number, asked):
     """And go on, as one process this time, to the end of the run that was left alone."""
     settings = {**settings, "validate_every": 0}

@@ -157,6 +157,7 @@ def test_an_interrupted_run_resumes_exactly(settings, tmp_path, monkeypatch, cac
             assert torch.equal(drawn, should)
 
 
+@pytest.mark.slow
 def test_epochs_differ_and_are_the_same_after_a_resume(settings, tmp_path, monkeypatch):
     """Accelerate's seedable sampler replays the first epoch's order on resume (accelerate #2016, #2823, #3996)."""
     orders: dict[int, tuple] = {}
@@ -182,6 +183,7 @@ def test_epochs_differ_and_are_the_same_after_a_resume(settings, tmp_path, monke
     assert orders == {step: alone[step] for step in range(4, 6)}
 
 
+@pytest.mark.slow
 def test_looking_at_a_run_does_not_change_it(settings, tmp_path):
     """Previews, validation, the log, workers, checkpoints: none leaves a trace in the weights."""
     settings = {**settings, "steps": 4, "validate_every": 2}

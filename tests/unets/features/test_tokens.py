@@ -155,6 +155,7 @@ def test_less_merging_is_nearer_to_the_exact_prediction(plain):
     assert 0 < apart[-1] < apart[0] / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(13, 22), (32, 7)])
 @pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
 def test_every_level_takes_every_shape(plain, size, options):
