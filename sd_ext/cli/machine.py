@@ -150,7 +150,7 @@ def offloaded(pipe: DiffusionPipeline, how: str | None, device: torch.device | N
         how: "model", "sequential", or None to leave the pipeline as it is.
         device: where the parts run.
     """
-    if how is None:
+    if how is None or device is None:
         yield
         return
     if how == "model":

@@ -107,7 +107,7 @@ def mask_of(picture: Image, size: tuple[int, int], file: str) -> Image:
     Raises:
         InputError: nothing in it is white.
     """
-    mask = fitted(picture.convert("L"), size).point(lambda grey: 255 if grey >= WHITE_FROM else 0)
+    mask = fitted(picture.convert("L"), size).point([255 * (grey >= WHITE_FROM) for grey in range(256)])
     if mask.getbbox() is None:
         raise InputError(
             f"--mask {file}: nothing in it is white, so nothing would be drawn; white is what is drawn anew"

@@ -256,7 +256,6 @@ class GradientEstimationCFGPlusPlusScheduler(TwoFields, SigmaStart):
 
 
 _CFG = "arXiv 2406.08070, alg. 2"
-_NOISY = {"stochastic": True}
 
 SAMPLERS = (
     SamplerInfo("euler cfg++", EulerCFGPlusPlusScheduler, 1, _CFG, ("euler cfg pp", "ddim cfg++", "ddim cfg pp")),
@@ -267,7 +266,7 @@ SAMPLERS = (
         _CFG,
         ("euler ancestral cfg++", "euler ancestral cfg pp"),
         options={"eta": 1.0},
-        **_NOISY,
+        stochastic=True,
     ),
     SamplerInfo(
         "dpm++ 2m cfg++", DPMSolverMultistepCFGPlusPlusScheduler, 2, f"{_CFG}; 2211.01095", ("dpmpp 2m cfg pp",)
@@ -279,7 +278,7 @@ SAMPLERS = (
         f"{_CFG}; 2211.01095",
         ("dpmpp 2m sde cfg pp",),
         options={"eta": 1.0},
-        **_NOISY,
+        stochastic=True,
     ),
     SamplerInfo(
         "dpm++ 2s a cfg++",
@@ -288,7 +287,7 @@ SAMPLERS = (
         f"{_CFG}; 2211.01095",
         ("dpmpp 2s ancestral cfg++", "dpmpp 2s ancestral cfg pp"),
         calls="2",
-        **_NOISY,
+        stochastic=True,
     ),
     SamplerInfo(
         "res multistep cfg++", RESMultistepCFGPlusPlusScheduler, 2, f"{_CFG}; 2308.02157", ("res multistep cfg pp",)
@@ -300,7 +299,7 @@ SAMPLERS = (
         f"{_CFG}; 2308.02157",
         ("res multistep ancestral cfg++", "res multistep ancestral cfg pp"),
         options={"eta": 1.0},
-        **_NOISY,
+        stochastic=True,
     ),
     SamplerInfo(
         "gradient estimation cfg++",
