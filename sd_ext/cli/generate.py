@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..models import Model
 from ..models.words import words_of
 from .inputs.files import without_digests
-from .job import Job
+from .job import MANIFEST, Job
 from .pictures import Destination, Record, check_room, encode, name_stem, read_record
 from .plan import find_for, plan, unquoted
 from .processes import Processes
@@ -65,6 +65,11 @@ def generate(
     if job is not None:
         job.begin()
         numbers = job.missing(processes)
+        if processes.count > 1:  # a launcher may have been forgotten about
+            voice.tell(
+                f"Process {processes.number + 1} of {processes.count}, as RANK and WORLD_SIZE say: it draws "
+                f"{len(numbers)} of {len(recipes)} pictures, numbered as {job.folder / MANIFEST} lists them."
+            )
         if left := len(recipes) - len(numbers):
             voice.hint(f"{left} of {len(recipes)} pictures are there already, or are drawn by other processes.")
         recipes = [recipes[number] for number in numbers]
@@ -152,19 +157,25 @@ class Work:
             yield from draw(pipe, recipes, on_step, tell, equipment.put_on)
 
 
-def draw_and_write(work: Work, destination: Destination, voice: Voice) -> None:
-    """Draw pictures; write and report each at once. With several, also a contact sheet."""
+def drawn_and_recorded(work: Work, voice: Voice) -> Iterator[tuple[Drawn, Record]]:
+    """Draw pictures, with a bar: each, and how it was made."""
     from .made import Circumstances, of_one
-    from .pictures.sheet import sheet_of, thumbnail
 
-    pipe, recipes, _ = work.prepared
-    circumstances, thumbnails = Circumstances(pipe, work.model), []
+    circumstances = Circumstances(work.prepared.pipe, work.model)
     with voice.progress() as bar:
         for drawn in work.pictures(bar, voice.tell):
-            record = Record(drawn.recipe, circumstances.of(drawn.recipe) | of_one(drawn))
-            path = destination.write(encode(drawn.picture, record, destination.form), name_stem(drawn.recipe.prompt))
-            voice.picture(path, record)
-            thumbnails.append(thumbnail(drawn.picture))
+            yield drawn, Record(drawn.recipe, circumstances.of(drawn.recipe) | of_one(drawn))
+
+
+def draw_and_write(work: Work, destination: Destination, voice: Voice) -> None:
+    """Draw pictures; write and report each at once. With several, also a contact sheet."""
+    from .pictures.sheet import sheet_of, thumbnail
+
+    recipes, thumbnails = work.prepared.recipes, []
+    for drawn, record in drawn_and_recorded(work, voice):
+        path = destination.write(encode(drawn.picture, record, destination.form), name_stem(drawn.recipe.prompt))
+        voice.picture(path, record)
+        thumbnails.append(thumbnail(drawn.picture))
     if len(recipes) > 1:
         sheet = encode(sheet_of(recipes, thumbnails), form=destination.form)
         voice.picture(destination.write(sheet, "sheet"), None)
@@ -178,17 +189,12 @@ def draw_job(work: Work, job: Job, numbers: Sequence[int], processes: Processes,
         numbers: their places in the job.
         form: of the pictures.
     """
-    from .made import Circumstances, of_one
-
-    circumstances = Circumstances(work.prepared.pipe, work.model)
-    with voice.progress() as bar:
-        for number, drawn in zip(numbers, work.pictures(bar, voice.tell), strict=True):
-            record = Record(drawn.recipe, circumstances.of(drawn.recipe) | of_one(drawn))
-            path = job.write(number, encode(drawn.picture, record, form))
-            if job.shard:
-                report_shards(job, processes, voice, number)
-            else:
-                voice.picture(path, record)
+    for number, (drawn, record) in zip(numbers, drawn_and_recorded(work, voice), strict=True):
+        path = job.write(number, encode(drawn.picture, record, form))
+        if job.shard:
+            report_shards(job, processes, voice, number)
+        else:
+            voice.picture(path, record)
     report_shards(job, processes, voice)
 
 

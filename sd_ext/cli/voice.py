@@ -54,9 +54,22 @@ class Voice:
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
         """A bar on the standard error, within the block."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
 
-        columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        class Speed(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed:.2f} a second" if task.speed else "")
+
+        columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn()
         hidden = self.quiet or not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, disable=hidden) as bar:
             yield bar
