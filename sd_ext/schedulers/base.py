@@ -13,8 +13,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from ..declared import Unbounded
 from ..errors import InputError
 from ..model_configs import GuardedConfig
-from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours
-from . import placement
+from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
+from . import placement, travel
 from .fields import OptionFields
 from .noise import BrownianNoise
 from .prediction import PREDICTION_TYPES, hook_from_config
@@ -34,7 +34,8 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         prediction_type: "epsilon", "sample", "v_prediction" or "flow_prediction".
         timestep_spacing: "linspace", "leading" or "trailing"; read when no other grid is chosen.
         steps_offset: added to "leading" timesteps.
-        grid: name of a grid (see `list_grids`), before every Diffusers flag; None follows the flags.
+        grid: name of a grid (see `list_grids`), before every Diffusers flag, and set as such a flag where Diffusers has
+            the grid; None follows the flags.
         grid_options: options of the grid's own, such as {"rho": 5.0}; see docs/grids.md.
         discard_penultimate_sigma: place one more level and leave out the last before the end.
         final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise.
@@ -107,9 +108,32 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         self._choice("prediction_type", PREDICTION_TYPES)
         self._choice("final_sigmas_type", ("zero", "sigma_min"))
         self._choice("noise_type", ("gaussian", "brownian"))
+        if config["lambda_min_clipped"] == math.inf:
+            raise InputError(f"{type(self).__name__}: lambda_min_clipped must be a number or -inf, got inf")
         placement.check_grid_options(config)
+        if names := travel.beside(config):
+            write_options(self, names)
+            config = self.config
         self.schedule: NoiseSchedule = NoiseSchedule.from_config(config)
         self._forget_runs()
+
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """A scheduler of this class from a config; arguments and result as in Diffusers.
+
+        What is passed goes before the config, in Diffusers' names of grids as well as in ours.
+        """
+        if isinstance(config, Mapping):
+            kwargs = travel.newest(config, kwargs)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def to_json_string(self) -> str:
+        """The config as JSON. Limits that are switched off are infinite, which JSON has no number for: they are left
+        out, and are the default of every class that reads it.
+        """
+        return travel.strict(super().to_json_string(), self._options)
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
         levels, prediction_type = levels[begin:], self.config["prediction_type"]

@@ -12,20 +12,14 @@ import torch
 from ..errors import InputError
 from .grids import GridOptions, get_grid
 from .schedule import ZERO, Levels, NoiseSchedule
-
-DIFFUSERS_GRIDS = {
-    "use_karras_sigmas": "karras",
-    "use_exponential_sigmas": "exponential",
-    "use_beta_sigmas": "beta_sigmas",
-    "use_lu_lambdas": "exponential",  # Diffusers' Lu grid is even in log sigma with both ends
-}
+from .travel import FLAGS
 
 
 def grid_name(config: Mapping[str, Any]) -> str:
     """The grid a scheduler config asks for: `grid`, or one of Diffusers' flags, or `timestep_spacing`."""
     if config["grid"] is not None:
         return config["grid"]
-    return next((grid for flag, grid in DIFFUSERS_GRIDS.items() if config[flag]), config["timestep_spacing"])
+    return next((grid for flag, grid in FLAGS.items() if config[flag]), config["timestep_spacing"])
 
 
 def grid_levels(
