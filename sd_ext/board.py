@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
@@ -62,9 +62,14 @@ class Board(threading.local):
         Returns:
             Of its shape, as the network gave it; None if no call that fits is noted, or guidance was off.
         """
-        own = [note for note in self.notes if is_same(note.timestep, timestep)]
-        taken = {id(note) for note in own}
+        found = self.find(timestep, like)
+        taken = {id(note) for note in self.notes if is_same(note.timestep, timestep)}
         self.notes = deque((note for note in self.notes if id(note) not in taken), MOST)
+        return found
+
+    def find(self, timestep: Any, like: torch.Tensor) -> torch.Tensor | None:
+        """What `take` would return; it stays."""
+        own = [note for note in self.notes if is_same(note.timestep, timestep)]
         found = [part for note in own if (part := unconditional(note, like)) is not None]
         return found[-1] if found else None
 
@@ -100,6 +105,9 @@ BOARD = Board()
 ATTACHED: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
 """The hooks that `attach` has put on networks."""
 
+PIPELINES: WeakSet[Any] = WeakSet()
+"""The pipelines that were attached; samplers that depend on the strength of guidance ask their own for it."""
+
 
 def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """A forward hook that notes what a U-Net predicted; its arguments are those of PyTorch's hooks."""
@@ -110,7 +118,8 @@ def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
 def attach(pipe: Any) -> None:
     """Make a pipeline's U-Net leave its unconditional predictions for samplers of two fields.
 
-    Nothing else changes, and a second call does nothing. Of a U-Net that is to be compiled, attach the compiled one.
+    Samplers that depend on the strength of guidance are told it by the pipeline from then on. Nothing else changes, and
+    a second call does nothing. Of a U-Net that is to be compiled, attach the compiled one.
 
     Args:
         pipe: a pipeline with a U-Net, or a U-Net.
@@ -121,12 +130,20 @@ def attach(pipe: Any) -> None:
     network = _network(pipe)
     if network not in ATTACHED:
         ATTACHED[network] = network.register_forward_hook(note_output, with_kwargs=True)
+    if network is not pipe:
+        PIPELINES.add(pipe)
 
 
 def detach(pipe: Any) -> None:
     """Undo `attach`; nothing happens where nothing was attached."""
     if hook := ATTACHED.pop(_network(pipe), None):
         hook.remove()
+    PIPELINES.discard(pipe)
+
+
+def pipelines_of(scheduler: Any) -> list[Any]:
+    """The attached pipelines whose scheduler this very object is now."""
+    return [pipe for pipe in PIPELINES if getattr(pipe, "scheduler", None) is scheduler]
 
 
 def _network(pipe: Any) -> torch.nn.Module:

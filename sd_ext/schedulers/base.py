@@ -228,6 +228,11 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         """The table the announced run would execute from `begin_index` on."""
         return self._compile(self._announced("table()").levels, begin_index, eta).table
 
+    def companion(self, begin_index: int = 0) -> Table | None:
+        """The table of one field that stands in for that of two where no unconditional predictions are left, if any."""
+        run = self._compile(self._announced("companion()").levels, begin_index, 0.0).companion
+        return run and run.table
+
     def _draw(
         self, x: torch.Tensor, run: Run, generator: torch.Generator | list[torch.Generator] | None
     ) -> torch.Tensor:

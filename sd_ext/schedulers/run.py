@@ -174,6 +174,8 @@ class Run:
         """The same of unconditional predictions, in a table of two fields."""
         self.path: Any = None
         """Where the noise comes from, if not from fresh draws."""
+        self.companion: Run | None = None
+        """The run of one field that stands in for one of two where no network leaves its unconditional predictions."""
 
     def denoised(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """The x0 prediction, the hook applied, of the shape of x."""

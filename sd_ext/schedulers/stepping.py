@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs, StepOutput
 from .run import Run
+
+log = logging.getLogger(__name__)
 
 
 class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
@@ -35,6 +38,13 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
     def _compile(self, levels: Any, begin: int, eta: float) -> Run:
         """A run of these levels from call `begin` on, for `step(eta=...)`."""
         raise NotImplementedError
+
+    def say_once(self, message: str) -> None:
+        """Log a warning, once for each scheduler."""
+        said: set[str] = self.__dict__.setdefault("_said", set())
+        if message not in said:
+            said.add(message)
+            log.warning("%s: %s", type(self).__name__, message)
 
     # ---- copies ------------------------------------------------------------------------------------------------------
 
@@ -215,6 +225,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         if x.dtype is not torch.float32 or m.dtype is not torch.float32:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             x, m = x.to(dtype), m.to(dtype)
+        if run.companion is not None and not run.position and BOARD.find(timestep, model_output) is None:
+            run = plan.run = self._stand_in(run.companion)
         call = run.calls[run.position]
         noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
         if call.unconditional:
@@ -237,6 +249,14 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         ready = plan.ready if plan.ready is not None and plan.ready.begin == begin and not eta else None
         plan.ready, plan.run = None, ready or self._compile(plan.levels, begin, eta)
         return plan.run
+
+    def _stand_in(self, companion: Run) -> Run:
+        """The run of one field in place of one of two."""
+        self.say_once(
+            "no network leaves its unconditional prediction, and a less exact table of one field runs: call "
+            "pipe.scheduler.attach(pipe) once after loading, and draw with a guidance scale above 1"
+        )
+        return companion
 
     def _split(self, m: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The prediction, and the variance that networks with twice the channels give besides."""
