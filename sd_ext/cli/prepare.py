@@ -84,7 +84,7 @@ def _guidance(recipe: Recipe, usual: float, tell: Tell) -> float:
         return recipe.guidance
     from ..schedulers.registry import find_sampler
 
-    if recipe.sampler is None or not find_sampler(recipe.sampler)[0].cls.weighs_unconditional or usual <= MILD:
+    if recipe.sampler is None or not find_sampler(recipe.sampler)[0].cls.mild_guidance or usual <= MILD:
         return usual
     tell(f"{recipe.sampler} is drawn with guidance {MILD:g}: with CFG++ 1 to 2 does what 5 to 12 does elsewhere.")
     return MILD

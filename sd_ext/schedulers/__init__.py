@@ -6,6 +6,7 @@ table        a sampler as numbers, self-checked   placement  the levels of a run
 transfer     a step with one prediction           kernel     a step with a polynomial through several
 multistage   steps of several network calls       corrector  predictor-correctors
 samplers/    the samplers, one file per family    registry   samplers by name
+calibrated/  tables fitted to a model
 base, fields the class that samplers inherit from, and its options
 
 How one is run; an exported sampler takes these along:
@@ -18,6 +19,7 @@ noise        noise from a Brownian path           export     writes a sampler as
 
 from . import samplers
 from .base import TableScheduler
+from .calibrated import CalibratedScheduler, Calibration, Fit
 from .grids import list_grids
 from .info import SamplerInfo
 from .plan import StepOutput
@@ -28,6 +30,9 @@ from .table import Table
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     *samplers.__all__,
+    "CalibratedScheduler",
+    "Calibration",
+    "Fit",
     "Levels",
     "NoiseSchedule",
     "SamplerInfo",

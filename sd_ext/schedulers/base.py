@@ -81,6 +81,9 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     weighs_unconditional: ClassVar[bool] = False
     """Whether its tables have two fields, so that a network must leave its unconditional predictions (`attach`)."""
 
+    mild_guidance: ClassVar[bool] = False
+    """Whether guidance of 1 to 2 does here what 5 to 12 does elsewhere."""
+
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
 

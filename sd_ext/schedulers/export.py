@@ -53,6 +53,7 @@ class RunsTables(Protocol):
     def announce(self, levels: Levels) -> None: ...
     def set_begin_index(self, begin_index: int) -> None: ...
     def table(self, begin_index: int = 0) -> Table: ...
+    def companion(self, begin_index: int = 0) -> Table | None: ...
     def step(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
@@ -156,34 +157,43 @@ def _run(scheduler: RunsTables) -> dict[str, Any]:
     """The announced run, as `exported.py` reads it."""
     levels, table = scheduler.levels, scheduler.table()
     n = table.calls
-    calls = [_call(rows) for rows in table.rows]
-    starts = {}
+    whole_run = _stored(table)
+    starts, late = {}, {}
     for begin in range(1, n):
-        late = scheduler.table(begin)
+        other = scheduler.table(begin)
         same_levels = all(
-            np.array_equal(getattr(late.levels, name), getattr(table.levels, name)[begin:])
+            np.array_equal(getattr(other.levels, name), getattr(table.levels, name)[begin:])
             for name in ("alpha", "sigma")
         )
-        if (late.basis, late.fields) != (table.basis, table.fields) or not same_levels:
-            raise InputError(
-                f"{type(scheduler).__name__} cannot be exported: its levels, basis or fields depend on where a run "
-                "starts"
-            )
-        if late.fields > 1:
-            late = _of_history(late, table.history)
-        own = {str(i): call for i, rows in enumerate(late.rows, begin) if (call := _call(rows)) != calls[i]}
+        if (other.basis, other.fields) != (table.basis, table.fields) or not same_levels:
+            late[str(begin)] = _stored(other)
+            continue
+        if other.fields > 1:
+            other = _of_history(other, table.history)
+        calls = enumerate(map(_call, other.rows), begin)
+        own = {str(i): call for i, call in calls if call != whole_run["calls"][i]}
         if own:
             starts[str(begin)] = own
+    companions = {str(b): _stored(other) for b in range(n) if (other := scheduler.companion(b)) is not None}
+    parts = {"late": late, "companions": companions, "apart": getattr(levels, "apart", False)}
     return {
-        "basis": table.basis,
-        **({"fields": table.fields, "history": table.history} if table.fields > 1 else {}),
+        **whole_run,
         "init_noise_sigma": float(scheduler.init_noise_sigma),
         "timesteps": _short(levels.t[:-1]),
         "sigmas": [value if math.isfinite(value) else None for value in _short(levels.ratio)],
+        "starts": starts,
+        **{name: part for name, part in parts.items() if part},
+    }
+
+
+def _stored(table: Table) -> dict[str, Any]:
+    """A table as `exported.py` reads it."""
+    return {
+        "basis": table.basis,
+        **({"fields": table.fields, "history": table.history} if table.fields > 1 else {}),
         "alpha": _short(table.levels.alpha[:-1]),
         "sigma": _short(table.levels.sigma[:-1]),
-        "calls": calls,
-        "starts": starts,
+        "calls": [_call(rows) for rows in table.rows],
     }
 
 
@@ -214,20 +224,21 @@ def _short(values: np.ndarray) -> list[float]:
 
 
 def _prove(scheduler: RunsTables, exported: ExportedScheduler, count: int) -> None:
-    """Make a run both ways, from its first call and from the middle.
+    """Make a run both ways, from its first call and from the middle, and with a companion if there is one.
 
     Raises:
         InputError: the results differ, so steps of this scheduler are more than its tables.
     """
     exported.set_timesteps(count)
-    for begin in {0, count // 2}:
+    for begin, left in {(0, True), (count // 2, True), (0, scheduler.companion() is None)}:
         latents = []
         for one in (scheduler, exported):
             generator = torch.Generator().manual_seed(0)
             x = torch.randn(2, 4, 2, 2, generator=generator)
             one.set_begin_index(begin)
             for t in one.timesteps[begin:]:
-                BOARD.write(t, x.sin(), alone=True)  # read by tables of two fields
+                if left:
+                    BOARD.write(t, x.sin(), alone=True)  # read by tables of two fields
                 x = one.step(x.tanh(), t, x, generator=generator, return_dict=False)[0]
             latents.append(x)
         if not torch.equal(*latents):

@@ -12,8 +12,10 @@ the numbers, into `scheduler_config.json`. One network call is a small matrix. O
 it makes x' and stash', as weighted sums: `[[weights of x'], [weights of stash']]`, with zeros at the end of a list, and
 a stash' of zeros, left out. `runs` holds, for each number of calls, `timesteps`, `sigmas` (sigma / alpha, null where
 infinite), the levels `alpha` and `sigma` of its `calls`, and in `starts` those calls that differ in a run that begins
-late (image to image). `trained` is the model's noise schedule. Where a run has `"fields": 2`, its rows weigh `history`
-predictions and after them as many unconditional ones, which `pipe.scheduler.attach(pipe)` makes the U-Net leave.
+late (image to image); a start whose table is another one altogether stands in `late`. `trained` is the model's noise
+schedule. Where a run has `"fields": 2`, its rows weigh `history` predictions and after them as many unconditional ones,
+which `pipe.scheduler.attach(pipe)` makes the U-Net leave; where nothing is left, tables of `companions` run in their
+place, by the call they start at. `apart` says that the timesteps may be others than those of `alpha` and `sigma`.
 """
 
 from __future__ import annotations
@@ -71,23 +73,38 @@ def index(key: Any) -> int:
 
 
 def check_run(key: str, run: Any, prediction_type: str) -> None:
-    """Shapes, finite numbers, and that no call reads what no earlier call made, wherever the run starts."""
+    """That an announced run and the tables of all its starts can be used."""
     where, n = f"runs[{key}]", index(key)
     need(n > 0 and isinstance(run, dict) and isinstance(run.get("starts"), dict), f"{where} is not a run")
     need(n <= MOST_CALLS, f"{where}: more than {MOST_CALLS} calls")
-    need(run.get("basis") in ("x0", "eps"), f"{where}.basis must be 'x0' or 'eps'")
-    need(run.get("fields", 1) in (1, 2), f"{where}.fields must be 1 or 2")
-    need(index(str(run.get("history", 1))) > 0, f"{where}.history must be a whole number")
-    for name in ("timesteps", "alpha", "sigma"):
-        check_numbers(f"{where}.{name}", run.get(name), n)
+    check_numbers(f"{where}.timesteps", run.get("timesteps"), n)
     sigmas = run.get("sigmas")
     check_numbers(f"{where}.sigmas", [v or 0 for v in sigmas] if isinstance(sigmas, (list, tuple)) else None, n + 1)
     check_numbers(f"{where}.init_noise_sigma", [run.get("init_noise_sigma")])
+    check_table(where, run, n, prediction_type)
+    for name in ("late", "companions"):
+        tables = run.get(name, {})
+        need(isinstance(tables, dict), f"{where}.{name} must hold tables by the call they start at")
+        for begin, table in tables.items():
+            at = f"{where}.{name}[{begin}]"
+            need(0 <= index(begin) < n and isinstance(table, dict), f"{at} is not a table of a start")
+            need(name == "late" or table.get("fields", 1) == 1, f"{at}: a companion has one field")
+            check_table(at, table, n - index(begin), prediction_type)
+
+
+def check_table(where: str, run: dict[str, Any], n: int, prediction_type: str) -> None:
+    """Shapes, finite numbers, and that no call reads what no earlier call made, wherever the run starts."""
+    starts = run.get("starts", {})
+    need(run.get("basis") in ("x0", "eps"), f"{where}.basis must be 'x0' or 'eps'")
+    need(run.get("fields", 1) in (1, 2), f"{where}.fields must be 1 or 2")
+    need(index(str(run.get("history", 1))) > 0, f"{where}.history must be a whole number")
+    for name in ("alpha", "sigma"):
+        check_numbers(f"{where}.{name}", run.get(name), n)
     need(min(run["sigma"]) > 0, f"{where}.sigma must be positive")
     need(min(run["alpha"]) >= (prediction_type == "epsilon") * 1e-300, f"{where}.alpha is too small")
     need(isinstance(run.get("calls"), list) and len(run["calls"]) == n, f"{where}.calls must be a list of {n}")
     numbered = {str(i): call for i, call in enumerate(run["calls"])}
-    own = [("0", numbered), *run["starts"].items()]
+    own = [("0", numbered), *starts.items()]
     for begin, calls in own:
         need(isinstance(calls, dict), f"{where}.starts must hold calls by their index")
         for i, call in calls.items():
@@ -98,7 +115,7 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
                 check_numbers(at, weights)
     every = [call for _, calls in own for call in calls.values()]
     history, stashed = history_of(run, every), any(len(call) == 2 for call in every)
-    for begin in range(n):
+    for begin in range(n if "starts" in run else 1):
         check_reads(where, run, begin, history, stashed)
 
 
@@ -137,13 +154,15 @@ def check_reads(where: str, run: dict[str, Any], begin: int, history: int, stash
 
 def stored_call(run: dict[str, Any], begin: int, i: int) -> list[Weights]:
     """Call i of a run that starts at call `begin`."""
-    return run["starts"].get(str(begin), {}).get(str(i), run["calls"][i])
+    return run.get("starts", {}).get(str(begin), {}).get(str(i), run["calls"][i])
 
 
 class StoredTable:
     """The table of a run from one of its starts, as `Run` reads it."""
 
     def __init__(self, run: dict[str, Any], begin: int):
+        if (late := run.get("late", {}).get(str(begin))) is not None:
+            run, begin = late, 0
         calls = [stored_call(run, begin, i) for i in range(begin, len(run["calls"]))]
         self.basis: Basis = run["basis"]
         self.fields: int = run.get("fields", 1)
@@ -168,6 +187,7 @@ class StoredLevels:
         self.run = run
         self.t = [*run["timesteps"], 0.0]
         self.ratio = [math.inf if v is None else float(v) for v in run["sigmas"]]
+        self.apart = bool(run.get("apart"))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoredLevels:
         return self  # nothing changes it
@@ -285,7 +305,12 @@ class ExportedScheduler(Stepping):
 
     def _compile(self, levels: StoredLevels, begin: int, eta: float) -> Run:
         config = self.config
-        return Run(StoredTable(levels.run, begin), config["prediction_type"], hook_from_config(config), begin)
+        tables = [StoredTable(levels.run, begin)]
+        if (companion := levels.run.get("companions", {}).get(str(begin))) is not None:
+            tables.append(StoredTable(companion, 0))
+        run, *others = (Run(table, config["prediction_type"], hook_from_config(config), begin) for table in tables)
+        run.companion = others[0] if others else None
+        return run
 
     @property
     def init_noise_sigma(self) -> float:

@@ -26,6 +26,11 @@ Program = Literal["a1111", "comfyui"]
 PROGRAM_GRIDS = {"a1111": "uniform", "comfyui": "normal"}
 """The grid each program uses when none is chosen."""
 
+CARRIED: dict[str, SamplerInfo] = {}
+"""Samplers that are made of what a model's scheduler config carries, by name; each puts itself here. They have grids of
+their own, and are not listed, since most models have none.
+"""
+
 NOT_TABLES = {
     "dpm adaptive": "it chooses its steps as it goes; 'dpm fast' takes the same ones without choosing",
     "smea": "it resizes the latent between calls",
@@ -114,6 +119,8 @@ def find_sampler(name: str) -> tuple[SamplerInfo, str | None]:
         UnknownNameError: listing the closest names.
         InputError: a sampler known elsewhere that cannot be had here; says why.
     """
+    if info := CARRIED.get(_key(name)):
+        return info, None
     names, words = _spellings(all_samplers().values()), _words(name)
     joined = {key.replace(" ", ""): info for key, info in reversed(names.items())}  # the first of equal ones stays
     for at in range(len(words), 0, -1):
@@ -182,6 +189,8 @@ def make_scheduler(
         settings = {"grid": PROGRAM_GRIDS[like], "discard_penultimate_sigma": like in info.drops_penultimate}
     settings |= _own_options(info)
     chosen = get_grid(grid).name if grid is not None else named_grid
+    if info.name in CARRIED and (chosen or like):
+        raise InputError(f"{info.name!r} has a grid of its own; leave out grid and like")
     if chosen is not None:
         settings["grid"] = chosen
     unknown = set(overrides) - set(info.cls._options)

@@ -16,7 +16,7 @@ from ..board import BOARD, attach
 from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs, StepOutput
-from .run import Run
+from .run import Call, Run
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,30 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
             InputError: it has no U-Net.
         """
         attach(pipe)
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """alpha x0 + sigma noise, at any timesteps, also before set_timesteps; see `ForwardProcess.add_noise`.
+
+        Fitted samplers may tell the network another timestep than that of the latent's noise. At a timestep of such a
+        run, alpha and sigma are the latent's, so that it can begin there (image to image) or be pasted in (inpainting).
+        """
+        call = self._call_at(timesteps)
+        if call is None:
+            return super().add_noise(original_samples, noise, timesteps)
+        return (call.alpha * original_samples + call.sigma * noise).to(original_samples.dtype)
+
+    def _call_at(self, timesteps: torch.Tensor) -> Call | None:
+        """The call of the announced run that a timestep belongs to, if its level may be apart from that of the model's
+        schedule there; None at others, or at several at once.
+        """
+        plan = self._plan
+        run = plan and (plan.run or plan.ready)
+        if plan is None or run is None or not getattr(plan.levels, "apart", False):
+            return None
+        told = set(timesteps.reshape(-1).tolist())
+        value = told.pop() if len(told) == 1 else math.nan
+        places = [i - run.begin for i, each in enumerate(plan.values) if abs(each - value) < 1e-3]
+        return run.calls[places[0]] if places and places[0] >= 0 else None
 
     # ---- the step ----------------------------------------------------------------------------------------------------
 

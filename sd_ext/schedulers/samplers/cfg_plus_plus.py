@@ -155,6 +155,7 @@ class TwoFields:
     """What the schedulers of this family have in common."""
 
     weighs_unconditional: ClassVar[bool] = True
+    mild_guidance: ClassVar[bool] = True
 
 
 class EulerCFGPlusPlusScheduler(TwoFields, SigmaStart):

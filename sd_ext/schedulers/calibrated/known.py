@@ -1,0 +1,116 @@
+"""Where a known sampler makes a run, or the rest of one, in place of a table that was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..base import TableScheduler
+from ..registry import make_scheduler
+from ..schedule import Levels
+from ..table import Table
+from .fits import Fit
+from .variants import takes_noise, with_noise
+
+ONE_CALL = "dpm++ 2m"
+"""What goes on from the middle of a fitted run in the place of samplers that place calls of their own."""
+
+
+@dataclass(frozen=True)
+class Announced(Levels):
+    """The levels of an announced run, and who makes it.
+
+    Args:
+        fit: what was found for it; its table makes the run, if it has one.
+        own: the known sampler's own levels, where that makes the run.
+        start: what the first noise is scaled by.
+    """
+
+    fit: Fit | None = None
+    own: Levels | None = None
+    start: float = 1.0
+
+    @property
+    def apart(self) -> bool:
+        """Whether told timesteps may be others than those of the levels; see `Stepping.add_noise`."""
+        return self.own is None
+
+
+def plain(levels: Levels) -> Levels:
+    """Just the levels."""
+    return Levels(levels.t, levels.alpha, levels.sigma)
+
+
+def fitted_levels(fit: Fit) -> Announced:
+    """The levels of a run that a fit's table makes."""
+    assert fit.table is not None
+    levels = fit.table.levels
+    return Announced(levels.t, levels.alpha, levels.sigma, None, fit)
+
+
+class KnownSamplers:
+    """Known samplers for one model, each made when it is first needed.
+
+    Args:
+        config: the scheduler config they are made for.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._config, self._made = dict(config), dict[str, TableScheduler]()
+
+    def __getitem__(self, name: str) -> TableScheduler:
+        if name not in self._made:
+            self._made[name] = make_scheduler(name, self._config)
+        return self._made[name]
+
+    def place(self, fit: Fit, levels: Levels | None = None) -> Announced:
+        """The levels of a run that a fit's known sampler makes.
+
+        Args:
+            fit: of the run.
+            levels: of its calls and the end, where the caller has chosen them; else the sampler's own grid is used.
+        """
+        known = self[fit.known]
+        if levels is None:
+            known.set_timesteps(fit.calls)
+        else:
+            known.announce(levels)
+        own = known.levels
+        return Announced(own.t, own.alpha, own.sigma, own.stage, fit, own, known.init_noise_sigma)
+
+    def staged(self, name: str, levels: Levels) -> Levels:
+        """The levels of every call, where the caller has chosen those of solver steps."""
+        return self[name]._explicit_stages(levels)
+
+    def goes_on(self, name: str, fitted: Levels) -> tuple[str, Table]:
+        """A known sampler's table for the rest of a fitted run.
+
+        The timesteps that are told have been announced. The latent is at the fitted level; from the next call on the
+        levels are those that belong to the told timesteps.
+
+        Args:
+            name: of the known sampler.
+            fitted: the levels of the calls that are left, and the end.
+
+        Returns:
+            The name of the sampler, which is another one where this one places calls of its own, and the table.
+        """
+        known = self[name]
+        levels = fitted[:1].then(known.schedule.at(fitted.t[1:-1])).then(fitted[-1:])
+        if np.any(np.diff(levels.ratio) >= 0):
+            levels = plain(fitted)
+        if len(staged := known._explicit_stages(levels)) != len(levels):
+            return ONE_CALL, self[ONE_CALL]._table(levels, 0.0)
+        return name, known._table(staged, 0.0)
+
+
+def noisy(table: Table, eta: float) -> tuple[Table, str]:
+    """A known sampler's table with fresh noise, and what has to be said where it takes none."""
+    if not eta:
+        return table, ""
+    return (
+        (with_noise(table, eta), "") if takes_noise(table) else (table, f"draws its own noise, not eta {eta:g} of it")
+    )

@@ -1,0 +1,121 @@
+"""What an attached pipeline tells: how strongly it guides, and whether it is what a calibration was made for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...board import pipelines_of
+from ...seams.torch import uncompiled_path
+from .calibration import Provenance
+
+TENSORS, VALUES = 12, 16
+"""How many tensors of a network are sampled, and how many values of each."""
+
+SAME = 0.004
+"""Weights that differ less than this, relative to their size, are the same in another precision: bfloat16 is 0.002 off.
+"""
+
+
+# ---- guidance --------------------------------------------------------------------------------------------------------
+
+
+def told_guidance(scheduler: Any) -> list[float]:
+    """The strengths of guidance that the attached pipelines of a scheduler draw with, each once.
+
+    Pipelines know theirs before they announce a run; one that has not drawn yet says nothing. 1 stands for none.
+    """
+    told = {strength for pipe in pipelines_of(scheduler) if (strength := guidance_of(pipe)) is not None}
+    return sorted(told)
+
+
+def guidance_of(pipe: Any) -> float | None:
+    """A pipeline's strength of guidance, or its guider's; None before it has any."""
+    for holder in (pipe, getattr(pipe, "guider", None)):
+        value = getattr(holder, "guidance_scale", None)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return max(float(value), 1.0)
+    return None
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def _weights(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The network's own matrices and kernels that can be read, by names without what wrappers add."""
+    for name, weight in network.named_parameters():
+        readable = weight.is_floating_point() and weight.element_size() > 1 and not weight.is_meta
+        if weight.dim() > 1 and readable and ".lora_" not in name:
+            yield uncompiled_path(name).replace(".base_layer.", "."), weight.detach()
+
+
+def _sample(weight: torch.Tensor) -> list[float]:
+    """A few values of a weight, evenly spread."""
+    flat = weight.reshape(-1)
+    places = torch.linspace(0, len(flat) - 1, min(VALUES, len(flat)), device=flat.device).long()
+    return flat[places].float().tolist()
+
+
+def sample_of_weights(network: torch.nn.Module) -> dict[str, list[float]]:
+    """A few values of a few of a network's weights, by which it is told from another one: the `model_sample` of a
+    calibration's provenance.
+
+    It costs next to nothing, whatever the network's size, and is the same in every precision to rounding.
+    """
+    weights = dict(_weights(network))
+    names = sorted(weights)
+    count = min(TENSORS, len(names))
+    chosen = [names[i * (len(names) - 1) // max(count - 1, 1)] for i in range(count)]
+    return {name: _sample(weights[name]) for name in dict.fromkeys(chosen)}
+
+
+def has_weights(network: torch.nn.Module, sample: Mapping[str, Sequence[float]]) -> bool | None:
+    """Whether a sample of weights may be this network's; None where none of them can be read, as with weights that are
+    quantised or not in memory.
+    """
+    shaped = dict(network.named_parameters())
+    named = {uncompiled_path(name).replace(".base_layer.", ".") for name in shaped}
+    if any(name not in named for name in sample):
+        return False
+    own = {name: _sample(weight) for name, weight in _weights(network) if name in sample}
+    return all(_close(own[name], sample[name]) for name in own) if own else None
+
+
+def _close(own: Sequence[float], recorded: Sequence[float]) -> bool:
+    return len(own) == len(recorded) and math.dist(own, recorded) <= SAME * max(math.hypot(*recorded), 1e-12)
+
+
+# ---- what differs ----------------------------------------------------------------------------------------------------
+
+
+def differences(scheduler: Any, made_for: Provenance) -> list[str]:
+    """A sentence for each thing in which the attached pipelines differ from what a calibration was made for."""
+    found = []
+    for pipe in pipelines_of(scheduler):
+        sample = made_for.model_sample
+        if sample and has_weights(pipe.unet, sample) is False:
+            found.append(
+                f"fitted to {made_for.model or 'another model'}, and this U-Net's weights differ, by a LoRA that was "
+                "merged or all over: tables lose a part of what they gain there; fit one with sd_ext.calibrate"
+            )
+        active = pipe.get_active_adapters() if hasattr(pipe, "get_active_adapters") else []
+        if new := sorted(set(active) - set(made_for.lora or {})):
+            found.append(f"fitted without the LoRA {', '.join(new)}, which is in use: expect a little more error")
+    return found
+
+
+def other_size(scheduler: Any, made_for: Provenance, shape: Sequence[int]) -> str:
+    """What to say of latents `(batch, channels, height, width)` of another size than a calibration was made for; empty
+    where it is the same or not known.
+    """
+    scales = {pipe.vae_scale_factor for pipe in pipelines_of(scheduler) if hasattr(pipe, "vae_scale_factor")}
+    if made_for.size is None or len(scales) != 1 or len(shape) != 4:
+        return ""
+    scale = scales.pop()
+    size = shape[3] * scale, shape[2] * scale
+    if size == tuple(made_for.size):
+        return ""
+    return "fitted at {} x {} pixels and drawing {} x {}: expect a little more error".format(*made_for.size, *size)

@@ -1,0 +1,241 @@
+"""The scheduler that runs what was fitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ...declared import make
+from ...errors import InputError
+from ..base import TableScheduler
+from ..info import SamplerInfo
+from ..plan import StepOutput
+from ..prediction import hook_from_config
+from ..registry import CARRIED, find_sampler
+from ..run import Run
+from ..schedule import Levels
+from ..table import Table
+from .calibration import Calibration, Provenance
+from .fits import Fit
+from .known import Announced, KnownSamplers, fitted_levels, noisy
+from .pipelines import differences, other_size, told_guidance
+from .variants import from_call, takes_noise, with_noise
+
+OWN = ("calibration", "guidance_scale", "eta")
+"""The options that are no other sampler's concern."""
+
+
+class CalibratedScheduler(TableScheduler):
+    """Runs tables that were fitted to a model, each for a number of calls and a strength of guidance.
+
+    1 call a step; an order of convergence it has none, since its tables are for few calls. What it was not fitted for
+    is made by the nearest fit or by the best known sampler, and said once.
+
+    Tables of two fields need the unconditional predictions, and the strength of guidance has to be known when a run is
+    announced. `attach(pipe)`, called once after loading, provides both.
+
+    Args:
+        calibration: the fits, as `Calibration.to_config` writes them.
+        guidance_scale: what pipelines draw with; None asks the attached pipeline.
+        eta: share of the ancestral noise that is drawn afresh at every call, 0 to 1.
+    """
+
+    calibration: Mapping[str, Any] | None = None
+    guidance_scale: float | None = None
+    eta: float = 0.0
+
+    weighs_unconditional: ClassVar[bool] = True
+
+    @classmethod
+    def from_calibration(
+        cls, calibration: Calibration, config: Mapping[str, Any], **options: Any
+    ) -> CalibratedScheduler:
+        """The scheduler of a calibration, for the model with a scheduler config.
+
+        Args:
+            calibration: what was fitted.
+            config: of any Diffusers scheduler of the model.
+            options: further arguments of the constructor.
+
+        Raises:
+            InputError: the calibration does not fit the model's noise schedule, or an option cannot be.
+        """
+        options = {"guidance_scale": None, "eta": 0.0, **options}
+        made = cls.from_config(dict(config), calibration=calibration.to_config(), **options)
+        assert isinstance(made, cls)
+        return made
+
+    # ---- set-up ------------------------------------------------------------------------------------------------------
+
+    def _setup(self) -> None:
+        super()._setup()
+        config, name = self.config, type(self).__name__
+        self._within("eta", 0, 1)
+        if config["guidance_scale"] is not None and config["guidance_scale"] < 0:
+            raise InputError(f"{name}: guidance_scale must be 0 or more, got {config['guidance_scale']!r}")
+        if config["calibration"] is None:
+            raise InputError(
+                f"{name} has no calibration: make one with sd_ext.calibrate(pipe, prompts), or take the scheduler "
+                "config of a model that has one"
+            )
+        self.fitted: Calibration = Calibration.from_config(config["calibration"], f"{name}: calibration")
+        self._made_for = make(Provenance, self.fitted.provenance, f"{name}: calibration")
+        self._samplers = KnownSamplers({k: v for k, v in self._given().items() if k not in OWN})
+        self._last_told: float | None = None
+        for fit in self.fitted.fits:
+            find_sampler(fit.known)
+            if fit.table is not None and fit.table.levels.t[0] > self.schedule.t_max:
+                raise InputError(
+                    f"{name}: the calibration tells the network timestep {fit.table.levels.t[0]:g}; this model has 0 "
+                    f"to {self.schedule.t_max}"
+                )
+
+    def _given(self) -> dict[str, Any]:
+        """The config without what was left at its default, which another class may have another one for."""
+        left = self.config.get("_use_default_values", [])
+        return {k: v for k, v in self.config.items() if k not in left and not k.startswith("_")}
+
+    def __repr__(self) -> str:
+        made, strengths = self._made_for.model or "a model", ", ".join(f"{g:g}" for g in self.fitted.guidance)
+        calls = ", ".join(map(str, self.fitted.calls))
+        return f"{type(self).__name__}(fitted to {made} for {calls} calls at guidance {strengths})"
+
+    def to_json_string(self) -> str:
+        """The config with one fit a line, and without what is left at its default."""
+        config = json.loads(super().to_json_string())
+        calibration, given = config.pop("calibration"), self._given()
+        lines = [json.dumps(fit, separators=(",", ":")) for fit in calibration["fits"]]
+        short = {k: v for k, v in config.items() if k in given or k.startswith("_")}
+        text = json.dumps(short, indent=2, sort_keys=True)[:-2]
+        head = ",\n".join(f"    {json.dumps(key)}: {json.dumps(calibration[key])}" for key in ("format", "provenance"))
+        fits = ",\n".join(f"      {line}" for line in lines)
+        return f'{text},\n  "calibration": {{\n{head},\n    "fits": [\n{fits}\n    ]\n  }}\n}}\n'
+
+    # ---- which fit ---------------------------------------------------------------------------------------------------
+
+    @property
+    def strength(self) -> float:
+        """The strength of guidance that runs are made for: the option, or what the attached pipeline draws with."""
+        if self.config["guidance_scale"] is not None:
+            return max(float(self.config["guidance_scale"]), 1.0)
+        told = told_guidance(self)
+        if len(told) > 1:
+            values = ", ".join(f"{value:g}" for value in told)
+            self.say_once(f"attached pipelines draw with guidance {values}; give each a scheduler of its own")
+        if told:
+            self._last_told = told[-1]
+        if self._last_told is not None:
+            return self._last_told
+        strengths = self.fitted.guidance
+        middle = strengths[len(strengths) // 2]
+        self.say_once(
+            f"no pipeline has told the strength of guidance, and {middle:g} is taken: call pipe.scheduler.attach(pipe) "
+            "once after loading, or set guidance_scale"
+        )
+        return middle
+
+    def _found(self, calls: int) -> Fit:
+        """The fit for a number of calls, and what differs from what it was made for, said once."""
+        fit, note = self.fitted.at(calls, self.strength)
+        for sentence in (note, *differences(self, self._made_for)):
+            if sentence:
+                self.say_once(sentence)
+        return fit
+
+    def _place(self, calls: int) -> Announced:
+        fit = self._found(calls)
+        return fitted_levels(fit) if fit.table is not None else self._samplers.place(fit)
+
+    def _explicit_stages(self, levels: Levels) -> Announced:
+        return self._of_the_caller(levels)
+
+    def _of_the_caller(self, levels: Levels, complete: bool = False) -> Announced:
+        """A run whose levels the caller has chosen: a fit's own, or one that the known sampler makes.
+
+        Args:
+            levels: of its solver steps, and the end.
+            complete: whether they are those of all its calls.
+        """
+        fit = self._found(len(levels) - 1)
+        if fit.table is not None:
+            own = fit.table.levels
+            if np.allclose(own.t[:-1], levels.t[:-1], atol=1e-3) or np.allclose(own.ratio, levels.ratio, rtol=1e-5):
+                return fitted_levels(fit)
+            self.say_once(f"timesteps or sigmas of the caller's own are not those fitted: {fit.known} makes these runs")
+        levels = levels if complete else self._samplers.staged(fit.known, levels)
+        return self._samplers.place(replace(fit, table=None, companion=None), levels)
+
+    def announce(self, levels: Levels, device: str | torch.device | None = None) -> None:
+        super().announce(levels if isinstance(levels, Announced) else self._of_the_caller(levels, True), device)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What pipelines scale the initial N(0, I) by."""
+        return self._plan.levels.start if self._plan else 1.0
+
+    # ---- its tables --------------------------------------------------------------------------------------------------
+
+    def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
+        prediction_type, hook = self.config["prediction_type"], hook_from_config(self.config)
+        tables = self._tables(levels, begin)
+        run, *others = (Run(table, prediction_type, hook, begin) for table in tables)
+        run.companion = others[0] if others else None
+        return run
+
+    def _tables(self, levels: Levels, begin: int) -> list[Table]:
+        """The table from a call on, and its companion if it has one."""
+        assert isinstance(levels, Announced) and levels.fit is not None
+        fit, eta = levels.fit, self.config["eta"]
+        if levels.own is not None:
+            table = self._samplers[fit.known]._compile(levels.own, begin, 0.0).table
+            return [self._with_noise(table, fit.known)]
+        assert fit.table is not None
+        if not begin or fit.starts.get(begin):
+            tables = [from_call(table, begin) for table in (fit.table, fit.companion) if table is not None]
+            if eta and not all(map(takes_noise, tables)):
+                raise InputError(f"{type(self).__name__}: eta needs tables that keep the marginal; these keep the mean")
+            return [with_noise(table, eta) for table in tables]
+        name, table = self._samplers.goes_on(fit.known, fit.table.levels[begin:])
+        if begin not in fit.starts:
+            self.say_once(f"nothing was fitted for a start at call {begin} of {fit.calls}: {name} makes the rest")
+        return [self._with_noise(table, name)]
+
+    def _with_noise(self, table: Table, name: str) -> Table:
+        table, note = noisy(table, self.config["eta"])
+        if note:
+            self.say_once(f"{name} {note}")
+        return table
+
+    def _table(self, levels: Levels, eta: float) -> Table:
+        return self._tables(levels if isinstance(levels, Announced) else self._of_the_caller(levels, True), 0)[0]
+
+    # ---- on tensors --------------------------------------------------------------------------------------------------
+
+    def _step(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *rest: Any, **others: Any
+    ) -> StepOutput | Any:
+        plan = self._own.plan
+        if plan is not None and plan.run is None and (note := other_size(self, self._made_for, sample.shape)):
+            self.say_once(note)
+        return super()._step(model_output, timestep, sample, *rest, **others)
+
+    def export(self, folder: str | Path, num_inference_steps: int | Iterable[int] | None = ()) -> Path:
+        """Write a component folder that runs this sampler with Diffusers only, for the strength of guidance that it has
+        now; see `export.export`.
+
+        Args:
+            folder: where to.
+            num_inference_steps: as there; by default the numbers of calls that were fitted.
+        """
+        if len(self.fitted.guidance) > 1:
+            self.say_once(f"an exported sampler is for one strength of guidance, here {self.strength:g}")
+        return super().export(folder, self.fitted.calls if num_inference_steps == () else num_inference_steps)
+
+
+CARRIED["calibrated"] = SamplerInfo("calibrated", CalibratedScheduler, None, "fitted to the model; docs/calibration.md")

@@ -1,0 +1,59 @@
+"""What is made of a fitted table at run time: its rest from a call in the middle, and its form with fresh noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..run import P0, STASH
+from ..table import Table
+from ..transfer import fresh_noise, transfer
+from .between import excess, on_first_order
+
+
+def from_call(table: Table, begin: int) -> Table:
+    """The rest of a table, for a run that begins in the middle.
+
+    What its rows weigh of predictions from before the start they weigh of the earliest one since: the weights add up as
+    before, so that data that is a single point stays exact.
+
+    Args:
+        table: without a stash.
+        begin: the call that is the first.
+    """
+    rows, history = table.rows[begin:].copy(), table.history
+    for i, row in enumerate(rows[: history - 1, 0]):
+        for first in range(P0, P0 + table.fields * history, history):
+            row[first + i] += row[first + i + 1 : first + history].sum()
+            row[first + i + 1 : first + history] = 0
+    return replace(table, levels=table.levels[begin:], rows=rows)
+
+
+def takes_noise(table: Table) -> bool:
+    """Whether `with_noise` can be made of a table."""
+    single = table.levels.stage is None or not np.any(table.levels.stage)
+    return single and table.preserves == "marginal" and not (table.stochastic or np.any(table.rows[:, :, STASH]))
+
+
+def with_noise(table: Table, eta: float) -> Table:
+    """A deterministic table with noise drawn afresh at every call, and the same marginals.
+
+    A row of it is the first-order step, x' = a x + b p, and weights that add nothing on data that is a single point.
+    The first-order step is replaced by the ancestral one (arXiv 2010.02502, eq. 12): sigma' is split into `down`, which
+    the step ends at, and fresh noise, with down^2 + noise^2 = sigma'^2. The variance of x' there is sigma'^2 as before.
+    The deterministic part is a longer step, from sigma to `down`, and the weights that were fitted grow as that of its
+    prediction b does: what they correct is how predictions vary over the step.
+
+    Args:
+        table: see `takes_noise`.
+        eta: share of the posterior's standard deviation that is drawn afresh, 0 to 1; 0 is the table itself.
+    """
+    if not eta:
+        return table
+    std = np.array([fresh_noise(table.levels, i, eta) for i in range(table.calls)])
+    longer = [
+        transfer(table.levels, i, table.basis, std[i])[1] / transfer(table.levels, i, table.basis)[1]
+        for i in range(table.calls)
+    ]
+    return on_first_order(table.levels, excess(table) * np.array(longer)[:, None], table, std)
