@@ -1,20 +1,24 @@
-"""Where a network leaves its unconditional prediction, and a sampler that has a use for it finds it.
+"""Where a network leaves both halves of a guided prediction, and a sampler that has a use for one finds it.
 
 With guidance a network gives two predictions at every call, one for the prompt and one for none; a scheduler's `step`
-is handed their mixture alone. Samplers with two fields weigh the unconditional one by itself. The network that made it
-writes it on this board (our U-Nets do; `sd_ext.attach(pipe)` makes any U-Net do so), and `step` takes it from there.
+is handed their mixture alone. Samplers with two fields weigh one of them by itself. The network that made it
+writes it on this board (our U-Nets do; `sd_ext.attach(pipe)` makes any U-Net do so, and the guider of a Modular
+pipeline), and `step` takes it from there.
 
 The board belongs to a thread. What stands on it is told apart by the timestep, the very object (or a view of it) that a
-pipeline hands to the network and then to `step`: what another run has left is never taken. Nothing on it is read by the
-processor, so no device has to be waited for.
+pipeline hands to the network and then to `step`: what another run has left is never taken. Where a pipeline hands
+`step` a copy, what was noted since the run's last step is taken if it is of one timestep. Nothing on the board is read
+by the processor, so no device has to be waited for.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 
@@ -23,19 +27,31 @@ from .errors import InputError
 MOST = 8
 """Predictions that are remembered: pipelines that take turns in one thread, times the calls each makes for a step."""
 
+Half = Literal["unconditional", "conditional"]
+"""The prediction without the prompt, or with it."""
+
+HALVES: tuple[Half, Half] = ("unconditional", "conditional")
+
+NUMBERS = itertools.count(1)
+"""Numbers of notes and of steps, for all threads: which came first."""
+
 
 class Note(NamedTuple):
-    """What a network said at one call.
+    """What a network said at one call, or what a guider said of several.
 
     Args:
+        number: out of `NUMBERS`.
         timestep: the object that it was called with.
-        output: (batch, channels, ...); with guidance in one batch the first part is unconditional.
-        alone: whether `output` is the unconditional prediction and nothing else.
+        output: (batch, channels, ...); with guidance in one batch all parts of it, unconditional first.
+        edits: the network changes a picture by words (InstructPix2Pix): of three parts the unconditional one is last.
+        halves: the unconditional and the conditional prediction, where whoever wrote them knows.
     """
 
+    number: int
     timestep: Any
     output: torch.Tensor
-    alone: bool
+    edits: bool = False
+    halves: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Board(threading.local):
@@ -44,34 +60,48 @@ class Board(threading.local):
     def __init__(self) -> None:
         self.notes: deque[Note] = deque(maxlen=MOST)
 
-    def write(self, timestep: Any, output: torch.Tensor, alone: bool = False) -> None:
+    def write(self, timestep: Any, output: torch.Tensor, alone: bool = False, sample: Any = None) -> None:
         """Note what a network predicted.
 
         Args:
-            timestep, output, alone: see `Note`.
+            timestep, output: see `Note`.
+            alone: whether `output` is the half that a sampler will ask for, and nothing else.
+            sample: what the network was called with, `(batch, channels, ...)`. Networks that change pictures by words
+                are known by twice as many channels as they predict.
         """
-        self.notes.append(Note(timestep, output.detach(), alone))
+        output = output.detach()
+        edits = isinstance(sample, torch.Tensor) and sample.shape[1] == 2 * output.shape[1]
+        self.notes.append(Note(next(NUMBERS), timestep, output, edits, (output, output) if alone else None))
 
-    def take(self, timestep: Any, like: torch.Tensor) -> torch.Tensor | None:
-        """The unconditional prediction of the call that led to a step, and forget it.
+    def write_halves(self, timestep: Any, unconditional: torch.Tensor, conditional: torch.Tensor) -> None:
+        """Note both halves of a guided prediction, each `(batch, channels, ...)`."""
+        halves = unconditional.detach(), conditional.detach()
+        self.notes.append(Note(next(NUMBERS), timestep, halves[0], halves=halves))
+
+    def take(
+        self, timestep: Any, like: torch.Tensor, half: Half = "unconditional", since: int | None = None
+    ) -> torch.Tensor | None:
+        """One half of the prediction that led to a step, and forget all that is noted of it.
 
         Args:
             timestep: as `step` got it.
             like: the network's output as `step` got it, guided: (batch, channels, ...).
+            half: which one.
+            since: out of `NUMBERS`; where no note has the timestep, those since then will do if they have one among
+                them. None takes no such notes.
 
         Returns:
-            Of its shape, as the network gave it; None if no call that fits is noted, or guidance was off.
+            Of the shape of `like`, as the network gave it; `like` itself if the network was called without guidance;
+            None if no call that fits is noted.
         """
-        found = self.find(timestep, like)
-        taken = {id(note) for note in self.notes if is_same(note.timestep, timestep)}
-        self.notes = deque((note for note in self.notes if id(note) not in taken), MOST)
-        return found
-
-    def find(self, timestep: Any, like: torch.Tensor) -> torch.Tensor | None:
-        """What `take` would return; it stays."""
         own = [note for note in self.notes if is_same(note.timestep, timestep)]
-        found = [part for note in own if (part := unconditional(note, like)) is not None]
-        return found[-1] if found else None
+        if not own and since is not None:
+            own = [note for note in self.notes if note.number > since]
+            if any(not is_same(note.timestep, own[0].timestep) for note in own):
+                return None
+        taken = {id(note) for note in own}
+        self.notes = deque((note for note in self.notes if id(note) not in taken), MOST)
+        return find_half(own, like, HALVES.index(half))
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -85,25 +115,63 @@ def is_same(one: Any, other: Any) -> bool:
     return not any(tensors) and one == other
 
 
-def unconditional(note: Note, like: torch.Tensor) -> torch.Tensor | None:
-    """The unconditional part of a note: all of it, or the first of two or more parts of the batch; None where the
-    shapes do not fit.
+def find_half(notes: list[Note], like: torch.Tensor, place: int) -> torch.Tensor | None:
+    """One half of what is noted of a step, see `Board.take`.
+
+    Args:
+        notes: of this step, the newest last.
+        like: the guided prediction.
+        place: of the half in `HALVES`.
     """
-    output, batch = note.output, len(like)
-    if output.shape[1:] != like.shape[1:]:
-        return None
-    if note.alone:
-        return output if len(output) == batch else None
-    return output[:batch] if len(output) > batch and len(output) % batch == 0 else None
+    batch = len(like)
+    known = [note.halves for note in notes if note.halves]
+    if known:
+        half = fitted(known[-1][place], like)
+        return half if half is not None and len(half) == batch else None
+    outputs = [(output, note) for note in notes if (output := fitted(note.output, like)) is not None]
+    alone = [output for output, _ in outputs if len(output) == batch]
+    if any(is_same(output, like) for output in alone):
+        return like
+    for output, note in reversed(outputs):
+        if len(output) > batch and len(output) % batch == 0:
+            parts = output.split(batch)
+            return parts[(-1, 0)[place] if note.edits and len(parts) > 2 else place]
+    if len(alone) == 2:
+        return told_apart(*alone, like)[place]
+    return like if len(alone) == 1 else None
+
+
+def fitted(output: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
+    """A network's output without the variance that some give besides where `like` has none; None if its shape, save for
+    the batch, is another one.
+    """
+    if output.dim() == like.dim() > 1 and output.shape[1] == 2 * like.shape[1]:
+        output = output[:, : like.shape[1]]
+    return output if output.shape[1:] == like.shape[1:] else None
+
+
+def told_apart(one: torch.Tensor, other: torch.Tensor, guided: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The unconditional and the conditional one of two predictions that a network made in calls of their own: guidance
+    leads from the one past the other, which is therefore nearer to the guided one at any scale above 1/2.
+    """
+    one, other = one.to(guided.device), other.to(guided.device)
+    far = [(guided.detach().float() - each.float()).square().sum() for each in (one, other)]
+    first = far[0] > far[1]  # chosen by the device
+    return torch.where(first, one, other), torch.where(first, other, one)
 
 
 BOARD = Board()
 
 
-# ---- networks that write on it ---------------------------------------------------------------------------------------
+# ---- who writes on it ------------------------------------------------------------------------------------------------
 
-ATTACHED: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
-"""The hooks that `attach` has put on networks."""
+
+class Removable(Protocol):
+    def remove(self) -> None: ...
+
+
+ATTACHED: WeakKeyDictionary[Any, Removable] = WeakKeyDictionary()
+"""The hooks that `attach` has put on networks and guiders."""
 
 PIPELINES: WeakSet[Any] = WeakSet()
 """The pipelines that were attached; samplers that depend on the strength of guidance ask their own for it."""
@@ -112,32 +180,60 @@ PIPELINES: WeakSet[Any] = WeakSet()
 def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """A forward hook that notes what a U-Net predicted; its arguments are those of PyTorch's hooks."""
     if not torch.compiler.is_compiling():  # the compiled network notes it, not what is compiled into it
-        BOARD.write(kwargs.get("timestep", args[1] if len(args) > 1 else None), output[0])
+        sample = kwargs.get("sample", args[0] if args else None)
+        BOARD.write(kwargs.get("timestep", args[1] if len(args) > 1 else None), output[0], sample=sample)
+
+
+def note_guidance(guider: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the place of a guider's `forward`: notes both halves that it has mixed, or that there was no guidance."""
+    mixed = type(guider).forward(guider, *args, **kwargs)
+    timestep = guider.get_state()["timestep"]
+    if mixed.pred_uncond is None:
+        BOARD.write(timestep, mixed.pred)
+    else:
+        BOARD.write_halves(timestep, mixed.pred_uncond, mixed.pred_cond)
+    return mixed
+
+
+class GuiderHook:
+    """`note_guidance` on a guider, which is no module that PyTorch could put a hook on."""
+
+    def __init__(self, guider: Any):
+        guider.forward = partial(note_guidance, guider)
+        self.guider = ref(guider)
+
+    def remove(self) -> None:
+        """Undo it."""
+        vars(self.guider()).pop("forward", None)
 
 
 def attach(pipe: Any) -> None:
-    """Make a pipeline's U-Net leave its unconditional predictions for samplers of two fields.
+    """Make a pipeline's U-Net leave both halves of its guided predictions for samplers of two fields; in a Modular
+    pipeline also its guider, which knows them best.
 
     Samplers that depend on the strength of guidance are told it by the pipeline from then on. Nothing else changes, and
     a second call does nothing. Of a U-Net that is to be compiled, attach the compiled one.
 
     Args:
-        pipe: a pipeline with a U-Net, or a U-Net.
+        pipe: a pipeline with a U-Net, or a U-Net. In a Modular pipeline the components must have been loaded.
 
     Raises:
         InputError: it has none.
     """
-    network = _network(pipe)
+    network, guider = _network(pipe), getattr(pipe, "guider", None)
     if network not in ATTACHED:
         ATTACHED[network] = network.register_forward_hook(note_output, with_kwargs=True)
+    if hasattr(guider, "get_state") and guider not in ATTACHED:
+        ATTACHED[guider] = GuiderHook(guider)
     if network is not pipe:
         PIPELINES.add(pipe)
 
 
 def detach(pipe: Any) -> None:
     """Undo `attach`; nothing happens where nothing was attached."""
-    if hook := ATTACHED.pop(_network(pipe), None):
-        hook.remove()
+    for thing in (_network(pipe), getattr(pipe, "guider", None)):
+        if hook := ATTACHED.pop(thing, None) if thing is not None else None:
+            hook.remove()
     PIPELINES.discard(pipe)
 
 

@@ -28,11 +28,43 @@ def test_a_prediction_is_found_by_its_timestep_and_shape_and_once():
     board.write(first.expand(6), batch)
     assert torch.equal(board.take(first, like), batch[:3])
     board.notes.clear()
-    for unfit in (torch.empty(6, 4, 2, 2), torch.empty(4, 4, 2, 2), torch.empty(3, 4, 2, 3)):
+    for unfit in (torch.empty(4, 4, 2, 2), torch.empty(3, 4, 2, 3), torch.empty(12, 4, 2, 2)):
         board.write(first, batch)
         assert board.take(first, unfit) is None
     board.write(first, batch, alone=True)
     assert torch.equal(board.take(first, torch.empty(6, 4, 2, 2)), batch)
+
+
+def test_without_guidance_what_was_handed_over_is_both_halves():
+    board, t, like = Board(), torch.tensor(5.0), torch.randn(3, 4, 2, 2)
+    for notes in ([like.clone()], [torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), like]):
+        for note in notes:
+            board.write(t, note)
+        assert board.take(t, like) is like
+    for note in range(3):  # three calls, and none of them is what was handed over
+        board.write(t, like + note + 1)
+    assert board.take(t, like) is None
+
+
+def test_either_half():
+    board, t = Board(), torch.tensor(5.0)
+    u, c, other = torch.randn(3, 2, 4, 2, 2).unbind()
+    guided = u + 3 * (c - u)
+    for half, wanted in (("unconditional", u), ("conditional", c)):
+        board.write(t, torch.cat([u, c]))
+        assert torch.equal(board.take(t, guided, half), wanted)
+        board.write(t, torch.cat([u, c, other]))
+        assert torch.equal(board.take(t, guided, half), wanted)
+        board.write(t, torch.cat([c, other, u]), sample=torch.empty(6, 8, 2, 2))  # it is told the picture, too
+        assert torch.equal(board.take(t, guided, half), wanted)
+        for order in ((u, c), (c, u)):
+            for output in order:
+                board.write(t, output)
+            assert torch.equal(board.take(t, guided, half), wanted)
+        board.write(t, torch.cat([c, other]))
+        board.write_halves(t, u, c)  # by one who knows them
+        assert torch.equal(board.take(t, guided, half), wanted)
+        assert not board.notes
 
 
 def test_it_keeps_little_and_no_gradients():

@@ -53,7 +53,7 @@ class Equipment:
             set_sampler(self._pipe, recipe.sampler, recipe.grid)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
-            if getattr(self._pipe.scheduler, "weighs_unconditional", False):
+            if getattr(self._pipe.scheduler, "needs_halves", False):
                 from ..board import attach
 
                 attach(self._pipe)

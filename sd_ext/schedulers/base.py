@@ -14,8 +14,9 @@ from ..declared import Unbounded
 from ..errors import InputError
 from ..model_configs import GuardedConfig
 from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
-from . import placement, travel
+from . import guidance, placement, travel
 from .fields import OptionFields
+from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
 from .prediction import PREDICTION_TYPES, hook_from_config
 from .run import Run
@@ -45,6 +46,9 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         lambda_min_clipped: lambda below which no grid starts (-5.1 for cosine schedules, arXiv 2211.01095).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the x0 prediction.
         clip_sample, clip_sample_range: clipping of the x0 prediction.
+        guidance_schedule: guidance that changes with the noise, as a factor of the guidance scale's distance from 1:
+            "linear", "cosine", "interval", "interval LOW HIGH" or [low, high, factor] pieces in sigma / alpha; see
+            `guidance.factors`. Not for samplers with CFG++.
         noise_type: "gaussian", drawn for each call, or "brownian", where one seed is one path of noise whatever the
             number of calls (see `noise.BrownianPath`; needs the extra `brownian`).
     """
@@ -76,6 +80,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     sample_max_value: float = 1.0
     clip_sample: bool = False
     clip_sample_range: float = 1.0
+    guidance_schedule: GuidanceSchedule | None = None
     noise_type: str = "gaussian"
 
     weighs_unconditional: ClassVar[bool] = False
@@ -114,6 +119,10 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         if config["lambda_min_clipped"] == math.inf:
             raise InputError(f"{type(self).__name__}: lambda_min_clipped must be a number or -inf, got inf")
         placement.check_grid_options(config)
+        if config["guidance_schedule"] is not None:
+            guidance.check(config["guidance_schedule"], config)
+            if self.weighs_unconditional:
+                raise InputError(f"{type(self).__name__} weighs the halves of guidance itself: no guidance_schedule")
         if names := travel.beside(config):
             write_options(self, names)
             config = self.config
@@ -145,7 +154,15 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
                 "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon "
                 "says nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
             )
-        return Run(self._table(levels, eta), prediction_type, hook_from_config(self.config), begin)
+        table, changes = self._table(levels, eta), self.config["guidance_schedule"]
+        if changes is not None:
+            table = guidance.reweighed(table, guidance.factors(changes, levels, len(self)))
+        return Run(table, prediction_type, hook_from_config(self.config), begin)
+
+    @property
+    def needs_halves(self) -> bool:
+        """Whether a network must leave both halves of its guided predictions for it (`attach`)."""
+        return self.weighs_unconditional or self.config["guidance_schedule"] is not None
 
     def _choice(self, name: str, allowed: tuple[Any, ...]) -> None:
         if self.config[name] not in allowed:

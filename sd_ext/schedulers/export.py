@@ -165,7 +165,7 @@ def _run(scheduler: RunsTables) -> dict[str, Any]:
             np.array_equal(getattr(other.levels, name), getattr(table.levels, name)[begin:])
             for name in ("alpha", "sigma")
         )
-        if (other.basis, other.fields) != (table.basis, table.fields) or not same_levels:
+        if (other.basis, other.fields, other.second) != (table.basis, table.fields, table.second) or not same_levels:
             late[str(begin)] = _stored(other)
             continue
         if other.fields > 1:
@@ -190,7 +190,7 @@ def _stored(table: Table) -> dict[str, Any]:
     """A table as `exported.py` reads it."""
     return {
         "basis": table.basis,
-        **({"fields": table.fields, "history": table.history} if table.fields > 1 else {}),
+        **({"fields": table.fields, "history": table.history, "second": table.second} if table.fields > 1 else {}),
         "alpha": _short(table.levels.alpha[:-1]),
         "sigma": _short(table.levels.sigma[:-1]),
         "calls": [_call(rows) for rows in table.rows],

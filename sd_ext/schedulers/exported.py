@@ -13,9 +13,9 @@ it makes x' and stash', as weighted sums: `[[weights of x'], [weights of stash']
 a stash' of zeros, left out. `runs` holds, for each number of calls, `timesteps`, `sigmas` (sigma / alpha, null where
 infinite), the levels `alpha` and `sigma` of its `calls`, and in `starts` those calls that differ in a run that begins
 late (image to image); a start whose table is another one altogether stands in `late`. `trained` is the model's noise
-schedule. Where a run has `"fields": 2`, its rows weigh `history` predictions and after them as many unconditional ones,
-which `pipe.scheduler.attach(pipe)` makes the U-Net leave; where nothing is left, tables of `companions` run in their
-place, by the call they start at. `apart` says that the timesteps may be others than those of `alpha` and `sigma`.
+schedule. Where a run has `"fields": 2`, its rows weigh `history` predictions and after them as many of one half of the
+guided ones (`second`), which `pipe.scheduler.attach(pipe)` makes the U-Net leave; where nothing is left, tables of
+`companions` run in their place, by the call they start at. `apart` says that the timesteps may be others than those of `alpha` and `sigma`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 
+from ..board import HALVES, Half
 from .assemble import SOURCE
 from .plan import StepOutput
 from .prediction import PREDICTION_TYPES, Basis, hook_from_config
@@ -97,6 +98,7 @@ def check_table(where: str, run: dict[str, Any], n: int, prediction_type: str) -
     starts = run.get("starts", {})
     need(run.get("basis") in ("x0", "eps"), f"{where}.basis must be 'x0' or 'eps'")
     need(run.get("fields", 1) in (1, 2), f"{where}.fields must be 1 or 2")
+    need(run.get("second", HALVES[0]) in HALVES, f"{where}.second must be one of {HALVES}")
     need(index(str(run.get("history", 1))) > 0, f"{where}.history must be a whole number")
     for name in ("alpha", "sigma"):
         check_numbers(f"{where}.{name}", run.get(name), n)
@@ -166,6 +168,7 @@ class StoredTable:
         calls = [stored_call(run, begin, i) for i in range(begin, len(run["calls"]))]
         self.basis: Basis = run["basis"]
         self.fields: int = run.get("fields", 1)
+        self.second: Half = run.get("second", HALVES[0])
         self.history = history_of(run, calls)
         self._alpha, self._sigma = run["alpha"][begin:], run["sigma"][begin:]
         self._rows = [[self._row(weights) for weights in (*call, [])[:2]] for call in calls]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
+from ..board import NUMBERS
 from ..errors import InputError
 from .run import Call, Run
 
@@ -51,6 +52,8 @@ class Plan:
         """A run compiled ahead, for a start at the first call or at the one named."""
         self.run: Run | None = None
         """The run, once its first step has been asked for."""
+        self.since = next(NUMBERS)
+        """When the last step was made, or the run announced; see `board.Board.take`."""
 
     def index_of(self, timestep: float | torch.Tensor) -> int:
         """Which call a timestep belongs to, for a start nobody announced.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from ..board import Half
 from .prediction import Basis, Hook, linear_map
 
 X, STASH, P0 = 0, 1, 2
@@ -19,8 +20,8 @@ follow, newest first, and the noise's is last.
 
 AT_X, AT_M, AT_STASH, AT_NOISE, AT_PAST = range(5)
 """Which tensor a compiled weight is for: x, the network's output, the stash, the noise, or (from `AT_PAST` on) what was
-kept of the call before, of the one before that, and so on. In a table of two fields the network's unconditional output
-follows, and what was kept of those before.
+kept of the call before, of the one before that, and so on. In a table of two fields the second of the network's outputs
+follows (`Coefficients.second`), and what was kept of those before.
 """
 
 Weights = tuple[tuple[int, float], ...]
@@ -45,7 +46,12 @@ class Coefficients(Protocol):
 
     @property
     def fields(self) -> int:
-        """1, or 2 where rows weigh unconditional predictions as well."""
+        """1, or 2 where rows weigh one half of the guided predictions as well."""
+        ...
+
+    @property
+    def second(self) -> Half:
+        """Which half that is."""
         ...
 
     def numbers(self) -> tuple[list[float], list[float], Rows]:
@@ -64,8 +70,8 @@ class Call(NamedTuple):
             output m alone ("m"), or as x + keep m with keep = cm / cx. The factor that is missing to p0 is multiplied
             into the weights of the later calls, so p0 itself is never formed.
         noisy: whether the call needs a draw of noise.
-        unconditional: whether the call needs the network's unconditional output.
-        keep_unconditional: how that is stored for later calls, as `keep`.
+        second: whether the call needs the second of the network's outputs, where the table has two fields.
+        keep_second: how that is stored for later calls, as `keep`.
     """
 
     alpha: float
@@ -74,8 +80,8 @@ class Call(NamedTuple):
     stash: Weights | None
     keep: float | str | None
     noisy: bool
-    unconditional: bool = False
-    keep_unconditional: float | str | None = None
+    second: bool = False
+    keep_second: float | str | None = None
 
 
 def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> list[Call]:
@@ -129,8 +135,8 @@ def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> li
                 stash=None if last_read <= i or stash_row == unchanged else fold(i, stash_row),
                 keep=kept[0],
                 noisy=bool(x_row[-1] or stash_row[-1]),
-                unconditional=any(row[first] for first in firsts[1:] for row in rows[i]) or any(kept[1:]),
-                keep_unconditional=kept[-1] if len(kept) > 1 else None,
+                second=any(row[first] for first in firsts[1:] for row in rows[i]) or any(kept[1:]),
+                keep_second=kept[-1] if len(kept) > 1 else None,
             )
         )
     return calls
@@ -171,7 +177,7 @@ class Run:
         self.past: tuple[torch.Tensor, ...] = ()
         """What is kept of earlier calls' predictions, newest first; see `Call.keep`."""
         self.second: tuple[torch.Tensor, ...] = ()
-        """The same of unconditional predictions, in a table of two fields."""
+        """The same of the second field, in a table of two."""
         self.path: Any = None
         """Where the noise comes from, if not from fresh draws."""
         self.companion: Run | None = None
@@ -188,7 +194,7 @@ class Run:
         x: torch.Tensor,
         m: torch.Tensor,
         noise: torch.Tensor | None = None,
-        unconditional: torch.Tensor | None = None,
+        second: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Execute the next call and return x'.
 
@@ -196,15 +202,15 @@ class Run:
             x: the latent at this call's level, float32 or float64.
             m: the network's output for it, of the same shape and dtype.
             noise: N(0, I) of that shape, for a noisy call.
-            unconditional: the network's output without the prompt, for a call that needs it.
+            second: the second field's output, for a call that needs it.
         """
         call = self.calls[self.position]
         if self.hook is not None:
             m = self._hooked(call, x, m)
-            unconditional = unconditional if unconditional is None else self._hooked(call, x, unconditional)
+            second = second if second is None else self._hooked(call, x, second)
         tensors = (x, m, self.stash, noise, *self.past)
         if self.table.fields > 1:
-            tensors = (*tensors, unconditional, *self.second)
+            tensors = (*tensors, second, *self.second)
         previous = weighted_sum(call.x, tensors)  # type: ignore[arg-type]
         if call.stash is not None:
             self.stash = weighted_sum(call.stash, tensors)  # type: ignore[arg-type]
@@ -212,10 +218,8 @@ class Run:
             oldest = self.calls[self.position - self.depth] if self.position >= self.depth else None
             self.past = self._kept(self.past, call.keep, oldest and oldest.keep, x, m)
             if self.table.fields > 1:
-                u = m if unconditional is None else unconditional  # one that no call reads
-                self.second = self._kept(
-                    self.second, call.keep_unconditional, oldest and oldest.keep_unconditional, x, u
-                )
+                u = m if second is None else second  # one that no call reads
+                self.second = self._kept(self.second, call.keep_second, oldest and oldest.keep_second, x, u)
         self.position += 1
         return previous
 

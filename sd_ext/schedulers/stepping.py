@@ -12,7 +12,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..board import BOARD, attach
+from ..board import BOARD, NUMBERS, attach
 from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs, StepOutput
@@ -159,7 +159,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         return self.config["num_train_timesteps"]
 
     def attach(self, pipe: Any) -> None:
-        """Make a pipeline's U-Net leave its unconditional predictions, which tables of two fields weigh; see
+        """Make a pipeline's U-Net leave both halves of its guided predictions, which tables of two fields weigh; see
         `board.attach`. Our own U-Nets do so anyway.
 
         Args:
@@ -249,14 +249,12 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         if x.dtype is not torch.float32 or m.dtype is not torch.float32:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             x, m = x.to(dtype), m.to(dtype)
-        if run.companion is not None and not run.position and BOARD.find(timestep, model_output) is None:
-            run = plan.run = self._stand_in(run.companion)
+        second = None
+        if run.calls[run.position].second or (run.companion is not None and not run.position):
+            run, second = self._second(plan, run, timestep, model_output, x)
         call = run.calls[run.position]
         noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
-        if call.unconditional:
-            previous = run.advance(x, m, noise, self._unconditional(timestep, model_output, x))
-        else:
-            previous = run.advance(x, m, noise)
+        previous = run.advance(x, m, noise, second)
         if previous.dtype is not sample.dtype:
             previous = previous.to(sample.dtype)
         if not return_dict:
@@ -289,17 +287,33 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         prediction, variance = m.split(x.shape[1], dim=1)
         return prediction, variance
 
-    def _unconditional(self, timestep: Any, m: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The network's unconditional output at this call, of the shape and dtype of x, for a table of two fields."""
-        found = BOARD.take(timestep, m)
-        if found is None:
-            raise InputError(
-                f"{type(self).__name__} weighs the unconditional prediction, and no network has left it: call "
-                "pipe.scheduler.attach(pipe) once after loading, and draw with a guidance scale above 1"
+    def _second(
+        self, plan: Plan, run: Run, timestep: Any, m: torch.Tensor, x: torch.Tensor
+    ) -> tuple[Run, torch.Tensor | None]:
+        """The run to go on with, its companion where the first call finds no half of a guided prediction, and the
+        second field's output at this call, of the shape and dtype of x.
+
+        Where the network is called without guidance, both fields are the one prediction.
+        """
+        half = run.table.second
+        found = BOARD.take(timestep, m, half, plan.since)
+        plan.since = next(NUMBERS)
+        if found is None or found is m:
+            if run.companion is not None and not run.position:
+                plan.run = self._stand_in(run.companion)
+                return plan.run, None
+            if found is None:
+                raise InputError(
+                    f"{type(self).__name__} weighs the {half} prediction by itself, and no network has left it: call "
+                    "pipe.scheduler.attach(pipe) once after loading the pipeline"
+                )
+            self.say_once(
+                "weighs predictions with and without the prompt, and here there is no guidance: the one prediction is "
+                "taken for both, as the plain sampler does"
             )
         if found.shape != x.shape:  # with the variance that networks with twice the channels give besides
             found, _ = self._split(found, x)
-        return found.to(device=x.device, dtype=x.dtype)
+        return run, found.to(device=x.device, dtype=x.dtype)
 
     def _noise(
         self,

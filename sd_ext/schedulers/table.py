@@ -10,7 +10,7 @@ At call i the state is a handful of tensors, the slots
 and the call is one matrix:   (x', stash') = rows[i] @ (x, stash, p0, ..., p_{k-1}, noise).
 
 With guidance the predictions are guided ones. A table of two fields also weighs the unconditional predictions u0 u1 ...
-that the network makes for guidance anyway; they stand between the p and the noise.
+that the network makes for guidance anyway (or the conditional ones c0 c1 ...); they stand between the p and the noise.
 
 A method is therefore numbers (general linear methods, Butcher 2006; coefficient matrices for diffusion samplers,
 arXiv 2503.08643). Numbers can be checked: whatever the method, on data that is a single point its predictions are
@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..board import HALVES, Half
 from ..declared import make
 from ..errors import InputError, TableError
 from ..reading import parse_json
@@ -49,6 +50,7 @@ class Table:
         rows: shape `(n, 2, 3 + k)`: for x' and stash', the weights of x, stash, p0 ... p_{k-1} and noise.
         basis: what the predictions p are, "x0" or "eps".
         fields: 1; or 2, then rows have shape `(n, 2, 3 + 2 k)`, with the weights of u0 ... u_{k-1} after those of p.
+        second: what the second field is, "unconditional" or "conditional".
         preserves: what holds on one-point data: "marginal", mean and variance of x' are right (any exact solver);
             "mean", only its mean (inflated variances, weak schemes); "nothing" (fitted tables).
 
@@ -62,6 +64,7 @@ class Table:
     basis: Basis = "x0"
     preserves: Preserves = "marginal"
     fields: int = 1
+    second: Half = "unconditional"
 
     def __post_init__(self) -> None:
         rows = np.asarray(self.rows, dtype=float)
@@ -70,6 +73,8 @@ class Table:
             raise TableError(f"unknown basis {self.basis!r} or preserves {self.preserves!r}")
         if self.fields not in (1, 2):
             raise TableError(f"a table has 1 field or 2, got {self.fields!r}")
+        if self.second not in HALVES:
+            raise TableError(f"the second field is {' or '.join(HALVES)}, got {self.second!r}")
         shaped = rows.ndim == 3 and rows.shape[1] == 2 and rows.shape[2] >= 3 + self.fields
         if not shaped or (rows.shape[2] - 3) % self.fields or len(rows) + 1 != len(self.levels):
             history = "history" if self.fields == 1 else "2 history"
@@ -151,7 +156,7 @@ class Table:
 
     def __str__(self) -> str:
         """One line per call, zero weights left blank."""
-        said = (self.basis, f"u {self.basis}")[: self.fields]  # u: unconditional
+        said = (self.basis, f"{self.second[0]} {self.basis}")[: self.fields]
         names = ["x", "stash", *(f"{p}[{-j}]" if j else p for p in said for j in range(self.history)), "noise"]
         used = [j for j in range(len(names)) if np.any(self.rows[:, :, j])]
         head = f"{'call':>4} {'t':>8} {'alpha':>8} {'sigma':>8}  out   " + "".join(f"{names[j]:>11}" for j in used)
@@ -173,6 +178,7 @@ class Table:
             "format": FORMAT if self.fields == 1 else FORMAT_OF_TWO,
             "basis": self.basis,
             "preserves": self.preserves,
+            **({} if self.second == HALVES[0] else {"second": self.second}),
             **{name: values.tolist() for name, values in levels.items()},
             "rows": self.rows.tolist(),
         }
@@ -195,7 +201,8 @@ class Table:
         except ValueError:
             raise TableError("the rows of a table must be lists of equal length") from None
         levels = Levels(*(np.asarray(values, dtype=float) for values in (saved.t, saved.alpha, saved.sigma)))
-        return cls(levels, rows, saved.basis, saved.preserves, 1 if data["format"] == FORMAT else 2)
+        fields = 1 if data["format"] == FORMAT else 2
+        return cls(levels, rows, saved.basis, saved.preserves, fields, saved.second)
 
     def to_json(self) -> str:
         """The table as JSON text."""
@@ -221,6 +228,7 @@ class _Saved:
     alpha: Sequence[float]
     sigma: Sequence[float]
     rows: Sequence[Sequence[Sequence[float]]]
+    second: Half = "unconditional"
 
 
 @dataclass(frozen=True)

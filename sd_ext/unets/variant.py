@@ -200,7 +200,7 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
             kwargs.update(zip(ARGUMENTS, args, strict=False))
             predicted = self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
         if not torch.compiler.is_compiling():
-            BOARD.write(timestep, predicted[0])
+            BOARD.write(timestep, predicted[0], sample=sample)
         return predicted
 
     @torch.compiler.disable(recursive=False)

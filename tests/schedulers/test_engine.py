@@ -83,7 +83,7 @@ def test_a_table_is_executed_as_its_matrices(kind, fields, trial, code):
         for i, (outputs, expected, x0) in enumerate(by_matrices(table, kind, hook, x, noises)):
             call = run.calls[i]
             torch.testing.assert_close(run.denoised(call, state, outputs[0]), x0, atol=1e-11, rtol=1e-11)
-            second = outputs[1] if call.unconditional else None  # what is not asked for is not needed
+            second = outputs[1] if call.second else None  # what is not asked for is not needed
             state = run.advance(state.clone(), outputs[0], noises[i] if call.noisy else None, second)
             torch.testing.assert_close(state, expected, atol=1e-11, rtol=1e-11)
             kept = [tensor for tensor in (run.stash, *run.past, *run.second) if tensor is not None]

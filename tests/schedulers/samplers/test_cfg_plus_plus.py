@@ -145,8 +145,6 @@ def test_in_a_pipeline(tiny_pipeline):
     attach(pipe)
     try:
         got = draw(1.8)
-        with pytest.raises(InputError, match="guidance scale above 1"):
-            draw(1.0)
     finally:
         detach(pipe)
     words, nothing = pipe.encode_prompt("a b", "cpu", 1, True)
