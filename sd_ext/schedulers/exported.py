@@ -15,7 +15,8 @@ infinite), the levels `alpha` and `sigma` of its `calls`, and in `starts` those 
 late (image to image); a start whose table is another one altogether stands in `late`. `trained` is the model's noise
 schedule. Where a run has `"fields": 2`, its rows weigh `history` predictions and after them as many of one half of the
 guided ones (`second`), which `pipe.scheduler.attach(pipe)` makes the U-Net leave; where nothing is left, tables of
-`companions` run in their place, by the call they start at. `apart` says that the timesteps may be others than those of `alpha` and `sigma`.
+`companions` run in their place, by the call they start at. `apart` says that the timesteps may be others than those of
+`alpha` and `sigma`.
 """
 
 from __future__ import annotations
