@@ -25,7 +25,7 @@ from PIL import Image
 from scipy.special import ndtr
 
 import sd_ext
-from sd_ext.schedulers.registry import find_sampler
+from sd_ext.schedulers.find import find_sampler
 from sd_ext.schedulers.samplers import FAMILIES
 from sd_ext.schedulers.schedule import Levels
 from sd_ext.schedulers.table import P0, STASH, Table, X

@@ -61,12 +61,14 @@ class UnknownNameError(InputError):
         kind: what was looked up, e.g. `"sampler"`.
         name: what the caller asked for.
         known: the names that exist; the closest are listed in the message.
+        closest: those, where the caller knows better than a comparison of letters.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]):
+    def __init__(self, kind: str, name: str, known: Iterable[str], closest: Iterable[str] = ()):
         known = sorted(known)
         lowered = {k.lower(): k for k in known}
-        close = [lowered[k] for k in difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.4)]
+        matches = difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.4)
+        close = list(closest) or [lowered[k] for k in matches]
         hint = f"did you mean {', '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
         self.kind, self.name, self.closest = kind, name, close

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def equipped(recipe: Recipe) -> tuple[Any, ...]:
     """What of a recipe its equipment depends on."""
-    return recipe.sampler, recipe.grid, recipe.unet, recipe.unet_option, recipe.lora
+    return recipe.sampler, recipe.grid, recipe.like, recipe.unet, recipe.unet_option, recipe.lora
 
 
 class Equipment:
@@ -50,7 +50,7 @@ class Equipment:
         try:
             if recipe.lora:
                 self._use(recipe.lora)
-            set_sampler(self._pipe, recipe.sampler, recipe.grid)
+            set_sampler(self._pipe, recipe.sampler, recipe.grid, recipe.like)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
             if getattr(self._pipe.scheduler, "needs_halves", False):
@@ -83,13 +83,14 @@ class Equipment:
             self._tell(sentence)
 
 
-def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) -> None:
+def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None, like: str | None = None) -> None:
     """Replace the pipeline's scheduler if a sampler or a grid is given.
 
     Args:
         pipe: changed in place.
         sampler: the sampler's name; None keeps the model's own.
         grid: the timestep grid's name; None is the sampler's default.
+        like: the program whose steps to take, with a sampler.
 
     Raises:
         InputError: only a grid is given, and the model's own scheduler is not one of this package.
@@ -98,7 +99,7 @@ def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None) 
 
     own: Any = pipe.scheduler
     if sampler is not None:
-        pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid))
+        pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid, like=like))
     elif grid is not None:
         name = type(own).__name__
         if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:

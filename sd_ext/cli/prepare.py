@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import InputError
 from ..models import Model
 from ..models.pipeline import load_pipeline
 from ..models.words import words_of
@@ -82,9 +83,10 @@ def _guidance(recipe: Recipe, usual: float, tell: Tell) -> float:
     """The guidance to draw with: the recipe's, or the usual one, which is less for samplers with CFG++."""
     if recipe.guidance is not None:
         return recipe.guidance
-    from ..schedulers.registry import find_sampler
+    from ..schedulers.find import understand
 
-    if recipe.sampler is None or not find_sampler(recipe.sampler)[0].cls.mild_guidance or usual <= MILD:
+    weighs = recipe.sampler is not None and understand(recipe.sampler, recipe.like).info.cls.mild_guidance
+    if not weighs or usual <= MILD:
         return usual
     tell(f"{recipe.sampler} is drawn with guidance {MILD:g}: with CFG++ 1 to 2 does what 5 to 12 does elsewhere.")
     return MILD
@@ -115,11 +117,15 @@ def usual_size(pipe: DiffusionPipeline, recipe: Recipe) -> tuple[int, int]:
 
 def check_names(recipe: Recipe) -> None:
     """Raise `InputError`, with the closest names, for an unknown sampler, grid or U-Net option, or a value of none."""
+    from ..schedulers.find import understand
     from ..schedulers.grids import get_grid
-    from ..schedulers.registry import find_sampler
+    from ..schedulers.programs import get_program
 
+    program = None if recipe.like is None else get_program(recipe.like)
     if recipe.sampler is not None:
-        find_sampler(recipe.sampler)
-    if recipe.grid is not None:
+        understand(recipe.sampler, recipe.like)
+    elif program:
+        raise InputError(f"--like {recipe.like} needs --sampler: which of the samplers of {program.title} is it?")
+    if recipe.grid is not None and not (program and program.grid_options(recipe.grid) is not None):
         get_grid(recipe.grid)
     wanted_options(recipe)

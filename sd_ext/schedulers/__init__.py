@@ -5,7 +5,8 @@ schedule     the trained forward process          grids      where the steps fal
 table        a sampler as numbers, self-checked   placement  the levels of a run
 transfer     a step with one prediction           kernel     a step with a polynomial through several
 multistage   steps of several network calls       corrector  predictor-correctors
-samplers/    the samplers, one file per family    registry   samplers by name
+samplers/    the samplers, one file per family    registry   every sampler
+programs/    names and habits of other programs   find, make a sampler by name
 calibrated/  tables fitted to a model
 base, fields the class that samplers inherit from, and its options
 
@@ -22,8 +23,9 @@ from .base import TableScheduler
 from .calibrated import CalibratedScheduler, Calibration, Fit
 from .grids import list_grids
 from .info import SamplerInfo
+from .make import make_scheduler
 from .plan import StepOutput
-from .registry import list_samplers, make_scheduler
+from .registry import list_samplers
 from .samplers import *  # noqa: F403
 from .schedule import Levels, NoiseSchedule
 from .table import Table

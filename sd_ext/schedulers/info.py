@@ -24,8 +24,6 @@ class SamplerInfo:
         stochastic: whether it draws noise.
         options: constructor arguments that make the class this sampler.
         note: what users should know.
-        drops_penultimate: programs ("a1111", "comfyui") that leave out the last sigma but one for this sampler; with
-            `make_scheduler(like=...)` so do we.
     """
 
     name: str
@@ -37,4 +35,3 @@ class SamplerInfo:
     stochastic: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    drops_penultimate: tuple[str, ...] = ()

@@ -46,7 +46,7 @@ def test_the_same_command_never_overwrites(draw):
         [],
         ["--seed", 2**40, "--guidance", 3.3, "--negative", "-blue", "--size", "64x80"],
         ["--sampler", "euler a"],
-        ["--sampler", "dpm++ 2m", "--grid", "karras", "--guidance", 1],
+        ["--sampler", "dpm++ 2m", "--grid", "kl optimal", "--like", "a1111", "--guidance", 1],
         ["--unet", "fast"],
     ],
 )
@@ -265,6 +265,8 @@ BAD = {
     "unknown U-Net": (["x", "--unet", "fats"], "did you mean 'fast'"),
     "unknown grid": (["x", "--grid", "karas"], "did you mean 'karras'"),
     "unknown grid of a sampler": (["x", "--sampler", "ddim", "--grid", "karas"], "did you mean 'karras'"),
+    "unknown program": (["x", "--sampler", "ddim", "--like", "comfyiu"], "did you mean 'comfyui'"),
+    "a program without a sampler": (["x", "--like", "comfyui"], "needs --sampler"),
     "grid of a stranger": (["x", "--grid", "karras", "--model", "{stranger}"], "--sampler"),
     "missing model": (["x", "--model", "no/such/folder"], "no such model folder"),
     "no pipeline": (["x", "--model", "{empty}"], "no model_index.json"),

@@ -13,6 +13,8 @@ import pytest
 import sd_ext
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.schedulers import registry
+from sd_ext.schedulers.find import find_sampler
+from sd_ext.schedulers.spelling import distance, key
 
 from .conftest import SD
 from .mixture import run_table
@@ -66,13 +68,24 @@ def test_what_cannot_be_a_table_says_why(name):
     ],
 )  # fmt: skip
 def test_names_as_people_type_them(typed, name, grid):
-    info, found = registry.find_sampler(typed)
+    info, found = find_sampler(typed)
     assert (info.name, found) == (name, grid)
 
 
 @over(
+    "one, other, letters",
+    [("karas", "karras", 1), ("huen", "heun", 1), ("", "abc", 3), ("dpm", "dpm", 0), ("unpic", "unipc", 1),
+     ("abc", "cab", 2)],
+)  # fmt: skip
+def test_the_distance_of_two_spellings(one, other, letters):
+    assert distance(one, other) == distance(other, one) == letters
+
+
+@over(
     "typed, meant",
-    [("dpm++2m karas", "dpm++ 2m karras"), ("eulr a", "euler a"), ("dpm++ 2m exponental", "dpm++ 2m exponential"),
+    [("dpm++ 2m karas", "dpm++ 2m karras"), ("dpmpp_2m_sde_krras", "dpm++ 2m sde karras"),
+     ("DPM++ 2M SD", "dpm++ 2m sde"), ("euler_ancestal", "euler a"), ("dpm++2m karas", "dpm++ 2m karras"),
+     ("eulr a", "euler a"), ("dpm++ 2m exponental", "dpm++ 2m exponential"),
      ("unpic", "unipc"), ("huen", "heun")],
 )  # fmt: skip
 def test_a_slip_leads_to_what_was_meant(typed, meant):
@@ -102,13 +115,13 @@ def test_spellings_are_told_apart():
     seen = {}
     for info in sd_ext.list_samplers():
         for spelling in (info.name, *info.aliases):
-            key = registry._key(spelling)
-            assert seen.setdefault(key, info.name) == info.name, f"{spelling} means {seen[key]} and {info.name}"
+            spelled = key(spelling)
+            assert seen.setdefault(spelled, info.name) == info.name, f"{spelling} means {seen[spelled]}"
 
 
 DROPPED = [("dpm_2", "comfyui"), ("dpm_2_ancestral", "comfyui"), ("uni_pc", "comfyui"), ("uni_pc_bh2", "comfyui"),
            ("DPM2", "a1111"), ("DPM2 a", "a1111"), ("DPM++ 3M SDE", "a1111")]  # fmt: skip
-KEPT = [("DPM2", None), ("dpmpp_3m_sde", "comfyui"), ("UniPC", "a1111"), ("euler", "comfyui"), ("euler", "a1111")]
+KEPT = [("DPM2", None), ("dpmpp_3m_sde", "comfyui"), ("LMS", "a1111"), ("euler", "comfyui"), ("euler", "a1111")]
 
 
 def solver_levels(scheduler):
@@ -136,7 +149,7 @@ def test_programs_bring_their_grid():
     assert sd_ext.make_scheduler("euler", like="a1111").config["grid"] in ("uniform", "normal")
     assert sd_ext.make_scheduler("euler karras", like="comfyui").config["grid"] == "karras"
     with pytest.raises(UnknownNameError, match="comfyui"):
-        sd_ext.make_scheduler("euler", like="comfy")
+        sd_ext.make_scheduler("euler", like="comfort ui")
 
 
 @over("before", ["dpm++ 2m sde heun", "dpm++ 3m exact", "unipc 3 bh1", "euler churn", "seeds-2"])

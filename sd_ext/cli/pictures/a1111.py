@@ -33,11 +33,12 @@ SAMPLERS = {
 """Our samplers -> the same ones there."""
 
 GRIDS = {
-    **{name.lower(): name for name in ("Karras", "Exponential", "Polyexponential", "Simple", "Normal", "Beta")},
+    **{name.lower(): name for name in ("Karras", "Exponential", "Polyexponential", "Simple", "Normal")},
     "sgm_uniform": "SGM Uniform",
     "kl_optimal": "KL Optimal",
     "ddim_uniform": "DDIM",
-    "ays": "Align Your Steps",
+    "ays_11": "Align Your Steps",
+    "beta_sigmas": "Beta",
 }
 """Our grids -> what is called a schedule type there."""
 
@@ -136,6 +137,8 @@ def _ours(values: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
     by_name = {theirs: ours for ours, theirs in SAMPLERS.items()}
     if sampler in by_name:
         found["sampler"] = by_name[sampler]
+        if not values.get("Version", "").startswith("sd_ext"):
+            found["like"] = "a1111" if "Schedule type" in values else "a1111_1_8"  # which has no schedule types
         grids = {theirs: ours for ours, theirs in GRIDS.items()} | TYPES
         if grids.get(schedule):
             found["grid"] = grids[schedule]

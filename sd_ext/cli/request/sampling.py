@@ -9,6 +9,8 @@ from .. import checks
 from .option import Group, Option
 
 STEPS = 20
+PROGRAMS = ("a1111", "a1111_1_8", "comfyui", "forge", "invokeai", "sdnext")
+"""See `sd_ext.schedulers.programs`, which this does not import: help must not wait for torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,9 @@ class Sampling(Group):
 
     sampler: Annotated[str | None, Option("See sd-ext samplers.", "NAME", "the model's own")] = None
     grid: Annotated[str | None, Option("See sd-ext samplers.", "NAME", "the sampler's own")] = None
+    like: Annotated[
+        str | None, Option("Take the steps of this program.", "PROGRAM", "ours", values=tuple(PROGRAMS))
+    ] = None
     steps: Annotated[int, Option("Network evaluations.", "N")] = STEPS
     guidance: Annotated[float | None, Option("How closely to follow the prompt; 1 is off.", "G", "the model's own")] = (
         None

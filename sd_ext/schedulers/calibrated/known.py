@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..base import TableScheduler
-from ..registry import make_scheduler
+from ..make import make_scheduler
 from ..schedule import Levels
 from ..table import Table
 from .fits import Fit

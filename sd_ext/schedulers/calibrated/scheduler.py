@@ -14,10 +14,11 @@ import torch
 from ...declared import make
 from ...errors import InputError
 from ..base import TableScheduler
+from ..find import find_sampler
 from ..info import SamplerInfo
 from ..plan import StepOutput
 from ..prediction import hook_from_config
-from ..registry import CARRIED, find_sampler
+from ..registry import CARRIED
 from ..run import Run
 from ..schedule import Levels
 from ..table import Table

@@ -46,3 +46,14 @@ def ddim_uniform(t_max: float, n: int, *, t_min: float = 0.0) -> Array:
 def beta(t_max: float, n: int, *, a: float = 0.6, b: float = 0.6) -> Array:
     """Quantiles of a Beta(a, b) distribution in t: denser at both ends (Lee et al. 2024, arXiv 2407.12173)."""
     return t_max * betaincinv(a, b, 1 - np.arange(n) / n)
+
+
+def beta_whole(t_max: float, n: int, *, t_min: float = 0.0, a: float = 0.6, b: float = 0.6) -> Array:
+    """`beta` rounded to whole timesteps, as in ComfyUI.
+
+    Where two fall on one timestep ComfyUI makes one call of them (above 149 steps of 1000); here they are moved apart.
+    """
+    t = np.rint(beta(t_max, n, a=a, b=b))
+    room = np.arange(n, dtype=float)[::-1]  # timesteps that must stay free below each
+    up = np.maximum.accumulate((t - room)[::-1])[::-1] + room
+    return np.minimum(np.maximum(up, t_min + room), t_max - room[::-1])

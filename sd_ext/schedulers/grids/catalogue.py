@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,6 +18,17 @@ def _linspace(o: GridOptions, n: int) -> Array:
     return np.round(t) if o.whole else t
 
 
+def _closed(known: Sequence[float]) -> Callable[[GridOptions, int], Array]:
+    return lambda _, n: published.closed(known, n)
+
+
+LISTS = (
+    ("ays_11", "the published levels of Align Your Steps, the last too", published.AYS, "align_your_steps_11"),
+    ("ays_32", "32 levels of Align Your Steps, as in Forge", published.AYS_32, "align_your_steps_32"),
+    ("ays_gits", "Align Your Steps GITS, as in Forge", published.AYS_GITS, "align_your_steps_gits"),
+)
+"""Lists whose last level is a level of the run: (name, description, lists, another name)."""
+
 GRIDS: dict[str, Grid] = {
     grid.name: grid
     for grid in (
@@ -26,7 +38,12 @@ GRIDS: dict[str, Grid] = {
             "whole strides from t = 0 up; Stable Diffusion's default, never starts at full noise",
             lambda o, n: by_timestep.leading(o.t_max, n, offset=o.offset, closed=o.closed),
         ),
-        Grid("trailing", "whole strides from full noise down", lambda o, n: by_timestep.trailing(o.t_max, n)),
+        Grid(
+            "trailing",
+            "whole strides from full noise down",
+            lambda o, n: by_timestep.trailing(o.t_max, n),
+            aliases=("turbo",),
+        ),
         Grid(
             "normal",
             "even in t, both ends, sigma interpolated",
@@ -55,7 +72,7 @@ GRIDS: dict[str, Grid] = {
             "even in sigma^(1/7)",
             lambda o, n, **own: by_ratio.karras(o.low, o.high, n, **own),
             ratios=True,
-            aliases=("use_karras_sigmas",),
+            aliases=("use_karras_sigmas", "k", "ka"),
             options={"rho": 7.0},
         ),
         Grid(
@@ -63,7 +80,7 @@ GRIDS: dict[str, Grid] = {
             "even in log sigma, both ends",
             lambda o, n: by_ratio.exponential(o.low, o.high, n),
             ratios=True,
-            aliases=("use_exponential_sigmas", "lu", "lu_lambdas", "use_lu_lambdas"),
+            aliases=("use_exponential_sigmas", "lu", "lu_lambdas", "use_lu_lambdas", "lambdas"),
         ),
         Grid(
             "polyexponential",
@@ -99,6 +116,12 @@ GRIDS: dict[str, Grid] = {
             options={"a": 0.6, "b": 0.6},
         ),
         Grid(
+            "beta_whole",
+            "Beta(0.6, 0.6) quantiles in whole timesteps, as in ComfyUI",
+            lambda o, n, **own: by_timestep.beta_whole(o.t_max, n, t_min=o.t_min, **own),
+            options={"a": 0.6, "b": 0.6},
+        ),
+        Grid(
             "beta57",
             "Beta(0.5, 0.7) quantiles in t",
             lambda o, n, **own: by_timestep.beta(o.t_max, n, **own),
@@ -109,7 +132,7 @@ GRIDS: dict[str, Grid] = {
             "Beta(0.6, 0.6) quantiles in sigma",
             lambda o, n, **own: by_ratio.beta_ratio(o.low, o.high, n, **own),
             ratios=True,
-            aliases=("use_beta_sigmas",),
+            aliases=("use_beta_sigmas", "betas"),
             options={"a": 0.6, "b": 0.6},
         ),
         Grid(
@@ -147,6 +170,13 @@ GRIDS: dict[str, Grid] = {
             lambda _, n: published.align_your_steps(n, family="sdxl"),
             ratios=True,
             aliases=("align_your_steps_sdxl",),
+        ),
+        *(
+            Grid(
+                f"{name}{suffix}", f"{told}{model}", _closed(lists[family]), ratios=True, aliases=(f"{alias}{suffix}",)
+            )
+            for name, told, lists, alias in LISTS
+            for family, suffix, model in (("sd", "", ""), ("sdxl", "_sdxl", ", for SDXL"))
         ),
         Grid("gits", "GITS for SD 1.x", lambda _, n: published.gits(n), ratios=True),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..schedule import Array, NoiseSchedule
@@ -11,6 +13,28 @@ AYS = {
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
 """sigma / alpha of the published ten-step schedules (Sabour et al. 2024, arXiv 2404.14507), end included."""
+
+AYS_32 = {
+    "sd": (
+        *(14.615, 11.23951352, 8.64363081, 6.64729424, 5.57250862, 4.71648546, 3.99196065, 3.51956090, 3.13490466),
+        *(2.79228788, 2.48773628, 2.21663865, 1.97508351, 1.77931720, 1.61475335, 1.46540953, 1.31484900, 1.16642497),
+        *(1.03475547, 0.91573744, 0.80748169, 0.71202361, 0.62173900, 0.53065202, 0.45290960, 0.37491455, 0.27461819),
+        *(0.20115290, 0.14105873, 0.06682881, 0.03166121, 0.015),
+    ),
+    "sdxl": (
+        *(14.615, 11.14916180, 8.50522127, 6.48827151, 5.43707402, 4.60398619, 3.89854704, 3.27407457, 2.74396527),
+        *(2.29968659, 1.95448514, 1.67108715, 1.42878152, 1.23181009, 1.06789649, 0.92579443, 0.80290886, 0.69660121),
+        *(0.60436903, 0.52852552, 0.46773344, 0.41393379, 0.36258186, 0.31008517, 0.26518925, 0.22326461, 0.17653877),
+        *(0.13959192, 0.10587381, 0.05519369, 0.02877334, 0.015),
+    ),
+}
+"""The 32 levels that Forge has for Align Your Steps; the last lie below the models' own least noise."""
+
+AYS_GITS = {
+    "sd": (14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0.094, 0.029),
+    "sdxl": (14.615, 4.734, 2.567, 1.529, 0.987, 0.652, 0.418, 0.268, 0.179, 0.127, 0.029),
+}
+"""The eleven levels that Forge calls Align Your Steps GITS."""
 
 GITS = (
     (100, 29),
@@ -45,6 +69,14 @@ def resampled(known: Array, n: int) -> Array:
     """A list of sigma / alpha, its end included, at `n` steps by log-linear interpolation; its end is left out."""
     at = np.linspace(0, 1, n + 1)
     return np.exp(np.interp(at, np.linspace(0, 1, len(known)), np.log(known)))[:-1]
+
+
+def closed(known: Sequence[float], n: int) -> Array:
+    """The first and the last of a list of sigma / alpha and n - 2 between, by log-linear interpolation.
+
+    So AUTOMATIC1111 reads the published lists: the last is a level of the run, after which it ends clean.
+    """
+    return np.exp(np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(known)), np.log(known)))
 
 
 def align_your_steps(n: int, *, family: str = "sd") -> Array:

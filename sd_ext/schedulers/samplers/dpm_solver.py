@@ -145,7 +145,6 @@ _DPM, _DPMPP = "arXiv 2206.00927", "arXiv 2211.01095"
 
 def _info(name: str, order: int, source: str, aliases: tuple[str, ...] = (), note: str = "", **options) -> SamplerInfo:
     sde = options["algorithm_type"].startswith("sde")
-    drops = ("a1111",) if sde and options["solver_order"] == 3 else ()
     return SamplerInfo(
         name,
         DPMSolverMultistepScheduler,
@@ -155,7 +154,6 @@ def _info(name: str, order: int, source: str, aliases: tuple[str, ...] = (), not
         stochastic=sde,
         options=options,
         note=note,
-        drops_penultimate=drops,
     )
 
 

@@ -199,7 +199,6 @@ SAMPLERS = (
         "arXiv 2206.00927, alg. 1",
         ("dpm 2", "kdpm2"),
         calls="2",
-        drops_penultimate=("a1111", "comfyui"),
     ),
     SamplerInfo(
         "dpm2 a",
@@ -209,6 +208,5 @@ SAMPLERS = (
         ("dpm 2 a", "dpm2 ancestral", "dpm 2 ancestral", "kdpm2 a"),
         calls="2",
         stochastic=True,
-        drops_penultimate=("a1111", "comfyui"),
     ),
 )

@@ -110,7 +110,6 @@ def _info(
         aliases,
         options={"solver_order": order, "solver_type": half, "predict_x0": predict_x0},
         note=note,
-        drops_penultimate=("comfyui",) if any(alias.startswith("uni_pc") for alias in aliases) else (),
     )
 
 

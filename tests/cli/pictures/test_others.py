@@ -119,6 +119,8 @@ THEIRS = (
         ("DPM++ 2M Karras", "", ("dpm++ 2m", "karras")),  # before 2024
         ("UniPC", "Schedule type: Automatic, ", ("unipc 3 bh1", None)),
         ("Euler a", "Schedule type: SGM Uniform, ", ("euler a", "sgm_uniform")),
+        ("Euler a", "Schedule type: Beta, ", ("euler a", "beta_sigmas")),
+        ("Euler a", "Schedule type: Align Your Steps, ", ("euler a", "ays_11")),
         ("DPM adaptive", "", (None, None)),
     ],
 )
@@ -139,6 +141,8 @@ def test_pictures_of_automatic1111(tmp_path, sampler, schedule, ours):
         numbers = {"steps": 25, "guidance": 6.5, "seed": 99, "size": "512x768", "clip_skip": 2}
         assert told.settings.items() >= numbers.items()
         assert (told.settings.get("sampler"), told.settings.get("grid")) == ours
+        if ours[0]:
+            assert told.settings["like"] == ("a1111" if schedule else "a1111_1_8")
         assert told.shown["Lora hashes"] == "fur: 0123, other: 4567"
         dropped = {"Model dreamer", "LoRA fur 0.8"}
         assert dropped <= set(told.dropped)
