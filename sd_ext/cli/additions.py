@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InputError
 from ..lora.find import check_lora
+from ..lora.strength import Strength
 from ..models import PICKLES, refuse_pickle
 from ..plain_files import why_not
 from .request import Recipe
@@ -22,20 +23,45 @@ NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf)", re.IGNORECA
 
 
 class LoraNamed(NamedTuple):
-    """`FILE_OR_ID[:STRENGTH[:TEXT_STRENGTH]]`."""
+    """`FILE_OR_ID[:STRENGTH[:TEXT_STRENGTH]]`, and how strongly it acts."""
 
     source: str
-    strength: float
-    text_strength: float
+    strength: Strength
 
 
-def parse_lora(text: str) -> LoraNamed:
-    """Parse what follows --lora; see `split_strengths`. Raises `InputError` also where no file is named."""
+def parse_lora(text: str, blocks: str = "") -> LoraNamed:
+    """Parse what follows --lora; see `split_strengths`.
+
+    Args:
+        text: as it was given.
+        blocks: its block weights, as `sd_ext.lora.blocks` reads them.
+
+    Raises:
+        InputError: no file is named, a strength cannot work, or the weights cannot be read.
+    """
     source, strengths = split_strengths(text, 2)
     if not source.strip() or source.endswith(":"):
-        raise InputError(f"--lora {text!r} cannot be read; write FILE:STRENGTH, such as style.safetensors:0.8")
-    strengths = strengths or [1.0]
-    return LoraNamed(source, strengths[0], strengths[-1])
+        raise InputError(f"{text!r} names no LoRA; write FILE:STRENGTH, such as style.safetensors:0.8")
+    return LoraNamed(source, Strength(*(strengths or [1.0]), blocks=blocks))
+
+
+def parse_loras(texts: Sequence[str], blocks: Sequence[str], flag: str) -> list[LoraNamed]:
+    """Parse several LoRAs with their block weights.
+
+    Args:
+        texts: see `parse_lora`.
+        blocks: nothing, the same weights for all, or those of each.
+        flag: the option that `blocks` were given by, for messages.
+
+    Raises:
+        InputError: as `parse_lora`, or another number of block weights.
+    """
+    if len(blocks) not in (0, 1, len(texts)):
+        raise InputError(f"{flag} is given {len(blocks)} times for {len(texts)} LoRAs; give it once, or once for each")
+    if blocks and not texts:
+        raise InputError(f"{flag} needs a LoRA")
+    each = blocks if len(blocks) == len(texts) else [*(blocks or [""])] * len(texts)
+    return [parse_lora(text, its) for text, its in zip(texts, each, strict=True)]
 
 
 def split_strengths(text: str, most: int) -> tuple[str, list[float]]:
@@ -79,10 +105,15 @@ def _is_drive(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z]", text))
 
 
+def loras_of(recipe: Recipe) -> list[LoraNamed]:
+    """The LoRAs of a recipe. Raises `InputError` if they cannot be read."""
+    return parse_loras(recipe.lora, recipe.lora_blocks, "--lora-blocks")
+
+
 def check_additions(recipe: Recipe) -> None:
     """Raise `InputError` for files of a recipe that are not there, or pickles. Nothing is read."""
-    for text in recipe.lora:
-        check_lora(parse_lora(text).source)
+    for named in loras_of(recipe):
+        check_lora(named.source)
     for text in recipe.embedding:
         _check_file(parse_embedding(text)[0], "embedding")
     if recipe.vae is not None and not Path(recipe.vae).expanduser().is_dir():

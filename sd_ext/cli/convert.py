@@ -7,7 +7,8 @@ is replaced only if asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..lora.strength import Strength
 from ..models import find_model
-from .additions import split_strengths
+from .additions import parse_loras
 from .checkpoint import checkpoint
+from .limits import Limits
+from .request.option import given, with_options
 
 if TYPE_CHECKING:
     from ..lora import Lora
@@ -55,11 +59,20 @@ Base = Annotated[BaseModel | None, typer.Option(help="The model it is for.", sho
 Type = Annotated[Dtype | None, typer.Option(help="The weights' type.", show_default="as they are")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="A .safetensors file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Rank = Annotated[int | None, typer.Option(metavar="N", help="Keep at most so many directions in each module.")]
-Energy = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Keep so much of the squared norm: 0.99, or 1 for all of it.")
+Blocks = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WEIGHTS", help="Strength by block (docs/lora.md): 12 to 26 numbers, or a name such as OUTD."),
 ]
 ON_DISK = "Pipeline folder, .safetensors file, Hub id, or embedded"
+How = Annotated[
+    str,
+    typer.Option(metavar="WAY", help="sum, cosine, magnitude, ties, dare or dare_ties (docs/lora.md)."),
+]
+Density = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="Of each LoRA's values, but for sum and cosine.", show_default="0.5"),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of the random choice of dare.", show_default="0")]
 BaseModelOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help=f"The base model, which DoRA cannot do without. {ON_DISK}.")
 ]
@@ -86,90 +99,118 @@ def lora(
 
 
 @app.command()
+@with_options(Limits)
 def merge(
-    sources: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRAs; a strength is 1 if left.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE[:S[:T]]...", help="LoRAs, at strength S (or 1), in text encoders T."),
+    ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="A .safetensors file; with --into, this or a new folder.")],
-    rank: Rank = None,
-    energy: Energy = None,
     into: Annotated[
         str | None, typer.Option(metavar="MODEL", help=f"Add them to this model and write that instead. {ON_DISK}.")
     ] = None,
+    blocks: Blocks = None,
+    how: How = "sum",
+    density: Density = None,
+    seed: Seed = None,
     base_model: BaseModelOption = None,
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
     overwrite: Overwrite = False,
+    **options: Any,
 ) -> None:
-    """Merge LoRAs into one, exactly unless a rank is given, or into a model."""
-    parsed = [parse_source(source) for source in sources]
-    if into is not None and (rank is not None or energy is not None or base_model is not None):
-        raise InputError("--into adds to the model's own weights; --rank, --energy and --base-model do not go with it")
-    check_keep(rank, energy, needed=False)
+    """Merge LoRAs into one, exactly unless told how much to keep, or into a model."""
+    named, limits = parse_loras(sources, blocks or [], "--blocks"), Limits(**given(Limits, options))
+    if into is not None and (limits.given or base_model is not None or how != "sum"):
+        raise InputError(
+            "--into adds to the model's own weights; --how, --base-model and limits such as --rank do not go with it"
+        )
+    limits.check(needed=False)
     if into is None:
         check_out(out, overwrite)
-    for path, _ in parsed:
-        check_source(path)
+    for source, _ in named:
+        check_source(Path(source))
     target = None if into is None else find_model(into)
     base_on_disk = None if base_model is None else find_model(base_model)
     if target is not None and out.exists() and not overwrite:
         raise InputError(f"{out} exists; give --overwrite or another name")
-    from ..lora import merge, merge_into, read_lora
+    from ..lora import Combine, merge, merge_into, read_lora
 
-    loras = [(read_lora(path), strength) for path, strength in parsed]
+    if seed is not None and not how.startswith("dare"):
+        raise InputError(f"--seed goes with --how dare and dare_ties; {how} draws nothing")
+    way = Combine(how, density, seed or 0)
+    loras = [(read_lora(Path(source)), strength) for source, strength in named]
+    tell_unnamed(zip(sources, loras, strict=True))
     if target is not None:
         with progress("Merging") as on_module:
             merge_into(target, loras, out, on_module, overwrite)
         print(out)
         return
     with progress("Merging") as on_module:
-        merged = merge(loras, rank, energy, base_on_disk, on_module)
+        merged = merge(loras, base=base_on_disk, on_module=on_module, keep=limits.keep(), how=way)
     save(merged, out, to, base, dtype)
 
 
+def tell_unnamed(loras: Iterable[tuple[str, tuple[Lora, Strength]]]) -> None:
+    """Say on stderr which modules of LoRAs, given by name, their block weights do not name."""
+    from ..lora.strength import unnamed
+
+    for name, (lora, strength) in loras:
+        if sentence := unnamed(lora, strength):
+            print(f"{name}: {sentence}.", file=sys.stderr)
+
+
 @app.command()
+@with_options(Limits)
 def extract(
     base_model: Annotated[str, typer.Argument(metavar="BASE", help=f"The base model. {ON_DISK}.")],
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model tuned from it.")],
     out: Out,
-    rank: Rank = None,
-    energy: Energy = None,
+    blocks: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", help="What each block is multiplied by, as in merge.")
+    ] = None,
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
     overwrite: Overwrite = False,
+    **options: Any,
 ) -> None:
     """Find the LoRA that leads from one model to another."""
-    check_keep(rank, energy)
+    limits, strength = Limits(**given(Limits, options)), Strength(blocks=blocks or "")
+    limits.check()
     check_out(out, overwrite)
     before, after = find_model(base_model), find_model(tuned)
-    from ..lora import extract
+    from ..lora import at_strength, extract
 
     with progress("Extracting") as on_module:
-        found = extract(before, after, rank, energy, on_module)
-    save(found, out, to, base, dtype)
+        found = extract(before, after, on_module=on_module, keep=limits.keep())
+    tell_unnamed([(tuned, (found, strength))])
+    save(at_strength(found, strength), out, to, base, dtype)
 
 
 @app.command()
+@with_options(Limits)
 def resize(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA, LoHa or LoKr file.")],
     out: Out,
-    rank: Rank = None,
-    energy: Energy = None,
     base_model: BaseModelOption = None,
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
     overwrite: Overwrite = False,
+    **options: Any,
 ) -> None:
     """Reduce a LoRA's rank, or turn LoHa, LoKr and DoRA into plain LoRA."""
-    check_keep(rank, energy)
+    limits = Limits(**given(Limits, options))
+    limits.check()
     check_out(out, overwrite)
     check_source(source)
     base_on_disk = None if base_model is None else find_model(base_model)
     from ..lora import read_lora, resize
 
     with progress("Resizing") as on_module:
-        resized = resize(read_lora(source), rank, energy, base_on_disk, on_module)
+        resized = resize(read_lora(source), base=base_on_disk, on_module=on_module, keep=limits.keep())
     save(resized, out, to, base, dtype)
 
 
@@ -195,22 +236,6 @@ def check_source(path: Path) -> None:
     """Raise `InputError` unless `path` exists."""
     if not path.exists():
         raise InputError(f"no such LoRA: {path}")
-
-
-def check_keep(rank: int | None, energy: float | None, needed: bool = True) -> None:
-    """Raise `InputError` for a rank below 1 or an energy outside (0, 1], or if both are missing and one is `needed`."""
-    if needed and rank is None and energy is None:
-        raise InputError("say how much to keep: --rank N, or --energy SHARE")
-    if rank is not None and rank < 1:
-        raise InputError(f"--rank {rank} cannot work; choose 1 or more")
-    if energy is not None and not 0 < energy <= 1:
-        raise InputError(f"--energy {energy:g} cannot work; choose a share above 0, at most 1")
-
-
-def parse_source(text: str) -> tuple[Path, float]:
-    """Parse `style.safetensors:0.8` as a path and a strength, which is 1 by default; see `split_strengths`."""
-    path, strengths = split_strengths(text, 1)
-    return Path(path), strengths[0] if strengths else 1.0
 
 
 def save(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .additions import parse_lora
+from .additions import LoraNamed, loras_of
 from .request import Recipe
 from .unet_options import set_unet
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def equipped(recipe: Recipe) -> tuple[Any, ...]:
     """What of a recipe its equipment depends on."""
-    return recipe.sampler, recipe.grid, recipe.like, recipe.unet, recipe.unet_option, recipe.lora
+    named = recipe.lora, recipe.lora_blocks
+    return recipe.sampler, recipe.grid, recipe.like, recipe.unet, recipe.unet_option, *named
 
 
 class Equipment:
@@ -49,7 +50,7 @@ class Equipment:
         self.take_off()
         try:
             if recipe.lora:
-                self._use(recipe.lora)
+                self._use(loras_of(recipe))
             set_sampler(self._pipe, recipe.sampler, recipe.grid, recipe.like)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
@@ -72,13 +73,14 @@ class Equipment:
                 self._pipe.register_modules(**{name: own})
         self._now = None
 
-    def _use(self, named: tuple[str, ...]) -> None:
-        from ..lora.use import apply_wanted, read_entry
+    def _use(self, named: list[LoraNamed]) -> None:
+        from ..lora.use import Used, read_entry
 
-        for text in named:
-            if text not in self._read:
-                self._read[text] = read_entry(tuple(parse_lora(text)))
-        self._used = apply_wanted(self._pipe, [self._read[text] for text in named])
+        for source, _ in named:
+            if source not in self._read:
+                self._read[source] = read_entry(source)
+        wanted = [self._read[source]._replace(strength=strength) for source, strength in named]
+        self._used = Used(self._pipe, wanted)
         for sentence in self._used.unused:
             self._tell(sentence)
 

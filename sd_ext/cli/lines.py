@@ -26,7 +26,7 @@ from .request.model import Weights
 from .request.option import declared
 
 STDIN = "-"
-PER_LINE = {"lora", "unet", "unet_option"}  # of the options that say with which weights
+PER_LINE = {"lora", "lora_blocks", "unet", "unet_option"}  # of the options that say with which weights
 FORMS = ".txt", ".csv", ".jsonl"
 PROMPT, NUMBER = "prompt", "num"
 SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

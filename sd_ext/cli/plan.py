@@ -109,7 +109,7 @@ def find_for(recipes: Sequence[Recipe]) -> Model:
     Raises:
         InputError: something is missing, or an option does not go with the model.
     """
-    for recipe in {recipe.lora: recipe for recipe in recipes}.values():
+    for recipe in {(recipe.lora, recipe.lora_blocks): recipe for recipe in recipes}.values():
         check_additions(recipe)
     first = recipes[0]
     options: dict[str, Any] = {"revision": first.revision, "prediction_type": first.prediction_type}

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Adapter": "adapter",
     "Applied": "fuse",
+    "Combine": "combine",
+    "Keep": "low_rank",
     "Lora": "lora",
     "ModuleName": "adapter",
+    "Strength": "strength",
+    "Used": "use",
     "apply_lora": "fuse",
     "apply_loras": "fuse",
-    "Used": "use",
+    "at_strength": "tools",
     "extract": "tools",
     "find_lora": "find",
     "from_peft": "peft_models",
@@ -32,11 +36,15 @@ _HOMES = {
 __all__ = [
     "Adapter",
     "Applied",
+    "Combine",
+    "Keep",
     "Lora",
     "ModuleName",
+    "Strength",
     "Used",
     "apply_lora",
     "apply_loras",
+    "at_strength",
     "extract",
     "find_lora",
     "from_peft",
@@ -51,14 +59,17 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .adapter import Adapter, ModuleName
+    from .combine import Combine
     from .find import find_lora
     from .formats.kohya import with_one_alpha
     from .formats.reading import read_lora
     from .formats.writing import save_lora
     from .fuse import Applied, apply_lora, apply_loras, merge_into
     from .lora import Lora
+    from .low_rank import Keep
     from .peft_models import from_peft
-    from .tools import extract, merge, resize
+    from .strength import Strength
+    from .tools import at_strength, extract, merge, resize
     from .use import Used, use_lora
 
 

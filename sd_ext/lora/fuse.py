@@ -14,9 +14,10 @@ from ..models.model import Stored
 from ..models.written import check_out, write_model
 from .adapter import ModuleName
 from .lora import Lora
-from .weights import BaseWeights, ModelWeights, StoredWeights, check_fit, open_base, pairs
+from .strength import AnyStrength, acting, weighed
+from .weights import BaseWeights, ModelWeights, StoredWeights, check_fit, open_base
 
-Loras = Sequence[tuple[Lora, float]]  # each with its strength
+Loras = Sequence[tuple[Lora, AnyStrength]]  # each with its strength
 OnModule = Callable[[int, int, ModuleName], object]  # progress: (modules done, all modules, the module just done)
 
 
@@ -64,12 +65,13 @@ def fused(
     Raises:
         InputError: a new weight is not finite; the message names the module.
     """
+    parts = weighed(loras)
     for i, module in enumerate(modules, 1):
         weight = base.weight(module)
         after = weight.float()
-        for lora, strength in loras:
-            if module in lora.adapters:
-                after = after + strength * lora.delta(module, weight)
+        for lora, strengths in parts:
+            if module in strengths:
+                after = after + strengths[module] * lora.delta(module, weight)
         after = after.to(weight.dtype)
         if not after.isfinite().all():
             raise InputError(f"{module}: the sum does not fit {weight.dtype}; choose a smaller strength")
@@ -82,17 +84,19 @@ def changed_modules(base: BaseWeights, loras: Loras) -> list[ModuleName]:
 
     Raises `InputError` if one does not fit or the base does not have it.
     """
-    check_fit(base.shapes(), pairs(loras))
-    return sorted({module for module, _ in pairs(loras)})
+    parts = weighed(loras)
+    check_fit(base.shapes(), acting(parts))
+    return sorted({module for module, _ in acting(parts)})
 
 
-def apply_lora(models: Any, lora: Lora, strength: float = 1.0) -> Applied:
+def apply_lora(models: Any, lora: Lora, strength: AnyStrength = 1.0) -> Applied:
     """Add a LoRA to the weights of models in memory, until `undo()` of the result is called.
 
     Args:
         models: a pipeline, or models by part: `{"unet": model, ...}`.
         lora: the LoRA.
-        strength: s in W + s * (W' - W), where W' is the weight at full strength; this holds for DoRA too.
+        strength: s in W + s * (W' - W), where W' is the weight at full strength; this holds for DoRA too. A
+            `Strength` tells U-Net, text encoders and blocks apart.
 
     Returns:
         An object whose `undo()` restores the original weights exactly.

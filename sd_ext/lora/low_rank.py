@@ -5,7 +5,9 @@ The matrix may be given as a product of two factors; then it is never built.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -19,27 +21,50 @@ ROUNDING = 1e-13
 
 @dataclass(frozen=True)
 class Keep:
-    """How much of a matrix to keep.
+    """How much of a matrix to keep: the fewest directions (singular vectors) that meet every limit which is given.
 
     Args:
-        rank: at most so many directions (singular vectors); None for no limit.
-        energy: only as many directions as needed for this fraction of the squared norm, above 0 to 1; None for no
-            limit.
+        rank: at most so many directions.
+        energy: as many as needed for this fraction of the squared norm, above 0 to 1.
+        sv_fro: as many as needed for this fraction of the norm itself (kohya's name): `energy` is its square.
+        sv_cumulative: as many as needed for this fraction of the sum of the singular values.
+        sv_ratio: those whose singular value is more than the largest divided by this number, which is above 1.
+        conv_rank: in place of `rank` for convolutions larger than 1 x 1.
 
     Raises:
-        InputError: both are None, or one is out of range.
+        InputError: none is given, or one is out of range.
     """
 
     rank: int | None = None
     energy: float | None = None
+    sv_fro: float | None = None
+    sv_cumulative: float | None = None
+    sv_ratio: float | None = None
+    conv_rank: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rank is None and self.energy is None:
+        if all(getattr(self, limit.name) is None for limit in fields(self)):
             raise InputError("say how much to keep: a rank, or a share of the energy")
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"rank {self.rank} cannot work; choose 1 or more")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise InputError(f"energy {self.energy} cannot work; choose a share above 0, at most 1")
+        for name, rank in (("rank", self.rank), ("conv_rank", self.conv_rank)):
+            if rank is not None and rank < 1:
+                raise InputError(f"{name} {rank} cannot work; choose 1 or more")
+        for name in ("energy", "sv_fro", "sv_cumulative"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise InputError(f"{name} {share} cannot work; choose a share above 0, at most 1")
+        if self.sv_ratio is not None and not 1 < self.sv_ratio < math.inf:
+            raise InputError(f"sv_ratio {self.sv_ratio} cannot work; choose a number above 1")
+
+    def for_weight(self, shape: Sequence[int]) -> Keep:
+        """The same for a weight of this shape: with `rank` as it holds there."""
+        if self.conv_rank is None or all(side == 1 for side in shape[2:]):
+            return self
+        return replace(self, rank=self.conv_rank)
+
+    def all_of(self, rank: int) -> bool:
+        """Whether nothing of a matrix of this rank is to be left out, whatever its values."""
+        by_value = self.energy, self.sv_fro, self.sv_cumulative, self.sv_ratio
+        return self.rank is not None and rank <= self.rank and all(limit is None for limit in by_value)
 
     def count(self, energies: Tensor) -> int:
         """How many directions to keep.
@@ -48,9 +73,17 @@ class Keep:
             energies: squared singular values, the largest first.
         """
         count = int((energies > ROUNDING * energies[0]).sum())
-        if self.energy is not None:
-            shares = energies.cumsum(0) / energies.sum()
-            count = min(count, 1 + int((shares < self.energy * (1 - ROUNDING)).sum()))
+        values = energies.sqrt()
+        for parts, share in (
+            (energies, self.energy),
+            (energies, None if self.sv_fro is None else self.sv_fro**2),
+            (values, self.sv_cumulative),
+        ):
+            if share is not None:
+                shares = parts.cumsum(0) / parts.sum()
+                count = min(count, 1 + int((shares < share * (1 - ROUNDING)).sum()))
+        if self.sv_ratio is not None:
+            count = min(count, int((values > values[0] / self.sv_ratio).sum()))
         return max(1, min(count, self.rank or count))
 
 

@@ -7,7 +7,6 @@ read can be used, also those that Diffusers does not load. Afterwards the weight
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +18,13 @@ from ..prompts.words import Words, learn, read_bundled
 from .find import find_lora
 from .fuse import Applied, apply_loras
 from .lora import Lora
+from .strength import Strength, unnamed
 from .weights import ModelWeights, check_fit
 
 log = logging.getLogger(__name__)
 
 Source = str | Path | Lora
-Entry = Source | tuple[Source, float] | tuple[Source, float, float]
+Entry = Source | tuple[Source, float | Strength] | tuple[Source, float, float]
 SHOWN = 3  # names in a message
 
 
@@ -34,14 +34,12 @@ class Wanted(NamedTuple):
     Args:
         name: what it is called in messages.
         lora: the LoRA.
-        strength: of its changes to the U-Net.
-        text_strength: of those to the text encoders.
+        strength: how strongly it acts.
     """
 
     name: str
     lora: Lora
-    strength: float
-    text_strength: float
+    strength: Strength
 
 
 class Used:
@@ -51,15 +49,51 @@ class Used:
         unused: for each thing in the files that is not used, a sentence that names it.
     """
 
-    def __init__(self, applied: Applied | None, words: Sequence[Words], unused: Sequence[str]):
-        self._applied, self._words, self.unused = applied, words, list(unused)
+    def __init__(self, pipe: Any, wanted: Sequence[Wanted]):
+        self._pipe, self._wanted, self.unused = pipe, list(wanted), list[str]()
+        self._applied: Applied | None = None
+        self._words: list[Words] = []
+        self._apply()
+
+    def _apply(self) -> None:
+        pairs, self.unused = fitting(self._pipe, self._wanted)
+        try:
+            for each in self._wanted:
+                if each.lora.bundled:
+                    self._words += _learned(self._pipe, each, self.unused)
+            self._applied = apply_loras(self._pipe, pairs) if pairs else None
+        except BaseException:
+            self.undo()
+            raise
+
+    def change(self, loras: Entry | Iterable[Entry]) -> None:
+        """Use other LoRAs in place of these, or these at other strengths; `undo()` still restores the first weights.
+
+        Args:
+            loras: as for `use_lora`.
+
+        Raises:
+            InputError: as for `use_lora`; then these stay in use.
+        """
+        before, wanted = self._wanted, [read_entry(entry) for entry in _each(loras)]
+        fitting(self._pipe, wanted)
+        self.undo()
+        try:
+            self._wanted = wanted
+            self._apply()
+        except BaseException:
+            self._wanted = before
+            self._apply()
+            raise
+        _warn(self.unused)
 
     def undo(self) -> None:
         """Restore the weights, and forget the files' words. Calling it again does nothing."""
         if self._applied is not None:
             self._applied.undo()
-        for words in self._words:
-            words.undo()
+            self._applied = None
+        while self._words:
+            self._words.pop().undo()
 
     def __enter__(self) -> Used:
         return self
@@ -79,39 +113,45 @@ def use_lora(pipe: Any, loras: Entry | Iterable[Entry]) -> Used:
         pipe: the pipeline.
         loras: each a source, `(source, strength)` or `(source, strength, text_strength)`. A source is a file or folder,
             a Hub id `owner/name` or `owner/name/file.safetensors`, or a `Lora`. Strength s makes W + s * (W' - W) of a
-            weight, where W' is that at full strength; by default 1, and that of the text encoders is the U-Net's.
+            weight, where W' is that at full strength; by default 1, and that of the text encoders is the U-Net's. A
+            `sd_ext.lora.Strength` in place of the number tells blocks apart too.
 
     Returns:
-        An object whose `undo()` restores the weights to the bit.
+        An object whose `undo()` restores the weights to the bit, and whose `change(loras)` puts others in their place.
 
     Raises:
         InputError: no such file, one that does not fit the model, or a strength that is no finite number or too large
             for the weights; nothing has been changed.
     """
-    used = apply_wanted(pipe, [read_entry(entry) for entry in _each(loras)])
-    for sentence in used.unused:
-        log.warning("%s", sentence)
+    used = Used(pipe, [read_entry(entry) for entry in _each(loras)])
+    _warn(used.unused)
     return used
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        log.warning("%s", sentence)
 
 
 def _each(loras: Any) -> list[Any]:
     """The entries of what `use_lora` was given; one that stands alone is one."""
     entries: Any = loras
     one = isinstance(loras, (str, Path, Lora))
-    pair = isinstance(loras, tuple) and len(loras) in (2, 3) and isinstance(loras[1], (int, float))
+    pair = isinstance(loras, tuple) and len(loras) in (2, 3) and isinstance(loras[1], (int, float, Strength))
     return [entries] if one or pair else list(entries)
 
 
 def read_entry(entry: Any) -> Wanted:
     """Read one of `use_lora`'s entries."""
     source, *strengths = entry if isinstance(entry, (tuple, list)) else (entry,)
-    strengths = strengths or [1.0]
     name = "the LoRA" if isinstance(source, Lora) else str(source)
-    numbers = all(isinstance(each, (int, float)) and math.isfinite(each) for each in strengths)
-    if len(strengths) > 2 or not numbers:
-        raise InputError(f"{name}: strengths {strengths} cannot work; give one or two finite numbers")
-    lora = source if isinstance(source, Lora) else find_lora(source)
-    return Wanted(name, lora, float(strengths[0]), float(strengths[-1]))
+    if len(strengths) > 2 or (len(strengths) > 1 and any(isinstance(each, Strength) for each in strengths)):
+        raise InputError(f"{name}: strengths {strengths} cannot work; give one or two finite numbers, or a Strength")
+    try:
+        strength = strengths[0] if strengths and isinstance(strengths[0], Strength) else Strength(*strengths)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return Wanted(name, source if isinstance(source, Lora) else find_lora(source), strength)
 
 
 def words_beside(name: str) -> list[str]:
@@ -120,21 +160,6 @@ def words_beside(name: str) -> list[str]:
     return [
         f"{file} lies beside the LoRA and is not used; its words are read with --embedding {file}" for file in files
     ]
-
-
-def apply_wanted(pipe: Any, wanted: Sequence[Wanted]) -> Used:
-    """Use LoRAs that have been read; see `use_lora`. Nothing is logged."""
-    pairs, unused = fitting(pipe, wanted)
-    words: list[Words] = []
-    try:
-        for each in wanted:
-            if each.lora.bundled:
-                words += _learned(pipe, each, unused)
-        return Used(apply_loras(pipe, pairs) if pairs else None, words, unused)
-    except BaseException:
-        for each in words:
-            each.undo()
-        raise
 
 
 def _learned(pipe: Any, wanted: Wanted, unused: list[str]) -> Iterator[Words]:
@@ -148,7 +173,7 @@ def _learned(pipe: Any, wanted: Wanted, unused: list[str]) -> Iterator[Words]:
         unused.append(f"{error}; its words are left out: {names}")
 
 
-def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, float]], list[str]]:
+def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, Strength]], list[str]]:
     """What of LoRAs a pipeline can use.
 
     Args:
@@ -156,16 +181,16 @@ def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, float
         wanted: the LoRAs.
 
     Returns:
-        For each part of each: its adapters and their strength. And a sentence for what is left out of each.
+        What each can change in this model, and its strength. And a sentence for what is left out of each.
 
     Raises:
         InputError: a LoRA has no module of this model, or one that does not fit its weight.
     """
     weights = ModelWeights(pipe)
     shapes = weights.shapes()
-    pairs: list[tuple[Lora, float]] = []
+    pairs: list[tuple[Lora, Strength]] = []
     unused: list[str] = []
-    for name, lora, strength, text_strength in wanted:
+    for name, lora, strength in wanted:
         unused += words_beside(name)
         there = {module: adapter for module, adapter in lora.adapters.items() if module in shapes}
         for_what = f"; it is for {FAMILIES[lora.base]}" if lora.base else ""
@@ -184,8 +209,8 @@ def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, float
                 f"{name}: {len(gone)} of its {len(lora)} modules are not in this model and are left out: "
                 f"{', '.join(gone[:SHOWN])}{more}"
             )
-        for is_text, factor in ((False, strength), (True, text_strength)):
-            part = {module: adapter for module, adapter in there.items() if (module.part != "unet") == is_text}
-            if part:
-                pairs.append((Lora(part, base=lora.base), factor))
+        fits = Lora(there, lora.metadata, lora.base)
+        if sentence := unnamed(fits, strength):
+            unused.append(f"{name}: {sentence}")
+        pairs.append((fits, strength))
     return pairs, unused

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sd_ext.cli.additions import LoraNamed, parse_embedding, parse_lora
+from sd_ext.cli.additions import parse_embedding, parse_lora
 from sd_ext.cli.pictures import read_record
 from sd_ext.errors import InputError
-from sd_ext.lora import merge_into, save_lora
+from sd_ext.lora import Strength, merge_into, save_lora
 from sd_ext.models import find_part
 from tests.lora import tiny
 from tests.models import original_layout
@@ -38,12 +38,14 @@ from tests.models import original_layout
     ],
 )
 def test_a_lora_and_its_strengths(text, expected):
-    assert parse_lora(text) == LoraNamed(*expected)
+    name, unet, in_text = expected
+    found, strength = parse_lora(text)
+    assert (found, strength.of_part("unet"), strength.of_part("text_encoder")) == (name, unet, in_text)
 
 
 @pytest.mark.parametrize("text", ["", " ", ":0.8", "a:", "aa:0.8:"])
 def test_what_names_no_lora(text):
-    with pytest.raises(InputError, match=r"--lora .* cannot be read; write FILE:STRENGTH"):
+    with pytest.raises(InputError, match=r"names no LoRA; write FILE:STRENGTH"):
         parse_lora(text)
 
 
@@ -71,8 +73,8 @@ def test_an_embedding_and_its_word(text, expected):
 def test_a_file_whose_name_has_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:0.5").touch()
-    assert parse_lora("a:0.5") == ("a:0.5", 1, 1)
-    assert parse_lora("a:0.5:0.8") == ("a:0.5", 0.8, 0.8)
+    assert parse_lora("a:0.5") == ("a:0.5", Strength(1.0))
+    assert parse_lora("a:0.5:0.8") == ("a:0.5", Strength(0.8))
     assert parse_embedding("a:0.5") == ("a:0.5", None)
 
 

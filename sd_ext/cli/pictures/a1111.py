@@ -18,7 +18,7 @@ from ... import __version__
 from ...errors import InputError
 from ...models import EMBEDDED
 from ...reading import parse_json
-from ..additions import parse_lora
+from ..additions import LoraNamed, loras_of
 from .record import Record
 from .told import Told
 
@@ -71,10 +71,18 @@ def parameters(record: Record) -> str:
         "Model": _model_name(recipe.model),
         "Version": f"sd_ext {__version__}",
     }
-    loras = [parse_lora(text) for text in recipe.lora]
-    prompt = " ".join([_plain(recipe.prompt), *(f"<lora:{_model_name(it.source)}:{it.strength:g}>" for it in loras)])
+    loras = loras_of(recipe)
+    prompt = " ".join([_plain(recipe.prompt), *map(_lora, loras)])
     lines = [prompt, *([f"{NEGATIVE} {_plain(recipe.negative)}"] if recipe.negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _lora(named: LoraNamed) -> str:
+    """A LoRA as it stands in a prompt: text encoder's strength, U-Net's, and block weights (LoRA Block Weight)."""
+    unet, in_text = named.strength.of_part("unet"), named.strength.of_part("text_encoder")
+    strengths = f"{unet:g}" if unet == in_text else f"{in_text:g}:{unet:g}"
+    blocks = f":lbw={named.strength.blocks}" if named.strength.blocks else ""
+    return f"<lora:{_model_name(named.source)}:{strengths}{blocks}>"
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from ...lora.blocks import check_blocks
 from ...models import EMBEDDED
 from .. import checks
 from .option import Group, Option
@@ -45,6 +46,14 @@ class Weights(Group):
         tuple[str, ...],
         Option("Add a LoRA, at strength S, in text encoders T; repeat for more.", "FILE_OR_ID[:S[:T]]"),
     ] = ()
+    lora_blocks: Annotated[
+        tuple[str, ...],
+        Option(
+            "A LoRA's strength by block (docs/lora.md): 12 to 26 numbers with commas, or a name such as OUTD; once for "
+            "all LoRAs, or once for each.",
+            "WEIGHTS",
+        ),
+    ] = ()
     embedding: Annotated[
         tuple[str, ...], Option("A word of a textual inversion file; repeat for more.", "FILE[:WORD]")
     ] = ()
@@ -54,3 +63,5 @@ class Weights(Group):
         """Raise `InputError` for what can be known to be wrong before anything is loaded."""
         for text in self.unet_option:
             checks.split_option(text)
+        for text in self.lora_blocks:
+            check_blocks(text)
