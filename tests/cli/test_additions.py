@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sd_ext.cli.additions import parse_embedding, parse_lora
+from sd_ext.cli.additions import parse_embedding, parse_lora, parse_loras
 from sd_ext.cli.pictures import read_record
 from sd_ext.errors import InputError
 from sd_ext.lora import Strength, merge_into, save_lora
@@ -41,6 +41,16 @@ def test_a_lora_and_its_strengths(text, expected):
     name, unet, in_text = expected
     found, strength = parse_lora(text)
     assert (found, strength.of_part("unet"), strength.of_part("text_encoder")) == (name, unet, in_text)
+
+
+def test_block_weights_of_several():
+    named = parse_loras(["aa", "bb:0.5"], ["OUTD"], "--blocks")
+    assert [each.strength for each in named] == [Strength(1.0, blocks="OUTD"), Strength(0.5, blocks="OUTD")]
+    assert [each.strength.blocks for each in parse_loras(["a", "b"], ["INS", "ALL"], "--blocks")] == ["INS", "ALL"]
+    with pytest.raises(InputError, match="--blocks is given 2 times for 3 LoRAs"):
+        parse_loras(["a", "b", "c"], ["ALL", "ALL"], "--blocks")
+    with pytest.raises(InputError, match="--lora-blocks needs a LoRA"):
+        parse_loras([], ["ALL"], "--lora-blocks")
 
 
 @pytest.mark.parametrize("text", ["", " ", ":0.8", "a:", "aa:0.8:"])
@@ -87,16 +97,22 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-@pytest.mark.parametrize("kind", ["lora", "loha"])
-def test_pictures_with_loras_are_those_of_the_merged_model(draw, run, tiny_pipeline_dir, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "blocks"), [("lora", ("--lora-blocks", "outall")), ("loha", ())])
+def test_pictures_with_loras_are_those_of_the_merged_model(draw, run, tiny_pipeline_dir, tmp_path, kind, blocks):
     lora = tiny.trained(kind)[1]
     save_lora(lora, tmp_path / "style.safetensors", "kohya")
-    merge_into(tiny_pipeline_dir, [(lora, 0.7)], tmp_path / "merged")
-    done = draw("red apple", "--lora", "style.safetensors:0.7", "--unet", "fast")
+    command = "convert", "merge", "style.safetensors:0.7:0.4", "--into", tiny_pipeline_dir, "--out", "merged"
+    assert run(*command, *(option.replace("--lora-", "--") for option in blocks)).code == 0
+    strength = Strength(0.7, 0.4, *blocks[1:])
+    merge_into(tiny_pipeline_dir, [(lora, strength)], tmp_path / "by_hand")
+    for file in (tmp_path / "by_hand" / "unet").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "merged" / "unet" / file.name).read_bytes()
+    done = draw("red apple", "--lora", "style.safetensors:0.7:0.4", "--unet", "fast", *blocks)
     merged = run("generate", "red apple", "--model", "merged", "--steps", 2, "--unet", "fast")
     assert (pixels(done.paths[0]) == pixels(merged.paths[0])).all()
     assert (pixels(done.paths[0]) != pixels(draw("red apple", "--unet", "fast").paths[0])).any()
-    assert read_record(done.paths[0]).recipe.lora == ("style.safetensors:0.7",)
+    recipe = read_record(done.paths[0]).recipe
+    assert (recipe.lora, recipe.lora_blocks) == (("style.safetensors:0.7:0.4",), blocks[1:])
     again = run("generate", "--again", done.paths[0]).paths[0]
     assert again.read_bytes() == done.paths[0].read_bytes()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import sd_ext
 from sd_ext.errors import InputError
-from sd_ext.lora import Lora, find_lora, save_lora
+from sd_ext.lora import Lora, Strength, find_lora, save_lora
 from sd_ext.lora.find import check_lora
 from tests.conftest import build_tiny_pipeline
 
@@ -74,6 +75,49 @@ def test_several_add_up_whatever_their_order(pipe, files):
             both = tiny.weights(pipe)
         for name in start:
             torch.testing.assert_close(both[name], start[name] + changes[0][name] + changes[1][name])
+
+
+def test_others_take_the_place_of_those_in_use(pipe, files):
+    start = tiny.weights(pipe)
+    entries = [(files / "dora.safetensors", 0.5), (files / "loha.safetensors", Strength(0.5, 0.2, "OUTALL"))]
+    with sd_ext.use_lora(pipe, entries):
+        expected = tiny.weights(pipe)
+    with sd_ext.use_lora(pipe, files / "lora.safetensors") as used:
+        first = tiny.weights(pipe)
+        used.change(entries)
+        assert all(torch.equal(weight, expected[name]) for name, weight in tiny.weights(pipe).items())
+        for wrong, complaint in (
+            (files / "none.safetensors", "no such LoRA"),
+            ((tiny.trained("lora")[1], 1e300), "choose a smaller strength"),
+            ((tiny.trained("lora")[1], float("nan")), "finite"),
+            ((tiny.trained("lora")[1], Strength(blocks=",".join("1" * 12))), "not for this model"),
+        ):
+            with pytest.raises(InputError, match=complaint):
+                used.change(wrong)
+            assert all(torch.equal(weight, expected[name]) for name, weight in tiny.weights(pipe).items())
+        used.change(files / "lora.safetensors")
+        assert all(torch.equal(weight, first[name]) for name, weight in tiny.weights(pipe).items())
+    assert all(torch.equal(weight, start[name]) for name, weight in tiny.weights(pipe).items())
+
+
+def test_every_standard_pipeline_can_use_what_diffusers_does_not_load(pipe, files):
+    with sd_ext.use_lora(pipe, (files / "dora.safetensors", 0.5)):
+        expected = tiny.weights(pipe)
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    control = {"controlnet": diffusers.ControlNetModel.from_unet(pipe.unet)}
+    for name, more in {
+        "Img2Img": {}, "Inpaint": {}, "InstructPix2Pix": {}, "PAG": {}, "ControlNet": control,
+        "ControlNetImg2Img": control, "ControlNetInpaint": control,
+    }.items():  # fmt: skip
+        other = getattr(diffusers, f"StableDiffusion{name}Pipeline")(**parts, **more)
+        with sd_ext.use_lora(other, (files / "dora.safetensors", 0.5)):
+            assert all(torch.equal(weight, expected[key]) for key, weight in tiny.weights(other).items()), name
+    models = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "text_encoder_2": None}
+    rest = {"vae": None, "tokenizer": None, "tokenizer_2": None, "scheduler": pipe.scheduler}
+    for name in ("", "Img2Img", "Inpaint", "InstructPix2Pix", "PAG"):
+        large = getattr(diffusers, f"StableDiffusionXL{name}Pipeline")(**models, **rest)
+        with sd_ext.use_lora(large, (files / "dora.safetensors", 0.5)):
+            assert all(torch.equal(weight, expected[key]) for key, weight in tiny.weights(large).items()), name
 
 
 def test_undo_twice_and_half_precision(files):
