@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -18,6 +19,7 @@ from . import guidance, placement, travel
 from .fields import OptionFields
 from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
+from .plan import Plan
 from .prediction import PREDICTION_TYPES, hook_from_config
 from .run import Run
 from .schedule import ZERO, Levels, NoiseSchedule
@@ -163,6 +165,20 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     def needs_halves(self) -> bool:
         """Whether a network must leave both halves of its guided predictions for it (`attach`)."""
         return self.weighs_unconditional or self.config["guidance_schedule"] is not None
+
+    def _trained(self) -> Levels:
+        t = np.arange(self.schedule.t_max, int(self.schedule.flow) - 1, -1.0)
+        return self._explicit_stages(placement.from_timesteps(self.schedule, t, self._end()))
+
+    def _between(self, plan: Plan, timestep: float, eta: float) -> Run:
+        level = self.schedule.at([min(max(timestep, 0.0), self.schedule.t_max)])
+        if level.t[0] != timestep or not level.sigma[0]:
+            return super()._between(plan, timestep, eta)
+        after = next((i for i, value in enumerate(plan.values) if value < timestep), len(plan.values))
+        run = self._compile(placement.from_there(level, plan.levels[after:]), 0, eta)
+        for each in filter(None, (run, run.companion)):
+            each.begin, each.between = after - 1, True
+        return run
 
     def _choice(self, name: str, allowed: tuple[Any, ...]) -> None:
         if self.config[name] not in allowed:

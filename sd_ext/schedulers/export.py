@@ -134,7 +134,7 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
     )
     result.register_to_config(**_known_to_diffusers(config, result.compatibles))
     _prove(twin, result, len(twin.timesteps))
-    return result
+    return copy.copy(result)  # without a run
 
 
 OWN = ("eta", "init_noise_sigma", "runs", "trained", "exported_from")

@@ -100,10 +100,12 @@ class BrownianNoise:
         self.paths = [BrownianPath(shape[1:], seed) for seed in seeds_of(generator, shape[0])]
         self.used = 0
         """Level up to which the path has been used."""
+        self.begins: dict[int, int] = {}
+        """For each call that drew noise, the level from which on: a call that is made again draws the same."""
 
     def draw(self, call: int) -> torch.Tensor:
         """The noise of a call, `(batch, ...)`: the increment since the last noise drawn, to the level it ends at."""
-        start, end = self.tau[self.used], self.tau[call + 1]
+        start, end = self.tau[self.begins.setdefault(call, self.used)], self.tau[call + 1]
         self.used = call + 1
         falls = end > start * (1 + 1 / TICKS)
         return torch.stack([path.increment(start, end) if falls else path.apart(call) for path in self.paths])

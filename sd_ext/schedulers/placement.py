@@ -108,6 +108,16 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
     return _with_end(schedule.at_lambda(-np.log(values)), end)
 
 
+def from_there(first: Levels, rest: Levels) -> Levels:
+    """A level that is above all of a run's others, and the rest of that run, its end at least. From the level of the
+    end itself a run can only end clean.
+    """
+    levels = rest.after(first)
+    if len(rest) == 1 and _reaches(first, rest):
+        levels.t[-1:], levels.alpha[-1:], levels.sigma[-1:] = ZERO.t, ZERO.alpha, ZERO.sigma
+    return levels
+
+
 def _with_end(levels: Levels, end: Levels) -> Levels:
     # A run told to go down to the training's least noise can only end clean.
     return levels.then(ZERO if _reaches(levels, end) else end)

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from ..board import NUMBERS
 from ..errors import InputError
+from .position import Places, number
 from .run import Call, Run
 
 
@@ -29,7 +30,7 @@ class StepOutput(SchedulerOutput):
         return self._run.denoised(self._call, x, m).to(dtype)
 
 
-class Plan:
+class Plan(Places):
     """One announced run: its levels and timesteps, and how far it is.
 
     A run is announced by `set_timesteps`. Where it starts is known with `set_begin_index`, or only with its first step:
@@ -38,14 +39,14 @@ class Plan:
     Args:
         levels: the levels of its calls and the end; their `t` are the timesteps.
         device: where `timesteps` shall be.
+        implied: whether nobody announced it: the trained timesteps, for a step before any `set_timesteps`.
     """
 
-    def __init__(self, levels: Any, device: str | torch.device | None):
-        self.levels = levels
+    def __init__(self, levels: Any, device: str | torch.device | None = None, implied: bool = False):
         t = [float(value) for value in levels.t[:-1]]
         timesteps = torch.tensor(t, dtype=torch.int64 if all(v.is_integer() for v in t) else torch.float32)
-        self.values: list[float] = timesteps.tolist()
-        self.timesteps = timesteps.to(device)
+        super().__init__(timesteps.to(device), timesteps.tolist())
+        self.levels, self.implied = levels, implied
         self.begin: int | None = None
         """The call that `set_begin_index` named."""
         self.ready: Run | None = None
@@ -55,22 +56,33 @@ class Plan:
         self.since = next(NUMBERS)
         """When the last step was made, or the run announced; see `board.Board.take`."""
 
-    def index_of(self, timestep: float | torch.Tensor) -> int:
-        """Which call a timestep belongs to, for a start nobody announced.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """The runs are copied; levels and timesteps, which nothing changes, are not, so that views of the original's
+        timesteps are known to the copy.
+        """
+        other = copy.copy(self)
+        other.ready, other.run = copy.deepcopy((self.ready, self.run), memo)
+        return other
 
-        A timestep that is a view of `timesteps`, as in a pipeline's loop, gives its place without reading the device.
+    def index_of(self, timestep: float | torch.Tensor) -> int:
+        """Which call a timestep is that of; the next one where it is that of several.
 
         Raises:
-            InputError: a timestep that the run does not have.
+            InputError: the run has no such timestep.
         """
-        if isinstance(timestep, torch.Tensor):
-            if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
-                return int(timestep.storage_offset() - self.timesteps.storage_offset())
-            timestep = float(timestep.flatten()[0])
-        places = [i for i, value in enumerate(self.values) if abs(value - timestep) < 1e-3]
-        if not places:
-            raise InputError(f"timestep {timestep:g} is not one of this run's timesteps {self.values}")
-        return places[0]
+        place = self.place(timestep, self.due)
+        if place is None:
+            raise self.unknown(number(timestep)[0])
+        return place
+
+    def unknown(self, timestep: float) -> InputError:
+        """That the run has no such timestep."""
+        return InputError(f"timestep {timestep:g} is not one of this run's timesteps {self.values}")
+
+    @property
+    def due(self) -> int:
+        """The call that comes next."""
+        return self.run.begin + self.run.position if self.run else self.begin or 0
 
 
 class Runs(threading.local):

@@ -27,6 +27,8 @@ follows (`Coefficients.second`), and what was kept of those before.
 Weights = tuple[tuple[int, float], ...]
 """(which tensor, weight) pairs, weights of zero left out."""
 
+Tensors = tuple[torch.Tensor, ...]
+
 Rows = list[list[list[float]]]
 """For each call, the weights of x' and those of stash', in the order of `X`, `STASH`, `P0` ... and the noise; with two
 fields the unconditional predictions stand between the predictions and the noise.
@@ -142,7 +144,7 @@ def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> li
     return calls
 
 
-def weighted_sum(weights: Weights, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def weighted_sum(weights: Weights, tensors: Tensors) -> torch.Tensor:
     """sum of weight * tensor: one product and an in-place scaled addition per further term; a new tensor, save where
     the sum is one tensor as it is.
     """
@@ -174,14 +176,24 @@ class Run:
         self.depth = table.history - 1
         """Predictions of earlier calls to remember."""
         self.stash: torch.Tensor | None = None
-        self.past: tuple[torch.Tensor, ...] = ()
+        self.past: Tensors = ()
         """What is kept of earlier calls' predictions, newest first; see `Call.keep`."""
-        self.second: tuple[torch.Tensor, ...] = ()
+        self.second: Tensors = ()
         """The same of the second field, in a table of two."""
         self.path: Any = None
         """Where the noise comes from, if not from fresh draws."""
         self.companion: Run | None = None
         """The run of one field that stands in for one of two where no network leaves its unconditional predictions."""
+        self.between = False
+        """Whether it began at a timestep that is none of the announced calls'; `begin` is then the call before the next
+        one, from -1 on.
+        """
+        self.eta = 0.0
+        """What `step` was given as `eta`, for samplers that take it there."""
+        self.before: tuple[torch.Tensor | None, Tensors, Tensors] | None = None
+        """Stash and predictions as they were before the last call."""
+        self.given: tuple[Any, torch.Tensor] | None = None
+        """The network's output as `step` last got it and the second field's beside it, in a table of two."""
 
     def denoised(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """The x0 prediction, the hook applied, of the shape of x."""
@@ -212,16 +224,25 @@ class Run:
         if self.table.fields > 1:
             tensors = (*tensors, second, *self.second)
         previous = weighted_sum(call.x, tensors)  # type: ignore[arg-type]
+        before, self.before = self.before, (self.stash, self.past, self.second)
         if call.stash is not None:
             self.stash = weighted_sum(call.stash, tensors)  # type: ignore[arg-type]
         if self.depth:
-            oldest = self.calls[self.position - self.depth] if self.position >= self.depth else None
-            self.past = self._kept(self.past, call.keep, oldest and oldest.keep, x, m)
+            last = self.position - self.depth - 1  # the call whose predictions nothing needs any more
+            spare = self.calls[last] if before and last >= 0 else None
+            self.past = self._kept(self.past, call.keep, spare and (spare.keep, before[1][-1]), x, m)
             if self.table.fields > 1:
                 u = m if second is None else second  # one that no call reads
-                self.second = self._kept(self.second, call.keep_second, oldest and oldest.keep_second, x, u)
+                unused = spare and (spare.keep_second, before[2][-1])
+                self.second = self._kept(self.second, call.keep_second, unused, x, u)
         self.position += 1
         return previous
+
+    def back(self) -> None:
+        """Take the last call back, so that it can be made again; noise that was drawn for it is drawn anew."""
+        assert self.before is not None, "only the last call can be taken back"
+        (self.stash, self.past, self.second), self.before = self.before, None
+        self.position -= 1
 
     def _hooked(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """What stands in the place of the network's output m where a hook has changed its x0."""
@@ -230,24 +251,30 @@ class Run:
 
     def _kept(
         self,
-        past: tuple[torch.Tensor, ...],
+        past: Tensors,
         keep: float | str | None,
-        keep_of_oldest: float | str | None,
+        spare: tuple[float | str | None, torch.Tensor] | None,
         x: torch.Tensor,
         m: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """What later calls need of the predictions up to this one. This call's is written over the oldest one kept
-        where that is ours to change, since this call was the last to read it.
+    ) -> Tensors:
+        """What later calls need of the predictions up to this one.
 
         Args:
             past: what was kept so far, newest first.
-            keep, keep_of_oldest: how this call's prediction and the oldest one are kept, see `Call.keep`.
+            keep: how this call's prediction is kept, see `Call.keep`.
+            spare: what was kept of a prediction that nothing needs any more, and how, if there is one: it is written
+                over where it is ours to change.
             x, m: this call's.
         """
         if not isinstance(keep, float):
             new = m
-        elif not isinstance(keep_of_oldest, float) or x.requires_grad or m.requires_grad or past[-1].shape != x.shape:
-            new = torch.add(x, m, alpha=keep)
+        elif spare and isinstance(spare[0], float) and spare[1].shape == x.shape and not _tracked(x, m):
+            new = torch.add(x, m, alpha=keep, out=spare[1])
         else:
-            new = torch.add(x, m, alpha=keep, out=past[-1])
+            new = torch.add(x, m, alpha=keep)
         return (new, *past[: self.depth - 1])
+
+
+def _tracked(x: torch.Tensor, m: torch.Tensor) -> bool:
+    """Whether gradients are wanted, so that nothing may be written over."""
+    return x.requires_grad or m.requires_grad

@@ -70,6 +70,11 @@ class Levels:
         """These levels followed by `other`."""
         return Levels(*(np.concatenate([getattr(self, f), getattr(other, f)]) for f in ("t", "alpha", "sigma")))
 
+    def after(self, first: Levels) -> Levels:
+        """One level more, and then these: its call is a step of its own, whatever their stages are."""
+        levels = first.then(self)
+        return levels if self.stage is None else levels.with_stages([1, *self.stage])
+
     def with_signal(self, least: float = LEAST_SIGNAL) -> Levels:
         """These levels with alpha at least `least`: what eps-basis tables need at zero terminal SNR.
 

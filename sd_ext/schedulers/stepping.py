@@ -11,11 +11,13 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
+from torch.compiler import is_compiling
 
 from ..board import BOARD, NUMBERS, attach
 from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs, StepOutput
+from .position import number
 from .run import Call, Run
 
 log = logging.getLogger(__name__)
@@ -83,13 +85,30 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
 
     @property
     def _plan(self) -> Plan | None:
-        """This thread's run, or the last one announced if this thread has none."""
-        return self._own.plan or self._latest
+        """This thread's run, or the last one announced if this thread has none, or the one that is implied."""
+        own = self._own.plan
+        return own if own and not own.implied else self._latest or own
 
     def _announced(self, caller: str) -> Plan:
-        if self._plan is None:
+        """The run that was announced.
+
+        Raises:
+            InputError: there is none.
+        """
+        plan = self._plan
+        if plan is None or plan.implied:
             raise InputError(f"{caller} needs a run: call set_timesteps() first")
+        return plan
+
+    def _some_plan(self) -> Plan | None:
+        """The run that was announced or, before any, the one through all trained timesteps."""
+        if self._plan is None and (levels := self._trained()) is not None:
+            self._own.plan, self._own.copied = Plan(levels, implied=True), False
         return self._plan
+
+    def _trained(self) -> Any:
+        """The levels of a run through all trained timesteps, or None where there are no tables for it."""
+        return None
 
     @property
     def levels(self) -> Any:
@@ -110,7 +129,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         Raises:
             InputError: no run is announced, or it has no such call.
         """
-        plan = self._announced("set_begin_index()")
+        plan = self._some_plan() or self._announced("set_begin_index()")
         if not 0 <= begin_index <= len(plan.values):
             raise InputError(f"begin_index must be 0 to {len(plan.values)}, got {begin_index}")
         if begin_index < len(plan.values) and (plan.ready is None or plan.ready.begin != begin_index):
@@ -119,8 +138,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
 
     @property
     def timesteps(self) -> torch.Tensor:
-        """Timesteps of the announced run's calls, `(calls,)`; before any, T - 1 ... 0."""
-        plan = self._plan
+        """Timesteps of the announced run's calls, `(calls,)`; before any, of a run through all trained timesteps."""
+        plan = self._some_plan()
         return plan.timesteps if plan else torch.arange(self.config["num_train_timesteps"] - 1, -1, -1)
 
     @property
@@ -128,8 +147,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         """sigma / alpha of the announced run's calls and end, `(calls + 1,)` float32; before any, of every trained
         timestep.
         """
-        if self._plan:
-            return torch.tensor(self._plan.levels.ratio, dtype=torch.float32)
+        if plan := self._some_plan():
+            return torch.tensor(plan.levels.ratio, dtype=torch.float32)
         trained = zip(self.schedule.alpha, self.schedule.sigma, strict=True)
         ratios = [float(sigma / alpha) if alpha else math.inf for alpha, sigma in trained]
         return torch.tensor([*ratios[::-1], 0.0], dtype=torch.float32)
@@ -137,7 +156,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
     @property
     def num_inference_steps(self) -> int | None:
         """Network calls of the announced run, or None."""
-        return len(self._plan.values) if self._plan else None
+        plan = self._plan
+        return len(plan.values) if plan and not plan.implied else None
 
     @property
     def begin_index(self) -> int | None:
@@ -147,8 +167,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
     @property
     def step_index(self) -> int | None:
         """Index of the call that comes next; None before the first."""
-        run = self._plan.run if self._plan else None
-        return run.begin + run.position if run else None
+        return self._plan.due if self._plan and self._plan.run else None
 
     @property
     def init_noise_sigma(self) -> float:
@@ -196,7 +215,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
 
     # ---- the step ----------------------------------------------------------------------------------------------------
 
-    def scale_model_input(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None, *_: Any, **__: Any) -> torch.Tensor:
         """The sample as it is: latents are in the model's scale."""
         return sample
 
@@ -213,7 +232,9 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
 
         Args:
             model_output: the network's output for `sample`, `(batch, channels, ...)`.
-            timestep: looked up only at a start nobody announced; afterwards the position is a counter.
+            timestep: which call this is: the next one, in a loop over `timesteps`; the last one again, for a look at
+                its x0 and then the step; or any other, and the run begins afresh there. A view of `timesteps` is told
+                by its place in memory, numbers and other tensors by their value (see `position.Places`).
             sample: the latent, same shape. Half precision is computed in float32.
             generator: one, or one per sample, which makes each sample's noise independent of its batch.
             variance_noise: N(0, I) to use in place of a draw.
@@ -223,7 +244,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
             The latent at the next level, in the sample's dtype, and in a `StepOutput` the x0 prediction.
 
         Raises:
-            InputError: no run announced, the run is over, or shapes that do not fit. The run stays where it was.
+            InputError: a timestep that no run can begin at, or shapes that do not fit. The run stays where it was.
         """
         return self._step(model_output, timestep, sample, generator, variance_noise, return_dict)
 
@@ -239,12 +260,16 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
     ) -> StepOutput | Any:
         if self._own.copied:
             self._own = self._own.unshared()
-        plan = self._own.plan or self._announced("step()")
+        plan = self._own.plan
+        if plan is None or plan.implied:
+            plan = self._some_plan() or self._announced("step()")
         x, m, extra = sample, model_output, None
         if m.shape != x.shape:
             m, extra = self._split(m, x)
-        run = plan.run or self._start(plan, timestep, eta)
-        if run is None or run.position == len(run.calls):
+        run = plan.run
+        if run is None or run.eta != eta or not (is_compiling() or plan.is_due(timestep, run.begin + run.position)):
+            run = self._moved(plan, timestep, eta)
+        if run.position == len(run.calls):  # in a compiled step, which counts
             raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
         if x.dtype is not torch.float32 or m.dtype is not torch.float32:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -255,6 +280,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         call = run.calls[run.position]
         noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
         previous = run.advance(x, m, noise, second)
+        plan.run = run
         if previous.dtype is not sample.dtype:
             previous = previous.to(sample.dtype)
         if not return_dict:
@@ -263,14 +289,34 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         output._run, output._call, output._inputs = run, call, (x, m, sample.dtype)
         return output
 
-    def _start(self, plan: Plan, timestep: float | torch.Tensor, eta: float) -> Run | None:
-        """The run of this plan, or None if it is announced to begin after its last call."""
-        begin = plan.begin if plan.begin is not None else plan.index_of(timestep)
-        if begin == len(plan.values):
-            return None
-        ready = plan.ready if plan.ready is not None and plan.ready.begin == begin and not eta else None
-        plan.ready, plan.run = None, ready or self._compile(plan.levels, begin, eta)
-        return plan.run
+    def _moved(self, plan: Plan, timestep: Any, eta: float) -> Run:
+        """The plan's run, standing at the call that a timestep belongs to: as it is, one call back, or begun there."""
+        run, due = plan.run, plan.due
+        if run is None and due == len(plan.values):
+            raise InputError(f"this run's {due} calls are made; call set_timesteps() to begin another")
+        named = run is None and plan.begin is not None
+        place = due if named and is_compiling() else plan.place(timestep, due)
+        if run is not None and run.eta == eta and place is not None:
+            if place == due:
+                return run
+            if place == due - 1 and run.before and not (run.between and run.position == 1):
+                run.back()
+                return run
+        ready, plan.ready = plan.ready, None
+        if place is None:
+            run = self._between(plan, number(timestep)[0], eta)
+        else:
+            run = ready if ready and ready.begin == place and not eta else self._compile(plan.levels, place, eta)
+        run.eta = eta
+        return run
+
+    def _between(self, plan: Plan, timestep: float, eta: float) -> Run:
+        """A run that begins at a timestep that is none of the plan's, and goes on to its next one below.
+
+        Raises:
+            InputError: there is none.
+        """
+        raise plan.unknown(timestep)
 
     def _stand_in(self, companion: Run) -> Run:
         """The run of one field in place of one of two."""
@@ -296,12 +342,13 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         Where the network is called without guidance, both fields are the one prediction.
         """
         half = run.table.second
+        if run.given and run.given[0] is m:  # a look, and then the step
+            return run, run.given[1]
         found = BOARD.take(timestep, m, half, plan.since)
         plan.since = next(NUMBERS)
         if found is None or found is m:
             if run.companion is not None and not run.position:
-                plan.run = self._stand_in(run.companion)
-                return plan.run, None
+                return self._stand_in(run.companion), None
             if found is None:
                 raise InputError(
                     f"{type(self).__name__} weighs the {half} prediction by itself, and no network has left it: call "
@@ -313,7 +360,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
             )
         if found.shape != x.shape:  # with the variance that networks with twice the channels give besides
             found, _ = self._split(found, x)
-        return run, found.to(device=x.device, dtype=x.dtype)
+        run.given = m, found.to(device=x.device, dtype=x.dtype)
+        return run, run.given[1]
 
     def _noise(
         self,

@@ -68,9 +68,6 @@ def test_a_start_by_value_is_looked_up():
     x = noise()
     scheduler.step(network(x), int(scheduler.timesteps[4]), x)
     assert scheduler.step_index == 5
-    scheduler.set_timesteps(10)
-    with pytest.raises(InputError, match="not one of this run's timesteps"):
-        scheduler.step(network(x), 3, x)
 
 
 def test_epsilon_at_zero_terminal_snr_is_refused():
@@ -134,8 +131,6 @@ def test_bad_runs_are_refused_and_the_old_one_stays(arguments, says):
 def test_bad_steps_are_refused_and_the_run_stays_where_it_was():
     scheduler = sd_ext.make_scheduler("euler a")
     x = noise()
-    with pytest.raises(InputError, match="set_timesteps"):
-        scheduler.step(x, 999, x)
     scheduler.set_timesteps(4)
     with pytest.raises(InputError, match="differ in shape"):
         scheduler.step(x[:, :3], scheduler.timesteps[1], x)

@@ -180,11 +180,14 @@ class CalibratedScheduler(TableScheduler):
         """What pipelines scale the initial N(0, I) by."""
         return self._plan.levels.start if self._plan else 1.0
 
+    def _trained(self) -> None:
+        """Nothing is fitted for all the trained timesteps: a run must be announced."""
+
     # ---- its tables --------------------------------------------------------------------------------------------------
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
         prediction_type, hook = self.config["prediction_type"], hook_from_config(self.config)
-        tables = self._tables(levels, begin)
+        tables = self._tables(levels if isinstance(levels, Announced) else self._of_the_caller(levels, True), begin)
         run, *others = (Run(table, prediction_type, hook, begin) for table in tables)
         run.companion = others[0] if others else None
         return run

@@ -37,6 +37,11 @@ class RaisedLevels(Levels):
         landing = None if self.landing is None else self.landing[key]
         return RaisedLevels(rest.t, rest.alpha, rest.sigma, rest.stage, landing)
 
+    def after(self, first: Levels) -> RaisedLevels:
+        rest = super().after(first)
+        landing = None if self.landing is None else np.concatenate([first.ratio, self.landing])
+        return RaisedLevels(rest.t, rest.alpha, rest.sigma, rest.stage, landing)
+
 
 def added_noise(levels: Levels) -> Array:
     """Standard deviation of the noise that raises x to each level, `(n,)`; zero where nothing is raised."""

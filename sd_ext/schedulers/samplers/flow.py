@@ -212,7 +212,7 @@ class FlowMatchScheduler(TableScheduler):
         """
         times = torch.as_tensor(timestep, device="cpu").reshape(-1)
         plan = self._plan
-        if plan is None:
+        if plan is None or plan.implied:
             return self.add_noise(sample, noise, times)
         at = [plan.begin] if plan.begin is not None and plan.run is None else [plan.index_of(float(t)) for t in times]
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
