@@ -83,7 +83,6 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
     sigmas = run.get("sigmas")
     check_numbers(f"{where}.sigmas", [v or 0 for v in sigmas] if isinstance(sigmas, (list, tuple)) else None, n + 1)
     check_numbers(f"{where}.init_noise_sigma", [run.get("init_noise_sigma")])
-    check_table(where, run, n, prediction_type)
     for name in ("late", "companions"):
         tables = run.get(name, {})
         need(isinstance(tables, dict), f"{where}.{name} must hold tables by the call they start at")
@@ -92,11 +91,12 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
             need(0 <= index(begin) < n and isinstance(table, dict), f"{at} is not a table of a start")
             need(name == "late" or table.get("fields", 1) == 1, f"{at}: a companion has one field")
             check_table(at, table, n - index(begin), prediction_type)
+    check_table(where, run, n, prediction_type)
 
 
 def check_table(where: str, run: dict[str, Any], n: int, prediction_type: str) -> None:
     """Shapes, finite numbers, and that no call reads what no earlier call made, wherever the run starts."""
-    starts = run.get("starts", {})
+    starts, late = run.get("starts", {}), run.get("late", {})
     need(run.get("basis") in ("x0", "eps"), f"{where}.basis must be 'x0' or 'eps'")
     need(run.get("fields", 1) in (1, 2), f"{where}.fields must be 1 or 2")
     need(run.get("second", HALVES[0]) in HALVES, f"{where}.second must be one of {HALVES}")
@@ -118,7 +118,7 @@ def check_table(where: str, run: dict[str, Any], n: int, prediction_type: str) -
                 check_numbers(at, weights)
     every = [call for _, calls in own for call in calls.values()]
     history, stashed = history_of(run, every), any(len(call) == 2 for call in every)
-    for begin in range(n if "starts" in run else 1):
+    for begin in (b for b in range(n if "starts" in run else 1) if str(b) not in late):
         check_reads(where, run, begin, history, stashed)
 
 

@@ -105,9 +105,11 @@ class Fit:
                 tables[name] = None if given is None else Table.from_dict(given)
             except InputError as problem:
                 raise InputError(f"{where}: {name}: {problem}") from None
-        numbers = {int(call): wins for call, wins in starts.items()}
-        return cls(saved.calls, float(saved.guidance), **tables, known=saved.known, errors=dict(saved.errors),
-                   starts=numbers, grid=saved.grid)  # fmt: skip
+        rest = {"errors": dict(saved.errors), "starts": {int(call): wins for call, wins in starts.items()}}
+        try:
+            return cls(saved.calls, float(saved.guidance), **tables, known=saved.known, **rest, grid=saved.grid)
+        except InputError as problem:
+            raise InputError(f"{where}: {problem}") from None
 
 
 def check_fitted(table: Table, calls: int, where: str) -> None:

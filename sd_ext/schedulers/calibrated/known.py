@@ -111,6 +111,4 @@ def noisy(table: Table, eta: float) -> tuple[Table, str]:
     """A known sampler's table with fresh noise, and what has to be said where it takes none."""
     if not eta:
         return table, ""
-    return (
-        (with_noise(table, eta), "") if takes_noise(table) else (table, f"draws its own noise, not eta {eta:g} of it")
-    )
+    return (with_noise(table, eta), "") if takes_noise(table) else (table, f"takes no noise, eta {eta:g} is not used")

@@ -203,7 +203,10 @@ class CalibratedScheduler(TableScheduler):
         if not begin or fit.starts.get(begin):
             tables = [from_call(table, begin) for table in (fit.table, fit.companion) if table is not None]
             if eta and not all(map(takes_noise, tables)):
-                raise InputError(f"{type(self).__name__}: eta needs tables that keep the marginal; these keep the mean")
+                raise InputError(
+                    f"{type(self).__name__}: these tables cannot take noise; set eta to 0, or fit tables on x0 that "
+                    "keep the marginal"
+                )
             return [with_noise(table, eta) for table in tables]
         name, table = self._samplers.goes_on(fit.known, fit.table.levels[begin:])
         if begin not in fit.starts:
@@ -237,9 +240,14 @@ class CalibratedScheduler(TableScheduler):
             folder: where to.
             num_inference_steps: as there; by default the numbers of calls that were fitted.
         """
+        counts = num_inference_steps
+        if counts is not None and not isinstance(counts, int):
+            counts = tuple(counts) or self.fitted.calls
         if len(self.fitted.guidance) > 1:
             self.say_once(f"an exported sampler is for one strength of guidance, here {self.strength:g}")
-        return super().export(folder, self.fitted.calls if num_inference_steps == () else num_inference_steps)
+        for calls in [counts] if isinstance(counts, int) else counts or ():
+            self._found(calls)
+        return super().export(folder, counts)
 
 
 CARRIED["calibrated"] = SamplerInfo("calibrated", CalibratedScheduler, None, "fitted to the model; docs/calibration.md")

@@ -31,9 +31,17 @@ def from_call(table: Table, begin: int) -> Table:
 
 
 def takes_noise(table: Table) -> bool:
-    """Whether `with_noise` can be made of a table."""
+    """Whether `with_noise` can be made of a table.
+
+    It must be deterministic, of one call a step, without a stash, and keep the marginal. A table on eps must not weigh
+    earlier predictions: those of x0 stay the same on data that is a single point, but those of noise do not where fresh
+    noise comes in between.
+    """
     single = table.levels.stage is None or not np.any(table.levels.stage)
-    return single and table.preserves == "marginal" and not (table.stochastic or np.any(table.rows[:, :, STASH]))
+    earlier = np.arange(table.rows.shape[2] - 1 - P0) % table.history > 0
+    remembers = table.basis == "eps" and np.any(table.rows[:, 0, P0:-1][:, earlier])
+    own = table.stochastic or np.any(table.rows[:, :, STASH]) or table.preserves != "marginal"
+    return single and not remembers and not own
 
 
 def with_noise(table: Table, eta: float) -> Table:
