@@ -17,8 +17,8 @@ from ..transfer import transfer
 
 
 def same_kind(one: Table, other: Table) -> bool:
-    """Whether what two tables say can be interpolated: same basis, fields and calls, and ends of one kind."""
-    alike = [(t.basis, t.fields, t.calls, t.preserves, power(t.levels)) for t in (one, other)]
+    """Whether what two tables say can be interpolated: same basis, fields, calls and ends."""
+    alike = [(t.basis, t.fields, t.second, t.calls, t.preserves, power(t.levels)) for t in (one, other)]
     ends = [np.isfinite(t.levels.lam).tolist() for t in (one, other)]
     return alike[0] == alike[1] and ends[0] == ends[1]
 
@@ -81,7 +81,7 @@ def on_first_order(levels: Levels, distance: Array, like: Table, std: Array | No
         row[[X, P0]] += a, b
         row[-1] = fresh
         rows[i, 0] = row
-    return Table(levels, rows, like.basis, like.preserves, like.fields)
+    return Table(levels, rows, like.basis, like.preserves, like.fields, like.second)
 
 
 def _levels(one: Levels, other: Levels, part: float) -> Levels:

@@ -53,14 +53,14 @@ def table_at(
     added = one + guidance / 7.5 * other
     if preserves == "mean":
         added[:, 0] = rng.uniform(-0.1, 0.1, calls)
-    like = SimpleNamespace(basis=basis, preserves=preserves, fields=fields)
+    like = SimpleNamespace(basis=basis, preserves=preserves, fields=fields, second="unconditional")
     return on_first_order(moved(schedule, lam, 0.05), added, like)  # type: ignore[arg-type]
 
 
 def companion_of(table: Table, seed: int = 1) -> Table:
     """A table of one field on the same levels."""
     added = distances(np.random.default_rng(seed), table.calls, 1, 2)
-    like = SimpleNamespace(basis="x0", preserves="marginal", fields=1)
+    like = SimpleNamespace(basis="x0", preserves="marginal", fields=1, second="unconditional")
     return on_first_order(table.levels, added, like)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from sd_ext.schedulers.calibrated.variants import from_call
 from sd_ext.schedulers.export import _run, exported
 
 from ..over import over
-from ..test_export import read, set_at
+from ..test_export import note, read, set_at
 from .family import companion_of, fit, table_at
 from .test_scheduler import made, network, said  # noqa: F401  (a fixture)
 
@@ -27,11 +27,10 @@ def runs(scheduler, calls, begin, left):
     x = torch.randn(2, 4, 3, 3, generator=generator) * scheduler.init_noise_sigma
     if begin:
         x = scheduler.add_noise(x.sin(), x, scheduler.timesteps[begin : begin + 1].repeat(2))
-    board = type(scheduler)._unconditional.__globals__["BOARD"]
     for t in scheduler.timesteps[begin:]:
         m, u = network(x)
         if left:
-            board.write(t, u, alone=True)
+            note(scheduler).write(t, u, alone=True)
         x = scheduler.step(m, t, x, generator=generator, return_dict=False)[0]
     return x
 
