@@ -1,11 +1,13 @@
 """Which Diffusers pipelines run with which samplers? Every pipeline x every sampler, in tiny.
 
     python benchmarks/compatibility.py [--pipelines Img2Img ...] [--samplers "dpm++ 2m" ...] [--workers 1] [--fresh]
+    python benchmarks/compatibility.py --two-fields
 
 A cell passes if the result is finite, the network was evaluated as often as was asked for, and the same seed gives the
 same result again. Where the timesteps were fractional and the cell fails, it is tried again with whole ones. Cells that
 are done are kept beside the results, so that an interrupted run goes on where it was, and a new sampler costs its own
-cells only; --fresh starts over. Writes results/compatibility.json and docs/compatibility.md.
+cells only; --fresh starts over. Writes results/compatibility.json and docs/compatibility.md. Samplers of two fields
+have a part of their own, which --two-fields runs alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import importlib.metadata
 import json
 import multiprocessing
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -32,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.zoo import BROKEN, ZOO  # noqa: E402
 from tests.zoo.cell import STEPS, Bench, Problem  # noqa: E402
-from tests.zoo.reasons import REASONS, UNSEEDED, WITNESS, explain  # noqa: E402
+from tests.zoo.reasons import OTHER_OUTPUT, REASONS, UNSEEDED, WITNESS, explain  # noqa: E402
 
 PAGE = ROOT / "docs" / "compatibility.md"
 DONE = RESULTS / "compatibility.cells.tmp"
@@ -40,7 +43,10 @@ DONE = RESULTS / "compatibility.cells.tmp"
 WHOLE = {"timestep_spacing": "leading"}
 
 ONE_FIELD = [info for info in sd_ext.list_samplers() if not info.cls.weighs_unconditional]
-"""The samplers that are tried. Those with CFG++ need guidance, which many of the pipelines have not."""
+"""The samplers that are tried in every pipeline."""
+TWO_FIELDS = [info for info in sd_ext.list_samplers() if info.cls.weighs_unconditional]
+"""Those with CFG++: what they find does not depend on which it is, and one is tried."""
+TRIED = "dpm++ 2m cfg++"
 
 Cell = list[Any]
 """The problem of each try, [kind, message] or None: one try, and where it failed on fractional timesteps another."""
@@ -105,6 +111,17 @@ def chosen(names: Iterable[str], parts: list[str] | None) -> list[str]:
         for name in names
         if parts is None or any(part == name if part in names else part.lower() in name.lower() for part in parts)
     ]
+
+
+def two_fields() -> dict[str, str]:
+    """Pipeline, to what a sampler of two fields finds there: "both" halves, "one" prediction, or why it fails."""
+    found = {}
+    for name in track(ZOO, "two fields"):
+        said = Bench(ZOO[name]).halves(TRIED)
+        kind, _, message = said.partition(": ")
+        why = OTHER_OUTPUT.get(name) or explain(name, Problem(kind, message))[0]
+        found[name] = said if said in ("both", "one") else why or said
+    return found
 
 
 # ---- what they say ---------------------------------------------------------------------------------------------------
@@ -197,6 +214,7 @@ def as_result(rows: dict[str, Row]) -> dict[str, Any]:
             }
             for name, row in rows.items()
         },
+        "two fields": two_fields(),
         "run with no scheduler": {name: broken.reason for name, broken in BROKEN.items()},
     }
 
@@ -267,7 +285,39 @@ def around(rows: dict[str, Row]) -> list[str]:
     return lines
 
 
-def page(rows: dict[str, Row], groups: dict[str, list[str]]) -> str:
+def part_of_two_fields(found: dict[str, str]) -> str:
+    """The page's part on samplers of two fields."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, said in found.items():
+        by_reason[said].append(name)
+    both, one = by_reason.pop("both", []), by_reason.pop("one", [])
+    lines = [
+        f"{quoted(info.name for info in TWO_FIELDS)}, and every other sampler with a "
+        "[`guidance_schedule`](guidance.md), also weigh one half of a guided prediction. All that is done besides is "
+        "`sd_ext.attach(pipe)`.",
+        "",
+        f"They work in {len(both)} of the {len(found)} ways to use a pipeline: both halves are found. That it is the "
+        "right one is tested for each way in which halves come (`tests/schedulers/test_two_fields.py`). The others:",
+        "",
+        f"- {', '.join(map(short, one))}: no guidance, unless the pipeline is told to use it; they run as the plain "
+        "sampler, and say so, as they do in any pipeline that is called without guidance.",
+        *(f"- {', '.join(map(short, names))}: {why}." for why, names in by_reason.items()),
+        "- `StableDiffusionPanoramaPipeline` with a picture larger than one view mixes the halves of several views: "
+        "refused, with a sentence.",
+        "",
+        f"Tried with `{TRIED}`; the others call the network at the timesteps of their plain samplers, to which the "
+        "exceptions above apply.",
+    ]
+    return "\n".join(lines)
+
+
+def with_part(text: str, part: str) -> str:
+    """The page with its part on samplers of two fields replaced."""
+    marks = "<!-- two fields -->", "<!-- /two fields -->"
+    return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n\n{part}\n\n{marks[1]}", text, flags=re.DOTALL)
+
+
+def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]) -> str:
     totals = count(rows.values())
     passed = totals["passed"] + totals["passed with whole timesteps"]
     samplers = sum(map(len, groups.values()))
@@ -321,6 +371,10 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]]) -> str:
         f"{' and '.join(map(short, UNSEEDED))} give no generator to `step`: with samplers that draw noise, call "
         "`torch.manual_seed` to get the same picture again, as with Diffusers' own schedulers.",
         "",
+        "## Samplers of two fields",
+        "",
+        "<!-- two fields --><!-- /two fields -->",
+        "",
         "## Only with Diffusers' own schedulers",
         "",
         f"No sampler of this package, and of Diffusers' own not `{WITNESS}` either:",
@@ -345,7 +399,7 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]]) -> str:
         "[the numbers](../benchmarks/results/compatibility.json); `tests/test_compatibility.py` runs a selection "
         "with every test run, and all of them with `-m slow`.",
     ]
-    return "\n".join(lines) + "\n"
+    return with_part("\n".join(lines) + "\n", part_of_two_fields(two))
 
 
 def control(rows: dict[str, Row]) -> str:
@@ -381,7 +435,13 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--fresh", action="store_true", help="run cells again that are done")
+    parser.add_argument("--two-fields", action="store_true", help="only the part on samplers of two fields")
     own = parser.parse_args()
+    if own.two_fields:
+        outcome = json.loads((RESULTS / "compatibility.json").read_text()) | {"two fields": two_fields()}
+        (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
+        PAGE.write_text(with_part(PAGE.read_text(), part_of_two_fields(outcome["two fields"])))
+        return
     known = [info.name for info in ONE_FIELD]
     samplers, pipelines = chosen(known, own.samplers), chosen(ZOO, own.pipelines)
     torch.set_num_threads(1)
@@ -395,7 +455,7 @@ def main() -> None:
         return
     outcome = as_result(rows)
     (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
-    PAGE.write_text(page(rows, outcome["samplers"]))
+    PAGE.write_text(page(rows, outcome["samplers"], outcome["two fields"]))
 
 
 if __name__ == "__main__":

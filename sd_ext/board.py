@@ -142,9 +142,11 @@ def find_half(notes: list[Note], like: torch.Tensor, place: int) -> torch.Tensor
 
 
 def fitted(output: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
-    """A network's output without the variance that some give besides where `like` has none; None if its shape, save for
-    the batch, is another one.
+    """A network's output as pipelines hand it to `step`: without the variance that some give besides, and the frames of
+    a film as pictures of their own, where `like` is so. None if its shape, save for the batch, is another one.
     """
+    if output.dim() == 5 and like.dim() == 4:
+        output = output.transpose(1, 2).flatten(0, 1)
     if output.dim() == like.dim() > 1 and output.shape[1] == 2 * like.shape[1]:
         output = output[:, : like.shape[1]]
     return output if output.shape[1:] == like.shape[1:] else None

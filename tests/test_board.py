@@ -67,6 +67,17 @@ def test_either_half():
         assert not board.notes
 
 
+def test_shapes_that_pipelines_make_of_it():
+    board, t = Board(), torch.tensor(5.0)
+    with_variance = torch.randn(2, 6, 4, 4)
+    board.write(t, with_variance)
+    assert torch.equal(board.take(t, torch.randn(1, 3, 4, 4)), with_variance[:1, :3])
+    film = torch.randn(4, 3, 5, 2, 2)  # (batch, channels, frames, ...)
+    board.write(t, film)
+    frames = torch.stack([film[i, :, j] for i in range(2) for j in range(5)])
+    assert torch.equal(board.take(t, torch.randn(10, 3, 2, 2)), frames)
+
+
 def test_it_keeps_little_and_no_gradients():
     board = Board()
     for number in range(3 * MOST):

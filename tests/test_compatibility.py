@@ -15,13 +15,15 @@ import pytest
 import torch
 
 import sd_ext
+from sd_ext.errors import InputError
 
 from .zoo import BROKEN, ZOO, sdxl
-from .zoo.cell import Bench, Problem, problem_of, quiet
-from .zoo.reasons import REASONS, UNSEEDED, WITNESS, explain
+from .zoo.cell import Bench, Problem, attached, problem_of, quiet
+from .zoo.reasons import NO_GUIDANCE, OTHER_OUTPUT, REASONS, UNSEEDED, WITNESS, explain
 
 SAMPLERS = [info.name for info in sd_ext.list_samplers() if not info.cls.weighs_unconditional]
-"""Those with CFG++ need guidance, which many of these pipelines have not: `test_cfg_plus_plus.py`."""
+TWO_FIELDS = [info.name for info in sd_ext.list_samplers() if info.cls.weighs_unconditional]
+"""Those with CFG++, to which a network has to leave both halves of its guided predictions."""
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 OPEN = [name for name, entry in ZOO.items() if not entry.refused]
 """Pipelines that take schedulers of others."""
@@ -62,6 +64,59 @@ def test_the_selection_covers_all():
 def test_every_pipeline_with_every_sampler(pipeline):
     assert bench(pipeline).own() is None
     assert {sampler: problem for sampler in SAMPLERS if (problem := fails(pipeline, sampler))} == {}
+
+
+# ---- samplers of two fields ------------------------------------------------------------------------------------------
+
+
+def finds(pipeline: str, sampler: str) -> str:
+    """What the page says that such a sampler finds in a pipeline: "both" halves, "one" prediction, or why it fails."""
+    found = bench(pipeline).halves(sampler)
+    kind, _, message = found.partition(": ")
+    explained = "" if found in ("both", "one") else explain(pipeline, Problem(kind, message))[0]
+    return explained or found
+
+
+def expected(pipeline: str) -> str:
+    return "one" if pipeline in NO_GUIDANCE else "both"
+
+
+def refuses(found: str) -> bool:
+    return found.startswith("InputError") and "no network has left it" in found
+
+
+FEW = ["StableDiffusionPAGPipeline", "TextToVideoSDPipeline", "MarigoldDepthPipeline", "AnimateDiffPipeline"]
+"""Batches of three parts, frames, no guidance, five dimensions; `test_two_fields.py` has the ordinary ones."""
+
+
+@pytest.mark.parametrize("i, pipeline", list(enumerate(FEW)))
+def test_what_samplers_of_two_fields_find(i, pipeline):
+    for sampler in TWO_FIELDS[i :: len(FEW)]:
+        assert finds(pipeline, sampler) == expected(pipeline)
+
+
+@pytest.mark.parametrize("pipeline", OTHER_OUTPUT)
+def test_where_they_find_nothing_they_refuse(pipeline):
+    assert refuses(finds(pipeline, TWO_FIELDS[0]))
+
+
+def test_where_halves_of_several_views_are_mixed_they_refuse():
+    with quiet():
+        pipe = ZOO["StableDiffusionPanoramaPipeline"].build()
+        pipe.scheduler = sd_ext.make_scheduler(TWO_FIELDS[0], pipe.scheduler.config)
+        with (
+            attached(pipe, ("unet",), pipe.scheduler),
+            pytest.raises(InputError, match="no network has left it"),
+        ):
+            pipe("a b", height=512, width=576, num_inference_steps=1, output_type="latent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", [name for name in OPEN if name not in OTHER_OUTPUT])
+def test_what_samplers_of_two_fields_find_in_every_pipeline(pipeline):
+    reasons = {reason.text for reason in REASONS if pipeline in reason.pipelines}
+    for sampler in TWO_FIELDS:
+        assert finds(pipeline, sampler) in {expected(pipeline), *reasons}
 
 
 # ---- runs that start in the middle -----------------------------------------------------------------------------------
@@ -221,5 +276,5 @@ def test_the_zoo_has_every_pipeline():
 def test_the_page_names_every_pipeline_and_sampler():
     text = PAGE.read_text()
     assert [name for name in (*ZOO, *BROKEN) if f"`{name.split(' (')[0]}`" not in text] == []
-    assert [name for name in SAMPLERS if f"`{name}`" not in text] == []
+    assert [name for name in (*SAMPLERS, *TWO_FIELDS) if f"`{name}`" not in text] == []
     assert inspect.cleandoc(text).startswith("# Which pipelines run with which samplers")

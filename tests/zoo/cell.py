@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import diffusers
 import torch
 
 import sd_ext
+from sd_ext.board import BOARD, attach, detach
 
 from .entry import Entry
 
@@ -58,6 +60,20 @@ def counted(pipe: Any, networks: tuple[str, ...]) -> Iterator[Callable[[], int]]
             handle.remove()
 
 
+@contextlib.contextmanager
+def attached(pipe: Any, networks: tuple[str, ...], scheduler: Any) -> Iterator[None]:
+    """Where the scheduler weighs both halves of guided predictions, these parts of the pipeline leave them."""
+    parts = [operator.attrgetter(name)(pipe) for name in networks if getattr(scheduler, "needs_halves", False)]
+    for part in parts:
+        attach(part)
+    try:
+        yield
+    finally:
+        for part in parts:
+            detach(part)
+        BOARD.notes.clear()
+
+
 def result(entry: Entry, pipe: Any, steps: int) -> torch.Tensor:
     """With every draw seeded, also those that some pipelines leave to torch's own generator."""
     with torch.random.fork_rng(devices=[]):
@@ -70,10 +86,11 @@ def problem_of(entry: Entry, pipe: Any, scheduler: Any, steps: int = STEPS) -> P
     try:
         with quiet():
             entry.set_scheduler(pipe, scheduler)
-            with counted(pipe, entry.networks) as calls:
-                first = result(entry, pipe, steps)
-                made = calls()
-            again = result(entry, pipe, steps)
+            with attached(pipe, entry.networks, scheduler):
+                with counted(pipe, entry.networks) as calls:
+                    first = result(entry, pipe, steps)
+                    made = calls()
+                again = result(entry, pipe, steps)
     except Exception as error:
         return Problem(type(error).__name__, str(error).strip())
     if not torch.isfinite(first).all():
@@ -83,6 +100,26 @@ def problem_of(entry: Entry, pipe: Any, scheduler: Any, steps: int = STEPS) -> P
     if not torch.equal(first, again):
         return Problem("not repeatable", f"the same seed gives results {float((first - again).abs().max()):.1g} apart")
     return None
+
+
+class Unguided(logging.Handler):
+    """Notices that a sampler of two fields has said that there is no guidance."""
+
+    LOG = logging.getLogger("sd_ext.schedulers.stepping")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = self.said or "here there is no guidance" in record.getMessage()
+
+    def __enter__(self) -> Unguided:
+        self.LOG.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.LOG.removeHandler(self)
 
 
 class Bench:
@@ -128,3 +165,11 @@ class Bench:
     def sampler(self, name: str, steps: int = STEPS, **options: Any) -> Problem | None:
         """One of sd_ext's samplers."""
         return self._problem(lambda: sd_ext.make_scheduler(name, self.config, **options), steps)
+
+    def halves(self, name: str) -> str:
+        """What a sampler of two fields finds here: "both" halves of guided predictions, "one" prediction where there
+        is no guidance, or why it does not run.
+        """
+        with Unguided() as unguided:
+            problem = self.sampler(name)
+        return f"{problem.kind}: {problem.message}" if problem else "one" if unguided.said else "both"

@@ -90,6 +90,20 @@ UNSEEDED = ("StableDiffusionLatentUpscalePipeline", "LDMTextToImagePipeline")
 """Pipelines that keep their generator from the scheduler: noise comes from torch's own."""
 
 
+OTHER_OUTPUT = {
+    "StableDiffusionLatentUpscalePipeline": "hands `step` a prediction that it has computed from the network's output",
+}
+"""Pipelines in which the halves of the network's output are not those of what `step` gets, and why."""
+
+NO_GUIDANCE = (
+    "LDMTextToImagePipeline",
+    "MarigoldDepthPipeline",
+    "MarigoldNormalsPipeline",
+    "MarigoldIntrinsicsPipeline",
+)
+"""Pipelines that use no guidance, or not unless they are told to."""
+
+
 def explain(pipeline: str, problem: Problem) -> tuple[str, Reason | None]:
     """The reason in words, "" if it is not known, and the `Reason` if it is one of `REASONS`."""
     for reason in REASONS:

@@ -1,6 +1,6 @@
 """CFG++ against ComfyUI's own samplers: where their functions end on a small problem, as plain numbers.
 
-The numbers were made once, outside this repository, with the functions `sample_*_cfg_pp` of comfy/k_diffusion/sampling.py
+The numbers were made once, outside this repository, with the functions `sample_*_cfg_pp` of its k_diffusion/sampling.py
 (ComfyUI at 02159d814dee609acc27994c1bf25fc5b40e2aaa) in float64, on the problem written out here: sigmas, start, the
 two predictions at y = x / alpha, and draws of noise that are sines. That program's y is our x / alpha.
 """
