@@ -302,8 +302,6 @@ def part_of_two_fields(found: dict[str, str]) -> str:
         f"- {', '.join(map(short, one))}: no guidance, unless the pipeline is told to use it; they run as the plain "
         "sampler, and say so, as they do in any pipeline that is called without guidance.",
         *(f"- {', '.join(map(short, names))}: {why}." for why, names in by_reason.items()),
-        "- `StableDiffusionPanoramaPipeline` with a picture larger than one view mixes the halves of several views: "
-        "refused, with a sentence.",
         "",
         f"Tried with `{TRIED}`; the others call the network at the timesteps of their plain samplers, to which the "
         "exceptions above apply.",
