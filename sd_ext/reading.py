@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from .declared import check, joined, shown
+from .disguised import FIRST, disguised
 from .errors import InputError
 from .plain_files import MIB, StrPath, decode, open_file, read_text
 
@@ -316,7 +317,10 @@ def open_tensors(path: StrPath, error: type[InputError] = InputError) -> Iterato
 
     try:
         with open_file(path) as file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(FIRST)
+        if what := disguised(start):
+            raise InputError(f"{path} {what}")
+        length = int.from_bytes(start[:8], "little")
         if length > HEADER_BYTES:
             raise InputError(f"{path} is not a safetensors file (a header of {length:,} bytes)")
     except InputError as problem:

@@ -21,6 +21,7 @@ FLOORS = (
     {"errors"},
     {
         "declared",
+        "disguised",
         "plain_files",
         "endings",
         "tensors",

@@ -13,7 +13,7 @@ from .unet_options import set_unet
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from ..lora.use import Used, Wanted
+    from ..lora import Lora, Used
 
 
 def equipped(recipe: Recipe) -> tuple[Any, ...]:
@@ -41,7 +41,7 @@ class Equipment:
         self._own: dict[str, Any] = {name: getattr(pipe, name, None) for name in ("scheduler", "unet")}
         self._now: tuple[Any, ...] | None = None
         self._used: Used | None = None
-        self._read: dict[str, Wanted] = {}
+        self._read: dict[str, Lora] = {}
 
     def put_on(self, recipe: Recipe) -> None:
         """Make the pipeline as the recipe says. Raises `InputError` if it cannot be."""
@@ -74,12 +74,12 @@ class Equipment:
         self._now = None
 
     def _use(self, named: list[LoraNamed]) -> None:
-        from ..lora.use import Used, read_entry
+        from ..lora.use import Used, Wanted, read_entry
 
         for source, _ in named:
             if source not in self._read:
-                self._read[source] = read_entry(source)
-        wanted = [self._read[source]._replace(strength=strength) for source, strength in named]
+                self._read[source] = read_entry(source).lora
+        wanted = [Wanted(source, self._read[source], strength) for source, strength in named]
         self._used = Used(self._pipe, wanted)
         for sentence in self._used.unused:
             self._tell(sentence)

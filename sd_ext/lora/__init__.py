@@ -13,6 +13,7 @@ _HOMES = {
     "Adapter": "adapter",
     "Applied": "fuse",
     "Combine": "combine",
+    "Description": "description",
     "Keep": "low_rank",
     "Lora": "lora",
     "ModuleName": "adapter",
@@ -21,6 +22,7 @@ _HOMES = {
     "apply_lora": "fuse",
     "apply_loras": "fuse",
     "at_strength": "tools",
+    "describe": "description",
     "extract": "tools",
     "find_lora": "find",
     "from_peft": "peft_models",
@@ -37,6 +39,7 @@ __all__ = [
     "Adapter",
     "Applied",
     "Combine",
+    "Description",
     "Keep",
     "Lora",
     "ModuleName",
@@ -45,6 +48,7 @@ __all__ = [
     "apply_lora",
     "apply_loras",
     "at_strength",
+    "describe",
     "extract",
     "find_lora",
     "from_peft",
@@ -60,6 +64,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .adapter import Adapter, ModuleName
     from .combine import Combine
+    from .description import Description, describe
     from .find import find_lora
     from .formats.kohya import with_one_alpha
     from .formats.reading import read_lora

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..declared import shown
+from ..disguised import FIRST, disguised
 from ..errors import InputError, ModelError
 from ..plain_files import open_file
 from ..reading import HEADER_BYTES, parse_json
 
-PICKLE = b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"  # how files of torch.save begin
 NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -55,12 +55,10 @@ def read_header(path: Path) -> Header:
     """
     try:
         with open_file(path) as file:
-            start = file.read(8)
-            if start.startswith(b"GGUF"):
-                raise InputError(f"{path} is a GGUF file, whose weights are quantized; ask for a .safetensors file")
-            if start.startswith(PICKLE):
-                raise InputError(f"{path} is a pickle, which can run any code when it is read; ask for .safetensors")
-            length = int.from_bytes(start, "little")
+            start = file.read(FIRST)
+            if what := disguised(start):
+                raise InputError(f"{path} {what}")
+            length = int.from_bytes(start[:8], "little")
             size = file.seek(0, 2)
             if len(start) < 8 or not 2 <= length <= min(HEADER_BYTES, size - 8):
                 raise InputError(f"{path} is not a complete safetensors file")

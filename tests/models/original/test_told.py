@@ -28,6 +28,18 @@ FILES = {
     "motion": ["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"],
     "unet": ["down_blocks.0.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.weight"],
     "text": ["text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.weight"],
+    "adapter": ["ip_adapter.1.to_k_ip.weight", "ip_adapter.0.to_q_lora.down.weight", "image_proj.norm.weight"],
+    "lllite": ["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight",
+               "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"],
+    "t2i": ["adapter.body.0.resnets.0.block1.weight", "adapter.conv_in.weight"],
+    "enlarger": ["conv_first.weight", "body.0.rdb1.conv1.weight"],
+    "safety": ["special_care_embeds", "vision_model.vision_model.pre_layrnorm.weight"],
+    "eye": ["vision_model.encoder.layers.0.mlp.fc1.weight", "visual_projection.weight"],
+    "llm": ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight"],
+    "t5": ["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"],
+    "qwen": ["transformer_blocks.0.txt_mlp.net.0.proj.weight", "txt_norm.weight"],
+    "lumina": ["cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "hidream": ["double_stream_blocks.0.block.attn1.to_q.weight"],
     "other": ["model.diffusion_model.x_embedder.weight"],
     "unknown": ["something.weight"],
 }  # fmt: skip
@@ -36,6 +48,10 @@ TITLES = {
     "cascade": "Stable Cascade", "vae": "an autoencoder", "lora": "a LoRA", "embedding": "an embedding",
     "controlnet": "a ControlNet", "upscaler": "the upscaler", "depth": "the depth-guided model",
     "playground": "Playground v2.5", "motion": "a motion module", "unet": "a U-Net in Diffusers' layout",
+    "adapter": "an image prompt adapter", "lllite": "a ControlNet-LLLite", "t2i": "a T2I-Adapter",
+    "enlarger": "an upscaler of pictures", "safety": "a safety checker", "eye": "an image encoder",
+    "llm": "a language model", "t5": "a T5 text encoder", "qwen": "Qwen-Image", "lumina": "Lumina or Z-Image",
+    "hidream": "HiDream",
     "text": "a text encoder", "other": "a model of another architecture", "unknown": "of a kind that is not known here",
 }  # fmt: skip
 
@@ -53,14 +69,36 @@ def spoiled(header=b"{}", tail=b"", length=None):
     return (len(header) if length is None else length).to_bytes(8, "little") + header + tail
 
 
+DISGUISED = {
+    "empty": (b"", "is empty; download it anew"),
+    "gguf": (b"GGUF" + bytes(30), "is a GGUF file"),
+    "pickle": (b"PK\x03\x04" + bytes(26) + b"archive/data.pkl" + bytes(9), "is a pickle, which can run any code"),
+    "old pickle": (b"\x80\x02}" + bytes(30), "is a pickle, which can run any code"),
+    "zip": (b"PK\x03\x04" + bytes(26) + b"style.safetensors" + bytes(9), r"is an archive \(zip\)"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(30), r"is an archive \(gzip\)"),
+    "tar": (bytes([65]) * 257 + b"ustar" + bytes(250), r"is an archive \(tar\)"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3\n", "is a git-LFS pointer"),
+    "html": (b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title>", "is an HTML page"),
+    "json": (
+        b'{"error": "Unauthorized", "message": "log in"}',
+        r"is a JSON text, .* \(Unauthorized\); download",
+    ),
+    "list": (b"[1, 2]", "is a JSON text"),
+    "text": (b"Entry not found", "is a text, which begins with 'Entry not found'"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(30), r"is a picture \(PNG\)"),
+    "jpeg": (b"\xff\xd8\xff\xe0" + bytes(30), r"is a picture \(JPEG\)"),
+    "webp": (b"RIFF\x01\x00\x00\x00WEBPVP8 " + bytes(30), r"is a picture \(WebP\)"),
+    "hdf": (b"\x89HDF\r\n\x1a\n" + bytes(30), "is an HDF5 file"),
+    "zeros": (bytes(5000), "begins with zeros"),
+}
+"""Files of the right name and the wrong contents: their first bytes, and what is said."""
+
 ENTRY = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is not a complete safetensors file"),
-        (b"short", "is not a complete safetensors file"),
         (spoiled(length=2**40), "is not a complete safetensors file"),
         (spoiled(b"not JSON"), "the header of .* is not valid JSON"),
         (spoiled(b"[]"), "the header of .* must be an object"),
@@ -69,9 +107,8 @@ ENTRY = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
         (spoiled(json.dumps({"a": {**ENTRY, "shape": [-2]}}).encode(), bytes(4)), "is damaged or cut off"),
         (spoiled(json.dumps({"a": {**ENTRY, "dtype": 16}}).encode(), bytes(4)), "is damaged or cut off"),
         (spoiled(json.dumps({"a": 3}).encode(), bytes(4)), "is damaged or cut off"),
-        (b"GGUF" + bytes(30), "is a GGUF file"),
-        (b"PK\x03\x04" + bytes(30), "is a pickle"),
-        (b"\x80\x02}" + bytes(30), "is a pickle"),
+        (b"\x07", "is not a complete safetensors file"),
+        *DISGUISED.values(),
     ],
 )
 def test_files_that_are_none(content, sentence, tmp_path):
