@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import sd_ext
+from sd_ext.schedulers.registry import CARRIED
 from sd_ext.schedulers.samplers import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,8 +83,8 @@ def test_orders_calls_and_names_are_the_codes():
 
 
 def test_every_option_is_explained(sampler_pages):
-    for family in FAMILIES:
-        for cls in {info.cls for info in family.SAMPLERS}:
+    for infos in (*(family.SAMPLERS for family in FAMILIES), CARRIED.values()):
+        for cls in {info.cls for info in infos}:
             for option in sampler_pages.own_options(cls):
                 assert sampler_pages.meaning(cls, option), f"{cls.__name__}'s docstring does not explain {option}"
 

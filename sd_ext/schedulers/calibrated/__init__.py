@@ -4,6 +4,7 @@ fits         what was found, as data              between    tables between two 
 calibration  all fits of a model, and what they were made of
 variants     a table from the middle, with noise  known      where a known sampler is better
 pipelines    what an attached pipeline tells      scheduler  the scheduler
+card         the README of its folder
 """
 
 from .calibration import Calibration, Provenance

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...declared import check, make
 from ...errors import InputError
+from ...reading import parse_json
 from .fits import Fit, interpolated
 
 FORMAT = "sd_ext.calibration/1"
@@ -150,7 +151,7 @@ class Calibration:
         """Plain JSON, for a scheduler's config."""
         return {
             "format": FORMAT,
-            "provenance": json.loads(json.dumps(self.provenance, allow_nan=False)),
+            "provenance": parse_json(json.dumps(self.provenance, allow_nan=False), "the provenance"),
             "fits": [fit.to_config() for fit in self.fits],
         }
 

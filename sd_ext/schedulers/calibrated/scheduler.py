@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.compiler import is_compiling
 
+from ... import whole
 from ...declared import make
 from ...errors import InputError
+from ...reading import parse_json
 from ..base import TableScheduler
 from ..find import find_sampler
 from ..info import SamplerInfo
@@ -23,6 +27,7 @@ from ..run import Run
 from ..schedule import Levels
 from ..table import Table
 from .calibration import Calibration, Provenance
+from .card import write_card
 from .fits import Fit
 from .known import Announced, KnownSamplers, fitted_levels, noisy
 from .pipelines import differences, other_size, told_guidance
@@ -91,6 +96,10 @@ class CalibratedScheduler(TableScheduler):
         self._last_told: float | None = None
         for fit in self.fitted.fits:
             find_sampler(fit.known)
+            if fit.table is not None and fit.table.levels.alpha[0] == 0 and config["prediction_type"] == "epsilon":
+                raise InputError(
+                    f"{name}: the calibration starts at zero terminal SNR; prediction_type 'epsilon' cannot"
+                )
             if fit.table is not None and fit.table.levels.t[0] > self.schedule.t_max:
                 raise InputError(
                     f"{name}: the calibration tells the network timestep {fit.table.levels.t[0]:g}; this model has 0 "
@@ -109,7 +118,7 @@ class CalibratedScheduler(TableScheduler):
 
     def to_json_string(self) -> str:
         """The config with one fit a line, and without what is left at its default."""
-        config = json.loads(super().to_json_string())
+        config = parse_json(super().to_json_string(), "the config")
         calibration, given = config.pop("calibration"), self._given()
         lines = [json.dumps(fit, separators=(",", ":")) for fit in calibration["fits"]]
         short = {k: v for k, v in config.items() if k in given or k.startswith("_")}
@@ -117,6 +126,15 @@ class CalibratedScheduler(TableScheduler):
         head = ",\n".join(f"    {json.dumps(key)}: {json.dumps(calibration[key])}" for key in ("format", "provenance"))
         fits = ",\n".join(f"      {line}" for line in lines)
         return f'{text},\n  "calibration": {{\n{head},\n    "fits": [\n{fits}\n    ]\n  }}\n}}\n'
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write the config, whole or not at all. In a folder, as `save_pretrained` does, a README that says what was
+        fitted comes beside it; one of somebody else's stays.
+        """
+        path = Path(json_file_path)
+        whole.write_text(path, self.to_json_string())
+        if path.name == self.config_name:
+            write_card(self.fitted, path.parent)
 
     # ---- which fit ---------------------------------------------------------------------------------------------------
 
@@ -228,7 +246,8 @@ class CalibratedScheduler(TableScheduler):
         self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *rest: Any, **others: Any
     ) -> StepOutput | Any:
         plan = self._own.plan
-        if plan is not None and plan.run is None and (note := other_size(self, self._made_for, sample.shape)):
+        begins = plan is not None and plan.run is None and not is_compiling()
+        if begins and (note := other_size(self, self._made_for, sample.shape)):
             self.say_once(note)
         return super()._step(model_output, timestep, sample, *rest, **others)
 

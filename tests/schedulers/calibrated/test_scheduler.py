@@ -19,10 +19,12 @@ from sd_ext.board import BOARD
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.schedulers import Fit
 from sd_ext.schedulers.calibrated.variants import from_call, with_noise
+from sd_ext.schedulers.samplers.first_order import first_order
+from sd_ext.schedulers.schedule import ZERO
 
 from ..conftest import SD
 from ..over import over
-from .family import PROVENANCE, calibration, companion_of, fit, table_at
+from .family import PROVENANCE, SCHEDULE, calibration, companion_of, fit, table_at
 from .test_fits import same
 
 KNOWN = "dpm++ 2m karras"
@@ -281,6 +283,23 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, said):
     assert len(repr(scheduler)) < 200 and "4, 5 calls at guidance 1.5, 4, 7.5" in repr(scheduler)
 
 
+def test_its_folder_is_ready_for_the_hub(tmp_path):
+    scheduler = made(fit(4.0), Fit(8, 4.0, None, None, "unipc"), provenance={"model": "a|b<c>", "lora": {"d": 1}})
+    scheduler.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "scheduler_config.json"]
+    text = (tmp_path / "README.md").read_text()
+    assert "| 5 | 4 | a table of two fields | 0.05 |  | dpm++ 2m karras | 1 |  |" in text
+    assert "| 8 | 4 | the known sampler |" in text
+    assert "# Calibrated sampler for a\\|b&lt;c>" in text and "- size in pixels: 64 x 64" in text
+    assert "- LoRAs: d 1" in text and "- teacher: sampler dpm++ 2m, calls 72" in text
+    again = sd_ext.CalibratedScheduler.from_pretrained(tmp_path)
+    made().save_pretrained(tmp_path)
+    assert "# Calibrated sampler for tiny" in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text("mine")
+    again.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_from_a_diffusers_config_and_back(name, tmp_path):
     theirs = getattr(diffusers, name)(**SD, prediction_type="v_prediction")
@@ -327,6 +346,9 @@ def test_by_name():
 def test_what_cannot_be_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown sampler"):
         made(replace(fit(4.0), known="no such sampler"))
+    dark = first_order(SCHEDULE.with_zero_terminal_snr().at(np.linspace(999, 100, 5)).then(ZERO))
+    with pytest.raises(InputError, match="zero terminal SNR; prediction_type 'epsilon' cannot"):
+        made(Fit(5, 4.0, dark, None, KNOWN))
     with pytest.raises(InputError, match="tells the network timestep 999; this model has 0 to 99"):
         made(config={**SD, "num_train_timesteps": 100})
     for options, says in (({"eta": 2.0}, "eta must be 0"), ({"guidance_scale": -1}, "guidance_scale must be 0 or more"),
