@@ -44,6 +44,7 @@ class BaseModel(str, Enum):
     sd15 = "sd15"
     sd21 = "sd21"
     sdxl = "sdxl"
+    sdxl_refiner = "sdxl-refiner"
 
 
 class Dtype(str, Enum):
@@ -59,6 +60,14 @@ Base = Annotated[BaseModel | None, typer.Option(help="The model it is for.", sho
 Type = Annotated[Dtype | None, typer.Option(help="The weights' type.", show_default="as they are")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="A .safetensors file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+SkipUnknown = Annotated[
+    bool,
+    typer.Option("--skip-unknown", help="Leave out tensors that are not known, and list them, in place of refusing."),
+]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="Leave out norms and biases, which plain LoRA cannot hold, and tell their share."),
+]
 Blocks = Annotated[
     list[str] | None,
     typer.Option(metavar="WEIGHTS", help="Strength by block (docs/lora.md): 12 to 26 numbers, or a name such as OUTD."),
@@ -74,7 +83,7 @@ Density = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Of the random choice of dare.", show_default="0")]
 BaseModelOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help=f"The base model, which DoRA cannot do without. {ON_DISK}.")
+    str | None, typer.Option(metavar="MODEL", help=f"The base model, which DoRA, OFT and others need. {ON_DISK}.")
 ]
 
 
@@ -88,6 +97,7 @@ def lora(
     keep_alphas: Annotated[
         bool, typer.Option("--keep-alphas", help="kohya: leave mixed alphas as they are; Diffusers misreads them.")
     ] = False,
+    skip_unknown: SkipUnknown = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a LoRA in another format, at the same strength."""
@@ -95,7 +105,7 @@ def lora(
     check_source(source)
     from ..lora import read_lora
 
-    save(read_lora(source), out, to, base, dtype, keep_alphas)
+    save(read_lora(source, skip_unknown=skip_unknown), out, to, base, dtype, keep_alphas)
 
 
 @app.command()
@@ -117,14 +127,17 @@ def merge(
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
+    plain: Plain = False,
+    skip_unknown: SkipUnknown = False,
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
     """Merge LoRAs into one, exactly unless told how much to keep, or into a model."""
     named, limits = parse_loras(sources, blocks or [], "--blocks"), Limits(**given(Limits, options))
-    if into is not None and (limits.given or base_model is not None or how != "sum"):
+    if into is not None and (limits.given or base_model is not None or how != "sum" or plain):
         raise InputError(
-            "--into adds to the model's own weights; --how, --base-model and limits such as --rank do not go with it"
+            "--into adds to the model's own weights; --how, --base-model, --plain and limits such as --rank do not go "
+            "with it"
         )
     limits.check(needed=False)
     if into is None:
@@ -140,7 +153,7 @@ def merge(
     if seed is not None and not how.startswith("dare"):
         raise InputError(f"--seed goes with --how dare and dare_ties; {how} draws nothing")
     way = Combine(how, density, seed or 0)
-    loras = [(read_lora(Path(source)), strength) for source, strength in named]
+    loras = [(read_lora(Path(source), skip_unknown=skip_unknown), strength) for source, strength in named]
     tell_unnamed(zip(sources, loras, strict=True))
     if target is not None:
         with progress("Merging") as on_module:
@@ -148,7 +161,7 @@ def merge(
         print(out)
         return
     with progress("Merging") as on_module:
-        merged = merge(loras, base=base_on_disk, on_module=on_module, keep=limits.keep(), how=way)
+        merged = merge(loras, base=base_on_disk, on_module=on_module, keep=limits.keep(), how=way, plain=plain)
     save(merged, out, to, base, dtype)
 
 
@@ -173,6 +186,9 @@ def extract(
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
+    full_rest: Annotated[
+        bool, typer.Option("--full-rest", help="Keep norms, biases and the like too, as they are; kohya's format only.")
+    ] = False,
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
@@ -184,7 +200,7 @@ def extract(
     from ..lora import at_strength, extract
 
     with progress("Extracting") as on_module:
-        found = extract(before, after, on_module=on_module, keep=limits.keep())
+        found = extract(before, after, on_module=on_module, keep=limits.keep(), full_rest=full_rest)
     tell_unnamed([(tuned, (found, strength))])
     save(at_strength(found, strength), out, to, base, dtype)
 
@@ -198,10 +214,12 @@ def resize(
     to: To = Format.kohya,
     base: Base = None,
     dtype: Type = None,
+    plain: Plain = False,
+    skip_unknown: SkipUnknown = False,
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
-    """Reduce a LoRA's rank, or turn LoHa, LoKr and DoRA into plain LoRA."""
+    """Reduce a LoRA's rank, or turn any other kind into plain LoRA."""
     limits = Limits(**given(Limits, options))
     limits.check()
     check_out(out, overwrite)
@@ -210,7 +228,8 @@ def resize(
     from ..lora import read_lora, resize
 
     with progress("Resizing") as on_module:
-        resized = resize(read_lora(source), base=base_on_disk, on_module=on_module, keep=limits.keep())
+        lora = read_lora(source, skip_unknown=skip_unknown)
+        resized = resize(lora, base=base_on_disk, on_module=on_module, keep=limits.keep(), plain=plain)
     save(resized, out, to, base, dtype)
 
 

@@ -23,7 +23,7 @@ _HOMES = {
     "apply_loras": "fuse",
     "at_strength": "tools",
     "describe": "description",
-    "extract": "tools",
+    "extract": "extracting",
     "find_lora": "find",
     "from_peft": "peft_models",
     "merge": "tools",
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .adapter import Adapter, ModuleName
     from .combine import Combine
     from .description import Description, describe
+    from .extracting import extract
     from .find import find_lora
     from .formats.kohya import with_one_alpha
     from .formats.reading import read_lora
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from .low_rank import Keep
     from .peft_models import from_peft
     from .strength import Strength
-    from .tools import at_strength, extract, merge, resize
+    from .tools import at_strength, merge, resize
     from .use import Used, use_lora
 
 

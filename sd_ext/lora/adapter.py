@@ -22,7 +22,8 @@ PARTS = "unet", "text_encoder", "text_encoder_2"
 class ModuleName(NamedTuple):
     """A module of a pipeline: its part (one of `PARTS`) and its dotted path there, in Diffusers' naming.
 
-    Paths in text encoders are without the prefix `text_model.`, which transformers 5 has dropped.
+    It stands for the module's weight; with `.bias` at the end of the path, for its bias. Paths in text encoders are
+    without the prefix `text_model.`, which transformers 5 has dropped.
     """
 
     part: str
@@ -34,13 +35,13 @@ class ModuleName(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A change of one weight W, of shape (out, in) or, for a convolution, (out, in, k, k).
+    """A change of one weight W, of shape (out, in) or, for a convolution, (out, in, k, k); of a norm or bias, (n,).
 
     Args:
-        kind: "lora", "loha", "lokr", or another registered kind (`sd_ext.lora.kinds`).
+        kind: "lora", "loha", "lokr", "diff", or another registered kind (`sd_ext.lora.kinds`).
         tensors: the adapter's tensors by the names that its kind defines; `down` and `up` for LoRA. A further tensor
             `dora` beside those of any kind makes it DoRA over that kind.
-        alpha: strength; the product of the factors is multiplied by alpha / rank.
+        alpha: strength; the product of the factors is multiplied by alpha / rank. For OFT, what limits its angles.
 
     Raises:
         InputError: an unknown kind; or tensors that are missing, do not fit together, or are not finite.
@@ -130,6 +131,19 @@ class Adapter:
         A 1 x 1 convolution and a linear layer fit each other.
         """
         self.rules.check_weight(self.tensors, shape)
+
+    def pointwise(self) -> Adapter | None:
+        """The same for a linear layer in place of a 1 x 1 convolution, or the other way round; None if it is neither.
+
+        Only LoRA's factors, with or without DoRA, differ between the two.
+        """
+        if self.kind != "lora" or self.shape is None or any(side != 1 for side in self.shape[2:]):
+            return None
+        ones = (1, 1) if len(self.shape) == 2 else ()
+        made = {
+            name: t.reshape(*t.shape[:2], *ones) if name in ("down", "up") else t for name, t in self.tensors.items()
+        }
+        return Adapter(self.kind, made, self.alpha)
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """The change W' - W that the adapter makes.

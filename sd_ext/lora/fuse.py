@@ -15,7 +15,7 @@ from ..models.written import check_out, write_model
 from .adapter import ModuleName
 from .lora import Lora
 from .strength import AnyStrength, acting, weighed
-from .weights import BaseWeights, ModelWeights, StoredWeights, check_fit, open_base
+from .weights import BaseWeights, ModelWeights, StoredWeights, check_loras, check_strengths, open_base
 
 Loras = Sequence[tuple[Lora, AnyStrength]]  # each with its strength
 OnModule = Callable[[int, int, ModuleName], object]  # progress: (modules done, all modules, the module just done)
@@ -39,7 +39,7 @@ class Applied:
         with torch.no_grad():
             while self._originals:
                 module, weight = self._originals.popitem()
-                self._base.modules[module].weight.copy_(weight)
+                self._base.parameters[module].copy_(weight)
 
     def __enter__(self) -> Applied:
         return self
@@ -82,10 +82,11 @@ def fused(
 def changed_modules(base: BaseWeights, loras: Loras) -> list[ModuleName]:
     """The modules that the LoRAs change, sorted.
 
-    Raises `InputError` if one does not fit or the base does not have it.
+    Raises `InputError` if one does not fit, the base does not have it, or a strength is no finite number.
     """
+    check_strengths(loras)
     parts = weighed(loras)
-    check_fit(base.shapes(), acting(parts))
+    check_loras(base.shapes(), parts)
     return sorted({module for module, _ in acting(parts)})
 
 

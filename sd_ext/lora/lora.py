@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError, UnknownNameError
-from ..models import FAMILIES
+from ..models.original.families import families
 from .adapter import PARTS, Adapter, ModuleName
 
 
@@ -20,9 +21,12 @@ class Lora:
     Args:
         adapters: the change of each module's weight; kinds, ranks and strengths may differ.
         metadata: text entries of the file's header, without those that describe the file itself.
-        base: "sd15", "sd21" or "sdxl" if known; needed for names in kohya's format.
+        base: "sd15", "sd21", "sdxl" or "sdxl-refiner" if known; needed for names in kohya's format.
         bundled: token embeddings `bundle_emb.*`, which A1111 allows in the same file; kept unchanged.
         errors: for results of a tool that had to approximate, the relative Frobenius error of each module's delta.
+        dtype: what files of it are written in unless told otherwise: that of the files it was computed from. None keeps
+            each tensor's own.
+        skipped: keys of the file that mean nothing and were left out on request.
 
     Raises:
         InputError: there is no adapter.
@@ -34,14 +38,16 @@ class Lora:
     base: str | None = None
     bundled: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[ModuleName, float] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.adapters = {ModuleName(*module): adapter for module, adapter in sorted(self.adapters.items())}
         for part in self.parts:
             if part not in PARTS:
                 raise UnknownNameError("part of a pipeline", part, PARTS)
-        if self.base is not None and self.base not in FAMILIES:
-            raise UnknownNameError("base model", self.base, FAMILIES)
+        if self.base is not None and self.base not in families():
+            raise UnknownNameError("base model", self.base, families())
         if not self.adapters:
             raise InputError("there is no adapter in it")
 

@@ -51,15 +51,15 @@ def from_peft(models: Any, adapter: str = "default", base: str | None = None) ->
 
 
 def _adapter_of(module: Any, name: str) -> Adapter:
-    meanings = {spelling.removesuffix(".weight"): meaning for spelling, meaning in spellings("dotted").items()}
+    meanings = {spelling.removesuffix(".weight"): meaning for spelling, meaning in spellings().items()}
     held = adapter_of(module, name, meanings)
     if held.variant and not any(kind.name in held.variant.lower() for kind in kinds_beside()):
         raise InputError(f"{held.variant} is a LoRA of a kind that fits no file format")
     if held.bias:
         raise InputError("a LoRA with a bias (lora_bias=True) fits no file format")
-    kinds = {meanings[factor][0] for factor in held.factors} - {""}
+    kinds = {meanings[factor].kind for factor in held.factors} - {""}
     if len(kinds) != 1:
         raise InputError(f"a {held.package} adapter cannot be written to a file")
     (kind,) = kinds
-    tensors = completed(kind, {meanings[factor][1]: tensor for factor, tensor in held.factors.items()})
+    tensors = completed(kind, {meanings[factor].tensor: tensor for factor, tensor in held.factors.items()})
     return Adapter(kind, *kind_of(kind, tensors).from_training(tensors, held.alpha, held.rank))

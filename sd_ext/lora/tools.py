@@ -1,4 +1,4 @@
-"""Make LoRAs from LoRAs and models: merge, resize, extract. One module at a time, to save memory."""
+"""Make LoRAs from LoRAs: merge, resize, scale. One module at a time, to save memory."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..errors import InputError
+from ..models.original.families import families
 from .adapter import Adapter, ModuleName
-from .combine import SUM, Combine, combined, shared
+from .combine import SUM, Combine
 from .fuse import Loras, OnModule, quiet
+from .headers import common_dtype, merged_header, merged_words
 from .lora import Lora
-from .low_rank import Factors, Keep, truncate, truncate_product
-from .strength import AnyStrength, acting, weighed
-from .weights import BaseWeights, check_fit, open_base
+from .low_rank import Keep
+from .making import Making
+from .strength import AnyStrength, Weighed, acting, weighed
+from .weights import BaseWeights, check_loras, check_strengths, open_base
 
 
 def merge(
@@ -28,109 +28,66 @@ def merge(
     *,
     keep: Keep | None = None,
     how: Combine = SUM,
+    plain: bool = False,
 ) -> Lora:
     """Make one LoRA that has the effect of several together.
+
+    Titles, tags and bundled words of all are kept (`headers`). Norms and biases, which a plain LoRA cannot hold, stay
+    as differences.
 
     Args:
         loras: the LoRAs with their strengths, which may be negative: (a, 1), (b, 1), (c, -1) is a + (b - c). Modules
             whose block has weight 0 in a `Strength` are left out.
         rank, energy: how much of the sum to keep (`Keep`). With neither, plain LoRAs are merged exactly, by
             concatenating their factors, so that the ranks add up.
-        base: a pipeline, models by part, or a model on disk (folder, Hub id); required for DoRA, whose delta depends on
-            it.
+        base: a pipeline, models by part, or a model on disk (folder, single file, Hub id); required for DoRA, OFT and
+            others whose delta depends on it.
         on_module: called with (modules done, all modules, the module just done).
         keep: all limits of what to keep, in place of `rank` and `energy`.
         how: how the changes become one; by default their sum. All but the sum and `cosine` need a limit.
+        plain: leave out what a plain LoRA cannot hold, and log its share.
 
     Returns:
         A LoRA with float32 factors and alpha = rank; `errors` has each module's relative error.
 
     Raises:
-        InputError: LoRAs for different bases or module shapes; DoRA without `base`; LoHa, LoKr or DoRA, or another way
-            than a sum, without a limit, since these have no exact result.
+        InputError: LoRAs for different bases or module shapes; a strength that is no finite number; a kind whose delta
+            depends on the base without `base`; or LoHa, LoKr or DoRA, or another way than a sum, without a limit,
+            since these have no exact result.
     """
+    loras = list(loras)
     if keep is None and (rank is not None or energy is not None):
         keep = Keep(rank, energy)
-    bases = {lora.base for lora, _ in loras if lora.base}
     if not loras:
         raise InputError("no LoRA given")
+    check_strengths(loras)
+    bases = {lora.base for lora, _ in loras if lora.base}
     if len(bases) > 1:
-        raise InputError(f"LoRAs for different bases: {', '.join(sorted(bases))}")
-    weights, parts = None if base is None else open_base(base), weighed(loras)
-    if weights:
-        check_fit(weights.shapes(), acting(parts))
+        titles = ", ".join(families()[name].title for name in sorted(bases))
+        raise InputError(f"LoRAs for different bases: {', '.join(sorted(bases))} ({titles}); merge those for one")
+    parts = weighed(loras)
+    weights = _checked_base(base, parts)
     modules = sorted({module for module, _ in acting(parts)})
     if not modules:
         raise InputError("every module's block has weight 0; nothing is left")
     made, errors = {}, {}
+    making = Making(keep, weights, bases.pop() if bases else None, plain, how)
     for i, module in enumerate(modules, 1):
         here = [(lora.adapters[module], its[module]) for lora, its in parts if module in its]
-        try:
-            made[module], errors[module] = _sum(here, keep, module, weights, how)
-        except InputError as error:
-            raise InputError(f"{module}: {error}") from None
+        if (found := making.one_of(module, here)) is not None:
+            made[module], errors[module] = found
         on_module(i, len(modules), module)
-    return Lora(made, {}, bases.pop() if bases else None, errors=errors)
+    making.tell()
+    words, header = merged_words(loras), merged_header(loras)
+    return Lora(made, header, making.base, words, errors, common_dtype([lora for lora, _ in loras]))
 
 
-def _sum(
-    adapters: Sequence[tuple[Adapter, float]],
-    keep: Keep | None,
-    module: ModuleName,
-    base: BaseWeights | None,
-    how: Combine = SUM,
-) -> tuple[Adapter, float]:
-    """Make one plain LoRA adapter of several adapters of one module. Returns it and its relative error."""
-    shape, strengths = _shape_of(adapters), [strength for _, strength in adapters]
-    factored = [adapter.rules.two_factors(adapter.tensors) for adapter, _ in adapters]
-    exact = [(up * a.scale, down) for factors, (a, _) in zip(factored, adapters, strict=True) if factors
-             for up, down in [factors]]  # fmt: skip
-    if how.exact and len(exact) == len(factored) and shape is not None:
-        if how.method == "cosine":
-            strengths = shared(_inner_of_factors(exact), strengths)
-        up = torch.cat([up * strength for (up, _), strength in zip(exact, strengths, strict=True)], 1)
-        down = torch.cat([down for _, down in exact])
-        factors = truncate_product(up, down, keep.for_weight(shape)) if keep else Factors(up, down, 0.0)
-        return plain_adapter(factors, shape), factors.error
-    if keep is None:
-        kinds = sorted({a.rules.name for (a, _), factors in zip(adapters, factored, strict=True) if factors is None})
-        what = ", ".join(kinds if how.exact else [how.method])
-        raise InputError(f"{what}: no exact sum; give a rank, or energy 1 for as many as it takes")
-    weight = base.weight(module) if base else None
-    changes = [adapter.delta(weight) for adapter, _ in adapters]
-    if how.method == "cosine":
-        flat = torch.stack([change.flatten() for change in changes]).double()
-        strengths = shared(flat @ flat.T, strengths)
-    if how.exact:
-        total = torch.stack([s * change for change, s in zip(changes, strengths, strict=True)]).sum(0)
-    else:
-        total = combined(changes, strengths, how, str(module))
-    shape = total.shape if weight is not None or shape is None else shape
-    factors = truncate(total.flatten(1), keep.for_weight(shape))
-    return plain_adapter(factors, shape), factors.error
-
-
-def _inner_of_factors(exact: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The inner products of matrices given as (up, down), without building these."""
-    return torch.tensor(
-        [[float(((a.T @ c).double() * (b @ d.T).double()).sum()) for c, d in exact] for a, b in exact],
-        dtype=torch.float64,
-    )
-
-
-def _shape_of(adapters: Sequence[tuple[Adapter, float]]) -> torch.Size | None:
-    """The one weight shape that the adapters are made for; None if they all fit several."""
-    shapes = {tuple(shape) for adapter, _ in adapters if (shape := adapter.shape) is not None}
-    if len(shapes) > 1:
-        raise InputError(f"the LoRAs are for different shapes: {', '.join(map(str, sorted(shapes)))}")
-    return torch.Size(shapes.pop()) if shapes else None
-
-
-def plain_adapter(factors: Factors, shape: torch.Size) -> Adapter:
-    """A LoRA adapter with alpha = rank for a weight of `shape`; for a convolution, `down` is k x k and `up` 1 x 1."""
-    up, down, _ = factors
-    up, down = up.reshape(*up.shape, *[1] * (len(shape) - 2)), down.reshape(down.shape[0], *shape[1:])
-    return Adapter("lora", {"down": down.contiguous(), "up": up.contiguous()}, float(down.shape[0]))
+def _checked_base(base: Any, loras: Sequence[Weighed]) -> BaseWeights | None:
+    """Open the base, if there is one, and check that the LoRAs fit it."""
+    weights = None if base is None else open_base(base)
+    if weights:
+        check_loras(weights.shapes(), loras)
+    return weights
 
 
 def resize(
@@ -141,86 +98,40 @@ def resize(
     on_module: OnModule = quiet,
     *,
     keep: Keep | None = None,
+    plain: bool = False,
 ) -> Lora:
-    """Reduce the rank of a LoRA, or convert LoHa, LoKr and DoRA to plain LoRA.
+    """Reduce the rank of a LoRA, or convert any other kind to plain LoRA.
 
     Args:
         lora: the LoRA.
         rank: keep at most so many directions in each module.
         energy: keep only as many directions as needed for this fraction of the squared Frobenius norm; 1 loses only
             rounding.
-        base: a pipeline, models by part, or a model on disk (folder, Hub id); required for DoRA, whose delta depends on
-            it.
+        base: a pipeline, models by part, or a model on disk (folder, single file, Hub id); required for DoRA, OFT and
+            others whose delta depends on it.
         on_module: called with (modules done, all modules, the module just done).
         keep: all limits of what to keep, in place of `rank` and `energy`.
+        plain: leave out norms and biases, which a plain LoRA cannot hold, and log their share; else they stay as
+            differences.
 
     Returns:
         A LoRA with float32 factors and alpha = rank; `errors` has each module's relative error. Modules whose rank is
         small enough already are kept unchanged.
 
     Raises:
-        InputError: neither rank nor energy is given, or DoRA without `base`.
+        InputError: neither rank nor energy is given, or a kind whose delta depends on the base without `base`.
     """
-    keep = keep or Keep(rank, energy)
-    weights = None if base is None else open_base(base)
-    if weights:
-        check_fit(weights.shapes(), lora.adapters.items())
+    keep, parts = keep or Keep(rank, energy), weighed([(lora, 1.0)])
+    making = Making(keep, _checked_base(base, parts), lora.base, plain)
     made, errors = {}, {}
     for i, (module, adapter) in enumerate(lora.adapters.items(), 1):
-        try:
-            made[module], errors[module] = adapter, 0.0
-            if not (adapter.plain and keep.for_weight(adapter.shape or ()).all_of(adapter.rank)):
-                made[module], errors[module] = _sum([(adapter, 1.0)], keep, module, weights)
-        except InputError as error:
-            raise InputError(f"{module}: {error}") from None
+        small = adapter.plain and keep.for_weight(adapter.shape or ()).all_of(adapter.rank)
+        found = making.as_it_is(adapter) if small else making.one_of(module, [(adapter, 1.0)])
+        if found is not None:
+            made[module], errors[module] = found
         on_module(i, len(lora), module)
-    return replace(lora, adapters=made, errors=errors)
-
-
-def extract(
-    base: Any,
-    tuned: Any,
-    rank: int | None = None,
-    energy: float | None = None,
-    on_module: OnModule = quiet,
-    *,
-    keep: Keep | None = None,
-) -> Lora:
-    """Find the LoRA that turns one model into another, which was fine-tuned from it.
-
-    Args:
-        base, tuned: pipelines, models by part, or models on disk (folders, Hub ids; see `sd_ext.models.find_model`).
-        rank, energy: how much to keep of each module's difference (`Keep`).
-        on_module: called with (modules done, all modules, the module just done).
-        keep: all limits of what to keep, in place of `rank` and `energy`.
-
-    Returns:
-        A LoRA with float32 factors and alpha = rank for the linear layers and convolutions that differ; `errors` has
-        each module's relative error. Differences that a LoRA cannot hold (biases, norms, embeddings) are ignored.
-
-    Raises:
-        InputError: the models differ in their modules or shapes, or their linear layers and convolutions are all equal.
-    """
-    keep, before, after = keep or Keep(rank, energy), open_base(base), open_base(tuned)
-    shapes, others = before.shapes(), after.shapes()
-    common = sorted({part for part, _ in shapes} & {part for part, _ in others})
-    modules = sorted(module for module in {*shapes, *others} if module.part in common)
-    for module in modules:
-        if shapes.get(module) != others.get(module):
-            found = [tuple(s[module]) if module in s else "no such module" for s in (shapes, others)]
-            raise InputError(f"{module}: {found[0]} in the base, {found[1]} in the tuned model")
-    made, errors = {}, {}
-    for i, module in enumerate(modules, 1):
-        difference = after.weight(module).float() - before.weight(module).float()
-        if not difference.isfinite().all():
-            raise InputError(f"{module}: the weights are not finite")
-        if difference.any():
-            factors = truncate(difference.flatten(1), keep.for_weight(difference.shape))
-            made[module], errors[module] = plain_adapter(factors, difference.shape), factors.error
-        on_module(i, len(modules), module)
-    if not made:
-        raise InputError("the two models have the same linear layers and convolutions; there is nothing to extract")
-    return Lora(made, errors=errors)
+    making.tell()
+    return replace(lora, adapters=made, errors=errors, dtype=common_dtype([lora]))
 
 
 def at_strength(lora: Lora, strength: AnyStrength) -> Lora:

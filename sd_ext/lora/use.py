@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..models import FAMILIES
+from ..models.original.families import families
 from ..prompts.encoders import find_encoders
 from ..prompts.words import Words, learn, read_bundled
 from .find import find_lora
@@ -193,7 +193,7 @@ def fitting(pipe: Any, wanted: Sequence[Wanted]) -> tuple[list[tuple[Lora, Stren
     for name, lora, strength in wanted:
         unused += words_beside(name)
         there = {module: adapter for module, adapter in lora.adapters.items() if module in shapes}
-        for_what = f"; it is for {FAMILIES[lora.base]}" if lora.base else ""
+        for_what = f"; it is for {families()[lora.base].title}" if lora.base else ""
         if not there:
             raise InputError(f"{name} does not fit {type(pipe).__name__}: none of its modules is there{for_what}")
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,17 +13,21 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ModelError, UnknownNameError
 from ..models import Model, StoredTensor, find_model
+from ..models.original.families import families
 from ..seams.torch import uncompiled_path
 from ..seams.transformers import without_prefix
 from .adapter import PARTS, Adapter, ModuleName
+from .strength import Strength, Weighed
 
-ADAPTED = nn.Linear, nn.Conv2d
+PARAMETERS = "weight", "bias"
+INSIDE = re.compile(r"\.(lora|hada|lokr|ia3|oft|boft)_\w+\.")  # peft's adapters are inside of the layer they change
 
 
 class BaseWeights(Protocol):
     """The weights of a base model: `shapes()` lists the modules, `weight(module)` gives one module's weight.
 
-    Weights are (out, in) for linear layers and (out, in, k, k) for convolutions.
+    Weights are (out, in) for linear layers and (out, in, k, k) for convolutions, (n,) for norms. Biases (n,) are listed
+    too, by names that end in `.bias`.
     """
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]: ...
@@ -47,18 +52,24 @@ class ModelWeights:
     """
 
     def __init__(self, models: Any):
-        self.modules: dict[ModuleName, nn.Linear | nn.Conv2d] = {}
+        self.parameters: dict[ModuleName, nn.Parameter] = {}
         for part, model in models_by_part(models).items():
-            for path, module in model.named_modules():
-                # Skip the factors of peft adapters, which are modules inside of the layer that they change.
-                if isinstance(module, ADAPTED) and not re.search(r"\.lora_[AB]\.", f"{path}."):
-                    self.modules[canonical(part, path)] = module
+            for name, parameter in model.named_parameters():
+                path, _, kind = name.rpartition(".")
+                if kind in PARAMETERS and not INSIDE.search(f"{name}."):
+                    self.parameters[named(part, path, kind)] = parameter
 
     def shapes(self) -> Mapping[ModuleName, torch.Size]:
-        return {name: module.weight.shape for name, module in self.modules.items()}
+        return {name: parameter.shape for name, parameter in self.parameters.items()}
 
     def weight(self, module: ModuleName) -> Tensor:
-        return self.modules[module].weight.detach()
+        return self.parameters[module].detach()
+
+
+def named(part: str, path: str, kind: str) -> ModuleName:
+    """The name of a module's weight (`kind` "weight") or bias (`kind` "bias")."""
+    module = canonical(part, path)
+    return module if kind == "weight" else ModuleName(part, f"{module.path}.bias")
 
 
 class StoredWeights:
@@ -78,8 +89,9 @@ class StoredWeights:
         self._stored: dict[ModuleName, StoredTensor] = {}
         for part in self.parts:
             for name, stored in model.tensors(part).items():
-                if is_adaptable(name, len(stored.shape)):
-                    module = canonical(part, name.removesuffix(".weight"))
+                path, _, kind = name.rpartition(".")
+                if kind in PARAMETERS:
+                    module = named(part, path, kind)
                     self.places[module], self._stored[module] = (part, name), stored
         if not self.places:
             raise ModelError(f"{model.name} has no safetensors weights in {', '.join(PARTS)}")
@@ -91,14 +103,12 @@ class StoredWeights:
         return self._stored[module].read()
 
 
-def is_adaptable(key: str, dimensions: int) -> bool:
-    """Whether a tensor in a model file is the weight of a linear layer or convolution, judged by its name and shape.
+def is_matrix(module: ModuleName, shape: torch.Size) -> bool:
+    """Whether this is the weight of a linear layer or convolution, which a LoRA can change.
 
-    Args:
-        key: the tensor's name.
-        dimensions: its number of dimensions.
+    Others are biases, the weights of norms, and tables of words and positions.
     """
-    return key.endswith(".weight") and dimensions in (2, 4) and not key.endswith("_embedding.weight")
+    return len(shape) in (2, 4) and not module.path.endswith("_embedding")
 
 
 def models_by_part(models: Any) -> dict[str, nn.Module]:
@@ -136,6 +146,37 @@ def open_base(base: Any) -> BaseWeights:
     return StoredWeights(base) if isinstance(base, Model) else ModelWeights(base)
 
 
+def family_of(shapes: Mapping[ModuleName, torch.Size]) -> str | None:
+    """The family of the model that these weights are of, as far as its text encoders and widths tell."""
+    contexts = {family.context: name for name, family in families().items()}
+    widths = {shape[1] for module, shape in shapes.items() if module.path.endswith("attn2.to_k")}
+    if len(widths) == 1 and (found := contexts.get(widths.pop())):
+        return found
+    large = any(module.part == "text_encoder_2" or module.path.startswith("add_embedding") for module in shapes)
+    return "sdxl" if large else None
+
+
+def check_loras(shapes: Mapping[ModuleName, torch.Size], loras: Iterable[Weighed]) -> None:
+    """As `check_fit`, for every adapter of several LoRAs that acts. The message says if one is for another family."""
+    for lora, strengths in loras:
+        try:
+            check_fit(shapes, ((module, lora.adapters[module]) for module in strengths))
+        except InputError as error:
+            family = family_of(shapes)
+            if not (family and lora.base and family != lora.base):
+                raise
+            ours, theirs = families()[lora.base].title, families()[family].title
+            raise InputError(f"the LoRA is for {ours}, and the base is {theirs}: {error}") from None
+
+
+def check_strengths(loras: Iterable[tuple[Any, Any]]) -> None:
+    """Raise `InputError` unless every strength is a `Strength` or a finite number."""
+    for _, strength in loras:
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool) and math.isfinite(strength)
+        if not number and not isinstance(strength, Strength):
+            raise InputError(f"a strength is {strength!r}; give a finite number")
+
+
 def check_fit(shapes: Mapping[ModuleName, torch.Size], adapters: Iterable[tuple[ModuleName, Adapter]]) -> None:
     """Raise `InputError`, naming the module, unless the base has every adapter's module, in a shape that fits.
 
@@ -153,9 +194,3 @@ def check_fit(shapes: Mapping[ModuleName, torch.Size], adapters: Iterable[tuple[
             adapter.check_weight(shapes[module])
         except InputError as error:
             raise InputError(f"{module}: {error}") from None
-
-
-def pairs(loras: Iterable[tuple[Any, float]]) -> Iterator[tuple[ModuleName, Adapter]]:
-    """Yield (module, adapter) for every adapter of several LoRAs."""
-    for lora, _ in loras:
-        yield from lora.adapters.items()

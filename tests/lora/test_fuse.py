@@ -134,7 +134,7 @@ def test_what_is_there_stays(folder, sdxl, sd15, tmp_path):
             merge_into(folder, [(sdxl.lora, 1.0)], out)
     with pytest.raises(InputError, match="exists"):  # a folder that is no pipeline is not replaced even when asked
         merge_into(folder, [(sdxl.lora, 1.0)], tmp_path / "out", overwrite=True)
-    with pytest.raises(UnknownNameError, match="module of the base"):
+    with pytest.raises(InputError, match=r"is for Stable Diffusion 1\.x, and the base is Stable Diffusion XL"):
         merge_into(folder, [(sd15.lora, 1.0)], tmp_path / "new")
     with pytest.raises(InputError, match="say where"):
         merge_into(folder, [(sdxl.lora, 1.0)])

@@ -1,54 +1,125 @@
-"""Find out which Stable Diffusion a LoRA is for: from its header, or from the names and shapes of its modules."""
+"""Find out which Stable Diffusion a LoRA is for: from its modules, and where these leave a choice, from its header."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
+from ...models.original.families import families
+from ...models.original.modules import CONV, LINEAR
 from ..adapter import Adapter, ModuleName
+from .names import Place, kinds_of_modules
 
-ARCHITECTURES = {"stable-diffusion-v1": "sd15", "stable-diffusion-v2": "sd21", "stable-diffusion-xl": "sdxl"}
-CROSS_ATTENTION = {768: "sd15", 1024: "sd21", 2048: "sdxl"}  # width of the text states, which differs by base
+ARCHITECTURES = {
+    "stable-diffusion-v1": "sd15", "stable-diffusion-v2": "sd21", "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
+    "stable-diffusion-xl": "sdxl",
+}  # fmt: skip
+VERSIONS = {
+    "sdxl_refiner": "sdxl-refiner",
+    "sdxl": "sdxl",
+    "sd_v2": "sd21",
+    "sd_2": "sd21",
+    "sd_v1": "sd15",
+    "sd_1": "sd15",
+}
+TEXT_WIDTHS = {768: {"sd15", "sdxl"}, 1024: {"sd21"}, 1280: {"sdxl", "sdxl-refiner"}}  # of the encoders' states
+LIKELIEST = "sd15", "sd21", "sdxl", "sdxl-refiner"
+
+
+class Decided(NamedTuple):
+    """The base model of a LoRA.
+
+    Args:
+        base: the family's name; None if the modules fit several and nothing else tells.
+        notes: sentences on what the header says otherwise, and on what was guessed.
+    """
+
+    base: str | None
+    notes: list[str]
 
 
 def base_from_header(metadata: Mapping[str, str]) -> str | None:
-    """The base model ("sd15", "sd21" or "sdxl") that a header's modelspec or kohya entries name; None if none."""
+    """The base model ("sd15", ...) that a header's modelspec or kohya entries name; None if none."""
     architecture = metadata.get("modelspec.architecture", "")
     for beginning, base in ARCHITECTURES.items():
         if architecture.startswith(beginning):
             return base
     version = metadata.get("ss_base_model_version", "").lower()
-    if version.startswith("sdxl"):
-        return "sdxl"
-    if metadata.get("ss_v2") == "True" or version.startswith(("sd_v2", "sd_2")):
+    if metadata.get("ss_v2") == "True" and not version.startswith("sdxl"):
         return "sd21"
-    return "sd15" if version.startswith(("sd_v1", "sd_1")) else None
+    return next((base for beginning, base in VERSIONS.items() if version.startswith(beginning)), None)
 
 
-def guess_base(adapters: Mapping[ModuleName, Adapter]) -> str | None:
-    """The base model that the modules and their shapes imply; None if they would fit SDXL as well as others."""
-    unet = {module.path: adapter for module, adapter in adapters.items() if module.part == "unet"}
-    # Without these layers SD 2.x looks like SD 1.x and counts as it; their files differ only in the header.
-    widths = {
-        CROSS_ATTENTION.get(adapter.shape[1]) if adapter.shape else None
-        for path, adapter in unet.items()
-        if path.endswith(("attn2.to_k", "attn2.to_v"))
-    } - {None}
-    if len(widths) == 1:
-        return str(widths.pop())
-    if any(module.part == "text_encoder_2" for module in adapters) or any(_only_sdxl(path) for path in unet):
+def decide_base(
+    adapters: Mapping[ModuleName, Adapter],
+    places: Iterable[Place] | None = None,
+    header: Mapping[str, str] | None = None,
+) -> Decided:
+    """Decide which base a LoRA is for.
+
+    The modules decide: a family that lacks one of them is out, and so is one of other widths. Only then the header is
+    asked, then the names, since kohya's trainer calls SDXL's modules otherwise than those of SD 1.x.
+
+    Args:
+        adapters: the adapters by module.
+        places: what the names in the file mean; None if there is no file.
+        header: the file's header.
+    """
+    known = list(places) if places is not None else [_place(module) for module in adapters]
+    told = base_from_header(header or {})
+    fitting = set(families()).intersection(*(place.families for place in known)) if known else set()
+    if not fitting:  # of a model of its own, such as the embedded one
+        return Decided(told, [])
+    fitting = (fitting & _by_width(adapters)) or fitting
+    if told in fitting:
+        return Decided(told, [])
+    base = _likeliest(fitting, known, adapters)
+    if told is None:
+        return Decided(base, [])
+    theirs = " or ".join(families()[name].title for name in LIKELIEST if name in fitting)
+    return Decided(base, [f"its header says {families()[told].title}, and its modules are those of {theirs}"])
+
+
+def _place(module: ModuleName) -> Place:
+    named = [name for name in LIKELIEST if module in kinds_of_modules(name)]
+    return Place(module, frozenset(named), False)
+
+
+def _likeliest(fitting: set[str], places: list[Place], adapters: Mapping[ModuleName, Adapter]) -> str | None:
+    if len(fitting) > 1:
+        fitting = fitting - {"sdxl-refiner"}
+    numbered = any(place.original for place in places) or any(m.part == "text_encoder_2" for m in adapters)
+    if numbered and "sdxl" in fitting:
         return "sdxl"
-    return "sd15" if any(_never_sdxl(path) for path in unet) else None
+    if fitting == {"sd15", "sd21"}:  # the same names; their files differ in widths, and in these layers' shapes
+        flat = [len(a.shape) for m, a in adapters.items() if m.path.endswith(("proj_in", "proj_out")) and a.shape]
+        return "sd21" if flat and max(flat) == 2 else "sd15"
+    return fitting.pop() if len(fitting) == 1 else None
 
 
-def _only_sdxl(path: str) -> bool:
-    """Whether only SDXL's U-Net has a module of this path."""
-    later = ".transformer_blocks." in path and ".transformer_blocks.0." not in path
-    return later or path.startswith(("add_embedding.", "up_blocks.0.attentions."))
+def _by_width(adapters: Mapping[ModuleName, Adapter]) -> set[str]:
+    """The families with weights as wide as those that the adapters are made for; all if no width tells."""
+    left, contexts = set(families()), {family.context: name for name, family in families().items()}
+    for module, adapter in adapters.items():
+        shape = adapter.shape
+        if shape is None or len(shape) < 2:
+            continue
+        if module.part == "unet" and module.path.endswith(("attn2.to_k", "attn2.to_v")) and shape[1] in contexts:
+            left &= {contexts[shape[1]]}
+        elif ".self_attn." in module.path and shape[0] == shape[1] and shape[0] in TEXT_WIDTHS:
+            left &= TEXT_WIDTHS[shape[0]]
+    return left
 
 
-def _never_sdxl(path: str) -> bool:
-    """Whether SDXL's U-Net has no module of this path."""
-    return path.startswith(
-        ("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.3.", "down_blocks.2.downsamplers.",
-         "up_blocks.2.attentions.", "up_blocks.2.upsamplers.")
-    )  # fmt: skip
+def wrong_shape(module: ModuleName, adapter: Adapter, base: str | None) -> bool:
+    """Whether an adapter is made for a 1 x 1 convolution where the base has a linear layer, or the other way round.
+
+    Such are the attention blocks' `proj_in` and `proj_out`, which SD 1.x has as convolutions and others as linear
+    layers.
+    """
+    shape = adapter.shape
+    if base is None or shape is None or any(side != 1 for side in shape[2:]):
+        return False
+    return kinds_of_modules(base).get(module) == {2: CONV, 4: LINEAR}.get(len(shape)) and module.path.endswith(
+        ("proj_in", "proj_out")
+    )

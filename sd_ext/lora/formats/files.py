@@ -19,6 +19,7 @@ from ...reading import open_tensors, parse_json
 from ...tensors import storable
 
 MODEL_HASH = "sshs_model_hash"
+FLOAT8 = torch.float8_e4m3fn, torch.float8_e5m2
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,24 @@ def _sort_header(new: Path) -> None:
         file.write(text.ljust(length))
 
 
+def readable(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Convert tensors of the 8-bit floating-point types, which nothing can be computed in, to float16.
+
+    Every value of float8_e4m3fn and float8_e5m2 is one of float16's.
+
+    Args:
+        tensors: by key.
+
+    Returns:
+        The tensors, and a sentence on the conversion, "" if there was none.
+    """
+    small = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.dtype in FLOAT8}
+    made = {name: tensor.half() if tensor.dtype in FLOAT8 else tensor for name, tensor in tensors.items()}
+    if not small:
+        return made, ""
+    return made, f"it holds {' and '.join(sorted(small))}, which is read as float16 with the same values"
+
+
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
     """Convert tensors to another dtype.
 
@@ -116,7 +135,8 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict
         return tensors, ""
     made, lost, total, largest = {}, 0, 0, 0.0
     for name, tensor in tensors.items():
-        made[name] = tensor if name.endswith(".alpha") else tensor.to(dtype)  # a single number, kept exact
+        exact = name.endswith(".alpha") or not tensor.is_floating_point()  # single numbers, places
+        made[name] = tensor if exact else tensor.to(dtype)
         if not made[name].isfinite().all():
             worst = tensor.abs().max().item()
             raise InputError(f"{name} holds {worst:.3g}, too large for {dtype}; choose bfloat16 or float32")

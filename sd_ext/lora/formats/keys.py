@@ -1,116 +1,166 @@
-"""Turn a file's tensors, by key, into adapters by module: what the formats have in common."""
+"""Turn a file's tensors, by key, into adapters by module.
+
+A key is a module's name (`names`), then what of which kind of adapter the tensor is (`sd_ext.lora.kinds`), and peft may
+put the adapter's name before the last word: `unet.conv_in.lora_A.my-style.weight`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ...errors import InputError, UnknownNameError
+from ...models.original.modules import has_bias
 from ..adapter import Adapter, ModuleName
-from ..kinds import find_kind, kinds_beside, spellings
+from ..kinds import Meaning, find_kind, kinds_beside, spellings
+from .names import Place, find_module
 
 Fields = dict[str, Tensor]  # one adapter's tensors by the names that its kind defines, and "alpha"
 Alphas = Callable[[ModuleName, int], "float | None"]  # (module, rank) -> alpha, if known
+OLD = re.compile(r"(?P<name>.+\.to_(?:q|k|v|out))_lora\.(?P<side>down|up)\.weight")  # Diffusers' first LoRA layers
+FACTOR = re.compile(r"lora_([A-Z]|up|down|mid)|(hada|lokr)_\w{2,4}|b?oft_\w")  # a tensor's name, never a module's
+LONGEST = 3  # words of what follows a module's name
 
 
-def split_kohya(key: str) -> tuple[str, tuple[str, str]]:
-    """Split a key of kohya's format: `lora_unet_conv_in.alpha` is module `lora_unet_conv_in`, field ("", "alpha").
+@dataclass
+class Found:
+    """What a file's keys say.
+
+    Args:
+        kinds: module, or its bias -> the kind; "" where only an alpha or the like was found.
+        fields: the same -> tensors.
+        places: what the names in the file mean.
+        skipped: keys that mean nothing.
+    """
+
+    kinds: dict[ModuleName, str] = field(default_factory=dict)
+    fields: dict[ModuleName, Fields] = field(default_factory=dict)
+    places: list[Place] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def split(key: str) -> tuple[str, Meaning, str]:
+    """Split a key: `unet.conv_in.lora_A.my-style.weight` is `unet.conv_in`, a LoRA's `down`, of the adapter `my-style`.
 
     Returns:
-        The module's name in the file, and (kind, tensor) as in `sd_ext.lora.kinds.spellings`.
+        The module's name, what the tensor is, and the adapter's name ("" if the key has none).
 
     Raises:
         UnknownNameError: no kind has such a tensor.
     """
-    name, _, field = key.partition(".")
-    known = spellings("kohya")
-    if field not in known:
-        raise UnknownNameError(f"kind of tensor in {key!r}", field, known)
-    return name, known[field]
+    if old := OLD.fullmatch(key):
+        return old["name"], Meaning("lora", old["side"]), ""
+    known, words = spellings(), key.split(".")
+    for length in range(min(LONGEST, len(words) - 1), 1, -1):
+        if (meaning := known.get(".".join(words[-length:]))) is not None:
+            return ".".join(words[:-length]), meaning, ""
+    end = words[-1:] if words[-1] == "weight" else []
+    body = words[: len(words) - len(end)]
+    if len(body) > 2 and (meaning := known.get(".".join([body[-2], *end]))) is not None:
+        return ".".join(body[:-2]), meaning, body[-1]
+    if len(words) > 1 and (meaning := known.get(words[-1])) is not None and not FACTOR.fullmatch(words[-2]):
+        return ".".join(words[:-1]), meaning, ""
+    raise UnknownNameError(f"kind of tensor in {key!r}", ".".join(words[-2:] if len(words) > 2 else words[1:]), known)
 
 
-def split_dotted(key: str) -> tuple[str, tuple[str, str]]:
-    """Split a key of Diffusers' or peft's formats, such as `unet.conv_in.lora_A.weight`.
-
-    Returns:
-        The module's path in the file, and (kind, tensor) as in `sd_ext.lora.kinds.spellings`.
-
-    Raises:
-        UnknownNameError: no kind has such a tensor.
-    """
-    plain = re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key)  # peft's own state: lora_A.default.weight
-    if old := re.fullmatch(r"(.+\.to_(?:q|k|v|out))_lora\.(down|up)\.weight", plain):
-        return old[1], ("lora", old[2])
-    known = spellings("dotted")
-    for field, meaning in known.items():
-        if plain.endswith(f".{field}"):
-            return plain[: -len(field) - 1], meaning
-    raise UnknownNameError(f"kind of tensor in {key!r}", ".".join(key.split(".")[-2:]), known)
-
-
-def collect(
-    tensors: Mapping[str, Tensor],
-    split: Callable[[str], tuple[str, tuple[str, str]]],
-    module_of: Callable[[str], ModuleName],
-) -> dict[ModuleName, tuple[str, Fields]]:
+def collect(tensors: Mapping[str, Tensor], part: str | None = None, skip: bool = False) -> Found:
     """Group a file's tensors by module.
 
     Args:
         tensors: by key.
-        split: splits a key: `split_kohya` or `split_dotted`.
-        module_of: the module for a name in the file.
-
-    Returns:
-        The kind ("" if only an alpha or the like was found) and the tensors of every module.
+        part: the part of the pipeline of names that do not say theirs.
+        skip: leave out keys that mean nothing; they are listed in the result.
 
     Raises:
-        InputError: an unknown key, two names for one module, or one module with two kinds.
+        InputError: a key that means nothing, two names for one module, or one module with two kinds.
     """
-    found: dict[ModuleName, tuple[str, Fields]] = {}
-    called: dict[ModuleName, str] = {}
+    found, called, adapters = Found(), dict[ModuleName, str](), set[str]()
+    places: dict[str, Place] = {}
     for key in sorted(tensors):
-        name, (kind, field) = split(key)
-        module = module_of(name)
-        before, fields = found.get(module, (kind, {}))
-        if called.setdefault(module, name) != name or field in fields:
-            raise InputError(f"{module} is given twice: as {called[module]} and as {name}")
-        if kind and before and kind != before:
-            raise InputError(f"{module} is both a {before} and a {kind}")
-        fields[field] = tensors[key]
-        found[module] = kind or before, fields
+        try:
+            name, meaning, adapter = split(key)
+            place = places[name] if name in places else find_module(name, part)
+        except UnknownNameError:
+            if not skip:
+                raise
+            found.skipped.append(key)
+            continue
+        places[name] = place
+        adapters |= {adapter} - {""}
+        if len(adapters) > 1:
+            raise InputError(
+                f"it holds several adapters, {' and '.join(sorted(adapters))}; only files with one are read"
+            )
+        if called.setdefault(place.module, name) != name:
+            raise InputError(f"{place.module} is given twice: as {called[place.module]} and as {name}")
+        _add(found, bias_of(place.module) if meaning.bias else place.module, meaning, key, tensors[key])
+    found.places = list(places.values())
     return found
 
 
-def assemble(found: dict[ModuleName, tuple[str, Fields]], alpha_of: Alphas) -> dict[ModuleName, Adapter]:
+def _add(found: Found, module: ModuleName, meaning: Meaning, key: str, tensor: Tensor) -> None:
+    before, fields = found.kinds.get(module, ""), found.fields.setdefault(module, {})
+    if meaning.tensor in fields:
+        raise InputError(f"{module} is given twice: {key} is there under another name")
+    if meaning.kind and before and meaning.kind != before:
+        raise InputError(f"{module} is both a {before} and a {meaning.kind}")
+    fields[meaning.tensor] = tensor
+    found.kinds[module] = meaning.kind or before
+
+
+def bias_of(module: ModuleName) -> ModuleName:
+    """What a module's bias is called."""
+    return ModuleName(module.part, f"{module.path}.bias")
+
+
+def assemble(found: Found, alpha_of: Alphas) -> dict[ModuleName, Adapter]:
     """Make adapters of the tensors that `collect` has grouped.
 
     Args:
         found: the result of `collect`.
-        alpha_of: the alpha of modules that have no alpha tensor; where it returns None, alpha is the rank.
+        alpha_of: the alpha of modules that have no alpha tensor; where it returns None, it is the kind's usual one.
 
     Raises:
         InputError: a module's tensors do not make an adapter; the message names the module.
     """
-    adapters = {}
-    for module, (kind, fields) in found.items():
+    adapters: dict[ModuleName, Adapter] = {}
+    for module, fields in found.fields.items():
+        if fields.keys() == {"alpha"} and bias_of(module) in found.fields:
+            continue  # of a module whose bias alone is changed
         try:
-            adapters[module] = _adapter(module, kind, dict(fields), alpha_of)
+            adapters |= _adapters(module, found.kinds[module], dict(fields), alpha_of)
         except InputError as error:
             raise InputError(f"{module}: {error}") from None
     return adapters
 
 
-def _adapter(module: ModuleName, kind: str, fields: Fields, alpha_of: Alphas) -> Adapter:
-    own = fields.pop("alpha", None)
-    if own is not None and own.numel() != 1:
-        raise InputError(f"alpha is {tuple(own.shape)}, not one number")
+def _adapters(module: ModuleName, kind: str, fields: Fields, alpha_of: Alphas) -> dict[ModuleName, Adapter]:
+    own = number(fields.pop("alpha", None), "alpha")
+    factor = number(fields.pop("scalar", None), "scalar")
     if not kind:
         raise InputError(f"only {', '.join(fields) or 'alpha'} is there, and no factors")
     made = Adapter(kind, completed(kind, fields), 1.0)
-    alpha = float(own.item()) if own is not None else alpha_of(module, made.rank)
-    return Adapter(kind, made.tensors, float(made.rank or 1) if alpha is None else float(alpha))
+    alpha = own if own is not None else alpha_of(module, made.rank)
+    alpha = made.rules.usual_alpha(made.tensors) if alpha is None else float(alpha)
+    tensors = made.tensors if factor is None else made.rules.stronger(made.tensors, factor)
+    if tensors is None:
+        raise InputError(f"a {made.rules.name} has no scalar")
+    adapters = {module: Adapter(kind, tensors, alpha)}
+    if has_bias(module.path) and (bias := made.rules.of_bias(fields)) is not None:
+        adapters[bias_of(module)] = Adapter(kind, bias, alpha)
+    return adapters
+
+
+def number(tensor: Tensor | None, what: str) -> float | None:
+    """The one number that a tensor holds. Raises `InputError`, naming it `what`, for a tensor of several."""
+    if tensor is None:
+        return None
+    if tensor.numel() != 1:
+        raise InputError(f"{what} is {tuple(tensor.shape)}, not one number")
+    return float(tensor.item())
 
 
 def completed(kind: str, fields: Fields) -> Fields:
@@ -126,3 +176,10 @@ def completed(kind: str, fields: Fields) -> Fields:
     for rules in (find_kind(kind), *kinds_beside()):
         fields = rules.complete(fields)
     return fields
+
+
+def said(keys: Iterable[str], most: int = 5) -> str:
+    """Some keys in words: the first few, and how many more there are."""
+    keys = sorted(keys)
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

@@ -17,19 +17,22 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import InputError
+from ...models.original.families import families
+from ...models.original.modules import NORM
 from ..adapter import Adapter, ModuleName
 from ..kinds.kind import Kind
 from ..kinds.lora import LoraKind
 from ..lora import Lora
-from .bases import base_from_header, guess_base
+from .bases import decide_base
 from .files import MODEL_HASH
-from .names import to_kohya
+from .names import kinds_of_modules, to_kohya
 
-VERSIONS = {"sd15": "sd_v1", "sd21": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+VERSIONS = {"sd15": "sd_v1", "sd21": "sd_v2", "sdxl": "sdxl_base_v1-0", "sdxl-refiner": "sdxl_refiner_v1-0"}
 ARCHITECTURES = {
     "sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
 }  # fmt: skip
-RESOLUTIONS = {"sd15": "512x512", "sd21": "512x512", "sdxl": "1024x1024"}
+RESOLUTIONS = {"sd15": "512x512", "sd21": "512x512", "sdxl": "1024x1024", "sdxl-refiner": "1024x1024"}
 ORIGINAL = "https://github.com/Stability-AI/generative-models"
 LEGACY_HASH = slice(0x100000, 0x110000)  # the bytes of a file that the legacy hash covers
 
@@ -39,21 +42,37 @@ def base_of(lora: Lora) -> str:
 
     Raises `InputError` if it cannot be found out.
     """
-    base = lora.base or base_from_header(lora.metadata) or guess_base(lora.adapters)
+    base = lora.base or decide_base(lora.adapters, header=lora.metadata).base
     if base is None:
-        raise InputError("these modules do not tell SD 1.x from SDXL; say which base it is for: sd15, sd21 or sdxl")
+        names = ", ".join(list(families())[:-1])
+        raise InputError(f"these modules do not tell SD 1.x from SDXL; say which base it is for: {names}")
     return base
 
 
 def tensors_of(lora: Lora) -> dict[str, Tensor]:
-    """The tensors of the file to write, by key. Raises `InputError` if the base model has no such module."""
-    is_sdxl, tensors = base_of(lora) == "sdxl", dict(lora.bundled)
+    """The tensors of the file to write, by key.
+
+    Raises `InputError` if the base model has no such module, or the format no names for what changes it.
+    """
+    base, tensors = base_of(lora), dict(lora.bundled)
     for module, adapter in lora.adapters.items():
-        name = to_kohya(module, is_sdxl)
-        for field, tensor in adapter.rules.for_kohya(adapter.tensors).items():
+        inside = ModuleName(module.part, module.path.removesuffix(".bias"))
+        name = to_kohya(inside, base)
+        try:
+            fields = adapter.rules.for_kohya(adapter.tensors, what_it_is(inside, base, inside != module))
+        except InputError as error:
+            raise InputError(f"{module} {error}") from None
+        for field, tensor in fields.items():
             tensors[f"{name}.{field}"] = tensor.detach().cpu()
-        tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
+        if adapter.rules.has_alpha:
+            tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
     return tensors
+
+
+def what_it_is(module: ModuleName, base: str, bias: bool) -> str:
+    """What of a module an adapter changes: "weight", "bias", "norm" or "norm bias", as in `Kind.elsewhere`."""
+    is_norm = kinds_of_modules(base).get(module) == NORM
+    return ("norm bias" if bias else "norm") if is_norm else "bias" if bias else "weight"
 
 
 def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mapping[str, str]) -> dict[str, str]:
@@ -75,16 +94,18 @@ def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mappi
 def _layout(lora: Lora) -> dict[str, str]:
     """Header entries that follow from the tensors."""
     rules = {adapter.rules.name: adapter.rules for adapter in lora}
+    ranked = [adapter for adapter in lora if adapter.rank] or list(lora)
     networks = {kind.network for kind in rules.values()}
     layout = {
-        "ss_network_dim": common([adapter.rank for adapter in lora]),
-        "ss_network_alpha": common([adapter.alpha for adapter in lora]),
+        "ss_network_dim": common([adapter.rank for adapter in ranked]),
+        "ss_network_alpha": common([adapter.alpha for adapter in ranked]),
         "ss_network_module": networks.pop() if len(networks) == 1 else Kind.network,
     }
     if layout["ss_network_module"] != LoraKind.network:
-        algorithm: dict[str, Any] = {"algo": "+".join(sorted({adapter.kind for adapter in lora}))}
+        names = {str(adapter.rules.network_args.get("algo", adapter.kind)) for adapter in lora}
+        algorithm: dict[str, Any] = {"algo": "+".join(sorted(names))}
         for kind in rules.values():
-            algorithm |= kind.network_args
+            algorithm = {**kind.network_args, **algorithm}
         layout["ss_network_args"] = json.dumps(algorithm)
     return layout
 
@@ -107,7 +128,7 @@ def _defaults(base: str, metadata: Mapping[str, str], name: str) -> dict[str, st
         "ss_output_name": title,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",
-        "modelspec.implementation": ORIGINAL if base == "sdxl" else "diffusers",
+        "modelspec.implementation": ORIGINAL if base.startswith("sdxl") else "diffusers",
         "modelspec.title": title,
         "modelspec.resolution": "768x768" if at_768 else RESOLUTIONS[base],
         "modelspec.prediction_type": "v" if by_velocity else "epsilon",
@@ -125,12 +146,14 @@ def with_one_alpha(lora: Lora) -> Lora:
     Raises:
         InputError: a rescaled factor does not fit its dtype; the message names the module.
     """
-    usual = {part: Counter(a.alpha for a in lora.of_part(part).values()).most_common(1)[0][0] for part in lora.parts}
-    return replace(lora, adapters={m: _with_alpha(m, adapter, usual[m.part]) for m, adapter in lora.adapters.items()})
+    alphas = {part: [a.alpha for a in lora.of_part(part).values() if a.rules.in_diffusers] for part in lora.parts}
+    usual = {part: Counter(known).most_common(1)[0][0] for part, known in alphas.items() if known}
+    made = {m: _with_alpha(m, adapter, usual.get(m.part, adapter.alpha)) for m, adapter in lora.adapters.items()}
+    return replace(lora, adapters=made)
 
 
 def _with_alpha(module: ModuleName, adapter: Adapter, alpha: float) -> Adapter:
-    if adapter.alpha == alpha or not alpha:
+    if adapter.alpha == alpha or not alpha or not adapter.rules.in_diffusers:
         return adapter
     tensors = adapter.rules.stronger(adapter.tensors, adapter.alpha / alpha)
     if tensors is None:

@@ -1,104 +1,190 @@
-"""Convert names of modules between formats: Diffusers' dotted paths, old and new, and kohya's with underscores.
+"""What a module is called in a LoRA file, and which module a name means.
 
-kohya replaces the dots of a path by underscores. To read such a name one must know the words that contain underscores
-themselves; they are listed here. Other words occur in no Stable Diffusion U-Net or CLIP text encoder.
+Trainers call the same module by many names:
+
+    lora_unet_input_blocks_4_1_proj_in                       kohya's, SDXL: the original name, flat
+    lora_unet_down_blocks_1_attentions_0_proj_in             kohya's, SD 1.x and 2.x: Diffusers' name, flat
+    unet.down_blocks.1.attentions.0.proj_in                  Diffusers'
+    diffusion_model.input_blocks.4.1.proj_in                 ComfyUI's
+    base_model.model.down_blocks.1.attentions.0.proj_in      peft's
+    lycoris_down_blocks_1_attentions_0_proj_in               LyCORIS's
+
+All are a module's name, in one of two layouts, with dots or underscores, after beginnings that say the part or nothing.
+The names are those of the models' own lists (`sd_ext.models.original.modules`); a new beginning is a line in
+`BEGINNINGS`, a new way to write one module a line in `REWRITTEN`.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
 
 from ...errors import InputError, UnknownNameError
+from ...models.original.families import Blocks, families
+from ...models.original.modules import modules, original_names, text_modules, unet_modules
 from ..adapter import ModuleName
-from . import sdxl
 
-_UNET = """
-down_blocks mid_block up_blocks resnets attentions downsamplers upsamplers transformer_blocks attn1 attn2 ff net proj
-to_q to_k to_v to_out proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut time_emb_proj time_embedding
-add_embedding class_embedding linear_1 linear_2"""
-_TEXT = "encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2 text_projection"
-UNET_WORDS, TEXT_WORDS = frozenset(_UNET.split()), frozenset(_TEXT.split())
-OLD_TEXT_WORDS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-PREFIXES = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
+ANY = ""
+BEGINNINGS = {
+    "lora_unet_": "unet", "unet_": "unet", "diffusion_model_": "unet", "model_diffusion_model_": "unet",
+    "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2",
+    "te_": "text_encoder", "te1_": "text_encoder", "te2_": "text_encoder_2",
+    "text_encoder_": "text_encoder", "text_encoder_1_": "text_encoder", "text_encoder_2_": "text_encoder_2",
+    "text_encoders_": ANY, "clip_l_": "text_encoder", "clip_h_": "text_encoder", "clip_g_": "text_encoder_2",
+    "lora_": ANY, "lycoris_": ANY, "base_model_": ANY, "model_": ANY, "module_": ANY, "transformer_": ANY,
+    "_orig_mod_": ANY,
+}  # fmt: skip
+"""Beginnings of names in files -> the part of the pipeline they say, `ANY` if none. Those of checkpoints are known too
+(`beginnings`). Dots are underscores here."""
+REWRITTEN = (
+    (r"_processor(?=_to_|$)", ""),  # Diffusers' first LoRA layers
+    (r"(?<=attn[12])_to_out$", "_to_out_0"),
+    (r"(?<=self_attn)_to_out(_0)?$", "_out_proj"),
+    (r"(?<=self_attn)_to_([qkv])$", r"_\1_proj"),
+)
+"""Ways to write the end of a flat name -> the usual one."""
+NEAR = 3  # names in a message
+WIDEST = Blocks((1, 2, 3, 4), (10, 10, 10, 10), 10, True, 3)
+"""Blocks of models of the same make that are of no family: every module that any of them has."""
 
 
-def words_of(part: str) -> frozenset[str]:
-    """The words, besides numbers, that occur in the paths of this part's modules."""
-    return UNET_WORDS if part == "unet" else TEXT_WORDS
-
-
-def unflatten(name: str, words: Iterable[str]) -> str:
-    """Convert `down_blocks_0_attentions_1` to `down_blocks.0.attentions.1`.
+class Place(NamedTuple):
+    """What a name in a file means.
 
     Args:
-        name: the name with underscores.
-        words: the words that it may consist of, besides numbers.
+        module: the module.
+        families: names of the families that have such a module.
+        original: whether it is called by its name in the original layout, where that differs from Diffusers'.
+    """
+
+    module: ModuleName
+    families: frozenset[str]
+    original: bool
+
+
+def flat(name: str) -> str:
+    """A name with underscores for dots, written as usual."""
+    made = name.replace(".", "_")
+    for pattern, usual in REWRITTEN:
+        made = re.sub(pattern, usual, made)
+    return made
+
+
+@cache
+def index() -> dict[str, tuple[Place, ...]]:
+    """Every flat name without a beginning -> what it can mean, a module of each part at most."""
+    found: dict[str, dict[ModuleName, tuple[set[str], bool]]] = {}
+    for family, module, original in _listed():
+        usual = {module.path} if module.part == "unet" else {module.path, to_text_model(module.path)}
+        for name in usual | ({original} if original else set()):
+            entry = found.setdefault(name.replace(".", "_"), {})
+            known, by_original = entry.setdefault(module, (set(), name not in usual))
+            known |= {family} if family else set()
+            entry[module] = known, by_original
+    return {
+        name: tuple(Place(module, frozenset(known), original) for module, (known, original) in entry.items())
+        for name, entry in found.items()
+    }
+
+
+def _listed() -> Iterator[tuple[str, ModuleName, str | None]]:
+    """Yield (family, module, original name) of every module; family "" for models that are of none."""
+    for family in families().values():
+        for part in ("unet", *family.text):
+            originals = original_names(family, part)
+            for path, _ in modules(family, part):
+                yield family.name, ModuleName(part, path), originals.get(path)
+    for path, _ in unet_modules(WIDEST, True):
+        yield "", ModuleName("unet", path), None
+    layers = max(encoder.layers for family in families().values() for encoder in family.text.values())
+    for part in ("text_encoder", "text_encoder_2"):
+        yield from (("", ModuleName(part, path), None) for path, _ in text_modules(layers, True))
+
+
+@cache
+def beginnings() -> dict[str, str]:
+    """`BEGINNINGS` and those of checkpoints, longest first."""
+    made = dict(BEGINNINGS)
+    for family in families().values():
+        for part, known in family.beginnings.items():
+            if part in ("unet", *family.text):
+                made |= {beginning.replace(".", "_"): part for beginning in known}
+    return dict(sorted(made.items(), key=lambda pair: -len(pair[0])))
+
+
+def find_module(name: str, part: str | None = None) -> Place:
+    """Find the module that a name in a file means.
+
+    Args:
+        name: the name, flat or dotted, without what follows the module in a key.
+        part: the part if the name does not say it; None means the first that has such a module.
 
     Raises:
-        UnknownNameError: a piece of the name is neither a number nor one of `words`.
+        UnknownNameError: no Stable Diffusion has such a module; the message has near ones.
     """
-    known = {tuple(word.split("_")) for word in words}
-    longest = max(map(len, known))
-    pieces, path = name.split("_"), []
-    while pieces:
-        fits = (n for n in range(longest, 0, -1) if tuple(pieces[:n]) in known)
-        length = 1 if pieces[0].isdigit() else next(fits, 0)
-        if not length:
-            raise UnknownNameError(f"stretch of the module name {name!r}", "_".join(pieces[:2]), words)
-        path.append("_".join(pieces[:length]))
-        del pieces[:length]
-    return ".".join(path)
+    place, rest = look_up(name, part)
+    if place is None:
+        raise _unknown(name, rest)
+    return place
 
 
-def check_path(part: str, path: str) -> None:
-    """Raise `UnknownNameError` if a dotted path contains a word that occurs in no module of this part."""
-    for word in path.split("."):
-        if not word.isdigit() and word not in words_of(part):
-            raise UnknownNameError(f"word in the module name '{part}.{path}'", word, words_of(part))
+def look_up(name: str, part: str | None = None) -> tuple[Place | None, str]:
+    """As `find_module`, but None for a name that means nothing; and the name as far as it was not understood."""
+    rest, said = flat(name), part
+    while True:
+        for place in index().get(rest, ()):
+            if said in (None, place.module.part):
+                return place, rest
+        beginning = next((known for known in beginnings() if rest.startswith(known)), None)
+        if beginning is None:
+            return None, rest
+        rest, said = rest[len(beginning) :], beginnings()[beginning] or said
 
 
-def from_kohya(name: str) -> ModuleName:
-    """The module of a name in kohya's format, such as `lora_te1_text_model_encoder_layers_0_mlp_fc1`.
-
-    U-Net names may be Diffusers' or, as for SDXL, the original ones.
-
-    Raises:
-        InputError: no such module.
-    """
-    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
-    if prefix is None:
-        raise UnknownNameError("beginning of a module name", name, PREFIXES)
-    part, rest = PREFIXES[prefix], name[len(prefix) :]
-    if part != "unet":
-        return ModuleName(part, unflatten(rest.removeprefix("text_model_"), TEXT_WORDS))
-    if rest.startswith(sdxl.BEGINNINGS):
-        return ModuleName(part, sdxl.from_original(unflatten(rest, sdxl.WORDS)))
-    return ModuleName(part, unflatten(rest, UNET_WORDS))
+def _unknown(name: str, rest: str) -> InputError:
+    """The error for a name that means nothing, with near names written as it is."""
+    near = difflib.get_close_matches(rest, [key for key in index() if abs(len(key) - len(rest)) < 8], NEAR, 0.75)
+    start = flat(name)[: len(flat(name)) - len(rest)]
+    start = "lora_unet_" if start and not beginnings().get(start) else start
+    if "." in name:
+        start = start and f"{beginnings().get(start) or 'unet'}."
+        near = list(dict.fromkeys(index()[key][0].module.path for key in near))
+    known = [start + key for key in near] or [key for key in BEGINNINGS if key.startswith(("lora", "unet"))]
+    return UnknownNameError("module of Stable Diffusion", name, known)
 
 
-def to_kohya(module: ModuleName, is_sdxl: bool) -> str:
+def to_kohya(module: ModuleName, base: str) -> str:
     """The name of a module in kohya's format.
 
     Args:
         module: the module.
-        is_sdxl: whether it is SDXL's: then U-Net modules have their original names and text encoders a number.
+        base: the family. For SDXL, U-Net modules have their original names and text encoders a number.
 
     Raises:
-        InputError: SDXL's original U-Net has no such module.
+        InputError: the family's original U-Net has no such module, or it has only one text encoder.
     """
+    numbered = base.startswith("sdxl")
     if module.part == "unet":
-        path = sdxl.to_original(module.path) if is_sdxl else module.path
+        path = _original(base, module.path) if numbered else module.path
         return "lora_unet_" + path.replace(".", "_")
-    if module.part == "text_encoder_2" and not is_sdxl:
+    if module.part == "text_encoder_2" and not numbered:
         raise InputError(f"{module}: only SDXL has a second text encoder")
-    number = {"text_encoder": "1", "text_encoder_2": "2"}[module.part] if is_sdxl else ""
+    number = {"text_encoder": "1", "text_encoder_2": "2"}[module.part] if numbered else ""
     return f"lora_te{number}_{to_text_model(module.path).replace('.', '_')}"
+
+
+def _original(base: str, path: str) -> str:
+    if path not in (names := _originals(base)):
+        raise InputError(f"the original U-Net of {families()[base].title} has no module unet.{path}")
+    return names[path]
+
+
+@cache
+def _originals(base: str) -> dict[str, str]:
+    return original_names(families()[base], "unet")
 
 
 def to_text_model(path: str) -> str:
@@ -106,25 +192,8 @@ def to_text_model(path: str) -> str:
     return path if path.startswith("text_projection") else f"text_model.{path}"
 
 
-def from_dotted(path: str, part: str | None = None) -> ModuleName:
-    """The module of a dotted name, in the current or the old naming (attention processors) of Diffusers, or in peft's.
-
-    Args:
-        path: the name, which may begin with the part.
-        part: the part if the name does not say; None guesses it from the path.
-
-    Raises:
-        InputError: no such module.
-    """
-    path = path.removeprefix("base_model.model.").replace(".processor", "")
-    named = re.match(r"(unet|text_encoder_2|text_encoder)\.(?!layers\.)(.+)", path)
-    if named:
-        part, path = named[1], named[2]
-    part = part or ("text_encoder" if path.startswith(("text_model.", "encoder.layers.", "text_proj")) else "unet")
-    if part == "unet":
-        path = re.sub(r"\.to_out$", ".to_out.0", path)
-    else:
-        path = path.removeprefix("text_model.")
-        path = re.sub(r"(?<=self_attn\.)to_\w+$", lambda m: OLD_TEXT_WORDS.get(m[0], m[0]), path)
-    check_path(part, path)
-    return ModuleName(part, path)
+@cache
+def kinds_of_modules(base: str) -> dict[ModuleName, str]:
+    """What every module of a family is: "linear", "conv", "norm" or "embedding"."""
+    family = families()[base]
+    return {ModuleName(part, path): kind for part in ("unet", *family.text) for path, kind in modules(family, part)}

@@ -12,6 +12,7 @@ from ...errors import InputError, UnknownNameError
 from ..lora import Lora
 from . import diffusers, kohya
 from .files import MODEL_HASH, cast, write_tensors
+from .words import write_words
 
 FORMATS = "diffusers", "kohya"
 
@@ -33,14 +34,16 @@ def save_lora(
         path: the file; missing folders are made.
         format: "diffusers", with every module's strength in the header, or "kohya", which A1111, ComfyUI and Diffusers
             read.
-        dtype: the dtype of the factors; None keeps it.
-        base: the base model, "sd15", "sd21" or "sdxl"; None means the one that the LoRA states or its modules imply.
+        dtype: the dtype of the factors; None means `lora.dtype`, or if that is None, each tensor's own.
+        base: the base model, "sd15", "sd21", "sdxl" or "sdxl-refiner"; None means the one that the LoRA states or its
+            modules imply.
         metadata: header entries, which take precedence over `lora.metadata`.
         keep_alphas: for kohya: keep alphas that differ between modules, which Diffusers would misread. By default each
             part gets one alpha, without changing the effect (`with_one_alpha`).
 
     Returns:
-        A sentence on values that became 0 in `dtype`; "" if none did.
+        Sentences on values that became 0 in `dtype`, and on bundled words, which Diffusers' format has no place for and
+        which are written beside the file, in the folder NAME_words; "" if there is nothing to say.
 
     Raises:
         InputError: the format cannot hold this LoRA, a value does not fit `dtype`, or the base model is not known.
@@ -50,6 +53,7 @@ def save_lora(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: LoRAs are written as .safetensors only")
+    dtype = lora.dtype if dtype is None else dtype
     lora = replace(lora, metadata={**lora.metadata, **(metadata or {})}, base=base or lora.base)
     if format == "kohya":
         lora = lora if keep_alphas else kohya.with_one_alpha(lora)
@@ -61,4 +65,6 @@ def save_lora(
     else:
         raise UnknownNameError("LoRA format", format, FORMATS)
     write_tensors(path, tensors, header)
+    if format == "diffusers" and lora.bundled:
+        note = ". ".join(filter(None, [note, write_words(lora.bundled, path, dtype)]))
     return note

@@ -1,4 +1,4 @@
-"""The kinds of adapters: LoRA, DoRA, LoHa, LoKr. To add one, write a `Kind` in a file here and list it in `KINDS`.
+"""The kinds of adapters: LoRA, DoRA, LoHa, LoKr, ... To add one, write a `Kind` in a file here and list it in `KINDS`.
 
 Other packages call `register`. Importing this package does not import torch, so that the command line can list the
 names quickly.
@@ -7,17 +7,44 @@ names quickly.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ...errors import InputError, UnknownNameError
 from .dora import DoraKind
+from .full import DiffKind, SetKind
+from .glora import GloraKind
+from .ia3 import Ia3Kind
 from .kind import Kind
 from .loha import LohaKind
 from .lokr import LokrKind
 from .lora import LoraKind
+from .oft import OftKind
+from .sparse import SparseKind
+from .tlora import TloraKind
 
-__all__ = ["KINDS", "Kind", "find_kind", "kind_of", "kinds_beside", "register", "spellings"]
+__all__ = ["KINDS", "Kind", "Meaning", "find_kind", "kind_of", "kinds_beside", "register", "spellings"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (LoraKind(), DoraKind(), LohaKind(), LokrKind())}
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        LoraKind(), SparseKind(), DoraKind(), LohaKind(), LokrKind(), Ia3Kind(), GloraKind(), OftKind(), TloraKind(),
+        DiffKind(), SetKind(),
+    )
+}  # fmt: skip
+
+
+class Meaning(NamedTuple):
+    """What a tensor in a file is.
+
+    Args:
+        kind: the name of its kind; "" for tensors that may accompany any kind: `alpha`, and those of `kinds_beside`.
+        tensor: its name there.
+        bias: whether it changes the module's bias, not its weight.
+    """
+
+    kind: str
+    tensor: str
+    bias: bool = False
 
 
 def register(kind: Kind) -> None:
@@ -64,16 +91,13 @@ def kind_of(name: str, tensors: Iterable[str]) -> Kind:
     return kind
 
 
-def spellings(format: str) -> dict[str, tuple[str, str]]:
-    """Everything that may follow a module's name in the keys of a file -> (kind, tensor).
-
-    The kind is "" for tensors that may accompany any kind: `alpha`, and those of `kinds_beside`.
-
-    Args:
-        format: "kohya" or "dotted".
-    """
-    found = {"alpha": ("", "alpha")}
+def spellings() -> dict[str, Meaning]:
+    """Everything that may follow a module's name in the keys of a file -> what it is."""
+    found = {"alpha": Meaning("", "alpha"), "scalar": Meaning("", "scalar")}
     for kind in KINDS.values():
-        known = kind.kohya if format == "kohya" else kind.dotted
-        found |= {spelling: ("" if kind.beside else kind.name, tensor) for spelling, tensor in known.items()}
+        name = "" if kind.beside else kind.name
+        for known in (kind.dotted, kind.kohya):
+            found |= {spelling: Meaning(name, tensor) for spelling, tensor in known.items()}
+        for of, known in kind.elsewhere.items():
+            found |= {spelling: Meaning(name, tensor, "bias" in of) for spelling, tensor in known.items()}
     return found

@@ -1,7 +1,7 @@
 """DoRA: W' = m (W + delta) / ||W + delta||, with the delta of any other kind (arXiv:2402.09353, equation 5).
 
 The magnitudes m are the tensor `dora`: (out, 1), one for each output, or as LyCORIS first wrote it (1, in), one for
-each input; followed by ones up to the weight's number of dimensions. The norm is taken over all other axes.
+each input, followed by any number of ones; or (out,) alone. The norm is taken over all other axes of the weight.
 """
 
 from __future__ import annotations
@@ -77,6 +77,9 @@ class DoraKind(Kind):
     def decisive(self, tensors: Tensors, scale: float) -> list[Tensor]:
         return [*self.inner.decisive(tensors, scale), tensors["dora"]]
 
+    def rank_stabilised(self, tensors: Tensors, alpha: float) -> tuple[dict[str, Tensor], float] | None:
+        return self.inner.rank_stabilised(tensors, alpha)
+
     def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor] | None:
         return self.inner.stronger(tensors, factor)
 
@@ -86,19 +89,13 @@ class DoraKind(Kind):
         return self.inner.shape(tensors)
 
     def check(self, tensors: Tensors, shape: Size | None) -> None:
-        dora = tensors["dora"]
-        outputs = dora.shape[0] if shape is None else shape[0]
-        ones = all(side == 1 for side in dora.shape[2:])
-        if not (dora.ndim >= 2 and ones and (dora.shape[:2] == (outputs, 1) or dora.shape[0] == 1)):
-            weight = f" of {tuple(shape)}" if shape else ""
-            raise InputError(f"dora {tuple(dora.shape)} does not fit a weight{weight}")
+        if shape is not None:
+            _axis(tensors["dora"], shape, flattened=True)
         self.inner.check(tensors, shape)
 
     def check_weight(self, tensors: Tensors, shape: Size) -> None:
         self.inner.check_weight(tensors, shape)
-        dora = tensors["dora"]
-        if dora.numel() != shape[_axis(dora, shape)]:
-            raise InputError(f"dora {tuple(dora.shape)} does not fit a weight of {tuple(shape)}")
+        _axis(tensors["dora"], shape)
 
     # Files and models.
 
@@ -110,13 +107,13 @@ class DoraKind(Kind):
             made["dora"] = given.reshape(-1, *[1] * (made["up"].ndim - 1)) if "up" in made else given
         return made
 
-    def for_kohya(self, tensors: Tensors) -> dict[str, Tensor]:
-        return {**self.inner.for_kohya(tensors), **spelled(KOHYA, tensors)}
+    def for_kohya(self, tensors: Tensors, of: str = "weight") -> dict[str, Tensor]:
+        return {**self.inner.for_kohya(tensors, of), **spelled(KOHYA, tensors)}
 
     def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:
         made, dora = self.inner.for_diffusers(tensors, part), tensors["dora"]
         shape = self.shape(tensors)
-        if shape is not None and dora.shape[0] == 1 != shape[0]:
+        if shape is not None and _axis(dora, shape, flattened=True) == 1:
             raise InputError("has DoRA over its inputs, which Diffusers cannot read; write kohya's format")
         # transformers 5 loads a text encoder's magnitudes only from keys that end in `.weight`.
         key = "lora_magnitude_vector" if part == "unet" else "lora_magnitude_vector.weight"
@@ -129,6 +126,21 @@ class DoraKind(Kind):
         return LoraKind().peft_config(shared, alpha, init, settings, use_dora=True)
 
 
-def _axis(magnitudes: Tensor, shape: Size) -> int:
-    """The axis of a weight of this shape that the magnitudes are for: 0 outputs, 1 inputs."""
-    return int(magnitudes.shape[0] != shape[0])
+def _axis(magnitudes: Tensor, shape: Size, flattened: bool = False) -> int:
+    """The axis of a weight of this shape that the magnitudes are for: 0 outputs, 1 inputs.
+
+    Args:
+        magnitudes: all in one dimension of theirs, the others being one.
+        shape: the weight's.
+        flattened: whether `shape` may be (out, in * k * k) of a convolution.
+
+    Raises:
+        InputError: they fit neither.
+    """
+    count, place = magnitudes.numel(), next((i for i, side in enumerate(magnitudes.shape) if side != 1), 0)
+    if count == max(magnitudes.shape, default=1) and len(shape) > 1:
+        fits = [count == shape[0], count == shape[1] or (flattened and not shape[1] % count and place == 1)]
+        if any(fits):
+            likely = 0 if place == 0 else 1
+            return likely if fits[likely] else 1 - likely
+    raise InputError(f"dora {tuple(magnitudes.shape)} does not fit a weight of {tuple(shape)}")

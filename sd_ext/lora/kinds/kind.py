@@ -32,6 +32,9 @@ class Kind:
         kohya: in kohya's format, what follows a module's name -> tensor name. If several spellings stand for one
             tensor, the first is used for writing.
         dotted: the same for formats with dotted names: Diffusers', its older ones, and peft's.
+        elsewhere: the same for what is no weight of a linear layer or convolution, by what it is: "bias", "norm",
+            "norm bias". Formats with dotted names have the same spellings.
+        has_alpha: whether files hold an alpha beside the tensors.
         in_diffusers: whether Diffusers' own loader reads the kind, so that it can be written in Diffusers' format.
         flag: the argument of peft's LoraConfig that switches on a kind that modifies LoRA.
         plain: whether it is LoRA alone: W' = W + scale * up @ down.
@@ -47,6 +50,8 @@ class Kind:
     beside: str = ""
     kohya: Mapping[str, str] = {}
     dotted: Mapping[str, str] = {}
+    elsewhere: Mapping[str, Mapping[str, str]] = {}
+    has_alpha: bool = True
     in_diffusers: bool = False
     flag: str = ""
     plain: bool = False
@@ -80,6 +85,10 @@ class Kind:
         """The factor that the product is multiplied by: alpha / rank, or 1 without a rank (as in LyCORIS)."""
         rank = self.rank(tensors)
         return alpha / rank if rank else 1.0
+
+    def usual_alpha(self, tensors: Tensors) -> float:
+        """The alpha of an adapter of which nothing says one: the rank, which makes the scale 1."""
+        return float(self.rank(tensors) or 1)
 
     def delta(self, tensors: Tensors, scale: float, weight: Tensor | None) -> Tensor:
         """The change W' - W.
@@ -142,9 +151,32 @@ class Kind:
         """
         return dict(tensors)
 
-    def for_kohya(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The tensors to write in kohya's format, by what follows the module's name in their keys."""
-        return spelled(self.kohya, tensors)
+    def rank_stabilised(self, tensors: Tensors, alpha: float) -> tuple[dict[str, Tensor], float] | None:
+        """Tensors and alpha that make the change of a training with LyCORIS's `rs_lora`, given those of its file.
+
+        None for kinds whose files have the right alpha already.
+        """
+        return None
+
+    def of_bias(self, tensors: Tensors) -> dict[str, Tensor] | None:
+        """Of tensors as they were read: what changes the module's bias as well, in the form of `complete`; or None."""
+        return None
+
+    def for_kohya(self, tensors: Tensors, of: str = "weight") -> dict[str, Tensor]:
+        """The tensors to write in kohya's format, by what follows the module's name in their keys.
+
+        Args:
+            tensors: the adapter's.
+            of: what it changes: "weight", or a key of `elsewhere`.
+
+        Raises:
+            InputError: the format has no names for this. The message is to follow the module's name.
+        """
+        if of == "weight":
+            return spelled(self.kohya, tensors)
+        if of not in self.elsewhere:
+            raise InputError(f"is a {self.name} of a {of}, for which kohya's format has no names")
+        return spelled(self.elsewhere[of], tensors)
 
     def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:
         """The tensors to write in Diffusers' format, by what follows the module's name in their keys.
@@ -159,7 +191,7 @@ class Kind:
         if not self.in_diffusers:
             raise InputError(
                 f"is a {self.name}, which Diffusers' loader cannot read; write kohya's format, or turn it into "
-                "plain LoRA (sd_ext.lora.resize, sd-ext convert resize), which says what that costs"
+                "plain LoRA (sd_ext.lora.resize, sd-ext convert resize --plain), which says what that costs"
             )
         return spelled(self.dotted, tensors)
 

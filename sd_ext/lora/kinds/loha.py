@@ -33,6 +33,9 @@ class LohaKind(Kind):
     def rank(self, tensors: Tensors) -> int:
         return tensors["w1_b"].shape[0]
 
+    def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor]:
+        return {**tensors, "w1_a": (tensors["w1_a"].detach().float() * factor).to(tensors["w1_a"].dtype)}
+
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
         from peft import LoHaConfig
 

@@ -14,7 +14,7 @@ from .tucker import factor
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPELLINGS = {f"lokr_{name}": name for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}
+SPELLINGS = {f"lokr_{name}": name for name in ("w1", "w1_a", "w1_b", "t1", "w2", "w2_a", "w2_b", "t2")}
 
 
 class LokrKind(Kind):
@@ -23,7 +23,7 @@ class LokrKind(Kind):
     name = "lokr"
     factors = tuple(
         frozenset({*first, *second})
-        for first in (("w1",), ("w1_a", "w1_b"))
+        for first in (("w1",), ("w1_a", "w1_b"), ("w1_a", "w1_b", "t1"))
         for second in (("w2",), ("w2_a", "w2_b"), ("w2_a", "w2_b", "t2"))
     )
     kohya = SPELLINGS
@@ -40,6 +40,14 @@ class LokrKind(Kind):
     def rank(self, tensors: Tensors) -> int:
         inner = tensors.get("w2_b", tensors.get("w1_b"))
         return 0 if inner is None else inner.shape[0]
+
+    def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor]:
+        name = "w1" if "w1" in tensors else "w1_a"
+        return {**tensors, name: (tensors[name].detach().float() * factor).to(tensors[name].dtype)}
+
+    def rank_stabilised(self, tensors: Tensors, alpha: float) -> tuple[dict[str, Tensor], float] | None:
+        # Two whole factors are trained at the strength sqrt(dim), and the file's alpha is dim sqrt(dim).
+        return (self.stronger(tensors, alpha ** (1 / 3)), 1.0) if not self.rank(tensors) and alpha > 0 else None
 
     def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
         if self.rank(tensors):

@@ -56,11 +56,14 @@ class LoraKind(Kind):
             raise InputError(f"tensors do not fit together: down {tuple(down.shape)}, up {tuple(up.shape)}")
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Convert LyCORIS's convolutions of three factors to LoRA's two.
+        """Convert LyCORIS's convolutions of three factors to LoRA's two, and give both factors the same dimensions.
 
-        The three are down (r, in, 1, 1), mid (r, r, k, k) and up (out, r, 1, 1).
+        The three are down (r, in, 1, 1), mid (r, r, k, k) and up (out, r, 1, 1). DyLoRA's files have `up` as (out, r)
+        of convolutions too.
         """
         made = dict(tensors)
+        if {"up", "down"} <= made.keys() and made["up"].ndim == 2 < made["down"].ndim:
+            made["up"] = made["up"].reshape(*made["up"].shape, *[1] * (made["down"].ndim - 2))
         if "mid" not in made:
             return made
         import torch

@@ -4,6 +4,7 @@ Diffusers keeps the same weights in a folder, under other names. What differs, a
 
 families       what shapes do not tell: the numbers of each family, in families.json
 shapes         what they do tell: the configs of the networks, read from the tensors' names and shapes
+modules        every module with weights of a family, and its names
 unet_names     the U-Net's modules: input_blocks.1.1 is down_blocks.0.attentions.0
 vae_names      the autoencoder's: down.0.block.1 is down_blocks.0.resnets.1
 text_names     the text encoders': of CLIP-L, whose names are the same, and of OpenCLIP

@@ -1,8 +1,9 @@
 """The families of Stable Diffusion, and what the shapes of their tensors do not tell.
 
-The numbers are in families.json, as the models' makers published them: attention heads (`heads`, or where that is 0,
-64 channels each), the width of the text states (`context`), the last layers of the text encoder that the U-Net was not
-trained with, the autoencoder's scaling factor, the pipeline for each number of the U-Net's input channels.
+The numbers are in families.json, as the models' makers published them: the blocks of the U-Net (`blocks`), attention
+heads (`heads`, or where that is 0, 64 channels each), the width of the text states (`context`), the layers of the text
+encoders and the last of them that the U-Net was not trained with, the autoencoder's scaling factor, the pipeline for
+each number of the U-Net's input channels.
 """
 
 from __future__ import annotations
@@ -35,11 +36,32 @@ class TextEncoder:
 
     Args:
         style: "clip" or "open_clip": whose names its tensors have.
+        layers: how many it has in such files.
         beginnings: how their names begin; the first is written, all are read.
     """
 
     style: str
+    layers: int
     beginnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a family's U-Net.
+
+    Args:
+        widths: channels of each level of the way down.
+        depths: transformer blocks in each attention block of a level; 0 for a level without attention.
+        middle: the same of the middle block.
+        linear: whether attention blocks begin and end with linear layers; else with 1 x 1 convolutions.
+        layers: residual blocks of each level of the way down; the way up has one more.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    middle: int
+    linear: bool
+    layers: int = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +74,7 @@ class Family:
         context: the width of the text states that the U-Net attends to.
         heads: attention heads of the U-Net; 0 for one for every 64 channels.
         unused_layers: last layers of OpenCLIP that the U-Net was not trained with, and Diffusers does not keep.
+        blocks: those of the U-Net.
         text: part -> text encoder.
         pipelines: input channels of the U-Net -> class of the pipeline.
         index, unet, vae, scheduler: further entries of model_index.json and of the parts' configs.
@@ -62,6 +85,7 @@ class Family:
     context: int
     heads: int
     unused_layers: int
+    blocks: Blocks
     text: Mapping[str, TextEncoder]
     pipelines: Mapping[str, str]
     index: Mapping[str, Any]
@@ -130,9 +154,11 @@ def families() -> dict[str, Family]:
     made = {}
     for name, values in listed.items():
         text = {
-            part: TextEncoder(each["style"], tuple(each["beginnings"])) for part, each in values.pop("text").items()
+            part: TextEncoder(each["style"], each["layers"], tuple(each["beginnings"]))
+            for part, each in values.pop("text").items()
         }
-        made[name] = Family(name, text=text, **values)
+        blocks = {key: tuple(each) if isinstance(each, list) else each for key, each in values.pop("blocks").items()}
+        made[name] = Family(name, text=text, blocks=Blocks(**blocks), **values)
     return made
 
 

@@ -107,11 +107,17 @@ def tell(path: Path) -> Told:
         ModelError: it is no such file, such as a pickle under a wrong name.
     """
     header = read_header(path)
-    kind, title, use = _kind(header.tensors, header.metadata)
+    kind, title, use = what_is(header.tensors, header.metadata)
     return Told(kind, title, use, header)
 
 
-def _kind(names: Mapping[str, object], metadata: Mapping[str, str]) -> tuple[str, str, str]:
+def what_is(names: Mapping[str, object], metadata: Mapping[str, str]) -> tuple[str, str, str]:
+    """What a file with these tensors is: its kind, title and use, as in `Told`.
+
+    Args:
+        names: the tensors, by name.
+        metadata: the texts in its header.
+    """
     if not names:
         return "empty", "a file without tensors", ""
     for sign in SIGNS:

@@ -17,8 +17,10 @@ from sd_ext.lora.formats import files
 ONE = ModuleName("unet", "down_blocks.0.attentions.0.proj_in")
 
 
-def lora(up=1.0, alpha=1.0, rank=1, **given):
-    return Lora({ONE: Adapter("lora", {"down": torch.ones(rank, 4), "up": torch.full((4, rank), up)}, alpha)}, **given)
+def lora(up=1.0, alpha=1.0, rank=1, module=ONE, **given):
+    return Lora(
+        {module: Adapter("lora", {"down": torch.ones(rank, 4), "up": torch.full((4, rank), up)}, alpha)}, **given
+    )
 
 
 def header(path):
@@ -27,7 +29,8 @@ def header(path):
 
 
 def test_kohyas_header_has_what_readers_look_for(tmp_path):
-    save_lora(lora(alpha=8.0, rank=2), tmp_path / "style.safetensors", "kohya", base="sdxl", metadata={"ss_seed": "7"})
+    made = lora(alpha=8.0, rank=2, module=ModuleName("unet", "down_blocks.1.attentions.0.proj_in"))
+    save_lora(made, tmp_path / "style.safetensors", "kohya", base="sdxl", metadata={"ss_seed": "7"})
     made = header(tmp_path / "style.safetensors")
     hashes = made.pop("sshs_model_hash"), made.pop("sshs_legacy_hash")
     assert made == {
