@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .kinds import kinds_beside
 from .lora import Lora
 
 FLAT = "lora_", "lycoris_"  # how keys of kohya's and LyCORIS's files begin
@@ -29,7 +28,7 @@ def readers_of(lora: Lora, keys: Iterable[str]) -> tuple[Reader, ...]:
         keys: the names of its tensors.
     """
     flat = any(key.startswith(FLAT) for key in keys)
-    dora = any(kind.beside in adapter.tensors for adapter in lora for kind in kinds_beside())
+    dora = any("dora" in adapter.tensors for adapter in lora)
     return (
         Reader("A1111", _a1111(flat)),
         Reader("ComfyUI", _comfyui(lora, flat, dora)),
