@@ -13,6 +13,7 @@ Samplers
     DDIMScheduler, ...Scheduler       their classes, named as in Diffusers; each says order, calls and paper
     Table, NoiseSchedule              what a sampler is made of, and what a model was trained on
     attach, detach                    let a U-Net leave its unconditional predictions, for samplers with CFG++
+    calibrate(pipe, prompts)          fit samplers of few calls to a model of your own
 
 U-Nets
     VariantUNet2DConditionModel       Diffusers' U-Net with features; also Cached..., TokenReduced..., HighRes...
@@ -48,6 +49,7 @@ _OTHERS = {
     "Table": "sd_ext.schedulers",
     "attach": "sd_ext.board",
     "attention_report": "sd_ext.unets",
+    "calibrate": "sd_ext.calibration",
     "detach": "sd_ext.board",
     "encode_prompt": "sd_ext.prompts",
     "list_grids": "sd_ext.schedulers",
@@ -60,7 +62,7 @@ _OTHERS = {
 }
 """Every other public name -> its package."""
 
-_PACKAGES = ("errors", "hub", "lora", "models", "prompts", "schedulers", "training", "unets")
+_PACKAGES = ("calibration", "errors", "hub", "lora", "models", "prompts", "schedulers", "training", "unets")
 """Packages that are reached as attributes, and imported then."""
 
 if TYPE_CHECKING:

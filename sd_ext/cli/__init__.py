@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..endings import run_to_end
 from ..errors import InputError
-from . import convert, generate, info, publish, samplers, train, verify, words
+from . import calibrate, convert, generate, info, publish, samplers, train, verify, words
 from .silence import silence
 from .usage import UNREADABLE, in_one_sentence, is_help
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(words.words)
+app.command()(calibrate.calibrate)
 app.command()(samplers.samplers)
 app.command()(info.info)
 app.command()(verify.verify)

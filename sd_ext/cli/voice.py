@@ -69,7 +69,7 @@ class Voice:
             def render(self, task: Task) -> Text:
                 return Text(f"{task.speed:.2f} a second" if task.speed else "")
 
-        columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn()
         hidden = self.quiet or not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, disable=hidden) as bar:
             yield bar

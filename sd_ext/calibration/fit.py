@@ -1,0 +1,143 @@
+"""One fit: a student for a number of calls at a strength of guidance, chosen, refined and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..schedulers.calibrated import Fit
+from .greedy import greedy
+from .measure import rmse, spread
+from .problem import OnCalls, Problem, Sets
+from .refine import Effort, refine
+from .starts import GRIDS
+from .student import Course, Student, zero
+from .tables import best_known, end, known_table
+from .teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where a student's calls are: what fits at several strengths of guidance share, so that weights between them can
+    be interpolated.
+
+    Args:
+        grid: the name of the grid that it was fitted from, one of `starts.GRIDS`.
+        lam: lambda of each call's level.
+        told: by how much the lambda that the network is told differs from it.
+    """
+
+    grid: str
+    lam: tuple[float, ...]
+    told: tuple[float, ...]
+
+    @classmethod
+    def of(cls, grid: str, student: Student) -> Shape:
+        return cls(grid, tuple(student.lam.tolist()), tuple(student.told.tolist()))
+
+    def student(self, problem: Problem, fields: int) -> Student:
+        """A student of this shape without weights."""
+        return zero(problem.schedule, np.array(self.lam), fields, np.array(self.told))
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What fits at one strength of guidance have in common.
+
+    Args:
+        problem, sets: what is fitted on.
+        guidance: the strength.
+        fields: 1, or 2 to weigh predictions without the prompt.
+        teacher: at this strength.
+        config: of the model's scheduler.
+        effort: how long to refine.
+        on_calls: told of predictions.
+    """
+
+    problem: Problem
+    sets: Sets
+    guidance: float
+    fields: int
+    teacher: Teacher
+    config: Mapping[str, Any]
+    effort: Effort = field(default_factory=Effort)
+    on_calls: OnCalls = lambda calls: None
+
+    def on(self, pairs: range) -> Course:
+        return Course(self.problem, pairs, self.guidance, self.on_calls)
+
+    def error(self, student: Student, pairs: range) -> float:
+        return rmse(self.on(pairs).run(student).end, self.goal(pairs))
+
+    def goal(self, pairs: range) -> Any:
+        """The teacher's ends."""
+        return self.teacher.end[pairs.start : pairs.stop]
+
+    def best_start(self, calls: int) -> tuple[str, Student]:
+        """The grid whose greedy student is best on pairs that were not fitted, and that student."""
+        found = {}
+        for name, place in GRIDS.items():
+            student = zero(self.problem.schedule, place(self.teacher, calls), self.fields)
+            found[name] = greedy(self.on(self.sets.for_fit), self.teacher, student)
+        errors = {name: self.error(student, self.sets.for_validation) for name, student in found.items()}
+        best = min(errors, key=lambda name: errors[name])
+        return best, found[best]
+
+    def refined(self, student: Student, levels: bool) -> Student:
+        fitted, checked = self.on(self.sets.for_fit), self.on(self.sets.for_validation)
+        return refine(fitted, self.teacher, student, checked, self.effort, levels)
+
+    def student(self, calls: int, shape: Shape | None) -> tuple[str, Student]:
+        """The fitted student and its grid: found from all grids, or with the levels of another strength's."""
+        if shape is None:
+            grid, student = self.best_start(calls)
+            return grid, self.refined(student, levels=True)
+        student = greedy(self.on(self.sets.for_fit), self.teacher, shape.student(self.problem, self.fields))
+        return shape.grid, self.refined(student, levels=False)
+
+    def companion(self, student: Student) -> Student:
+        """The student of one field on another's levels."""
+        alone = zero(student.schedule, student.lam, 1, student.told)
+        return self.refined(greedy(self.on(self.sets.for_fit), self.teacher, alone), levels=False)
+
+    def fit(self, calls: int, shape: Shape | None = None) -> tuple[Fit, Shape]:
+        """Fit, choose between the student and the best known sampler on the second set, and judge on the third.
+
+        Args:
+            calls: network evaluations.
+            shape: levels to share with a fit at another strength; None searches for them.
+        """
+        grid, student = self.student(calls, shape)
+        known, known_error = best_known(
+            self.on(self.sets.for_validation), self.goal(self.sets.for_validation), calls, self.config
+        )
+        wins = self.error(student, self.sets.for_validation) < known_error
+        alone = self.companion(student) if self.fields == 2 else student
+        errors = self.judged(student, alone, known, calls)
+        fit = Fit(
+            calls,
+            self.guidance,
+            student.table() if wins else None,
+            alone.table() if wins and self.fields == 2 else None,
+            known,
+            errors,
+            grid=grid,
+        )
+        return fit, Shape.of(grid, student)
+
+    def judged(self, student: Student, alone: Student, known: str, calls: int) -> dict[str, float]:
+        """Errors and spreads on pairs that nothing was fitted to or chosen on."""
+        pairs = self.sets.for_judgement
+        table = known_table(known, calls, self.config)
+        assert table is not None
+        ends = {
+            "fitted": self.on(pairs).run(student).end,
+            "one_field": self.on(pairs).run(alone).end,
+            "known": end(self.on(pairs), table),
+        }
+        goal = self.goal(pairs)
+        errors = {name: rmse(each, goal) for name, each in ends.items()}
+        return errors | {f"{name}_spread": spread(each, goal) for name, each in ends.items()}

@@ -1,0 +1,105 @@
+"""What a report tells, as plain sentences and rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...schedulers.calibrated import Fit
+from ..calibrated import Calibrated
+
+HEADS = (
+    "guidance",
+    "calls",
+    "fitted",
+    "spread",
+    "one field",
+    "best known",
+    "error",
+    "spread",
+    "ratio",
+    "used",
+    "seconds",
+)
+
+
+def summary(calibrated: Calibrated) -> str:
+    """What was made of what."""
+    told, sets = calibrated.calibration.provenance, calibrated.settings.sets
+    strengths = ", ".join(f"{g:g}" for g in calibrated.settings.guidance)
+    width, height = told["size"]
+    lora = f", with the LoRA {', '.join(told['lora'])}" if told["lora"] else ""
+    return (
+        f"Samplers for {', '.join(map(str, calibrated.settings.calls))} calls at guidance {strengths}, fitted to "
+        f"{told['model'] or 'a model'}{lora} at {width} x {height} pixels in {told['dtype']}. The teacher is "
+        f"{told['teacher']['sampler']} with {told['teacher']['calls']} calls. Fitted to {sets.fit} pairs of prompt and "
+        f"noise, chosen on {sets.validate} others, and judged on {sets.judge} more: all numbers and pictures here are "
+        "of the last."
+    )
+
+
+def measured() -> str:
+    """What the numbers are."""
+    return (
+        "Error is the root mean square difference of a latent from the teacher's, averaged over pictures. Spread is "
+        "the standard deviation of all latents beside the teacher's: below 1 pictures are pale, above it burnt. Best "
+        "known is the best of the samplers that need no fit, at that number of calls and guidance. One field is the "
+        "fitted sampler for pipelines that leave no unconditional predictions."
+    )
+
+
+def rows(calibrated: Calibrated) -> Iterator[list[str]]:
+    """A row for each fit, under `HEADS`."""
+    for finished in sorted(calibrated.finished, key=lambda f: (f.fit.guidance, f.fit.calls)):
+        fit, errors = finished.fit, finished.fit.errors
+        number = {name: f"{errors[name]:.4f}" if name in errors else "-" for name in ("fitted", "one_field", "known")}
+        wide = {name: f"{errors[name]:.3f}" if name in errors else "-" for name in ("fitted_spread", "known_spread")}
+        yield [
+            f"{fit.guidance:g}", str(fit.calls), number["fitted"], wide["fitted_spread"], number["one_field"],
+            fit.known, number["known"], wide["known_spread"], _ratio(fit), "fitted" if fit.table else "known",
+            f"{finished.seconds:.0f}",
+        ]  # fmt: skip
+
+
+def _ratio(fit: Fit) -> str:
+    fitted, known = fit.errors.get("fitted"), fit.errors.get("known")
+    return f"{fitted / known:.2f}" if fitted is not None and known else "-"
+
+
+def limits(calibrated: Calibrated) -> list[str]:
+    """Where it does not help, and what was not measured."""
+    found = []
+    for fit in sorted((f.fit for f in calibrated.finished), key=lambda fit: (fit.guidance, fit.calls)):
+        where = f"{fit.calls} calls at guidance {fit.guidance:g}"
+        fitted, known = fit.errors.get("fitted"), fit.errors.get("known", 0.0)
+        if fit.table is None:
+            found.append(
+                f"{where}: the fit was no better than {fit.known} on pictures it was not fitted to, which is kept."
+            )
+        elif fitted is None or fitted > known:
+            found.append(f"{where}: the fit was chosen, and is worse than {fit.known} on the pictures that judge it.")
+        if abs(fit.errors.get("fitted_spread", 1.0) - 1) > 0.05:
+            found.append(
+                f"{where}: the spread is {fit.errors['fitted_spread']:.2f}, so pictures may look pale or burnt."
+            )
+    told = calibrated.calibration.provenance
+    low, *_, high = calibrated.settings.guidance * 2
+    found.append(
+        f"Nothing was measured outside guidance {low:g} to {high:g}, at other numbers of calls, at another size than "
+        f"{told['size'][0]} x {told['size'][1]}, with other LoRAs, or with another model."
+    )
+    found.append(
+        "Errors are distances to the teacher's pictures and no judgement: a picture that differs may be a good one."
+    )
+    return found
+
+
+def spent(calibrated: Calibrated) -> str:
+    """What it cost."""
+    made = sum(each.predictions for each in calibrated.finished)
+    strengths, settings = len(calibrated.settings.guidance), calibrated.settings
+    taught = strengths * settings.teacher_calls * settings.sets.pairs
+    seconds = calibrated.calibration.provenance["seconds"]
+    return (
+        f"{made:,} predictions for fits and choices, which took {seconds:,.0f} s, and {taught:,} for the teacher. A "
+        "prediction is one call of the U-Net for one picture, with and without the prompt."
+    )

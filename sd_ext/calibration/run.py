@@ -1,0 +1,197 @@
+"""Fit samplers to a pipeline: for each number of calls, at each strength of guidance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import whole
+from ..errors import InputError
+from ..schedulers.calibrated import CalibratedScheduler, Calibration
+from .calibrated import Calibrated
+from .fit import Fitting, Shape
+from .pipeline import PipelineProblem, check_unet
+from .plan import cost, of_fit, of_teacher, predictions
+from .prompts import of_pipeline
+from .provenance import identity
+from .settings import Settings
+from .store import RESULT, Finished, Store, check_free
+from .teacher import Teacher, table_of, teach
+
+
+class Listener:
+    """What is told of a calibration on its way; a progress bar overrides it."""
+
+    def planned(self, predictions: int) -> None:
+        """How many predictions will be made at most."""
+
+    def stage(self, text: str) -> None:
+        """What is being done now."""
+
+    def made(self, predictions: int) -> None:
+        """So many more predictions are made, or will not be needed."""
+
+    def told(self, sentence: str) -> None:
+        """Something that was guessed, ignored or is not as asked for."""
+
+
+def dealt(prompts: Sequence[str], pairs: int, seed: int) -> list[str]:
+    """A prompt for each pair: shuffled, and begun anew where there are fewer prompts than pairs.
+
+    Raises:
+        InputError: no prompts, or an empty one.
+    """
+    if not prompts:
+        raise InputError("no prompts to calibrate with; give some, such as those you draw")
+    if any(not prompt.strip() for prompt in prompts):
+        raise InputError("a prompt is empty; say in words what to draw")
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    return [prompts[order[i % len(prompts)]] for i in range(pairs)]
+
+
+def prepare(
+    pipe: Any, prompts: Sequence[str] | None, settings: Settings, size: tuple[int, int] | None, listener: Listener
+) -> tuple[PipelineProblem, list[str]]:
+    """The pipeline as a problem, and the prompts of its pairs.
+
+    Raises:
+        InputError: a pipeline that is not understood, no prompts, or too few pairs.
+    """
+    check_unet(pipe)
+    pairs = settings.sets.pairs
+    given = of_pipeline(pipe) if prompts is None else list(prompts)
+    every = dealt(given, pairs, settings.seed)
+    if len(set(every)) < pairs:
+        listener.told(
+            f"{len(set(every))} prompts for {pairs} pairs: the prompts that are fitted to are also judged on, with "
+            "other noise"
+        )
+    seeds = [settings.seed + i for i in range(pairs)]
+    problem = PipelineProblem(pipe, every, seeds, size, settings.negative, settings.batch)
+    settings.check_numbers(problem.starts[0].numel())
+    return problem, every
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[str] | None = None,
+    calls: Sequence[int] = Settings.calls,
+    guidance: Sequence[float] = Settings.guidance,
+    size: tuple[int, int] | None = None,
+    *,
+    out: str | Path | None = None,
+    listener: Listener | None = None,
+    model: str = "",
+    lora: Mapping[str, float] | None = None,
+    settings: Settings | None = None,
+    **options: Any,
+) -> CalibratedScheduler:
+    """Fit samplers of few calls to a pipeline, which lead to the pictures of a sampler with many.
+
+        pipe.scheduler = sd_ext.calibrate(pipe, prompts, calls=(5, 8), guidance=(5, 7.5))
+        pipe.scheduler.attach(pipe)
+        pipe("a lighthouse", num_inference_steps=5)
+
+    It takes forward passes of the U-Net only. See docs/calibration.md for how, when it helps and when not.
+
+    Args:
+        pipe: a pipeline with a U-Net, as it draws: with its LoRAs, on its device.
+        prompts: what people draw with it; None takes the model's own words, or plain ones that come with the package.
+        calls: numbers of network calls.
+        guidance: strengths of guidance; between two of them, samplers are interpolated.
+        size: (width, height) in pixels; None is the pipeline's own.
+        out: a folder for the scheduler's config and the report. What is finished is kept there, and an interrupted
+            calibration goes on. None writes nothing.
+        listener: told of the progress.
+        model: what the model is called in the calibration; "" asks the pipeline.
+        lora: strength of each LoRA that is in use, by name; None asks the pipeline.
+        settings: all that is asked at once, in place of calls, guidance and options.
+        options: further fields of `Settings`: pairs, seed, negative, fields, teacher, teacher_calls, effort, batch.
+
+    Returns:
+        The scheduler. Its attribute `calibrated` is what reports are made of.
+
+    Raises:
+        InputError: a pipeline that is not understood, settings that cannot be, no prompts, too few pairs, a teacher
+            whose pictures are no numbers, or a folder that holds something else.
+    """
+    if unknown := set(options) - set(Settings.__dataclass_fields__):
+        raise InputError(f"calibrate has no option {', '.join(sorted(unknown))}")
+    settings = settings or Settings(calls=tuple(calls), guidance=tuple(guidance), **options)
+    listener, folder = listener or Listener(), None if out is None else Path(out)
+    if folder is not None:
+        check_free(folder)
+    problem, every = prepare(pipe, prompts, settings, size, listener)
+    told = identity(problem, settings, every, lora, model)
+    store = Store(folder, told)
+    cost(problem, settings)  # fits the batch into memory
+    listener.planned(predictions(problem, settings))
+    finished = fits(problem, settings, store, listener)
+    seconds = round(sum(each.seconds for each in finished), 1)
+    calibration = Calibration(tuple(each.fit for each in finished), {**told, "seconds": seconds})
+    scheduler = CalibratedScheduler.from_calibration(calibration, problem.config)
+    calibrated = Calibrated(calibration, settings, tuple(every), tuple(finished))
+    if folder is not None:
+        from .report import write_report
+
+        listener.stage("report")
+        write_report(calibrated, pipe, folder)
+        whole.write_text(folder / RESULT, scheduler.to_json_string())
+        store.clear()
+    scheduler.calibrated = calibrated  # type: ignore[attr-defined]
+    return scheduler
+
+
+def fits(problem: PipelineProblem, settings: Settings, store: Store, listener: Listener) -> list[Finished]:
+    """Every fit, read where it is finished already."""
+    made: dict[tuple[int, float], Finished] = {}
+    for guidance, leader in settings.order():
+        teacher: Teacher | None = None
+        for calls in settings.calls:
+            fields, leads = settings.fields_at(guidance), guidance == leader
+            share = of_fit(problem, settings, calls, fields, leads)
+            found = store.read(calls, guidance)
+            if found is None:
+                teacher = teacher or _teacher(problem, settings, guidance, listener)
+                shape = None if leads else made[calls, leader].shape
+                listener.stage(f"{calls} calls at guidance {guidance:g}")
+                found = _fit(problem, settings, teacher, guidance, calls, shape, listener)
+                store.write(found)
+                share -= found.predictions  # what was planned and not needed, or needed and not planned
+            listener.made(share)
+            made[calls, guidance] = found
+        if teacher is None:
+            listener.made(of_teacher(settings))
+    return list(made.values())
+
+
+def _teacher(problem: PipelineProblem, settings: Settings, guidance: float, listener: Listener) -> Teacher:
+    listener.stage(f"teacher at guidance {guidance:g}")
+    table = table_of(problem.config, settings.teacher, settings.teacher_calls)
+    return teach(problem, settings.sets, guidance, table, listener.made)
+
+
+def _fit(
+    problem: PipelineProblem,
+    settings: Settings,
+    teacher: Teacher,
+    guidance: float,
+    calls: int,
+    shape: Shape | None,
+    listener: Listener,
+) -> Finished:
+    began, made = time.perf_counter(), 0
+
+    def count(predictions: int) -> None:
+        nonlocal made
+        made += predictions
+        listener.made(predictions)
+
+    fields = settings.fields_at(guidance)
+    fitting = Fitting(problem, settings.sets, guidance, fields, teacher, problem.config, settings.effort, count)
+    fit, shape = fitting.fit(calls, shape)
+    return Finished(fit, shape, time.perf_counter() - began, made)

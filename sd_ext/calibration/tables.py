@@ -1,0 +1,84 @@
+"""Known samplers on a problem: any table is run, and the best on some pairs is found."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..schedulers import Table, make_scheduler
+from ..schedulers.run import Run
+from .measure import rmse
+from .student import Course
+
+KNOWN = (
+    *("auto", "auto low guidance"),
+    *("dpm++ 2m karras", "dpm++ 2m trailing", "dpm++ 2m exponential", "dpm++ 2m lambda_uniform"),
+    *("dpm++ 2s lambda_uniform", "dpm++ 3m trailing", "ddim trailing", "euler karras", "deis trailing"),
+    *("unipc trailing", "unipc karras", "unipc eps lambda_uniform", "unipc 3 eps karras", "ipndm beta57"),
+)
+"""Samplers that a fit has to beat: the settings that are best in Diffusers for some model, guidance or number of calls,
+and this package's own. All are deterministic, so that they lead to the teacher's picture."""
+
+
+def follow(course: Course, pairs: range, table: Table) -> Iterator[tuple[Tensor, Tensor]]:
+    """Run a deterministic table on pairs that fit into one batch, call by call.
+
+    Yields:
+        x before each call and the guided x0 prediction from it; at last the end, twice.
+    """
+    levels, run = table.levels, Run(table, "sample")  # the predictions are x0 already
+    course.problem.begin()
+    x = course.problem.start(pairs)
+    for i in range(table.calls):
+        level = float(levels.t[i]), float(levels.alpha[i]), float(levels.sigma[i])
+        p, u = course.problem.predict(pairs, x, *level, course.guidance)
+        course.on_calls(len(pairs))
+        yield x, p
+        x = run.advance(x, p, None, u)
+    yield x, x
+
+
+def end(course: Course, table: Table) -> Tensor:
+    """Where a deterministic table leads, `(pairs, ...)`."""
+    last = [deque(follow(course, pairs, table), 1).pop() for pairs in course.problem.batches(course.pairs)]
+    return torch.cat([course.problem.start(course.pairs[:0]), *(x for x, _ in last)])
+
+
+def known_table(name: str, calls: int, config: Mapping[str, Any]) -> Table | None:
+    """The table of a known sampler; None if it cannot make so many calls, or needs other things than predictions."""
+    try:
+        scheduler = make_scheduler(name, config)
+        scheduler.set_timesteps(calls)
+        table = scheduler.table()
+    except InputError:
+        return None
+    return None if table.stochastic else table
+
+
+def best_known(course: Course, teacher: Tensor, calls: int, config: Mapping[str, Any]) -> tuple[str, float]:
+    """The known sampler that comes nearest to the teacher with so many calls, and its RMSE.
+
+    Args:
+        course: the pairs to measure on.
+        teacher: its ends for them.
+        calls: network calls.
+        config: of the model's scheduler.
+
+    Raises:
+        InputError: none can make so many calls.
+    """
+    found = {}
+    for name in KNOWN:
+        if (table := known_table(name, calls, config)) is not None:
+            found[name] = rmse(end(course, table), teacher)
+    finite = {name: value for name, value in found.items() if math.isfinite(value)}
+    if not finite:
+        raise InputError(f"no known sampler can make {calls} calls with this model's noise schedule; choose more")
+    best = min(finite, key=lambda name: finite[name])
+    return best, finite[best]

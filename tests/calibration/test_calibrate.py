@@ -1,0 +1,265 @@
+"""A whole calibration of a tiny pipeline: what comes out, what an interrupted one ends with, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+import sd_ext
+from sd_ext import whole
+from sd_ext.board import ATTACHED
+from sd_ext.calibration import Effort, Listener, Settings, calibrate
+from sd_ext.calibration.plan import predictions
+from sd_ext.calibration.prompts import SHIPPED, lines_of, of_folder, of_words
+from sd_ext.calibration.run import dealt, prepare
+from sd_ext.errors import InputError
+from sd_ext.models.words import Thing, Words
+from sd_ext.schedulers.calibrated import CalibratedScheduler
+
+PROMPTS = [
+    f"{colour} {thing}" for colour in ("red", "blue", "old") for thing in ("fox", "boat", "key", "hat", "cup", "owl")
+]
+QUICK = {"calls": (2,), "guidance": (4.0, 6.0), "pairs": 2, "teacher_calls": 6, "effort": Effort(1, 1)}
+"""Of the smallest kind; the second strength's fits have the levels, the first's take them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_known_samplers():
+    """Of the known samplers two are enough to choose from, and draw faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("tables", "plan"):
+            patch.setattr(f"sd_ext.calibration.{module}.KNOWN", ("dpm++ 2m trailing", "ddim trailing"))
+        yield
+
+
+class Heard(Listener):
+    """Notes what it is told, and may interrupt.
+
+    Args:
+        until: the stage at whose beginning Ctrl-C is pressed.
+    """
+
+    def __init__(self, until: str = ""):
+        self.stages, self.sentences, self.done, self.all, self.until = [], [], 0, 0, until
+
+    def planned(self, predictions):
+        self.all = predictions
+
+    def stage(self, text):
+        if text == self.until:
+            raise KeyboardInterrupt
+        self.stages.append(text)
+
+    def made(self, predictions):
+        self.done += predictions
+
+    def told(self, sentence):
+        self.sentences.append(sentence)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A calibration in a folder, what was heard of it, and its scheduler."""
+    from ..conftest import build_tiny_pipeline
+
+    out, heard, pipe = tmp_path_factory.mktemp("calibrated") / "out", Heard(), build_tiny_pipeline()
+    scheduler = calibrate(pipe, PROMPTS, out=out, listener=heard, **QUICK)
+    return out, heard, scheduler, pipe
+
+
+def content(out):
+    """What a calibration wrote, without the seconds it took."""
+    config = json.loads((out / "scheduler_config.json").read_text())
+    assert config["calibration"]["provenance"].pop("seconds") >= 0
+    return config
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_every_fit_is_there(finished):
+    _out, heard, scheduler, _ = finished
+    assert [(f.calls, f.guidance) for f in scheduler.fitted.fits] == [
+        (n, g) for n in QUICK["calls"] for g in (4.0, 6.0)
+    ]
+    for fit in scheduler.fitted.fits:
+        assert {"fitted", "one_field", "known", "fitted_spread", "known_spread"} <= set(fit.errors)
+        if fit.table is not None:
+            assert fit.table.fields == 2 and fit.companion.fields == 1
+    assert not heard.sentences
+    assert heard.done == heard.all  # the bar ends full
+    assert heard.stages[-1] == "report"
+
+
+def test_the_levels_of_one_strength_are_those_of_the_others(finished):
+    assert len({each.shape for each in finished[2].calibrated.finished}) == 1
+
+
+def test_the_scheduler_loads_and_draws(finished):
+    out, _, _, pipe = finished
+    own = pipe.scheduler
+    pipe.scheduler = CalibratedScheduler.from_pretrained(out)
+    try:
+        pipe.scheduler.attach(pipe)
+        for guidance in (4.0, 5.0):
+            made = pipe(
+                "a fox", num_inference_steps=2, guidance_scale=guidance, output_type="latent", width=64, height=64
+            )
+            assert made.images.isfinite().all()
+    finally:
+        sd_ext.detach(pipe)
+        pipe.scheduler = own
+
+
+def test_the_report_stands_alone(finished):
+    out = finished[0]
+    page, text = (out / "report.html").read_text("utf-8"), (out / "report.md").read_text("utf-8")
+    assert not re.search(r"""(src|href)=["'](?!data:)|@import|url\(""", page)
+    assert page.count("data:image/jpeg") == 2 and page.count("<svg") == 1
+    for linked in re.findall(r"\]\(([^)]+)\)", text):
+        assert (out / linked).stat().st_size > 0
+    for said in ("Where it does not help", "guidance", "best known", "one field"):
+        assert said in page and said in text
+    assert sorted(path.name for path in out.iterdir()) == [
+        "errors.svg", "guidance-4.jpg", "guidance-6.jpg", "report.html", "report.md",
+        "scheduler_config.json",
+    ]  # fmt: skip
+
+
+def test_where_it_was_made_is_not_told(finished):
+    told = content(finished[0])["calibration"]["provenance"]
+    assert told["prompts"] == 14 and told["pairs"] == 2 and told["size"] == [64, 64]
+    assert len(told["model_digest"]) == 16 and told["lora"] is None
+    assert "/" not in told["model"]
+
+
+def test_the_pipeline_is_as_it_was(finished):
+    pipe = finished[3]
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
+    assert pipe.unet not in ATTACHED
+
+
+# ---- again, and after an interruption --------------------------------------------------------------------------------
+
+
+def test_an_interrupted_calibration_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
+    whole_run, _, _, pipe = finished
+    monkeypatch.setattr("sd_ext.calibration.report.sheets", lambda *_: [])
+    out = tmp_path / "out"
+    for stage in ("2 calls at guidance 6", "2 calls at guidance 4", "report"):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(pipe, PROMPTS, out=out, listener=Heard(stage), **QUICK)
+        assert not (out / "scheduler_config.json").exists()
+    last = Heard()
+    calibrate(pipe, PROMPTS, out=out, listener=last, **QUICK)
+    assert last.stages == ["report"] and last.done == last.all
+    assert content(out) == content(whole_run)
+    assert (out / "errors.svg").read_bytes() == (whole_run / "errors.svg").read_bytes()
+
+
+def test_what_lies_in_the_folder_is_not_overwritten(finished, tmp_path):
+    whole_run, _, _, pipe = finished
+    with pytest.raises(InputError, match="holds a finished calibration; give another folder"):
+        calibrate(pipe, PROMPTS, out=whole_run, **QUICK)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"holds letter\.txt and no calibration"):
+        calibrate(pipe, PROMPTS, out=tmp_path, **QUICK)
+    with pytest.raises(InputError, match="is no folder"):
+        calibrate(pipe, PROMPTS, out=tmp_path / "letter.txt", **QUICK)
+    out = tmp_path / "begun"
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(pipe, PROMPTS, out=out, listener=Heard("teacher at guidance 6"), **QUICK)
+    with pytest.raises(InputError, match=r"unfinished calibration of another pairs, another prompts, .*another seed"):
+        calibrate(pipe, PROMPTS, out=out, **{**QUICK, "pairs": 3, "seed": 7})
+    with pytest.raises(InputError, match="another prompts_digest"):
+        calibrate(pipe, [*PROMPTS[1:], "a whale"], out=out, **QUICK)
+    damaged = out / "unfinished" / "2-6.json"
+    whole.write_text(damaged, "{")
+    with pytest.raises(InputError, match=r"2-6.json is not valid JSON"):
+        calibrate(pipe, PROMPTS, out=out, **QUICK)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"calls": ()}, "at least one number of calls"),
+        ({"calls": (1, 5)}, "1 calls cannot be fitted; choose 2 to 50"),
+        ({"calls": (5, 51)}, "51 calls cannot be fitted"),
+        ({"guidance": (0.5,)}, "guidance 0.5 cannot be fitted"),
+        ({"guidance": (float("nan"),)}, "guidance nan cannot be fitted"),
+        ({"guidance": (1.0, 5.0), "fields": 2}, "guidance 1 has no second field"),
+        ({"pairs": 1}, "1 pairs are too few"),
+        ({"calls": (40,), "teacher_calls": 72}, "choose at least 80"),
+        ({"fields": 3}, "1 field or 2"),
+        ({"effort": Effort(-1, 1)}, "-1 derivatives"),
+        ({"batch": 0}, "a batch of 0"),
+    ],
+)
+def test_settings_that_cannot_be(options, said):
+    with pytest.raises(InputError, match=said):
+        Settings(**options)
+
+
+def test_inputs_that_cannot_be(tiny_pipeline):
+    for prompts, said in (([], "no prompts"), (["fox", " "], "a prompt is empty")):
+        with pytest.raises(InputError, match=said):
+            calibrate(tiny_pipeline, prompts, **QUICK)
+    with pytest.raises(InputError, match="no option colour"):
+        calibrate(tiny_pipeline, PROMPTS, colour="red")
+    with pytest.raises(InputError, match=r"2 pairs of 64 numbers are too few for the .* choose at least 5 pairs"):
+        Settings(pairs=2, calls=(10,), guidance=(4.0,)).check_numbers(64)
+    Settings(pairs=5, calls=(10,), guidance=(4.0,)).check_numbers(64)
+
+
+def test_a_teacher_that_is_no_number_is_refused(tiny_pipeline, monkeypatch):
+    with torch.no_grad():
+        weight = tiny_pipeline.unet.conv_out.bias
+        own = weight.clone()
+        weight[0] = torch.inf
+    try:
+        with pytest.raises(InputError, match="pictures are not numbers for 14 of 14 pairs at guidance 4"):
+            calibrate(tiny_pipeline, PROMPTS, **{**QUICK, "guidance": (4.0,)})
+    finally:
+        with torch.no_grad():
+            weight.copy_(own)
+
+
+# ---- the plan, and prompts -------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_about_what_is_made(finished):
+    _, _, scheduler, pipe = finished
+    settings = scheduler.calibrated.settings
+    problem, _ = prepare(pipe, PROMPTS, settings, None, Listener())
+    made = sum(each.predictions for each in scheduler.calibrated.finished) + 2 * 6 * settings.sets.pairs
+    assert 0.4 * predictions(problem, settings) < made <= 1.2 * predictions(problem, settings)
+
+
+def test_few_prompts_are_used_again_and_that_is_said(tiny_pipeline):
+    heard = Heard()
+    prepare(tiny_pipeline, PROMPTS[:3], Settings(pairs=2), None, heard)
+    assert heard.sentences == [
+        "3 prompts for 14 pairs: the prompts that are fitted to are also judged on, with other noise"
+    ]
+    assert sorted(set(dealt(PROMPTS[:3], 14, 0))) == sorted(PROMPTS[:3])
+    assert dealt(PROMPTS, 18, 0) != dealt(PROMPTS, 18, 1) and sorted(dealt(PROMPTS, 18, 5)) == sorted(PROMPTS)
+
+
+def test_prompts_for_those_who_have_none(tmp_path):
+    shipped = lines_of(SHIPPED)
+    assert len(shipped) > 300 and len(set(shipped)) == len(shipped)
+    assert of_folder(tmp_path / "nowhere") == shipped == of_folder(tmp_path)
+    words = Words(
+        things={"animals": [Thing((name,)) for name in "abcd"]}, colours={"red": ["red"]}, styles={"flat": ["flat"]}
+    )
+    assert of_words(words) == ["a", "red b", "flat c", "d"]
+    (tmp_path / "words.json").write_text('{"things": {"animals": [{"names": ["cat"]}]}}')
+    assert of_folder(tmp_path) == ["cat"]
+    (tmp_path / "mine.txt").write_text("# mine\n\n a fox \nan owl\n")
+    assert lines_of(tmp_path / "mine.txt") == ["a fox", "an owl"]
