@@ -8,7 +8,7 @@ import io
 import re
 from collections import Counter
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import diffusers
 import pytest
@@ -112,7 +112,7 @@ def test_the_python_of_a_page_runs_and_prints_what_it_says(page):
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     names = {
         "sd_ext": sd_ext,
-        "pipe": SimpleNamespace(scheduler=diffusers.DDIMScheduler(**config), unet=torch.nn.Identity()),
+        "pipe": type("Pipe", (), {"scheduler": diffusers.DDIMScheduler(**config), "unet": torch.nn.Identity()})(),
     }
     assert blocks(page)
     for code, shown in blocks(page):

@@ -55,6 +55,8 @@ class Plan(Places):
         """The run, once its first step has been asked for."""
         self.since = next(NUMBERS)
         """When the last step was made, or the run announced; see `board.Board.take`."""
+        self.taken: tuple[torch.Tensor, torch.Tensor] | None = None
+        """What the last step was handed, and the half of it that it took from the board."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         """The runs are copied; levels and timesteps, which nothing changes, are not, so that views of the original's

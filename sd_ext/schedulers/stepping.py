@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 from torch.compiler import is_compiling
 
-from ..board import BOARD, NUMBERS, attach
+from ..board import BOARD, NUMBERS, attach, is_same
 from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs, StepOutput
@@ -345,7 +345,9 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         if run.given and run.given[0] is m:  # a look, and then the step
             return run, run.given[1]
         found = BOARD.take(timestep, m, half, plan.since)
-        plan.since = next(NUMBERS)
+        if found is None and plan.taken is not None and is_same(m, plan.taken[0]):  # a look, and now the step
+            found = plan.taken[1]
+        plan.since, plan.taken = next(NUMBERS), None if found is None else (m, found)
         if found is None or found is m:
             if run.companion is not None and not run.position:
                 return self._stand_in(run.companion), None

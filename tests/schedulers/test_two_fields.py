@@ -235,11 +235,13 @@ def test_threads_that_share_a_network(pipe):
     pipes = [with_unet(pipe, pipe.unet) for _ in range(3)]
     for i, each in enumerate(pipes):
         each.scheduler = sd_ext.make_scheduler(SAMPLER, pipe.scheduler.config)
-        each.words = "abc"[i]
+        each.words = dict(
+            zip(("prompt_embeds", "negative_prompt_embeds"), pipe.encode_prompt("abc"[i], "cpu", 1, True), strict=True)
+        )
 
     def own(each: Any) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return each(each.words, num_inference_steps=4, guidance_scale=2, generator=generator, output_type="latent")[0]
+        more = {"generator": torch.Generator().manual_seed(0), "output_type": "latent", **each.words}
+        return each(num_inference_steps=4, guidance_scale=2, **more)[0]
 
     serial, found = [own(each) for each in pipes], {}
     threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, own(pipes[i]))) for i in range(3)]
@@ -278,6 +280,21 @@ def test_two_calls_of_the_network_in_either_order(order, guidance, pipe):
         return lambda outputs: outputs[order.index(which)]
 
     holds(pipe, lambda: loop(pipe, order, guidance=guidance), half("u"), half("c"), 4)
+
+
+def test_a_look_and_then_the_step(pipe):
+    """Samplers may be asked for x0 first, and for the step with what comes of it afterwards."""
+    attach(pipe)
+    wanted, scheduler = loop(pipe), pipe.scheduler
+    own = scheduler.step
+
+    def twice(*given: Any, **more: Any) -> Any:
+        first = own(*given, **more)
+        assert torch.equal(own(*given, **more).prev_sample, first.prev_sample)
+        return first
+
+    scheduler.step = twice
+    assert torch.equal(loop(pipe), wanted)
 
 
 @over("told", [torch.clone, float, lambda t: torch.tensor([float(t)])])
