@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -228,7 +229,8 @@ def attach(pipe: Any) -> None:
     if hasattr(guider, "get_state") and guider not in ATTACHED:
         ATTACHED[guider] = GuiderHook(guider)
     if network is not pipe:
-        PIPELINES.add(pipe)
+        with suppress(TypeError):  # of objects that cannot be kept track of; their samplers ask for the strength
+            PIPELINES.add(pipe)
 
 
 def detach(pipe: Any) -> None:
@@ -236,7 +238,8 @@ def detach(pipe: Any) -> None:
     for thing in (_network(pipe), getattr(pipe, "guider", None)):
         if hook := ATTACHED.pop(thing, None) if thing is not None else None:
             hook.remove()
-    PIPELINES.discard(pipe)
+    with suppress(TypeError):
+        PIPELINES.discard(pipe)
 
 
 def pipelines_of(scheduler: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import diffusers
 import pytest
@@ -93,6 +94,10 @@ def test_which_pipelines_are_a_schedulers(pipe):
     assert pipelines_of(second) == [other]
     del other
     assert not pipelines_of(second)  # they are not kept alive
+    odd = SimpleNamespace(unet=pipe.unet, scheduler=second)  # which cannot be kept track of
+    attach(odd)
+    assert not pipelines_of(second)
+    detach(odd)
 
 
 def test_two_pipelines_of_two_strengths_are_told_to_part(pipe, said):  # noqa: F811
