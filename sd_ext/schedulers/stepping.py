@@ -198,7 +198,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         call = self._call_at(timesteps)
         if call is None:
             return super().add_noise(original_samples, noise, timesteps)
-        return (call.alpha * original_samples + call.sigma * noise).to(original_samples.dtype)
+        wide = torch.promote_types(original_samples.dtype, torch.float32)
+        return (call.alpha * original_samples.to(wide) + call.sigma * noise).to(original_samples.dtype)
 
     def _call_at(self, timesteps: torch.Tensor) -> Call | None:
         """The call of the announced run that a timestep belongs to, if its level may be apart from that of the model's
