@@ -349,6 +349,11 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]
         "That a sampler runs does not say that it suits: consistency samplers (LCM, TCD) are for models distilled for "
         "them, flow samplers for flow models.",
         "",
+        "Pipelines of flow models with transformers (SD3, Flux, AuraFlow, Lumina, Qwen-Image, LTX, Wan) run with all "
+        "samplers of one field as well: on a model whose data are one picture every one finds it, in as many calls as "
+        "asked ([test_flow_pipelines](../tests/schedulers/processes/test_flow_pipelines.py)). See "
+        "[processes](processes.md).",
+        "",
         "## Pipelines",
         "",
         "How many of a column's samplers pass; [below](#samplers) is which they are. \\* some of them with whole "

@@ -216,10 +216,10 @@ class Model(ABC):
 
     def noise(self) -> dict[str, Any]:
         """The noise schedule as keyword arguments of Diffusers' schedulers, including `prediction_type`."""
-        from ..schedulers.schedule import Training
+        from ..schedulers.processes.reading import ProcessOptions
 
         given = self.config("scheduler")
-        check(given, Training, self.where("scheduler"), error=ModelError)
+        check(given, ProcessOptions, self.where("scheduler"), error=ModelError)
         settings = {name: given[name] for name in NOISE if given.get(name) is not None}
         defaults = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
         return settings | {name: given.get(name, default) for name, default in defaults.items()}

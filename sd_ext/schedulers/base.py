@@ -12,7 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ..declared import Unbounded
-from ..errors import InputError
+from ..errors import InputError, UnknownNameError
 from ..model_configs import GuardedConfig
 from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
 from . import guidance, placement, travel
@@ -21,6 +21,7 @@ from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
 from .plan import Plan
 from .prediction import PREDICTION_TYPES, hook_from_config
+from .processes import angle, betas, continuous, edm, flow, reading  # noqa: F401  each says which configs it is
 from .run import Run
 from .schedule import ZERO, Levels, NoiseSchedule
 from .stepping import Stepping
@@ -32,9 +33,14 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     stepped through is told in `stepping.Stepping`.
 
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: the trained
-            noise schedule, as in Diffusers; see `NoiseSchedule.from_config`.
-        prediction_type: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        process: which of `processes` the model was trained on; None reads it from the other options: flow matching
+            where `prediction_type` or `use_flow_sigmas` says so, else betas.
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: betas, as in
+            Diffusers; see `processes.betas`.
+        snr_shift_scale: what the SNR is divided by (CogVideoX).
+        prediction_type: "epsilon", "sample", "v_prediction" or "flow_prediction"; with EDM's preconditioning the first
+            or the third, which differ by their sign.
+        timestep_type: "continuous" tells a network of v-prediction a quarter of log sigma.
         timestep_spacing: "linspace", "leading" or "trailing"; read when no other grid is chosen.
         steps_offset: added to "leading" timesteps.
         grid: name of a grid (see `list_grids`), before every Diffusers flag, and set as such a flag where Diffusers has
@@ -43,8 +49,15 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         discard_penultimate_sigma: place one more level and leave out the last before the end.
         final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: Diffusers' names for grids.
-        sigma_min, sigma_max: ends of ratio grids (sigma / alpha); None takes the model's.
-        use_flow_sigmas, flow_shift: flow matching, and its timestep shift.
+        sigma_min, sigma_max: ends of ratio grids (sigma / alpha), and of EDM's process; None takes the model's.
+        sigma_data, sigma_schedule, rho: EDM's preconditioning and its steps; see `processes.edm`.
+        use_flow_sigmas: flow matching, with steps that stop short of 0 as those of Diffusers' solvers.
+        shift, flow_shift: the shift of flow matching, by both names it has in Diffusers; see `processes.flow`.
+        use_dynamic_shifting: take the shift from `set_timesteps(mu=...)`, which pipelines compute from the picture's
+            size by `base_shift`, `max_shift`, `base_image_seq_len` and `max_image_seq_len`.
+        time_shift_type: "exponential", that shift is e^mu, or "linear", it is mu.
+        shift_terminal: stretch a flow's sigmas so that the last is this.
+        invert_sigmas: the network is told 1 - sigma and predicts the velocity towards the picture (Mochi).
         lambda_min_clipped: lambda below which no grid starts (-5.1 for cosine schedules, arXiv 2211.01095).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of the x0 prediction.
         clip_sample, clip_sample_range: clipping of the x0 prediction.
@@ -55,6 +68,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             number of calls (see `noise.BrownianPath`; needs the extra `brownian`).
     """
 
+    process: str | None = None
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
     beta_end: float = 0.02
@@ -74,6 +88,20 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     use_lu_lambdas: bool = False
     use_flow_sigmas: bool = False
     flow_shift: float = 1.0
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float | None = 0.5
+    max_shift: float | None = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    time_shift_type: str = "exponential"
+    shift_terminal: float | None = None
+    invert_sigmas: bool = False
+    snr_shift_scale: float = 1.0
+    timestep_type: str = "discrete"
+    sigma_data: float | None = None
+    sigma_schedule: str | None = None
+    rho: float = 7.0
     sigma_min: float | None = None
     sigma_max: float | None = None
     lambda_min_clipped: Unbounded = -math.inf
@@ -93,6 +121,8 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
 
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
+    _flow_flag: ClassVar[bool | None] = None
+    """What `use_flow_sigmas` must be for Diffusers' class of this name to run a flow model; None if it has no say."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -125,11 +155,35 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             guidance.check(config["guidance_schedule"], config)
             if self.weighs_unconditional:
                 raise InputError(f"{type(self).__name__} weighs the halves of guidance itself: no guidance_schedule")
-        if names := travel.beside(config):
+        self._told = self._read_process()
+        if names := travel.beside(config) | self._in_diffusers_words():
             write_options(self, names)
-            config = self.config
-        self.schedule: NoiseSchedule = NoiseSchedule.from_config(config)
+            self._told = self._read_process()
+        self.schedule: NoiseSchedule = NoiseSchedule.kinds[self._told.kind].of(self._told)
         self._forget_runs()
+
+    def _read_process(self) -> reading.ProcessOptions:
+        try:
+            return reading.ProcessOptions(**{name: self.config[name] for name in reading.NAMES})
+        except UnknownNameError:
+            raise
+        except InputError as problem:
+            raise InputError(f"{type(self).__name__}: {problem}") from None
+
+    def _in_diffusers_words(self) -> dict[str, Any]:
+        """What to write beside what the config says of the process, for plain Diffusers' class of the same name."""
+        told, words = self._told, dict[str, Any]()
+        if told.flows:
+            words = {"shift": told.fixed_shift, "flow_shift": told.fixed_shift}
+            if told.prediction_type == "flow_prediction" and self._flow_flag is not None:
+                words["use_flow_sigmas"] = self._flow_flag
+        elif told.snr_shift_scale != 1:
+            words = {"trained_betas": betas.folded(told), "snr_shift_scale": 1.0}
+        return {name: value for name, value in words.items() if self.config[name] != value}
+
+    @property
+    def _process(self) -> NoiseSchedule:
+        return self.schedule.trained
 
     @classmethod
     def from_config(  # type: ignore[override]
@@ -137,10 +191,15 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
     ) -> Any:
         """A scheduler of this class from a config; arguments and result as in Diffusers.
 
-        What is passed goes before the config, in Diffusers' names of grids as well as in ours.
+        What is passed goes before the config, in Diffusers' names of grids as well as in ours. Diffusers leaves out
+        what has the default of the config's class; what is about the process is always taken over.
+
+        Raises:
+            InputError: a config whose process samplers of tables cannot run, or that does not say it.
         """
         if isinstance(config, Mapping):
             kwargs = travel.newest(config, kwargs)
+            kwargs |= reading.read(config, kwargs)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def to_json_string(self) -> str:
@@ -150,8 +209,8 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         return travel.strict(super().to_json_string(), self._options)
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
-        levels, prediction_type = levels[begin:], self.config["prediction_type"]
-        if levels.alpha[0] == 0 and prediction_type == "epsilon":
+        levels, prediction = levels[begin:], self.schedule.prediction
+        if levels.alpha[0] == 0 and prediction.kind == "epsilon":
             raise InputError(
                 "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon "
                 "says nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
@@ -159,7 +218,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         table, changes = self._table(levels, eta), self.config["guidance_schedule"]
         if changes is not None:
             table = guidance.reweighed(table, guidance.factors(changes, levels, len(self)))
-        return Run(table, prediction_type, hook_from_config(self.config), begin)
+        return Run(table, prediction, hook_from_config(self.config), begin)
 
     @property
     def needs_halves(self) -> bool:
@@ -167,14 +226,21 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         return self.weighs_unconditional or self.config["guidance_schedule"] is not None
 
     def _trained(self) -> Levels:
-        t = np.arange(self.schedule.t_max, int(self.schedule.flow) - 1, -1.0)
-        return self._explicit_stages(placement.from_timesteps(self.schedule, t, self._end()))
+        times = np.arange(self.schedule.t_max, self.schedule.t_min - 1, -1.0)
+        levels = self.schedule.at(times)
+        if isinstance(self.schedule, flow.Flow) and not self._told.use_dynamic_shifting:
+            levels = self.schedule.at_sigma(flow.Shift.of(self._told, None).moved(levels.sigma))
+        return self._explicit_stages(placement.with_end(levels, self._end()))
 
     def _between(self, plan: Plan, timestep: float, eta: float) -> Run:
-        level = self.schedule.at([min(max(timestep, 0.0), self.schedule.t_max)])
-        if level.t[0] != timestep or not level.sigma[0]:
+        least, most = placement.told_range(self.schedule)
+        if not least <= timestep <= most:
             return super()._between(plan, timestep, eta)
-        after = next((i for i, value in enumerate(plan.values) if value < timestep), len(plan.values))
+        level = self.schedule.at_told([timestep])
+        if not level.sigma[0]:
+            return super()._between(plan, timestep, eta)
+        below = plan.levels.ratio[:-1] < level.ratio[0]
+        after = int(np.argmax(below)) if below.any() else len(plan.values)
         run = self._compile(placement.from_there(level, plan.levels[after:]), 0, eta)
         for each in filter(None, (run, run.companion)):
             each.begin, each.between = after - 1, True
@@ -195,13 +261,54 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             raise InputError(f"{type(self).__name__}: {name} must be {low} to {high}, got {self.config[name]!r}")
 
     def _end(self) -> Levels:
-        return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.at([0.0])
+        return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.least
 
     def _grid_levels(self, n: int, grid: str | None = None) -> Levels:
         """`n` levels of the configured grid, or of another one, and the end."""
         config = self.config if grid is None else {**self.config, "grid": grid}
         return placement.grid_levels(
-            self.schedule, config, n, self._end(), closed=self._closed_grid, whole=self._whole_linspace
+            self.schedule,
+            config,
+            n,
+            self._end(),
+            closed=self._closed_grid,
+            whole=self._whole_linspace,
+            asked=self._own.asked or self._asked(None, None),
+        )
+
+    def _asked(self, sigmas: Any, mu: float | None) -> placement.Asked | None:
+        """What `set_timesteps` was told of a flow's run.
+
+        Raises:
+            InputError: a `mu` that the shift does not need, or none where it does; sigmas that are none of a flow.
+        """
+        told = self._told
+        if not told.flows:
+            if mu is not None:
+                raise InputError(
+                    f"mu is for flow models that shift by resolution, and this config's process is {told.kind!r}"
+                )
+            return None
+        if told.use_dynamic_shifting:
+            linear = told.time_shift_type == "linear"
+            if isinstance(mu, bool) or not isinstance(mu, int | float) or not math.isfinite(mu) or (linear and mu <= 0):
+                raise InputError(
+                    "with use_dynamic_shifting, set_timesteps needs mu (pipelines compute it), a "
+                    f"{'positive ' if linear else ''}number, got {mu!r}"
+                )
+        elif mu is not None:
+            self.say_once(
+                f"mu has no effect: the config shifts by {told.fixed_shift:g} whatever the resolution, since "
+                "use_dynamic_shifting is off"
+            )
+        grid = placement.chosen_grid(self.config)
+        if sigmas is not None and grid is not None and not placement.spaces(grid):
+            self.say_once(f"the grid {grid!r} places the calls; of the sigmas given only their number counts")
+        return placement.Asked(
+            flow.Shift.of(told, mu),
+            not told.use_dynamic_shifting,
+            None if sigmas is None else placement.flow_sigmas(sigmas),
+            bool(told.use_flow_sigmas),
         )
 
     def set_timesteps(
@@ -210,6 +317,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         device: str | torch.device | None = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
         """Announce a run, by one of a number of network calls, timesteps, or sigmas.
 
@@ -217,8 +325,11 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             num_inference_steps: network evaluations, 1 to `num_train_timesteps`; beside timesteps or sigmas, what
                 their number must be.
             device: where `timesteps` shall be.
-            timesteps: levels of the solver steps, falling, within [0, T - 1]; fractional ones are allowed.
-            sigmas: sigma / alpha of the solver steps, falling; a last 0 is the end and makes no call.
+            timesteps: what the network is told at the solver steps, falling; within [0, T - 1] and possibly fractional
+                where that is the training time.
+            sigmas: sigma / alpha of the solver steps, falling; a last 0 is the end and makes no call. For flow models,
+                as their pipelines give them: a flow's own sigma at each of the calls, before the shift.
+            mu: where `use_dynamic_shifting` is set, what the shift is made from.
 
         Raises:
             InputError: none or several given, or values that cannot be stepped through. What was set before stays.
@@ -226,20 +337,26 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         both, none = timesteps is not None and sigmas is not None, timesteps is None and sigmas is None
         if both or (none and num_inference_steps is None):
             raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
+        asked = self._asked(sigmas, mu)
+        if asked is not None and asked.sigmas is not None:
+            given = len(asked.sigmas)
+            self._fits(num_inference_steps, given, "sigmas")
+            num_inference_steps, sigmas = given, None
         if num_inference_steps is not None:
             self._check_count(num_inference_steps)
+        self._own.asked = asked
         if timesteps is not None:
             levels = placement.from_timesteps(self.schedule, timesteps, self._end())
         elif sigmas is not None:
             levels = placement.from_sigmas(self.schedule, sigmas, self._end())
         else:
             return self.announce(self._place(int(num_inference_steps)), device)  # type: ignore[arg-type]
-        if num_inference_steps not in (None, len(levels) - 1):
-            name = "sigmas" if timesteps is None else "timesteps"
-            raise InputError(
-                f"{name} must be {num_inference_steps} numbers (num_inference_steps), got {len(levels) - 1}"
-            )
+        self._fits(num_inference_steps, len(levels) - 1, "sigmas" if timesteps is None else "timesteps")
         self.announce(self._explicit_stages(levels), device)
+
+    def _fits(self, num_inference_steps: int | None, given: int, name: str) -> None:
+        if num_inference_steps not in (None, given):
+            raise InputError(f"{name} must be {num_inference_steps} numbers (num_inference_steps), got {given}")
 
     def _check_count(self, num_inference_steps: Any) -> None:
         most = self.config["num_train_timesteps"]

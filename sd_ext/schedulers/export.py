@@ -27,6 +27,8 @@ from ..errors import InputError
 from ..model_configs import read_index
 from .assemble import SOURCE
 from .exported import MODULE, ExportedScheduler
+from .prediction import PREDICTION_TYPES, Prediction
+from .processes.reading import NAMES
 from .run import P0, STASH, X
 from .schedule import Levels, NoiseSchedule
 from .table import Table
@@ -122,11 +124,7 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
         raise InputError("num_inference_steps names no number of calls to export")
     result = ExportedScheduler(
         runs=runs,
-        trained={
-            "alpha": scheduler.schedule.alpha.tolist(),
-            "sigma": scheduler.schedule.sigma.tolist(),
-            "flow": scheduler.schedule.flow,
-        },
+        trained=_trained(scheduler.schedule),
         eta=config.get("eta", 0.0) if "eta" in inspect.signature(scheduler.step).parameters else None,
         exported_from=f"{type(scheduler).__module__}.{type(scheduler).__name__}",
         init_noise_sigma=float(start),
@@ -148,6 +146,17 @@ OWN = ("eta", "init_noise_sigma", "runs", "trained", "exported_from")
 """Arguments that do not come from the scheduler's config."""
 
 
+def _trained(schedule: NoiseSchedule) -> dict[str, Any]:
+    """The process, as `exported.py` reads it."""
+    trained, told = schedule.trained, schedule.trained.told_at_training
+    said = {} if told is None else {"told": [v if math.isfinite(v) else None for v in told.tolist()]}
+    if trained.sigma_data != 1:
+        said["sigma_data"] = trained.sigma_data
+    if schedule.prediction[1:] != Prediction()[1:] or schedule.prediction.kind not in PREDICTION_TYPES:
+        said["prediction"] = list(schedule.prediction)
+    return {"alpha": trained.alpha.tolist(), "sigma": trained.sigma.tolist(), "flow": trained.flow, **said}
+
+
 def _constructor_keys(cls: type) -> set[str]:
     return set(inspect.signature(cls.__init__).parameters) - {"self", "args", "kwargs"}
 
@@ -155,7 +164,7 @@ def _constructor_keys(cls: type) -> set[str]:
 def _known_to_diffusers(config: Mapping[str, Any], compatibles: Iterable[type]) -> dict[str, Any]:
     """The rest of the config that Diffusers' schedulers know: from it they, and ours, can be made in place of this."""
     known = set().union(*map(_constructor_keys, compatibles))
-    known -= _constructor_keys(ExportedScheduler)
+    known = (known | set(NAMES)) - _constructor_keys(ExportedScheduler)
     finite = {k: v for k, v in config.items() if not (isinstance(v, float) and not math.isfinite(v))}  # for JSON
     return {key: value for key, value in finite.items() if key in known}
 

@@ -12,11 +12,12 @@ the numbers, into `scheduler_config.json`. One network call is a small matrix. O
 it makes x' and stash', as weighted sums: `[[weights of x'], [weights of stash']]`, with zeros at the end of a list, and
 a stash' of zeros, left out. `runs` holds, for each number of calls, `timesteps`, `sigmas` (sigma / alpha, null where
 infinite), the levels `alpha` and `sigma` of its `calls`, and in `starts` those calls that differ in a run that begins
-late (image to image); a start whose table is another one altogether stands in `late`. `trained` is the model's noise
-schedule. Where a run has `"fields": 2`, its rows weigh `history` predictions and after them as many of one half of the
-guided ones (`second`), which `pipe.scheduler.attach(pipe)` makes the U-Net leave; where nothing is left, tables of
-`companions` run in their place, by the call they start at. `apart` says that the timesteps may be others than those of
-`alpha` and `sigma`.
+late (image to image); a start whose table is another one altogether stands in `late`. `trained` is the process: `alpha`
+and `sigma` at its training times, what the network is `told` there if that is not the time itself, `flow` where alpha +
+sigma = 1, `sigma_data`, and the `prediction` where its name does not say all. Where a run has `"fields": 2`, its rows
+weigh `history` predictions and after them as many of one half of the guided ones (`second`), which
+`pipe.scheduler.attach(pipe)` makes the U-Net leave; where nothing is left, tables of `companions` run in their place,
+by the call they start at. `apart` says that the timesteps may be others than those of `alpha` and `sigma`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from diffusers.configuration_utils import register_to_config
 from ..board import HALVES, Half
 from .assemble import SOURCE
 from .plan import StepOutput
-from .prediction import PREDICTION_TYPES, Basis, hook_from_config
+from .prediction import PREDICTION_TYPES, Basis, Prediction, hook_from_config
 from .run import Rows, Run
 from .stepping import Stepping
 
@@ -188,7 +189,7 @@ class StoredLevels:
     """The levels of a run, as it is announced."""
 
     def __init__(self, run: dict[str, Any]):
-        self.run = run
+        self.run, self.alpha, self.sigma = run, run["alpha"], run["sigma"]
         self.t = [*run["timesteps"], 0.0]
         self.ratio = [math.inf if v is None else float(v) for v in run["sigmas"]]
         self.apart = bool(run.get("apart"))
@@ -198,10 +199,36 @@ class StoredLevels:
 
 
 class StoredTraining:
-    """The trained noise schedule; see `forward.Trained`."""
+    """The trained process; see `forward.Trained`."""
 
-    def __init__(self, trained: dict[str, Any]):
+    def __init__(self, trained: dict[str, Any], prediction_type: str):
         self.alpha, self.sigma, self.flow = trained["alpha"], trained["sigma"], bool(trained.get("flow"))
+        self.sigma_data: float = trained.get("sigma_data", 1.0)
+        told = trained.get("told")
+        self.told_at_training = None if told is None else [-math.inf if v is None else float(v) for v in told]
+        self.prediction = Prediction(*trained.get("prediction", [prediction_type]))
+
+
+def check_trained(trained: dict[str, Any], steps: int) -> None:
+    """Lists of the right length, finite numbers, and a prediction that there is."""
+    told = trained.get("told")
+    listed = len(told) if isinstance(told, (list, tuple)) else steps + bool(trained.get("flow"))
+    need(listed in (steps, steps + 1), f"trained.told must be a list of {steps} or {steps + 1} numbers")
+    steps = listed
+    for name in ("alpha", "sigma"):
+        check_numbers(f"trained.{name}", trained.get(name), steps)
+    if told is not None:
+        check_numbers("trained.told", [v or 0 for v in told] if isinstance(told, (list, tuple)) else None, steps)
+    data = trained.get("sigma_data", 1.0)
+    check_numbers("trained.sigma_data", [data])
+    need(data > 0, "trained.sigma_data must be positive")
+    prediction = trained.get("prediction", ["epsilon"])
+    kinds = (*PREDICTION_TYPES, "consistency")
+    need(
+        isinstance(prediction, (list, tuple)) and prediction and prediction[0] in kinds, "trained.prediction is unknown"
+    )
+    check_numbers("trained.prediction", list(prediction[1:]))
+    need(len(prediction) <= len(Prediction()), "trained.prediction has too many numbers")
 
 
 class Shown(dict):
@@ -251,12 +278,11 @@ class ExportedScheduler(Stepping):
         need(thresholding in (True, False) and clip_sample in (True, False), "switches must be true or false")
         if not isinstance(runs, dict) or not isinstance(trained, dict) or not runs:
             raise ValueError("scheduler_config.json: runs and trained must be dictionaries with entries")
-        for name in ("alpha", "sigma"):
-            check_numbers(f"trained.{name}", trained.get(name), num_train_timesteps + bool(trained.get("flow")))
+        check_trained(trained, num_train_timesteps)
         for key, run in runs.items():
             check_run(key, run, prediction_type)
         self.register_to_config(runs=Shown(runs), trained=Shown(trained))
-        self.schedule = StoredTraining(trained)
+        self.schedule = StoredTraining(trained, prediction_type)
         # Pipelines record this as the component's module: the file that `save_config` puts beside the config.
         self.__module__ = MODULE
         self._forget_runs()
@@ -308,13 +334,16 @@ class ExportedScheduler(Stepping):
         self.announce(StoredLevels(run), device)
 
     def _compile(self, levels: StoredLevels, begin: int, eta: float) -> Run:
-        config = self.config
         tables = [StoredTable(levels.run, begin)]
         if (companion := levels.run.get("companions", {}).get(str(begin))) is not None:
             tables.append(StoredTable(companion, 0))
-        run, *others = (Run(table, config["prediction_type"], hook_from_config(config), begin) for table in tables)
+        run, *others = (Run(table, self.schedule.prediction, hook_from_config(self.config), begin) for table in tables)
         run.companion = others[0] if others else None
         return run
+
+    @property
+    def _process(self) -> StoredTraining:
+        return self.schedule
 
     @property
     def init_noise_sigma(self) -> float:

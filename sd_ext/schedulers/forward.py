@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -12,8 +13,9 @@ import torch
 class Trained(Protocol):
     """The trained noise schedule: x_t = alpha_t x0 + sigma_t eps.
 
-    `alpha` and `sigma` are those of the timesteps 0, 1, 2, ...; `flow` says whether alpha + sigma = 1 (flow matching)
-    in place of alpha^2 + sigma^2 = 1.
+    `alpha` and `sigma` are those of the training times 0, 1, 2, ..., at which the network is told `told_at_training`,
+    or where that is None, the time itself; `flow` says whether alpha + sigma = 1 (flow matching) in place of
+    alpha^2 sigma_data^2 + sigma^2 = 1.
     """
 
     @property
@@ -24,6 +26,26 @@ class Trained(Protocol):
 
     @property
     def flow(self) -> bool: ...
+
+    @property
+    def sigma_data(self) -> float: ...
+
+    @property
+    def told_at_training(self) -> Sequence[float] | None: ...
+
+
+def times(schedule: Trained, timesteps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The training times at which the network is told `timesteps`: between two of them, in proportion."""
+    if schedule.told_at_training is None:
+        return timesteps
+    told = torch.tensor([float(value) for value in schedule.told_at_training], dtype=torch.float64)
+    told, t = told.to(timesteps.device, dtype), timesteps.to(dtype)
+    if told[0] > told[-1]:
+        told, t = -told, -t
+    high = torch.searchsorted(told, t.contiguous()).clamp(1, len(told) - 1)
+    below, above = told[high - 1], told[high]
+    part = torch.where(torch.isfinite(below), (t - below) / (above - below), 1.0)
+    return (high - 1 + part).clamp(0, len(told) - 1)
 
 
 @lru_cache(maxsize=16)
@@ -39,23 +61,23 @@ def coefficients(schedule: Trained, timesteps: torch.Tensor, like: torch.Tensor)
 
     Args:
         schedule: the trained noise schedule.
-        timesteps: `(batch,)` or `(1,)`, whole or fractional, on any device. Between whole ones log(sigma / alpha) is
-            interpolated; for flow matching, or beside a timestep without signal, alpha is.
+        timesteps: what the network is told, `(batch,)` or `(1,)`, on any device. Between training times
+            log(sigma / alpha) is interpolated; for flow matching, or beside one without signal, alpha is.
         like: what they shall be multiplied with, `(batch, ...)`.
     """
-    timesteps = timesteps.reshape(-1).to(like.device)
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
+    timesteps = times(schedule, timesteps.reshape(-1).to(like.device), dtype)
     alpha, sigma = tables(schedule, dtype, like.device)
     if timesteps.is_floating_point():
         low = timesteps.floor().long()
         high, part = (low + 1).clamp(max=len(alpha) - 1), (timesteps - low).to(dtype)
         log_ratio = torch.log(sigma / alpha)
         log_ratio = torch.lerp(log_ratio[low], log_ratio[high], part)
-        power = 1.0 if schedule.flow else 2.0
-        between = torch.sigmoid(-power * log_ratio) ** (1 / power)
+        data = schedule.sigma_data
+        between = torch.sigmoid(2 * (math.log(data) - log_ratio)) ** 0.5 / data
         linear = torch.lerp(alpha[low], alpha[high], part)
         a = torch.where(part == 0, alpha[low], torch.where((alpha[high] == 0) | schedule.flow, linear, between))
-        s = 1 - a if schedule.flow else torch.sqrt(1 - a**2)
+        s = 1 - a if schedule.flow else torch.sqrt(1 - (data * a) ** 2)
         s = torch.where(part == 0, sigma[low], s)
     else:
         a, s = alpha[timesteps], sigma[timesteps]
@@ -70,15 +92,20 @@ def add_noise(schedule: Trained, x0: torch.Tensor, noise: torch.Tensor, timestep
 
 
 def velocity(schedule: Trained, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """alpha_t noise - sigma_t x0, the target of v-prediction (Salimans & Ho 2022, arXiv 2202.00512)."""
+    """alpha_t noise - sigma_t x0, the target of v-prediction (Salimans & Ho 2022, arXiv 2202.00512), of data in units
+    of their standard deviation.
+    """
     alpha, sigma = coefficients(schedule, timesteps, x0)
-    return (alpha * noise - sigma * x0).to(x0.dtype)
+    return (alpha * schedule.sigma_data * noise - sigma / schedule.sigma_data * x0).to(x0.dtype)
 
 
 class ForwardProcess:
     """The part of the scheduler interface that is about the trained process and not about a run."""
 
-    schedule: Trained
+    @property
+    def _process(self) -> Trained:
+        """The trained process; what its timesteps mean."""
+        raise NotImplementedError
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """alpha_t x0 + sigma_t noise, at any timesteps, also before set_timesteps.
@@ -86,13 +113,13 @@ class ForwardProcess:
         Args:
             original_samples: x0, `(batch, ...)`.
             noise: same shape.
-            timesteps: `(batch,)` or `(1,)`, whole or fractional, within [0, T - 1].
+            timesteps: what the network is told, `(batch,)` or `(1,)`; whole or fractional.
         """
-        return add_noise(self.schedule, original_samples, noise, timesteps)
+        return add_noise(self._process, original_samples, noise, timesteps)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """v = alpha_t noise - sigma_t x0, the target of v-prediction; arguments as for `add_noise`."""
-        return velocity(self.schedule, sample, noise, timesteps)
+        return velocity(self._process, sample, noise, timesteps)
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
@@ -111,5 +138,6 @@ class ForwardProcess:
         return 1 - self.betas
 
     def _squares(self) -> torch.Tensor:
-        """1, and alpha_t^2 at every timestep, `(1 + T,)` float64."""
-        return torch.tensor([1.0, *self.schedule.alpha], dtype=torch.float64) ** 2
+        """1, and alpha_t^2 (of data in units of their standard deviation) at every timestep, `(1 + T,)` float64."""
+        trained = self._process
+        return torch.tensor([1.0, *(a * trained.sigma_data for a in trained.alpha)], dtype=torch.float64) ** 2

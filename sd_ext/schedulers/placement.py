@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,58 +12,140 @@ import torch
 
 from ..errors import InputError
 from .grids import GridOptions, get_grid
-from .schedule import ZERO, Levels, NoiseSchedule
+from .grids.by_ratio import beta_ratio, exponential, karras
+from .processes.flow import Flow, Shift, own_sigmas, resampled
+from .schedule import ZERO, Array, Levels, NoiseSchedule
 from .travel import FLAGS
+
+SPACINGS = {"karras": karras, "exponential": exponential, "beta_sigmas": beta_ratio}
+"""Grids that on a flow schedule space its own sigmas anew between their first and their last, as Diffusers' flags
+do."""
+
+
+def spaces(grid: str) -> bool:
+    """Whether a grid spaces a flow's sigmas anew, and does not place its own."""
+    return get_grid(grid).name in SPACINGS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `set_timesteps` was told of a run of a flow model.
+
+    Args:
+        shift: where its sigmas are moved to.
+        fixed: whether that is by the config and not by resolution.
+        sigmas: of each call, before the shift, `(calls,)`; None to place them.
+        to_zero: see `processes.flow.own_sigmas`.
+    """
+
+    shift: Shift
+    fixed: bool = True
+    sigmas: Array | None = None
+    to_zero: bool = False
+
+
+def chosen_grid(config: Mapping[str, Any]) -> str | None:
+    """The grid a scheduler config names: by `grid`, or by one of Diffusers' flags."""
+    if config["grid"] is not None:
+        return config["grid"]
+    return next((grid for flag, grid in FLAGS.items() if config[flag]), None)
 
 
 def grid_name(config: Mapping[str, Any]) -> str:
-    """The grid a scheduler config asks for: `grid`, or one of Diffusers' flags, or `timestep_spacing`."""
-    if config["grid"] is not None:
-        return config["grid"]
-    return next((grid for flag, grid in FLAGS.items() if config[flag]), config["timestep_spacing"])
+    """The grid a scheduler config asks for: one that it names, or its `timestep_spacing`."""
+    return chosen_grid(config) or config["timestep_spacing"]
 
 
 def grid_levels(
-    schedule: NoiseSchedule, config: Mapping[str, Any], n: int, end: Levels, *, closed: bool, whole: bool
+    schedule: NoiseSchedule,
+    config: Mapping[str, Any],
+    n: int,
+    end: Levels,
+    *,
+    closed: bool,
+    whole: bool,
+    asked: Asked | None = None,
 ) -> Levels:
-    """`n` levels of the configured grid, and `end`.
+    """`n` levels of the configured grid, and `end`. Where the config names none, processes have steps of their own, or
+    follow its `timestep_spacing`.
 
     Where the grid's own last level is the end already, the grid of n + 1 levels is taken, so that no step has length
     zero. With `discard_penultimate_sigma` one more is placed and the last before the end left out.
 
     Args:
-        schedule: the trained noise schedule.
+        schedule: the process.
         config: a scheduler's.
         n: network calls, or solver steps of samplers that make several calls a step.
         end: where the run ends, one level.
         closed, whole: how this sampler's "linspace" and "leading" are meant; see `GridOptions`.
+        asked: what the run was told, for flow models.
 
     Raises:
         InputError: no such grid, or one that cannot place so many levels.
     """
+    placed = n + bool(config.get("discard_penultimate_sigma"))
+    if isinstance(schedule, Flow):
+        assert asked is not None
+        return _flow_levels(schedule, config, placed, end, asked)[:n].then(end)
+    if chosen_grid(config) is None and (times := schedule.own_times(placed)) is not None:
+        return schedule.at(times)[:n].then(end)
+    return _placed(schedule, config, placed, end, _options(schedule, config, closed, whole))[:n].then(end)
+
+
+def _placed(schedule: NoiseSchedule, config: Mapping[str, Any], n: int, end: Levels, options: GridOptions) -> Levels:
+    grid = get_grid(grid_name(config))
+    levels = grid.levels(schedule, n, options)
+    return grid.levels(schedule, n + 1, options) if _reaches(levels, end) else levels
+
+
+def _options(schedule: NoiseSchedule, config: Mapping[str, Any], closed: bool, whole: bool) -> GridOptions:
     low, high = schedule.ratio_range
     t_max = schedule.t_max
     if config["lambda_min_clipped"] > -math.log(high):
         high = math.exp(-config["lambda_min_clipped"])
-        t_max = int(schedule.at_lambda([config["lambda_min_clipped"]]).t[0])
-    options = GridOptions(
+        t_max = int(schedule.time(schedule.at_lambda([config["lambda_min_clipped"]]))[0])
+    return GridOptions(
         offset=config["steps_offset"],
-        closed=closed and not schedule.flow,
-        whole=whole and not schedule.flow,
+        closed=closed,
+        whole=whole,
         low=config["sigma_min"] or low,
         high=config["sigma_max"] or high,
         t_max=t_max,
-        t_min=int(schedule.flow),
-        shift=config["flow_shift"],
+        t_min=schedule.t_min,
         own=_own_options(config),
     )
-    name = grid_name(config)
-    grid = get_grid("linspace" if schedule.flow and name in ("leading", "trailing") else name)
-    placed = n + bool(config.get("discard_penultimate_sigma"))
-    levels = grid.levels(schedule, placed, options)
-    if _reaches(levels, end):
-        levels = grid.levels(schedule, placed + 1, options)
-    return levels[:n].then(end)
+
+
+def _flow_levels(flow: Flow, config: Mapping[str, Any], n: int, end: Levels, asked: Asked) -> Levels:
+    """`n` levels of a flow model: those of the sigmas asked for or of its own ones, or of the grid that is named."""
+    name, shift = chosen_grid(config), asked.shift
+    spacing = SPACINGS.get(get_grid(name).name) if name is not None else None
+    if name is not None and spacing is None:
+        options = replace(_options(flow, config, closed=False, whole=False), shift=shift.factor)
+        levels = _placed(flow, config, n, end, options)
+        return levels if shift.terminal is None else flow.at_sigma(shift.stretched(levels.sigma[:n]))
+    if asked.sigmas is not None:
+        sigmas = resampled(asked.sigmas, n)
+    else:
+        sigmas = own_sigmas(n, flow.t_max, shift.factor, to_zero=asked.to_zero, fixed=asked.fixed)
+    sigmas = shift.stretched(shift.moved(sigmas))
+    if spacing is not None:
+        low, high = config["sigma_min"] or float(sigmas[-1]), config["sigma_max"] or float(sigmas[0])
+        sigmas = spacing(low, high, n, **get_grid(name or "").own_options(_own_options(config)))
+    return flow.at_sigma(sigmas)
+
+
+def flow_sigmas(values: Any) -> Array:
+    """The caller's sigmas of a flow model, before the shift, `(calls,)`; a last 0 is the end and makes no call.
+
+    Raises:
+        InputError: not numbers, empty, not falling, or not above 0 and at most 1.
+    """
+    given = falling("sigmas", values)
+    given = given[:-1] if given[-1] == 0 and len(given) > 1 else given
+    if given[-1] <= 0 or given[0] > 1:
+        raise InputError(f"a flow's sigmas must lie above 0 and at most at 1, got {given.tolist()}")
+    return given
 
 
 def _own_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,12 +169,14 @@ def from_timesteps(schedule: NoiseSchedule, timesteps: Any, end: Levels) -> Leve
     """Levels at the caller's timesteps, and the end.
 
     Raises:
-        InputError: not numbers, empty, not falling, or outside [0, T - 1].
+        InputError: not numbers, empty, not falling, or outside what the network was trained to be told.
     """
-    values = falling("timesteps", timesteps)
-    if values[0] > schedule.t_max or values[-1] < 0:
-        raise InputError(f"timesteps must lie within 0 and {schedule.t_max}, got {values.tolist()}")
-    return _with_end(schedule.at(values), end)
+    told = schedule.told_at_training
+    values = falling("timesteps", timesteps, rising=told is not None and bool(told[0] > told[-1]))
+    least, most = told_range(schedule)
+    if not least <= values.min() <= values.max() <= most:
+        raise InputError(f"timesteps must lie within {least:g} and {most:g}, got {values.tolist()}")
+    return with_end(schedule.at_told(values), end)
 
 
 def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
@@ -105,7 +190,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
         values, end = values[:-1], ZERO
     if values[-1] <= 0:
         raise InputError(f"sigmas must be positive, save for a last 0, got {values.tolist()}")
-    return _with_end(schedule.at_lambda(-np.log(values)), end)
+    return with_end(schedule.at_lambda(-np.log(values)), end)
 
 
 def from_there(first: Levels, rest: Levels) -> Levels:
@@ -118,7 +203,15 @@ def from_there(first: Levels, rest: Levels) -> Levels:
     return levels
 
 
-def _with_end(levels: Levels, end: Levels) -> Levels:
+def told_range(schedule: NoiseSchedule) -> tuple[float, float]:
+    """The least and the largest timestep that the network was trained to be told."""
+    trained = schedule.trained
+    told = trained.told(np.array([0.0, trained.t_max]), trained.ratio_at_ends)
+    return float(min(told)), float(max(told))
+
+
+def with_end(levels: Levels, end: Levels) -> Levels:
+    """Levels of a run, and its end."""
     # A run told to go down to the training's least noise can only end clean.
     return levels.then(ZERO if _reaches(levels, end) else end)
 
@@ -128,12 +221,13 @@ def _reaches(levels: Levels, end: Levels) -> bool:
     return bool(levels.ratio[-1] <= end.ratio[0] * (1 + 1e-9))
 
 
-def falling(name: str, values: Any) -> np.ndarray:
+def falling(name: str, values: Any, rising: bool = False) -> np.ndarray:
     """The caller's numbers, `(n,)` in float64.
 
     Args:
         name: of the argument, for the message.
         values: a list, array or tensor.
+        rising: whether they must rise instead.
 
     Raises:
         InputError: not numbers, none at all, not finite, or not falling.
@@ -144,6 +238,7 @@ def falling(name: str, values: Any) -> np.ndarray:
         raise InputError(f"{name} must be a list of numbers, got {values!r}") from error
     if len(array) == 0 or not np.isfinite(array).all():
         raise InputError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
-    if np.any(np.diff(array) >= 0):
-        raise InputError(f"{name} must fall from call to call, got {array.tolist()}")
+    if np.any(np.diff(array) * (-1 if rising else 1) >= 0):
+        way = "rise" if rising else "fall"
+        raise InputError(f"{name} must {way} from call to call, got {array.tolist()}")
     return array

@@ -40,11 +40,15 @@ class Plan(Places):
         levels: the levels of its calls and the end; their `t` are the timesteps.
         device: where `timesteps` shall be.
         implied: whether nobody announced it: the trained timesteps, for a step before any `set_timesteps`.
+        counted: whether timesteps count something, so that they are integers where all are whole.
     """
 
-    def __init__(self, levels: Any, device: str | torch.device | None = None, implied: bool = False):
+    def __init__(
+        self, levels: Any, device: str | torch.device | None = None, implied: bool = False, counted: bool = True
+    ):
         t = [float(value) for value in levels.t[:-1]]
-        timesteps = torch.tensor(t, dtype=torch.int64 if all(v.is_integer() for v in t) else torch.float32)
+        whole = counted and all(v.is_integer() for v in t)
+        timesteps = torch.tensor(t, dtype=torch.int64 if whole else torch.float32)
         super().__init__(timesteps.to(device), timesteps.tolist())
         self.levels, self.implied = levels, implied
         self.begin: int | None = None
@@ -96,6 +100,8 @@ class Runs(threading.local):
 
     plan: Plan | None = None
     copied: bool = False
+    asked: Any = None
+    """What the run that is being announced was asked for, for placing it."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runs:
         other = Runs()

@@ -17,17 +17,18 @@ CLOSE = 1e-3
 """Timesteps that differ by less are the same."""
 
 
-def number(timestep: Any) -> tuple[float, float]:
+def number(timestep: Any, close: float = CLOSE) -> tuple[float, float]:
     """A timestep's value and how far it may be off.
 
     Args:
         timestep: a number, or a tensor of one number or the same number for each sample. A tensor is read, so on
             another device it is waited for.
+        close: how far a timestep may be off.
 
     Raises:
         InputError: neither, or a tensor of several numbers.
     """
-    off = CLOSE
+    off = close
     try:
         if isinstance(timestep, torch.Tensor):
             values = timestep.detach().flatten().tolist()
@@ -53,6 +54,8 @@ class Places:
 
     def __init__(self, timesteps: torch.Tensor, values: list[float]):
         self.timesteps, self.values = timesteps, values
+        self.close = CLOSE if max(map(abs, values), default=0) > 2 else CLOSE / 1000
+        """Timesteps are in the hundreds, or from about 0 to 1."""
         self.width = timesteps.element_size()
         self.address = timesteps.data_ptr() or -1
         """Where the first one is in memory; -1 on devices that do not say."""
@@ -97,7 +100,7 @@ class Places:
             first, width, _ = self.copied
             if timestep.data_ptr() == first + due * width:
                 return due
-        found = self.by_value(*number(timestep), due)
+        found = self.by_value(*number(timestep, self.close), due)
         if elsewhere and found is not None and timestep.data_ptr():
             width = timestep.element_size()
             self.copied = timestep.data_ptr() - found * width, width, timestep

@@ -1,13 +1,14 @@
 """What a network predicts, as linear maps, and the elementwise hook on x0.
 
-Every prediction type is linear in (x, m), m the network's output: p = cx x + cm m for p = x0 or eps. Clipping and
+Every prediction is linear in (x, m), m the network's output: p = cx x + cm m for p = x0 or eps. Clipping and
 dynamic thresholding act on the x0 prediction before a row is applied.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -22,14 +23,32 @@ Hook = Callable[[torch.Tensor], torch.Tensor]
 """What is done to a prediction of x0, `(batch, ...)`, before it is used."""
 
 
-def linear_map(prediction_type: str, basis: Basis, alpha: float, sigma: float) -> tuple[float, float]:
-    """(cx, cm) with p = cx x + cm m, for x = alpha x0 + sigma eps.
-
-    epsilon: m = eps. sample: m = x0. v_prediction: m = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv 2202.00512).
-    flow_prediction: m = eps - x0 (arXiv 2209.03003).
+class Prediction(NamedTuple):
+    """What a network's output m is.
 
     Args:
-        prediction_type: what m is, one of `PREDICTION_TYPES`.
+        kind: one of `PREDICTION_TYPES`, or "consistency".
+        sign: -1 where it is that with its sign turned.
+        sigma_data: standard deviation of the data in whose units it is (v_prediction and consistency).
+        sigma_min: sigma / alpha at which a consistency model's x0 is x itself.
+    """
+
+    kind: str = "epsilon"
+    sign: float = 1.0
+    sigma_data: float = 1.0
+    sigma_min: float = 0.0
+
+
+def linear_map(prediction: Prediction | str, basis: Basis, alpha: float, sigma: float) -> tuple[float, float]:
+    """(cx, cm) with p = cx x + cm m, for x = alpha x0 + sigma eps.
+
+    epsilon: m = eps. sample: m = x0. v_prediction: m = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv 2202.00512); of
+    data in units of d, m = alpha d eps - sigma x0 / d, which is EDM's F for alpha^2 d^2 + sigma^2 = 1 (Karras et al.
+    2022, arXiv 2206.00364, eq. 7). flow_prediction: m = eps - x0 (arXiv 2209.03003). consistency: x0 = c_skip x + c_out
+    m of x / alpha, with c_skip = 1 at sigma_min (Song et al. 2023, arXiv 2303.01469, appendix C).
+
+    Args:
+        prediction: what m is; its kind alone will do.
         basis: what p shall be, "x0" or "eps".
         alpha, sigma: the level of x.
 
@@ -37,21 +56,28 @@ def linear_map(prediction_type: str, basis: Basis, alpha: float, sigma: float) -
         The weights of x and of m.
 
     Raises:
-        InputError: another prediction type.
+        InputError: another kind.
     """
-    if prediction_type == "sample":
+    kind, sign, data, least = prediction if isinstance(prediction, Prediction) else Prediction(prediction)
+    if kind == "sample":
         x0, eps = (0.0, 1.0), (1 / sigma, -alpha / sigma)
-    elif prediction_type == "epsilon":
+    elif kind == "epsilon":
         x0, eps = (1 / alpha, -sigma / alpha), (0.0, 1.0)
-    elif prediction_type == "v_prediction":
-        norm = alpha**2 + sigma**2
-        x0, eps = (alpha / norm, -sigma / norm), (sigma / norm, alpha / norm)
-    elif prediction_type == "flow_prediction":
+    elif kind == "v_prediction":
+        norm = (alpha * data) ** 2 + sigma**2
+        x0, eps = (alpha * data**2 / norm, -sigma * data / norm), (sigma / norm, alpha * data / norm)
+    elif kind == "flow_prediction":
         norm = alpha + sigma
         x0, eps = (1 / norm, -sigma / norm), (1 / norm, alpha / norm)
+    elif kind == "consistency":
+        above = sigma / alpha - least
+        skip = data**2 / (above**2 + data**2) / alpha
+        out = above * data / math.hypot(sigma / alpha, data)
+        x0, eps = (skip, out), ((1 - alpha * skip) / sigma, -alpha * out / sigma)
     else:
-        raise InputError(f"prediction_type must be one of {PREDICTION_TYPES}, got {prediction_type!r}")
-    return x0 if basis == "x0" else eps
+        raise InputError(f"prediction_type must be one of {PREDICTION_TYPES}, got {kind!r}")
+    cx, cm = x0 if basis == "x0" else eps
+    return cx, sign * cm
 
 
 def clip_hook(limit: float) -> Hook:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..board import Half
-from .prediction import Basis, Hook, linear_map
+from .prediction import Basis, Hook, Prediction, linear_map
 
 X, STASH, P0 = 0, 1, 2
 """Where a table's row has the weights of x, of the stash and of this call's prediction. Those of earlier predictions
@@ -86,12 +86,12 @@ class Call(NamedTuple):
     keep_second: float | str | None = None
 
 
-def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> list[Call]:
-    """The calls of a table for a network of the given prediction type.
+def compile_calls(table: Coefficients, prediction: Prediction | str, hooked: bool) -> list[Call]:
+    """The calls of a table for a network.
 
     Args:
         table: the coefficients.
-        prediction_type: what the network predicts, see `linear_map`.
+        prediction: what the network predicts, see `linear_map`.
         hooked: whether a hook changes x0. Then the prediction is computed before the row and stands in the place of m,
             so that no part of it is in the weight of x.
 
@@ -100,10 +100,7 @@ def compile_calls(table: Coefficients, prediction_type: str, hooked: bool) -> li
     """
     alpha, sigma, rows = table.numbers()
     n, history = len(rows), table.history
-    if hooked:
-        reads = [(0.0, 1.0)] * n
-    else:
-        reads = [linear_map(prediction_type, table.basis, alpha[i], sigma[i]) for i in range(n)]
+    reads = [(0.0, 1.0) if hooked else linear_map(prediction, table.basis, alpha[i], sigma[i]) for i in range(n)]
     scales = [cx if cx else cm for cx, cm in reads]
     firsts = [P0 + field * history for field in range(table.fields)]  # where the weights of each field begin
 
@@ -162,15 +159,15 @@ class Run:
 
     Args:
         table: what to run.
-        prediction_type: what the network predicts.
+        prediction: what the network predicts.
         hook: elementwise map of the x0 prediction, or None.
         begin: which of the announced calls the table's first one is.
     """
 
-    def __init__(self, table: Coefficients, prediction_type: str, hook: Hook | None = None, begin: int = 0):
+    def __init__(self, table: Coefficients, prediction: Prediction | str, hook: Hook | None = None, begin: int = 0):
         self.table: Any = table
-        self.prediction_type, self.hook, self.begin = prediction_type, hook, begin
-        self.calls = compile_calls(table, prediction_type, hook is not None)
+        self.prediction, self.hook, self.begin = prediction, hook, begin
+        self.calls = compile_calls(table, prediction, hook is not None)
         self.position = 0
         """Calls made."""
         self.depth = table.history - 1
@@ -197,7 +194,7 @@ class Run:
 
     def denoised(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """The x0 prediction, the hook applied, of the shape of x."""
-        cx, cm = linear_map(self.prediction_type, "x0", call.alpha, call.sigma)
+        cx, cm = linear_map(self.prediction, "x0", call.alpha, call.sigma)
         x0 = weighted_sum(((0, cx), (1, cm)), (x, m))
         return x0 if self.hook is None else self.hook(x0)
 

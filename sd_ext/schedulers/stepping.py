@@ -78,10 +78,15 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         Raises:
             InputError: levels that this sampler cannot step through. What was announced before stays.
         """
-        plan = Plan(levels, device)
+        plan = Plan(levels, device, counted=self._counted)
         plan.ready = self._compile(levels, 0, 0.0)
         self._own.plan = self._latest = plan
         self._own.copied = False
+
+    @property
+    def _counted(self) -> bool:
+        """Whether timesteps count what the model was trained at, and are whole numbers where they can be."""
+        return not self._process.flow and self._process.told_at_training is None
 
     @property
     def _plan(self) -> Plan | None:
@@ -103,7 +108,7 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
     def _some_plan(self) -> Plan | None:
         """The run that was announced or, before any, the one through all trained timesteps."""
         if self._plan is None and (levels := self._trained()) is not None:
-            self._own.plan, self._own.copied = Plan(levels, implied=True), False
+            self._own.plan, self._own.copied = Plan(levels, implied=True, counted=self._counted), False
         return self._plan
 
     def _trained(self) -> Any:
@@ -144,14 +149,26 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
 
     @property
     def sigmas(self) -> torch.Tensor:
-        """sigma / alpha of the announced run's calls and end, `(calls + 1,)` float32; before any, of every trained
-        timestep.
+        """sigma / alpha of the announced run's calls and end, or for flow matching its own sigma, `(calls + 1,)`
+        float32; before any run, of every trained timestep.
         """
         if plan := self._some_plan():
-            return torch.tensor(plan.levels.ratio, dtype=torch.float32)
-        trained = zip(self.schedule.alpha, self.schedule.sigma, strict=True)
+            return torch.tensor(self._shown(plan.levels.ratio), dtype=torch.float32)
+        trained = zip(self._process.alpha, self._process.sigma, strict=True)
         ratios = [float(sigma / alpha) if alpha else math.inf for alpha, sigma in trained]
-        return torch.tensor([*ratios[::-1], 0.0], dtype=torch.float32)
+        end = [] if self._process.flow else [0.0]  # flow's time 0 is the end
+        return torch.tensor(self._shown([*ratios[::-1], *end]), dtype=torch.float32)
+
+    def _shown(self, ratios: Any) -> list[float]:
+        """sigma / alpha, as `sigmas` shows it: for flow matching its own sigma, or 1 - sigma where the network is told
+        that.
+        """
+        if not self._process.flow:
+            return [float(ratio) for ratio in ratios]
+        told = self._process.told_at_training
+        upwards = told is not None and told[0] > told[-1]
+        sigmas = [1.0 if math.isinf(ratio) else float(ratio) / (1 + float(ratio)) for ratio in ratios]
+        return [1 - sigma for sigma in sigmas] if upwards else sigmas
 
     @property
     def num_inference_steps(self) -> int | None:
@@ -176,6 +193,32 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
+
+    def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """alpha sample + sigma noise at a call of the announced run, for image-to-image and inpainting with flow
+        models.
+
+        Args:
+            sample: x0, `(batch, ...)`.
+            timestep: of the announced run, `(batch,)` or one: its own level is taken, whatever the network is told.
+                Before any run, as for `add_noise`.
+            noise: same shape.
+
+        Raises:
+            InputError: a timestep that the run does not have.
+        """
+        times = torch.as_tensor(timestep, device="cpu").reshape(-1)
+        plan = self._plan
+        if plan is None or plan.implied:
+            return self.add_noise(sample, noise, times)
+        at = [plan.begin] if plan.begin is not None and plan.run is None else [plan.index_of(float(t)) for t in times]
+        dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
+        shape = (-1, *[1] * (sample.dim() - 1))
+        alpha, sigma = (
+            torch.tensor([float(v[i]) for i in at], dtype=dtype).to(sample.device).reshape(shape)
+            for v in (plan.levels.alpha, plan.levels.sigma)
+        )
+        return (alpha * sample + sigma * noise).to(sample.dtype)
 
     def attach(self, pipe: Any) -> None:
         """Make a pipeline's U-Net leave both halves of its guided predictions, which tables of two fields weigh; see

@@ -6,7 +6,8 @@ import pytest
 
 from sd_ext.errors import InputError
 from sd_ext.schedulers import NoiseSchedule
-from sd_ext.schedulers.schedule import BETAS
+from sd_ext.schedulers.processes.betas import BETAS
+from sd_ext.schedulers.processes.flow import Flow
 
 from .conftest import SD
 from .over import over
@@ -55,7 +56,7 @@ def test_lambda_and_timestep_are_inverse(zero_snr, flow):
 
 
 def test_flow_is_a_straight_line():
-    levels = NoiseSchedule.flow_matching(1000).at([1000, 250, 0])
+    levels = Flow(1000).at([1000, 250, 0])
     np.testing.assert_allclose(levels.sigma, [1, 0.25, 0])
     np.testing.assert_allclose(levels.alpha + levels.sigma, 1)
 

@@ -204,9 +204,9 @@ class CalibratedScheduler(TableScheduler):
     # ---- its tables --------------------------------------------------------------------------------------------------
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
-        prediction_type, hook = self.config["prediction_type"], hook_from_config(self.config)
+        prediction, hook = self.schedule.prediction, hook_from_config(self.config)
         tables = self._tables(levels if isinstance(levels, Announced) else self._of_the_caller(levels, True), begin)
-        run, *others = (Run(table, prediction_type, hook, begin) for table in tables)
+        run, *others = (Run(table, prediction, hook, begin) for table in tables)
         run.companion = others[0] if others else None
         return run
 

@@ -22,8 +22,8 @@ class GridOptions:
         closed: whether "linspace" and "leading" include t = 0, as DDIM's do and DPM-Solver's do not.
         whole: whether "linspace" rounds to whole timesteps.
         low, high: smallest and largest sigma / alpha for ratio grids.
-        t_max: the noisiest timestep to use.
-        t_min: the cleanest timestep with noise: 0, or 1 for flow matching, whose t = 0 is the clean end itself.
+        t_max: the noisiest training time to use; timesteps of formulas are training times, see `NoiseSchedule`.
+        t_min: the cleanest training time with noise: 0, or 1 for flow matching, whose t = 0 is the clean end itself.
         shift: timestep shift of flow matching, sigma <- shift sigma / (1 + (shift - 1) sigma).
         own: options of the grid's own, by name; see `Grid.options`.
     """
@@ -70,7 +70,8 @@ class Grid:
         with np.errstate(all="ignore"):  # what overflows is no level, and refused below
             levels = self._place(schedule, n, options)
             distinct = len(levels) == n and bool(np.all(np.diff(levels.ratio) < 0))
-        if not distinct or not np.all((levels.t >= 0) & (levels.t <= schedule.t_max)):
+            times = schedule.time(levels)
+        if not distinct or not np.all((times >= 0) & (times <= schedule.t_max)):
             raise InputError(
                 f"the grid {self.name!r} cannot place {n} distinct steps between t = {schedule.t_max} and 0; "
                 "use fewer steps or another grid"

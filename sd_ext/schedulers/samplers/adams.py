@@ -90,10 +90,10 @@ class PNDMScheduler(MultiCallScheduler):
     timestep_spacing: str = "leading"
 
     def _end(self) -> Levels:
-        return ZERO if self.config["set_alpha_to_one"] else self.schedule.at([0.0])
+        return ZERO if self.config["set_alpha_to_one"] else self.schedule.least
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
-        middle = self.schedule.at([(steps.t[i] + steps.t[i + 1]) / 2])
+        middle = self.schedule.at([self.schedule.time(steps[i : i + 2]).mean()])
         if not steps.lam[i] < middle.lam[0] < steps.lam[i + 1]:  # beyond the trained range, where t stands still
             middle = between(self.schedule, steps, i, [0.5])
         return middle.then(middle).then(steps[i + 1 : i + 2])

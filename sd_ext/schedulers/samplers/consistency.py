@@ -88,7 +88,13 @@ class ConsistencyScheduler(TableScheduler):
 
     def _setup(self) -> None:
         super()._setup()
-        self._check_original(self.config["original_inference_steps"])
+        if self._of_betas:
+            self._check_original(self.config["original_inference_steps"])
+
+    @property
+    def _of_betas(self) -> bool:
+        """Whether the model has betas, as the distilled ones have; others have steps of their own."""
+        return self.schedule.kind == "betas"
 
     def _check_original(self, steps: int) -> None:
         most = self.config["num_train_timesteps"]
@@ -104,7 +110,7 @@ class ConsistencyScheduler(TableScheduler):
         steps = self.config["original_inference_steps"] if original is None else original
         if original is None and calls > steps:
             steps = trained
-        known = (np.arange(1, int(steps * strength) + 1) * (trained // steps))[::-1] - (not self.schedule.flow)
+        known = (np.arange(1, int(steps * strength) + 1) * (trained // steps))[::-1] - 1
         if len(known) < calls:
             raise InputError(
                 f"{calls} calls are more than the {len(known)} timesteps that original_inference_steps={steps} has "
@@ -116,12 +122,15 @@ class ConsistencyScheduler(TableScheduler):
         return self._shortened(calls, None, 1.0)
 
     def _shortened(self, calls: int, original: int | None, strength: float) -> Levels:
-        if placement.grid_name(self.config) == self.config["timestep_spacing"]:  # no other grid is chosen
+        own = placement.chosen_grid(self.config) is None and self._of_betas
+        if own:
             return placement.from_timesteps(self.schedule, self._own_timesteps(calls, original, strength), self._end())
         if strength != 1 or original is not None:
+            grid = placement.chosen_grid(self.config)
+            asks = "the process" if grid is None else f"the config asks for the grid {grid!r}, which"
             raise InputError(
-                f"{type(self).__name__}: strength and original_inference_steps belong to its own timesteps; "
-                f"the config asks for the grid {placement.grid_name(self.config)!r}"
+                f"{type(self).__name__}: strength and original_inference_steps belong to its own timesteps of models "
+                f"with betas; {asks} has others"
             )
         return self._grid_levels(calls)
 
@@ -133,6 +142,7 @@ class ConsistencyScheduler(TableScheduler):
         timesteps: Sequence[float] | None = None,
         strength: float = 1.0,
         sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
         """As `TableScheduler.set_timesteps`, in Diffusers' order.
 
@@ -150,7 +160,7 @@ class ConsistencyScheduler(TableScheduler):
             self._check_original(original_inference_steps)
         if num_inference_steps is None or (strength == 1 and original_inference_steps is None):
             timesteps, sigmas = (v if v is None else _last(v, strength) for v in (timesteps, sigmas))
-            super().set_timesteps(num_inference_steps, device, timesteps, sigmas)
+            super().set_timesteps(num_inference_steps, device, timesteps, sigmas, mu)
             return
         if timesteps is not None or sigmas is not None:
             raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
@@ -186,7 +196,12 @@ class LCMScheduler(ConsistencyScheduler):
             )
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return lcm(levels, self.config["timestep_scaling"])
+        return lcm(levels, self._scaling)
+
+    @property
+    def _scaling(self) -> float:
+        """Other models than those with betas have no boundary condition in their timestep."""
+        return self.config["timestep_scaling"] if self._of_betas else math.inf
 
     def step(
         self,
@@ -203,7 +218,7 @@ class LCMScheduler(ConsistencyScheduler):
         output = self._step(model_output, timestep, sample, generator, variance_noise, True)
         assert isinstance(output, StepOutput)
         run, (x, _, dtype) = output._run, output._inputs
-        skip, out = boundary(float(run.table.levels.t[run.position - 1]), self.config["timestep_scaling"])
+        skip, out = boundary(float(run.table.levels.t[run.position - 1]), self._scaling)
         denoised = (out * output.pred_original_sample + skip * x).to(dtype)
         if not return_dict:
             return output.prev_sample, denoised
@@ -237,7 +252,8 @@ class TCDScheduler(ConsistencyScheduler):
             raise InputError(f"TCDScheduler: eta must be 0 to 1, got {eta!r}")
         if not eta:
             return tcd(levels, levels.ratio[1:])
-        return tcd(levels, np.minimum(self.schedule.at(np.floor((1 - eta) * levels.t[1:])).ratio, levels.ratio[1:]))
+        below = self.schedule.at(np.floor((1 - eta) * self.schedule.time(levels[1:])))
+        return tcd(levels, np.minimum(below.ratio, levels.ratio[1:]))
 
     def step(  # type: ignore[override]
         self,

@@ -59,7 +59,12 @@ def _in_t(levels: Levels, i: int, schedule: NoiseSchedule | None) -> tuple[Array
     if not np.isfinite(end):
         lam = np.concatenate([lam, edges[-1] - np.log(_S)])
         weights = np.concatenate([weights, -np.exp(-edges[-1]) * _W])
-    return schedule.at_lambda(lam).t, weights
+    return _times(schedule.at_lambda(lam), schedule), weights
+
+
+def _times(levels: Levels, schedule: NoiseSchedule | None) -> Array:
+    assert schedule is not None
+    return schedule.time(levels)
 
 
 RULES: dict[Variable, Rule] = {"rho": _in_rho, "log_rho": _in_log_rho, "t": _in_t}
@@ -90,7 +95,7 @@ def exponential_adams(
     """
     levels, rows = levels.with_signal(), []
     n, few = len(levels) - 1, lower_order_final and len(levels) - 1 < 15
-    u = levels.t if variable == "t" else levels.ratio[:-1] if variable == "rho" else -levels.lam[:-1]
+    u = _times(levels, schedule) if variable == "t" else levels.ratio[:-1] if variable == "rho" else -levels.lam[:-1]
     for i in range(n):
         now = min(order, i + 1, n - i if few else order)
         if variable == "log_rho" and levels.sigma[i + 1] == 0:
@@ -146,6 +151,7 @@ class DEISMultistepScheduler(TableScheduler):
     lower_order_final: bool = True
 
     _closed_grid: ClassVar[bool] = False
+    _flow_flag: ClassVar[bool | None] = True
 
     def _setup(self) -> None:
         super()._setup()

@@ -117,6 +117,7 @@ class DPMSolverMultistepScheduler(TableScheduler):
     eta: float = 1.0
 
     _closed_grid: ClassVar[bool] = False
+    _flow_flag: ClassVar[bool | None] = True
 
     def _setup(self) -> None:
         super()._setup()

@@ -124,6 +124,7 @@ class SASolverScheduler(MultiCallScheduler):
     pece: bool = False
 
     _closed_grid: ClassVar[bool] = False
+    _flow_flag: ClassVar[bool | None] = True
 
     def _setup(self) -> None:
         super()._setup()

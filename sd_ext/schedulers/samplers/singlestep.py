@@ -99,6 +99,7 @@ class DPMSolverSinglestepScheduler(TableScheduler):
     solver_type: str = "midpoint"
 
     _closed_grid: ClassVar[bool] = False
+    _flow_flag: ClassVar[bool | None] = True
 
     def _setup(self) -> None:
         super()._setup()

@@ -77,6 +77,7 @@ class UniPCMultistepScheduler(TableScheduler):
     solver_p: None = None
 
     _closed_grid: ClassVar[bool] = False
+    _flow_flag: ClassVar[bool | None] = True
 
     def _setup(self) -> None:
         super()._setup()

@@ -1,0 +1,78 @@
+"""Every sampler on every process: right on one-point data, as many calls as asked, told what Diffusers tells."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import sd_ext
+
+from ..over import NAMES, over
+from .known import KNOWN, make, to_the_point
+
+FEW = ["ddim", "dpm++ 2m", "plms", "flow heun", "dpm++ sde", "lcm", "restart", "euler cfg++"]
+"""Samplers that use all that a process gives: x0 and eps, one call a step and two, noise, jumps, two fields."""
+
+
+@over("name", FEW, full=NAMES)
+@over("process", KNOWN)
+@over("calls", [5], full=[1, 2, 5, 12])
+def test_one_point_data_are_found_in_as_many_calls_as_asked(name, process, calls):
+    known = KNOWN[process]
+    scheduler = make(name, known, calls)
+    assert len(scheduler.timesteps) == scheduler.num_inference_steps == calls
+    end = to_the_point(scheduler, known)
+    assert torch.isfinite(end).all()
+    tolerance = 1e-3 if name == "lcm" else 1e-5 + 4 * scheduler.levels.sigma[-1]  # some end at the least noise
+    torch.testing.assert_close(end, torch.full_like(end, 0.7), atol=tolerance, rtol=0)
+
+
+@over("process", KNOWN)
+def test_networks_are_told_their_timestep_and_get_their_scale(process):
+    known = KNOWN[process]
+    scheduler = make("euler", known, 7)
+    for t, sigma, ratio, alpha in zip(
+        scheduler.timesteps.tolist(),
+        scheduler.sigmas.tolist(),
+        scheduler.levels.ratio,
+        scheduler.levels.alpha,
+        strict=False,
+    ):
+        own = sigma if scheduler.schedule.flow else float(ratio)
+        assert alpha == pytest.approx(known.scale(own), abs=1e-6)
+        if known.told is not None:
+            assert t == pytest.approx(known.told(own), rel=1e-5, abs=1e-6) or math.isinf(own)
+
+
+@over("process", KNOWN)
+def test_noise_at_a_calls_timestep_is_that_of_its_level(process):
+    """Image to image: add_noise and scale_noise at the timesteps of a run, and the run from there on."""
+    known = KNOWN[process]
+    scheduler = make("dpm++ 2m", known, 8)
+    x0, noise = torch.full((1, 1, 2, 2), 0.7).double(), torch.randn(1, 1, 2, 2).double()
+    for i in (1, 4, 7):
+        level = scheduler.levels[i : i + 1]
+        expected = float(level.alpha[0]) * x0 + float(level.sigma[0]) * noise
+        t = scheduler.timesteps[i : i + 1]
+        torch.testing.assert_close(scheduler.scale_noise(x0, t, noise), expected, atol=1e-9, rtol=1e-9)
+        tolerance = 2e-3 if process in ("Stable Audio", "Dance Diffusion") else 1e-4  # between entries of a list
+        torch.testing.assert_close(scheduler.add_noise(x0, noise, t), expected, atol=tolerance, rtol=0)
+
+
+@over("process", KNOWN)
+@over("grid", ["karras", "simple", "linspace", "beta", "kl_optimal"], full=[g.name for g in sd_ext.list_grids()])
+def test_named_grids_are_on_the_process(process, grid):
+    """Levels that belong together, whatever formula placed them."""
+    if grid in ("leading", "trailing") and process not in ("betas", "zero SNR", "CogVideoX", "SVD"):
+        return  # timestep spacings, which flow and EDM have no use for
+    known = KNOWN[process]
+    calls = 6 if grid != "ddim_uniform" else 5
+    scheduler = make("dpm++ 2m", known, calls, grid=grid)
+    levels = scheduler.levels
+    assert np.all(np.diff(levels.ratio) < 0) and len(scheduler.timesteps) == calls
+    again = scheduler.schedule.at_told(levels.t[:-1])
+    np.testing.assert_allclose(again.sigma, levels.sigma[:-1], atol=1e-5)
+    np.testing.assert_allclose(again.alpha, levels.alpha[:-1], atol=1e-4)
