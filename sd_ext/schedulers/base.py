@@ -309,7 +309,13 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             not told.use_dynamic_shifting,
             None if sigmas is None else placement.flow_sigmas(sigmas),
             bool(told.use_flow_sigmas),
+            mu if told.use_dynamic_shifting else None,
         )
+
+    @property
+    def asked(self) -> placement.Asked | None:
+        """What this thread's `set_timesteps` was last told of a flow model's run; None for other models."""
+        return self._own.asked
 
     def set_timesteps(
         self,

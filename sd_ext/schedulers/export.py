@@ -109,6 +109,11 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
         reason = f"variance_type {config['variance_type']!r} takes its noise from the network"
     if reason:
         raise InputError(f"{type(scheduler).__name__} cannot be exported: {reason}")
+    if config.get("use_dynamic_shifting") and num_inference_steps is not None:
+        raise InputError(
+            f"{type(scheduler).__name__} shifts by resolution: announce a run with its mu and export just that, with "
+            "num_inference_steps=None"
+        )
     twin = quiet(scheduler)
     start = twin.init_noise_sigma
     runs, counts = {}, [num_inference_steps] if isinstance(num_inference_steps, int) else num_inference_steps
@@ -116,7 +121,7 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
         if scheduler.num_inference_steps is None:
             raise InputError("num_inference_steps=None exports the announced run: call set_timesteps() first")
         twin.announce(scheduler.levels)
-        runs[str(len(scheduler.timesteps))] = _run(twin)
+        runs[str(len(scheduler.timesteps))] = _run(twin) | _asked(scheduler)
     for count in sorted(set(counts or ())):
         twin.set_timesteps(count)
         runs[str(count)] = _run(twin)
@@ -133,6 +138,17 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
     result.register_to_config(**_known_to_diffusers(config, result.compatibles))
     _prove(twin, quiet(result), len(twin.timesteps))
     return result
+
+
+def _asked(scheduler: Any) -> dict[str, Any]:
+    """How pipelines of flow models ask for the announced run: by sigmas before the shift, and mu."""
+    asked = getattr(scheduler, "asked", None)
+    if asked is None:
+        return {}
+    said: dict[str, Any] = {} if asked.sigmas is None else {"sigmas": _short(asked.sigmas)}
+    if asked.mu is not None:
+        said["mu"] = float(asked.mu)
+    return {"asked": said} if said else {}
 
 
 def quiet(scheduler: Any) -> Any:
@@ -245,7 +261,7 @@ def _prove(scheduler: RunsTables, exported: ExportedScheduler, count: int) -> No
     Raises:
         InputError: the results differ, so steps of this scheduler are more than its tables.
     """
-    exported.set_timesteps(count)
+    exported.set_timesteps(count, mu=exported.config["runs"][str(count)].get("asked", {}).get("mu"))
     for begin, left in {(0, True), (count // 2, True), (0, scheduler.companion() is None)}:
         latents = []
         for one in (scheduler, exported):

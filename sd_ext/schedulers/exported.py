@@ -81,6 +81,7 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
     need(n > 0 and isinstance(run, dict) and isinstance(run.get("starts"), dict), f"{where} is not a run")
     need(n <= MOST_CALLS, f"{where}: more than {MOST_CALLS} calls")
     check_numbers(f"{where}.timesteps", run.get("timesteps"), n)
+    check_asked(where, run.get("asked", {}), n)
     sigmas = run.get("sigmas")
     check_numbers(f"{where}.sigmas", [v or 0 for v in sigmas] if isinstance(sigmas, (list, tuple)) else None, n + 1)
     check_numbers(f"{where}.init_noise_sigma", [run.get("init_noise_sigma")])
@@ -93,6 +94,14 @@ def check_run(key: str, run: Any, prediction_type: str) -> None:
             need(name == "late" or table.get("fields", 1) == 1, f"{at}: a companion has one field")
             check_table(at, table, n - index(begin), prediction_type)
     check_table(where, run, n, prediction_type)
+
+
+def check_asked(where: str, asked: Any, n: int) -> None:
+    """How a run of a flow model is asked for, if that is another way than by its timesteps or sigmas."""
+    need(isinstance(asked, dict), f"{where}.asked must be a dictionary")
+    if "sigmas" in asked:
+        check_numbers(f"{where}.asked.sigmas", asked["sigmas"], n)
+    check_numbers(f"{where}.asked.mu", [asked.get("mu", 0)])
 
 
 def check_table(where: str, run: dict[str, Any], n: int, prediction_type: str) -> None:
@@ -159,6 +168,11 @@ def check_reads(where: str, run: dict[str, Any], begin: int, history: int, stash
 def stored_call(run: dict[str, Any], begin: int, i: int) -> list[Weights]:
     """Call i of a run that starts at call `begin`."""
     return run.get("starts", {}).get(str(begin), {}).get(str(i), run["calls"][i])
+
+
+def same(stored: list[float], given: list[float]) -> bool:
+    """Whether two lists of numbers are the same to rounding."""
+    return len(stored) == len(given) and all(map(partial(math.isclose, rel_tol=1e-5), stored, given))
 
 
 class StoredTable:
@@ -313,8 +327,11 @@ class ExportedScheduler(Stepping):
         device: str | torch.device | None = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
-        """Announce a run: an exported number of network calls, or just the timesteps or sigmas of such a run."""
+        """Announce a run: an exported number of network calls, or just the timesteps or sigmas of such a run, before or
+        after their shift where that is a flow's. `mu` must be that of the run, if it has one.
+        """
         name, given = ("timesteps", timesteps) if sigmas is None else ("sigmas", sigmas)
         if (timesteps is not None and sigmas is not None) or (given is None and num_inference_steps is None):
             raise ValueError("pass one of num_inference_steps, timesteps and sigmas")
@@ -325,13 +342,23 @@ class ExportedScheduler(Stepping):
             if name == "sigmas" and values[-1:] == [0.0]:
                 values.pop()  # the end, which is no call
             run = self.config["runs"].get(str(len(values))) if num_inference_steps in (None, len(values)) else None
-            stored = [math.inf if v is None else v for v in run[name][: len(values)]] if run else []
-            run = run if stored and all(map(partial(math.isclose, rel_tol=1e-5), stored, values)) else None
+            run = run if run and any(same(stored, values) for stored in self._known_by(run, name)) else None
         if run is None:
             asked = f"num_inference_steps={num_inference_steps}" if given is None else f"these {name}"
             known = ", ".join(sorted(self.config["runs"], key=int))
             raise ValueError(f"{asked}: this sampler was exported for these numbers of network calls only: {known}")
+        own = run.get("asked", {}).get("mu")
+        if own is not None and (mu is None or not math.isclose(own, mu, rel_tol=1e-5)):
+            raise ValueError(f"mu={mu}: this run was exported for mu={own}")
         self.announce(StoredLevels(run), device)
+
+    def _known_by(self, run: dict[str, Any], name: str) -> list[list[float]]:
+        """The timesteps of a run, or its sigmas as the scheduler shows them and as they were asked for."""
+        if name == "timesteps":
+            return [run[name]]
+        asked = run.get("asked", {}).get("sigmas")
+        shown = self._shown([math.inf if v is None else v for v in run["sigmas"][:-1]])
+        return [shown] if asked is None else [asked, shown]
 
     def _compile(self, levels: StoredLevels, begin: int, eta: float) -> Run:
         tables = [StoredTable(levels.run, begin)]

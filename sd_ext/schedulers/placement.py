@@ -36,12 +36,14 @@ class Asked:
         fixed: whether that is by the config and not by resolution.
         sigmas: of each call, before the shift, `(calls,)`; None to place them.
         to_zero: see `processes.flow.own_sigmas`.
+        mu: what a shift by resolution was made from.
     """
 
     shift: Shift
     fixed: bool = True
     sigmas: Array | None = None
     to_zero: bool = False
+    mu: float | None = None
 
 
 def chosen_grid(config: Mapping[str, Any]) -> str | None:
