@@ -70,13 +70,11 @@ def test_a_pipelines_way_of_asking(exported_file):
         exported(ours, 5)
 
 
-def test_samplers_of_diffusers_and_ours_are_made_from_an_exported_config(exported_file):
-    ours = make("dpm++ 2m", KNOWN["flow"], 4)
-    config = exported_file.ExportedScheduler(**read(exported(ours, 4))).config
+def test_samplers_of_diffusers_and_ours_are_made_from_an_exported_config():
+    config = exported(make("dpm++ 2m", KNOWN["flow"], 4), 4).config
     assert sd_ext.make_scheduler("euler", config).config["shift"] == 3.0
     assert diffusers.UniPCMultistepScheduler.from_config(config).config.flow_shift == 3.0
-    edm = make("dpm++ 2m", KNOWN["EDM"], 4)
-    config = exported_file.ExportedScheduler(**read(exported(edm, 4))).config
+    config = exported(make("dpm++ 2m", KNOWN["EDM"], 4), 4).config
     assert sd_ext.make_scheduler("euler", config).schedule.kind == "edm"
 
 
