@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def equipped(recipe: Recipe) -> tuple[Any, ...]:
     """What of a recipe its equipment depends on."""
     named = recipe.lora, recipe.lora_blocks
-    return recipe.sampler, recipe.grid, recipe.like, recipe.unet, recipe.unet_option, *named
+    return recipe.sampler, recipe.grid, recipe.like, recipe.guidance_schedule, recipe.unet, recipe.unet_option, *named
 
 
 class Equipment:
@@ -51,7 +51,7 @@ class Equipment:
         try:
             if recipe.lora:
                 self._use(loras_of(recipe))
-            set_sampler(self._pipe, recipe.sampler, recipe.grid, recipe.like)
+            set_sampler(self._pipe, recipe)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
             if getattr(self._pipe.scheduler, "needs_halves", False):
@@ -85,25 +85,27 @@ class Equipment:
             self._tell(sentence)
 
 
-def set_sampler(pipe: DiffusionPipeline, sampler: str | None, grid: str | None, like: str | None = None) -> None:
-    """Replace the pipeline's scheduler if a sampler or a grid is given.
+def set_sampler(pipe: DiffusionPipeline, recipe: Recipe) -> None:
+    """Replace the pipeline's scheduler if the recipe names a sampler, or a grid or guidance schedule for its own.
 
     Args:
         pipe: changed in place.
-        sampler: the sampler's name; None keeps the model's own.
-        grid: the timestep grid's name; None is the sampler's default.
-        like: the program whose steps to take, with a sampler.
+        recipe: its sampler, grid, program and guidance schedule are read.
 
     Raises:
-        InputError: only a grid is given, and the model's own scheduler is not one of this package.
+        InputError: no sampler is named, and the model's own scheduler is not one of this package.
     """
     import sd_ext
 
     own: Any = pipe.scheduler
-    if sampler is not None:
-        pipe.register_modules(scheduler=sd_ext.make_scheduler(sampler, own.config, grid=grid, like=like))
-    elif grid is not None:
+    named = {"grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
+    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if recipe.sampler is not None:
+        pipe.register_modules(scheduler=sd_ext.make_scheduler(recipe.sampler, own.config, like=recipe.like, **options))
+    elif options:
         name = type(own).__name__
         if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
-            raise InputError(f"--grid {grid} needs --sampler too: the model's own {name} is not one of ours")
-        pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, grid=grid))
+            option, value = next(iter(options.items()))
+            option = option.replace("_", "-")
+            raise InputError(f"--{option} {value} needs --sampler too: the model's own {name} is not one of ours")
+        pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, **options))

@@ -116,7 +116,8 @@ def usual_size(pipe: DiffusionPipeline, recipe: Recipe) -> tuple[int, int]:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raise `InputError`, with the closest names, for an unknown sampler, grid or U-Net option, or a value of none."""
+    """Raise `InputError` for an unknown sampler, grid or U-Net option, with the closest names, or a value of none."""
+    from ..schedulers import guidance
     from ..schedulers.find import understand
     from ..schedulers.grids import get_grid
     from ..schedulers.programs import get_program
@@ -128,4 +129,8 @@ def check_names(recipe: Recipe) -> None:
         raise InputError(f"--like {recipe.like} needs --sampler: which of the samplers of {program.title} is it?")
     if recipe.grid is not None and not (program and program.grid_options(recipe.grid) is not None):
         get_grid(recipe.grid)
+    if recipe.guidance_schedule is not None:
+        guidance.check(recipe.guidance_schedule, {})
+        if recipe.sampler is not None and understand(recipe.sampler, recipe.like).info.cls.weighs_unconditional:
+            raise InputError(f"{recipe.sampler} weighs the halves of guidance itself: leave --guidance-schedule out")
     wanted_options(recipe)

@@ -45,7 +45,7 @@ def test_the_same_command_never_overwrites(draw):
     [
         [],
         ["--seed", 2**40, "--guidance", 3.3, "--negative", "-blue", "--size", "64x80"],
-        ["--sampler", "euler a"],
+        ["--sampler", "euler a", "--guidance-schedule", "interval 0.2 3"],
         ["--sampler", "dpm++ 2m", "--grid", "kl optimal", "--like", "a1111", "--guidance", 1],
         ["--unet", "fast"],
     ],
@@ -58,6 +58,16 @@ def test_a_picture_is_made_again_from_itself(draw, run, options):
     again = run(*command[1:]).paths[0]
     assert again != path
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_guidance_that_changes_on_the_way(draw):
+    """Of the model's own sampler, too; the network's halves are there without being asked for."""
+    plain, off, same = (
+        draw("red apple", "--steps", 3, *more).paths[0]
+        for more in (["--guidance", 1], ["--guidance-schedule", "interval 500 600"], [])
+    )
+    assert abs(pixels(plain).astype(int) - pixels(off)).max() <= 1
+    assert (pixels(plain) != pixels(same)).any()
 
 
 def test_settings_are_taken_from_a_picture(draw, run):
@@ -267,6 +277,15 @@ BAD = {
     "unknown grid of a sampler": (["x", "--sampler", "ddim", "--grid", "karas"], "did you mean 'karras'"),
     "unknown program": (["x", "--sampler", "ddim", "--like", "comfyiu"], "did you mean 'comfyui'"),
     "a program without a sampler": (["x", "--like", "comfyui"], "needs --sampler"),
+    "unknown guidance schedule": (["x", "--guidance-schedule", "cubic"], "must be 'linear', 'cosine'"),
+    "guidance schedule of a sampler that has its own use for guidance": (
+        ["x", "--sampler", "euler cfg++", "--guidance-schedule", "linear"],
+        "leave --guidance-schedule out",
+    ),
+    "guidance schedule of a stranger": (
+        ["x", "--guidance-schedule", "linear", "--model", "{stranger}"],
+        "--guidance-schedule linear needs --sampler too",
+    ),
     "grid of a stranger": (["x", "--grid", "karras", "--model", "{stranger}"], "--sampler"),
     "missing model": (["x", "--model", "no/such/folder"], "no such model folder"),
     "no pipeline": (["x", "--model", "{empty}"], "no model_index.json"),

@@ -28,6 +28,10 @@ class Sampling(Group):
     guidance: Annotated[float | None, Option("How closely to follow the prompt; 1 is off.", "G", "the model's own")] = (
         None
     )
+    guidance_schedule: Annotated[
+        str | None,
+        Option("linear, cosine, interval or 'interval LOW HIGH' in sigma, of what guidance adds.", "SHAPE", "constant"),
+    ] = None
     seed: Annotated[int, Option("First picture's seed; -1 draws one.", "N", "0")] = 0
     size: Annotated[str | None, Option("In pixels.", "WxH", "what the model was trained on")] = None
 
