@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..lora.formats.file_names import comfyui_file
 from ..lora.strength import Strength
 from ..models import find_model
 from .additions import parse_loras
@@ -98,14 +100,35 @@ def lora(
         bool, typer.Option("--keep-alphas", help="kohya: leave mixed alphas as they are; Diffusers misreads them.")
     ] = False,
     skip_unknown: SkipUnknown = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help=f"Of a DoRA: write a plain LoRA for ComfyUI too. {ON_DISK}."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a LoRA in another format, at the same strength."""
+    beside = out.with_name(comfyui_file(out.stem))
     check_out(out, overwrite)
+    if base_model is not None:
+        check_out(beside, overwrite)
     check_source(source)
+    base_on_disk = None if base_model is None else find_model(base_model)
     from ..lora import read_lora
+    from ..lora.plain import has_dora, told, without_dora
 
-    save(read_lora(source, skip_unknown=skip_unknown), out, to, base, dtype, keep_alphas)
+    read = read_lora(source, skip_unknown=skip_unknown)
+    if base_on_disk is not None and not has_dora(read):
+        raise InputError(f"{source} holds no DoRA, so that --base-model means nothing; leave it out")
+    plain = None
+    if base_on_disk is not None:
+        with progress("Making it plain") as on_module:
+            plain = without_dora(read, base_on_disk, on_module=on_module)
+    save(read, out, to, base, dtype, keep_alphas)
+    if plain is not None:
+        print(told(plain, beside.name) + ".", file=sys.stderr)
+        save(replace(plain, errors={}), beside, Format.kohya, base, dtype, keep_alphas)
+    elif to is Format.kohya and has_dora(read):
+        print("ComfyUI computes DoRA otherwise; --base-model MODEL writes a plain LoRA for it beside.", file=sys.stderr)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..declared import Measured, make, shown
 from ..errors import InputError, UnknownNameError
-from ..lora.formats.file_names import DIFFUSERS_FILE, kohya_file
+from ..lora.formats.file_names import DIFFUSERS_FILE, comfyui_file, kohya_file
 from ..models import FAMILIES
 from ..reading import read_json
 
@@ -86,8 +86,17 @@ class FinishedRun(Facts):
 
     @property
     def weights(self) -> list[str]:
-        """The names of the LoRA files that exist: both formats, or only kohya's if Diffusers cannot read it."""
-        return [name for name in (DIFFUSERS_FILE, self.kohya_file) if (self.folder / name).is_file()]
+        """The names of the LoRA files that exist: both formats, or only kohya's if Diffusers cannot read it.
+
+        Of a DoRA also the plain LoRA for ComfyUI.
+        """
+        names = DIFFUSERS_FILE, self.kohya_file, self.comfyui_file
+        return [name for name in names if (self.folder / name).is_file()]
+
+    @property
+    def comfyui_file(self) -> str:
+        """The name of a DoRA's plain version for ComfyUI."""
+        return comfyui_file(self.name)
 
     @property
     def in_diffusers(self) -> bool:

@@ -2,6 +2,7 @@
 
 pytorch_lora_weights.safetensors   the LoRA for Diffusers, with ranks and alphas in the header
 NAME_kohya.safetensors             the same LoRA for AUTOMATIC1111 and ComfyUI
+NAME_comfyui.safetensors           of a DoRA: a plain LoRA for ComfyUI, which computes DoRA otherwise
 learned_embeds.safetensors         new words (learned_embeds_2.safetensors: for SDXL's second text encoder)
 samples/                           a picture of each prompt, and a contact sheet beside the base model's pictures
 validation.png                     a plot of training and validation loss
@@ -20,10 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_ext import __version__
+from sd_ext.errors import InputError
 from sd_ext.hub.finished import Facts
 from sd_ext.lora import Lora, save_lora
-from sd_ext.lora.formats.file_names import DIFFUSERS_FILE, kohya_file
+from sd_ext.lora.formats.file_names import DIFFUSERS_FILE, comfyui_file, kohya_file
 from sd_ext.lora.kinds import find_kind
+from sd_ext.lora.plain import has_dora, told, without_dora
+from sd_ext.models import Model
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.new_words import Words, embeddings
@@ -41,7 +45,7 @@ class Finished:
         lora: the trained LoRA.
         new_words: the embedding table with the new words of each text encoder.
         base: the base model's family: "sd15", "sd21" or "sdxl".
-        source: the base model, as named by the user.
+        model: the base model.
         noise: the noise schedule: keyword arguments of Diffusers' schedulers.
         history: the entries of the log.
         samples: number of samples of the data in an epoch.
@@ -58,7 +62,7 @@ class Finished:
     lora: Lora
     new_words: list[Words]
     base: str
-    source: str
+    model: Model
     noise: dict[str, Any]
     history: list[dict[str, float]]
     samples: int
@@ -92,6 +96,8 @@ def write_result(finished: Finished, new: Path) -> list[str]:
 def write_weights(finished: Finished, new: Path) -> list[str]:
     """Write the LoRA in both formats; LoHa and LoKr only in kohya's, since Diffusers' loader cannot read them.
 
+    A DoRA is written once more, as a plain LoRA for ComfyUI. Where the base model can no longer be read, that is said.
+
     Args:
         finished: the results.
         new: the folder to write into.
@@ -105,7 +111,18 @@ def write_weights(finished: Finished, new: Path) -> list[str]:
         notes.append(save_lora(lora, new / DIFFUSERS_FILE, "diffusers", dtype=dtype))
     kohya = new / kohya_file(settings.name)
     notes.append(save_lora(lora, kohya, "kohya", dtype=dtype, metadata=kohya_metadata(finished)))
+    if has_dora(lora):
+        notes += _for_comfyui(finished, new / comfyui_file(settings.name), dtype)
     return list(filter(None, dict.fromkeys(notes)))
+
+
+def _for_comfyui(finished: Finished, path: Path, dtype: torch.dtype) -> list[str]:
+    try:
+        plain = without_dora(finished.lora, finished.model)
+    except InputError as error:
+        return [f"no plain LoRA for ComfyUI was written: {error}"]
+    note = save_lora(plain, path, "kohya", dtype=dtype, metadata=kohya_metadata(finished))
+    return [told(plain, path.name), note]
 
 
 def kohya_metadata(finished: Finished) -> dict[str, str]:
@@ -162,7 +179,7 @@ def facts(finished: Finished) -> Facts:
     tokens, measured = config.words.tokens, [entry for entry in finished.history if "validation_loss" in entry]
     return Facts(
         name=config.result.name,
-        base_model=base_model(finished.source),
+        base_model=base_model(finished.model.name),
         family=finished.base,
         instance_prompt=config.captions.instance_prompt or " ".join([config.captions.prefix, *tokens]).strip(),
         prompts=tuple(finished.prompts[: len(finished.drawn)]),

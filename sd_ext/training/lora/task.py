@@ -190,7 +190,7 @@ class LoraTask(DiffusionTask):
             lora=self.trained(),
             new_words=self.new_words,
             base=self.files.family,
-            source=self.files.name,
+            model=self.files,
             noise=self.noise,
             history=history,
             samples=len(self.learnt),

@@ -14,6 +14,9 @@ from safetensors import safe_open
 
 from sd_ext.errors import InputError
 from sd_ext.hub import read_finished, stage
+from sd_ext.lora import read_lora
+from sd_ext.lora.weights import StoredWeights
+from sd_ext.models import find_model
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.lora.config import LoraConfig
 
@@ -73,6 +76,21 @@ def test_other_methods_name_their_module(lora_run, method):
     found = header(lora_run(method=method).kohya)
     assert found["ss_network_module"] == "lycoris.kohya"
     assert json.loads(found["ss_network_args"])["algo"] == ("lora" if method == "dora" else method)
+
+
+def test_a_dora_is_written_for_comfyui_too(lora_run):
+    trained = lora_run("sd15", method="dora", text_encoder=True)
+    plain, dora = read_lora(trained.folder / "lora_comfyui.safetensors"), read_lora(trained.kohya)
+    assert plain.plain
+    assert plain.adapters.keys() == dora.adapters.keys()
+    weights = StoredWeights(find_model(str(trained.base)))
+    for module in plain.adapters:
+        expected = dora.delta(module, weights.weight(module))
+        values = torch.linalg.svdvals(expected.flatten(1))
+        best = values[plain.adapters[module].rank :].norm()
+        assert (plain.delta(module) - expected).norm() <= 1.01 * best + 0.01 * values.norm()
+    assert not (lora_run("sd15", method="lokr").folder / "lora_comfyui.safetensors").exists()
+    assert "lora_comfyui.safetensors" in read_finished(trained.folder.parent).weights
 
 
 def test_training_json_is_what_the_hubs_part_reads(lora_run):
