@@ -37,8 +37,8 @@ def dora():
     unet = models.tiny_unet("sd15")
     base = ModelWeights({"unet": unet})
     adapters = {}
-    for module in base.modules:
-        if ".attentions." in module.path or module.path.endswith("conv1"):
+    for module, shape in base.shapes().items():
+        if len(shape) in (2, 4) and (".attentions." in module.path or module.path.endswith("conv1")):
             weight = base.weight(module)
             flat = weight.flatten(1)
             down = torch.randn(2, *weight.shape[1:], generator=draw) * 0.3 * flat.norm() / flat.shape[1] ** 0.5
