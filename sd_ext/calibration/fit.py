@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..schedulers.calibrated import Fit
+from ..schedulers import Table
+from ..schedulers.calibrated import CalibratedScheduler, Calibration, Fit
 from .greedy import greedy
 from .measure import rmse, spread
 from .problem import OnCalls, Problem, Sets
@@ -126,7 +127,28 @@ class Fitting:
             errors,
             grid=grid,
         )
-        return fit, Shape.of(grid, student)
+        return replace(fit, starts=self.starts(fit)), Shape.of(grid, student)
+
+    def starts(self, fit: Fit) -> dict[int, bool]:
+        """For runs that begin at a later call (image to image), whether the rest of the fitted table is better than the
+        known sampler: from the teacher's states at that level to its ends.
+        """
+        pairs, found = self.sets.for_validation, {}
+        for call in range(1, fit.calls) if fit.table is not None else ():
+            state = self.teacher.target(pairs, float(fit.table.levels.lam[call]))
+            errors = [
+                rmse(end(self.on(pairs), self.rest(fit, call, fitted), state), self.goal(pairs))
+                for fitted in (True, False)
+            ]
+            found[call] = errors[0] < errors[1]
+        return found
+
+    def rest(self, fit: Fit, call: int, fitted: bool) -> Table:
+        """What a run that begins at a call is made by: the rest of the fitted table, or the known sampler."""
+        calibration = Calibration((replace(fit, starts={call: fitted}),))
+        scheduler = CalibratedScheduler.from_calibration(calibration, self.config, guidance_scale=fit.guidance)
+        scheduler.set_timesteps(fit.calls)
+        return scheduler.table(call)
 
     def judged(self, student: Student, alone: Student, known: str, calls: int) -> dict[str, float]:
         """Errors and spreads on pairs that nothing was fitted to or chosen on."""

@@ -47,6 +47,7 @@ def of_fit(problem: Problem, settings: Settings, calls: int, fields: int, search
     starts = len(GRIDS) if searches else 1
     total = starts * calls * (sets.fit + sets.validate) + len(KNOWN) * calls * sets.validate + 3 * calls * sets.judge
     total += of_refinement(problem, student, settings, searches)
+    total += calls * (calls - 1) * sets.validate  # starts in the middle, of the fitted and of the known sampler
     if fields == 2:
         total += calls * sets.fit + of_refinement(problem, alone, settings, False)
     return total
@@ -120,7 +121,13 @@ def cost(problem: PipelineProblem, settings: Settings) -> Cost:
     seconds = fit_batch(problem, settings.guidance[-1])
     total = predictions(problem, settings)
     rounds = math.ceil(total / min(problem.batch, problem.pairs))
-    kept = 2 * settings.teacher_calls * settings.sets.fit * problem.starts[0].numel() * problem.starts.element_size()
+    kept = (
+        2
+        * settings.teacher_calls
+        * len(settings.sets.with_states)
+        * problem.starts[0].numel()
+        * problem.starts.element_size()
+    )
     return Cost(total, rounds * seconds, _peak(problem), kept, problem.batch)
 
 

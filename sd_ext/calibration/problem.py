@@ -90,6 +90,11 @@ class Sets:
         return range(self.fit, self.fit + self.validate)
 
     @property
+    def with_states(self) -> range:
+        """Those of which the teacher keeps its states: all but those that judge."""
+        return range(self.fit + self.validate)
+
+    @property
     def for_judgement(self) -> range:
         return range(self.fit + self.validate, self.pairs)
 

@@ -26,15 +26,21 @@ KNOWN = (
 and this package's own. All are deterministic, so that they lead to the teacher's picture."""
 
 
-def follow(course: Course, pairs: range, table: Table) -> Iterator[tuple[Tensor, Tensor]]:
+def follow(course: Course, pairs: range, table: Table, start: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Run a deterministic table on pairs that fit into one batch, call by call.
+
+    Args:
+        course: the problem and the guidance.
+        pairs: whose latents these are.
+        table: the sampler.
+        start: where they are before the first call; by default full noise.
 
     Yields:
         x before each call and the guided x0 prediction from it; at last the end, twice.
     """
     levels, run = table.levels, Run(table, "sample")  # the predictions are x0 already
     course.problem.begin()
-    x = course.problem.start(pairs)
+    x = course.problem.start(pairs) if start is None else start
     for i in range(table.calls):
         level = float(levels.t[i]), float(levels.alpha[i]), float(levels.sigma[i])
         p, u = course.problem.predict(pairs, x, *level, course.guidance)
@@ -44,10 +50,19 @@ def follow(course: Course, pairs: range, table: Table) -> Iterator[tuple[Tensor,
     yield x, x
 
 
-def end(course: Course, table: Table) -> Tensor:
-    """Where a deterministic table leads, `(pairs, ...)`."""
-    last = [deque(follow(course, pairs, table), 1).pop() for pairs in course.problem.batches(course.pairs)]
-    return torch.cat([course.problem.start(course.pairs[:0]), *(x for x, _ in last)])
+def end(course: Course, table: Table, start: Tensor | None = None) -> Tensor:
+    """Where a deterministic table leads, `(pairs, ...)`.
+
+    Args:
+        course: on which pairs.
+        table: the sampler.
+        start: where the pairs are before the first call, `(pairs, ...)`; by default full noise.
+    """
+    ends = [course.problem.start(course.pairs[:0])]
+    for part in course.problem.batches(range(len(course.pairs))):
+        pairs, rows = course.pairs[part.start : part.stop], slice(part.start, part.stop)
+        ends.append(deque(follow(course, pairs, table, None if start is None else start[rows]), 1).pop()[0])
+    return torch.cat(ends)
 
 
 def known_table(name: str, calls: int, config: Mapping[str, Any]) -> Table | None:

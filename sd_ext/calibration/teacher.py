@@ -29,7 +29,7 @@ class Teacher:
 
     Args:
         levels: of its calls, and the end.
-        states: its latents before each call, of the pairs for fitting, `(calls, pairs, ...)`.
+        states: its latents before each call, of the pairs for fitting and validation, `(calls, pairs, ...)`.
         cost: `(calls, calls + 1)`: mean square error of one first-order step from the state before call i to that
             before call j, or to the end; infinite for j <= i.
         end: where it arrived, of every pair, `(pairs, ...)`.
@@ -41,7 +41,7 @@ class Teacher:
     end: Tensor
 
     def target(self, pairs: range, lam: float) -> Tensor:
-        """Where pairs for fitting are at a level, by cubics through its nodes; at infinity the end, of any pairs."""
+        """Where pairs are at a level, by cubics through its nodes; at infinity the end, of those that judge too."""
         if np.isinf(lam):
             return self.end[pairs.start : pairs.stop]
         nodes = self.levels.lam[:-1]
@@ -83,11 +83,11 @@ def teach(
     Raises:
         InputError: its ends are not finite.
     """
-    course = Course(problem, sets.for_fit, guidance, on_calls)
-    ways = [[*follow(course, pairs, table)] for pairs in problem.batches(sets.for_fit)]
+    course = Course(problem, sets.with_states, guidance, on_calls)
+    ways = [[*follow(course, pairs, table)] for pairs in problem.batches(sets.with_states)]
     xs = [torch.cat([x for x, _ in each]) for each in zip(*ways, strict=True)]
     predictions = [torch.cat([p for _, p in each]) for each in zip(*ways, strict=True)][:-1]
-    others = Course(problem, range(sets.fit, sets.pairs), guidance, on_calls)
+    others = Course(problem, sets.for_judgement, guidance, on_calls)
     end = torch.cat([xs.pop(), end_of(others, table)])
     if bad := [number for number in sets.every if not bool(end[number].isfinite().all())]:
         raise InputError(
@@ -95,7 +95,9 @@ def teach(
             "choose another dtype (float16 overflows in some models) or less guidance"
         )
     states = torch.stack(xs)
-    return Teacher(table.levels, states, _costs(table.levels, states, predictions, end[: sets.fit]), end)
+    some = slice(0, sets.fit)
+    cost = _costs(table.levels, states[:, some], [each[some] for each in predictions], end[some])
+    return Teacher(table.levels, states, cost, end)
 
 
 def _costs(levels: Levels, states: Tensor, predictions: list[Tensor], end: Tensor) -> Array:

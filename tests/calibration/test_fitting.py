@@ -18,6 +18,7 @@ from sd_ext.calibration.student import Course, zero
 from sd_ext.calibration.tables import best_known, end, known_table
 from sd_ext.calibration.teacher import table_of, teach
 from sd_ext.errors import InputError
+from sd_ext.schedulers.calibrated import CalibratedScheduler, Calibration
 
 from ..schedulers.mixture import Mixture
 from .problems import SD, MixtureProblem
@@ -211,6 +212,7 @@ def test_a_fit_beats_every_known_sampler_on_starts_it_has_not_seen(taught, calls
     assert rmse(ours, goal) < 0.6 * error, name
     assert fit.errors["fitted"] == pytest.approx(rmse(ours, goal), rel=1e-6)
     assert spread(ours, goal) == pytest.approx(1, abs=0.02)
+    assert sorted(fit.starts) == list(range(1, calls))
 
 
 def test_a_fit_of_two_fields_has_a_companion_on_its_levels(guided):
@@ -221,6 +223,29 @@ def test_a_fit_of_two_fields_has_a_companion_on_its_levels(guided):
     assert fit.errors["fitted"] < fit.errors["known"]
     other, same = Fitting(problem, sets, 3.0, 2, teacher, SD, Effort(0)).fit(5, shape)
     assert same == shape and np.array_equal(other.table.levels.t, fit.table.levels.t)
+
+
+def test_a_start_in_the_middle_is_made_by_what_is_better_there(taught):
+    """From the teacher's states, by the scheduler's own step."""
+    problem, sets, teacher = taught
+    fitting = Fitting(problem, sets, 1.0, 1, teacher, SD, Effort(1, 1))
+    fit, _ = fitting.fit(5)
+    pairs = sets.for_validation
+    for call, fitted in fit.starts.items():
+        errors = []
+        for wins in (True, False):
+            calibration = Calibration((dataclasses.replace(fit, starts={call: wins}),))
+            scheduler = CalibratedScheduler.from_calibration(calibration, SD, guidance_scale=1.0)
+            scheduler.set_timesteps(5)
+            scheduler.set_begin_index(call)
+            x = teacher.target(pairs, float(fit.table.levels.lam[call]))
+            levels = scheduler.table(call).levels
+            for i, t in enumerate(scheduler.timesteps[call:]):
+                alpha, sigma = float(levels.alpha[i]), float(levels.sigma[i])
+                x0, _ = problem.predict(pairs, x, float(levels.t[i]), alpha, sigma, 1.0)
+                x = scheduler.step((x - alpha * x0) / sigma, t, x, return_dict=False)[0]
+            errors.append(rmse(x, teacher.end[64:96]))
+        assert (errors[0] < errors[1]) == fitted
 
 
 def test_a_known_sampler_that_is_better_is_kept(taught, monkeypatch):

@@ -1,0 +1,321 @@
+"""Calibrated samplers beside every comparable Diffusers setting: mixtures, the embedded model, what each part is worth.
+
+    python benchmarks/calibration.py [mixtures] [embedded] [ablation] [--seeds 5] [--pairs 16] [--quick]
+
+Errors are root mean square differences of an end from the converged one, averaged over starts that were neither fitted
+to nor chosen on; a table gives the mean over seeds and, in brackets, the least and the most. A seed is other starts,
+and for the embedded model other captions. Converged is an exact solution (mixtures) or the model's own of 300 calls.
+All settings of a count make the same number of network calls.
+
+    mixtures   three Gaussian mixtures without guidance, one near a sheet of two dimensions
+    embedded   the embedded model at guidance 1.5, 4 and 7.5: latents, pixels, spread, and what the calls are worth
+    ablation   at 7.5: grid alone, one field, two fields, refined or not; pairs; transfer over guidance, interpolated
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from _report import write
+from error_vs_calls import Setting, theirs
+from problems import SD, Problem, solve
+
+import sd_ext
+from sd_ext.calibration.fit import Fitting, Shape
+from sd_ext.calibration.greedy import greedy
+from sd_ext.calibration.measure import rmse, spread
+from sd_ext.calibration.pipeline import PipelineProblem
+from sd_ext.calibration.problem import Sets
+from sd_ext.calibration.refine import Effort
+from sd_ext.calibration.run import dealt
+from sd_ext.calibration.student import Course, Student, zero
+from sd_ext.calibration.tables import end, known_table
+from sd_ext.calibration.teacher import Teacher, table_of, teach
+from tests.calibration.problems import MixtureProblem
+from tests.schedulers.mixture import Mixture
+
+REFERENCE, REFERENCE_CALLS = "dpm++ 3m exact karras", 300
+STRENGTHS, COUNTS, MORE = (1.5, 4.0, 7.5), (4, 5, 6, 8, 10), (12, 15, 20)
+MIXTURE_COUNTS = (5, 6, 8, 10)
+
+Measured = dict[str, list[float]]
+"""Name -> a number for each seed."""
+
+
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+def near_a_sheet(components: int = 60, dimensions: int = 12, seed: int = 21) -> Mixture:
+    """Narrow Gaussians along a curved sheet of two dimensions."""
+    rng = np.random.default_rng(seed)
+    u, v = rng.uniform(-2, 2, (2, components))
+    sheet = np.stack([u, v, np.sin(2 * u), 0.5 * u * v, np.cos(v)], 1)
+    turned = np.linalg.qr(rng.standard_normal((dimensions, dimensions)))[0][:, :5]
+    return Mixture(np.full(components, 1 / components), sheet @ turned.T, np.full(components, 0.08))
+
+
+MIXTURES: dict[str, Callable[[], Mixture]] = {
+    "24 Gaussians in 16 dimensions": lambda: Mixture.random(24, 16, seed=101),
+    "12 Gaussians in 10 dimensions": lambda: Mixture.random(12, 10, seed=102, spread=1.5),
+    "near a sheet, 12 dimensions": near_a_sheet,
+}
+
+
+def as_initial_value(problem: Any, pairs: range, guidance: float, goal: torch.Tensor) -> Problem:
+    """A calibration's problem for Diffusers' schedulers, which want epsilon at a timestep."""
+
+    def eps(x: torch.Tensor, t: float) -> torch.Tensor:
+        level = problem.schedule.at([t])
+        alpha, sigma = float(level.alpha[0]), float(level.sigma[0])
+        made = [
+            problem.predict(pairs[i : i + problem.batch], x[i : i + problem.batch], t, alpha, sigma, guidance)[0]
+            for i in range(0, len(pairs), problem.batch)
+        ]
+        return (x - alpha * torch.cat(made)) / sigma
+
+    return Problem("", "", eps, problem.start(pairs), goal)
+
+
+def best_of_theirs(problem: Problem, calls: int, kept: Sequence[str] | None = None) -> dict[str, float]:
+    """Diffusers setting -> its error; those that cannot make so many calls are left out."""
+    found = {}
+    for setting in theirs():
+        if kept is not None and setting.label not in kept:
+            continue
+        with suppress(IndexError, AssertionError):
+            scheduler = Setting(setting.package, setting.label, setting.name, setting.options).make(calls)
+            if scheduler is not None and len(scheduler.timesteps) == calls:
+                value = rmse(solve(problem, scheduler), problem.end)
+                if np.isfinite(value):
+                    found[setting.label] = value
+    return found
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """A problem with its teacher at one strength, and the converged ends of the pairs that judge."""
+
+    problem: Any
+    sets: Sets
+    guidance: float
+    teacher: Teacher
+    goal: torch.Tensor
+
+    @property
+    def fields(self) -> int:
+        return 2 if self.guidance > 1 else 1
+
+    def fitting(self, effort: Effort, fields: int | None = None) -> Fitting:
+        return Fitting(self.problem, self.sets, self.guidance, fields or self.fields, self.teacher, SD, effort)
+
+    def judged(self, student: Student) -> torch.Tensor:
+        return Course(self.problem, self.sets.for_judgement, self.guidance).run(student).end
+
+
+def added(rows: dict[str, Measured], row: str, name: str, value: float) -> None:
+    rows.setdefault(row, {}).setdefault(name, []).append(value)
+
+
+def shown(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def table(title: str, rows: dict[str, Measured]) -> Iterator[str]:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    yield from (f"## {title}\n", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|")
+    for row, values in rows.items():
+        yield f"| {row} | " + " | ".join(shown(values[name]) if name in values else "-" for name in names) + " |"
+    yield ""
+
+
+def compared(case: Case, calls: int, rows: dict[str, Measured], effort: Effort) -> Student:
+    """Fit for some calls, and measure it beside all others."""
+    row, began = f"{calls}", time.perf_counter()
+    grid, student = case.fitting(effort).student(calls, None)
+    seconds, made = time.perf_counter() - began, case.judged(student)
+    others = best_of_theirs(as_initial_value(case.problem, case.sets.for_judgement, case.guidance, case.goal), calls)
+    ours, theirs_best = rmse(made, case.goal), min(others.values())
+    added(rows, row, "fitted", ours)
+    added(rows, row, "best Diffusers setting", theirs_best)
+    added(rows, row, "ratio", ours / theirs_best)
+    added(rows, row, "spread", spread(made, case.goal))
+    auto = "auto" if case.guidance > 2 else "auto low guidance"
+    course = Course(case.problem, case.sets.for_judgement, case.guidance)
+    added(rows, row, "auto", rmse(end(course, known_table(auto, calls, SD)), case.goal))
+    added(rows, row, "seconds", seconds)
+    print(
+        f"  {calls} calls: {ours:.4f} ({grid}), Diffusers {theirs_best:.4f} ({min(others, key=others.get)})", flush=True
+    )
+    return student
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------------
+
+
+def mixtures(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    found, lines = {}, []
+    sets = Sets(32, 16, 32) if arguments.quick else Sets(128, 64, 256)
+    for title, make in MIXTURES.items():
+        data, rows = make(), {}
+        for seed in range(arguments.seeds):
+            print(f"{title}, seed {seed}", flush=True)
+            problem = MixtureProblem(data, sets.pairs, seed=1000 + seed)
+            top = problem.schedule.at([999.0])
+            judged = sets.for_judgement
+            exact = data.solve(problem.start(judged).numpy(), top.then(problem.schedule.at_lambda([12.0])))
+            teacher = teach(problem, sets, 1.0, table_of(SD))
+            case = Case(problem, sets, 1.0, teacher, torch.from_numpy(exact))
+            for calls in MIXTURE_COUNTS[:1] if arguments.quick else MIXTURE_COUNTS:
+                compared(case, calls, rows, Effort(1, 2) if arguments.quick else Effort(4, 6))
+        found[title] = rows
+        lines += table(title, rows)
+    return found, lines
+
+
+@cache
+def pipeline() -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(sd_ext.pretrained_path())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def guided(guidance: float, seed: int, sets: Sets, arguments: argparse.Namespace) -> Case:
+    """The embedded model on captions and noise of a seed."""
+    from pathlib import Path
+
+    from sd_ext.calibration.prompts import lines_of, of_pipeline
+
+    pipe = pipeline()
+    given = lines_of(Path(arguments.prompts)) if arguments.prompts else of_pipeline(pipe)
+    seeds = [10_000 * seed + i for i in range(sets.pairs)]
+    problem = PipelineProblem(pipe, dealt(given, sets.pairs, seed), seeds)
+    teacher = teach(problem, sets, guidance, table_of(problem.config, calls=12 if arguments.quick else 72))
+    reference = known_table(REFERENCE, 20 if arguments.quick else REFERENCE_CALLS, problem.config)
+    return Case(problem, sets, guidance, teacher, end(Course(problem, sets.for_judgement, guidance), reference))
+
+
+def pixels(latents: torch.Tensor) -> torch.Tensor:
+    vae = pipeline().vae
+    with torch.no_grad():
+        return vae.decode(latents / vae.config["scaling_factor"]).sample.clamp(-1, 1)
+
+
+def embedded(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    found, lines = {}, []
+    sets, effort = of_pairs(arguments), effort_of(arguments)
+    for guidance in STRENGTHS[-1:] if arguments.quick else STRENGTHS:
+        rows: dict[str, Measured] = {}
+        for seed in range(arguments.seeds):
+            print(f"embedded model at guidance {guidance:g}, seed {seed}", flush=True)
+            case = guided(guidance, seed, sets, arguments)
+            for calls in COUNTS[:1] if arguments.quick else COUNTS:
+                student = compared(case, calls, rows, effort)
+                added(rows, f"{calls}", "fitted, pixels", rmse(pixels(case.judged(student)), pixels(case.goal)))
+            for calls in () if arguments.quick else MORE:
+                problem = as_initial_value(case.problem, sets.for_judgement, guidance, case.goal)
+                added(rows, f"{calls}", "best Diffusers setting", min(best_of_theirs(problem, calls).values()))
+        found[f"{guidance:g}"] = rows
+        lines += table(f"The embedded model at guidance {guidance:g}", rows)
+    return found, lines
+
+
+def ablation(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """At guidance 7.5: what each part of the method is worth, how many pairs are needed, and what transfers."""
+    parts: dict[str, Measured] = {}
+    transfer: dict[str, Measured] = {}
+    effort, counts = effort_of(arguments), (5,) if arguments.quick else (5, 8)
+    for seed in range(arguments.seeds):
+        sets = of_pairs(arguments)
+        case = guided(7.5, seed, sets, arguments)
+        for calls in counts:
+            name = f"{calls} calls"
+            fitting = case.fitting(effort)
+            grid, start = fitting.best_start(calls)
+            plain = zero(start.schedule, start.lam, 2)
+            one = greedy(fitting.on(sets.for_fit), case.teacher, zero(start.schedule, start.lam, 1))
+            refined = fitting.refined(start, True)
+            for part, student in {
+                "grid alone": plain,
+                "one field": one,
+                "one field, refined": case.fitting(effort, 1).refined(one, True),
+                "two fields": start,
+                "two fields, refined": refined,
+            }.items():
+                added(parts, part, name, rmse(case.judged(student), case.goal))
+            for pairs in (2, 4) if arguments.quick else (2, 4, 8, 16):
+                fewer = replace(case, sets=replace(sets, fit=pairs, validate=sets.fit + sets.validate - pairs))
+                student = fewer.fitting(effort).student(calls, Shape.of(grid, start))[1]
+                added(parts, f"{pairs} pairs", name, rmse(case.judged(student), case.goal))
+            _transfer(case, calls, grid, refined, seed, transfer, arguments)
+    lines = [*table("What each part is worth, guidance 7.5", parts), *table("Transfer over guidance", transfer)]
+    return {"parts": parts, "transfer": transfer}, lines
+
+
+def _transfer(
+    case: Case, calls: int, grid: str, student: Student, seed: int, rows: dict[str, Measured], arguments: Any
+) -> None:
+    """Fits at 5 and 10 with the levels of 7.5, judged there and at 7.5, and the one between them."""
+    shape, effort, others = Shape.of(grid, student), effort_of(arguments), {}
+    added(rows, f"{calls} calls, judged at 7.5", "fitted at 7.5", rmse(case.judged(student), case.goal))
+    for guidance in (5.0, 10.0):
+        there = guided(guidance, seed, case.sets, arguments)
+        others[guidance] = there.fitting(effort).student(calls, shape)[1]
+        own = rmse(there.judged(others[guidance]), there.goal)
+        added(rows, f"{calls} calls, judged at {guidance:g}", f"fitted at {guidance:g}", own)
+        moved = rmse(there.judged(student), there.goal)
+        added(rows, f"{calls} calls, judged at {guidance:g}", "fitted at 7.5", moved)
+        here = rmse(case.judged(others[guidance]), case.goal)
+        added(rows, f"{calls} calls, judged at 7.5", f"fitted at {guidance:g}", here)
+    weights = tuple((a + b) / 2 for a, b in zip(others[5.0].weights, others[10.0].weights, strict=True))
+    between = replace(student, weights=weights)
+    added(rows, f"{calls} calls, judged at 7.5", "between 5 and 10", rmse(case.judged(between), case.goal))
+
+
+def of_pairs(arguments: argparse.Namespace) -> Sets:
+    return Sets(4, 2, 2) if arguments.quick else Sets(arguments.pairs, arguments.pairs // 2, arguments.pairs)
+
+
+def effort_of(arguments: argparse.Namespace) -> Effort:
+    return Effort(1, 1) if arguments.quick else Effort()
+
+
+PARTS = {"mixtures": mixtures, "embedded": embedded, "ablation": ablation}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all of them by default")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=16, help="pairs to fit to, for the embedded model")
+    parser.add_argument("--prompts", help="captions of the embedded model, a file; its own words by default")
+    parser.add_argument("--quick", action="store_true", help="see that it runs; nothing is written")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(unknown)}")
+    torch.set_grad_enabled(False)
+    results: dict[str, Any] = {}
+    lines: list[str] = []
+    for name in arguments.parts or PARTS:
+        results[name], more = PARTS[name](arguments)
+        lines += more
+    if arguments.quick:
+        print("\n".join(lines))
+    else:
+        write("calibration", {"seeds": arguments.seeds, "pairs": arguments.pairs, **results}, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
