@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 import sd_ext
 from sd_ext import whole
@@ -19,6 +20,8 @@ from sd_ext.errors import InputError
 from sd_ext.models.words import Thing, Words
 from sd_ext.schedulers.calibrated import CalibratedScheduler
 
+from ..conftest import build_tiny_pipeline
+
 PROMPTS = [
     f"{colour} {thing}" for colour in ("red", "blue", "old") for thing in ("fox", "boat", "key", "hat", "cup", "owl")
 ]
@@ -27,12 +30,32 @@ QUICK = {"calls": (2,), "guidance": (4.0, 6.0), "pairs": 2, "teacher_calls": 6, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _two_known_samplers():
-    """Of the known samplers two are enough to choose from, and draw faster."""
+def _few():
+    """Of the known samplers two are enough to choose from, and of the pictures two to look at."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("tables", "plan"):
             patch.setattr(f"sd_ext.calibration.{module}.KNOWN", ("dpm++ 2m trailing", "ddim trailing"))
+        patch.setattr("sd_ext.calibration.report.pictures.COLUMNS", 2)
         yield
+
+
+def build_small_pipeline():
+    """The tiny pipeline with a U-Net of one level: what is tested here is not what it predicts."""
+    pipe = build_tiny_pipeline()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=["CrossAttnDownBlock2D"],
+            up_block_types=["CrossAttnUpBlock2D"],
+            block_out_channels=[8],
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=4,
+            cross_attention_dim=32,
+        )
+    pipe.register_modules(unet=unet.eval())
+    return pipe
 
 
 class Heard(Listener):
@@ -63,9 +86,7 @@ class Heard(Listener):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A calibration in a folder, what was heard of it, and its scheduler."""
-    from ..conftest import build_tiny_pipeline
-
-    out, heard, pipe = tmp_path_factory.mktemp("calibrated") / "out", Heard(), build_tiny_pipeline()
+    out, heard, pipe = tmp_path_factory.mktemp("calibrated") / "out", Heard(), build_small_pipeline()
     scheduler = calibrate(pipe, PROMPTS, out=out, listener=heard, **QUICK)
     return out, heard, scheduler, pipe
 
