@@ -1,7 +1,8 @@
 """Samplers as tables of coefficients, and the Diffusers schedulers that run them.
 
 What a sampler is:
-schedule     the trained forward process          grids      where the steps fall
+processes/   what models were trained on          schedule   the levels of such a process
+grids        where the steps fall                 asking     what a flow model's run is asked for
 table        a sampler as numbers, self-checked   placement  the levels of a run
 transfer     a step with one prediction           kernel     a step with a polynomial through several
 multistage   steps of several network calls       corrector  predictor-correctors

@@ -15,7 +15,7 @@ from ..declared import Unbounded
 from ..errors import InputError, UnknownNameError
 from ..model_configs import GuardedConfig
 from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
-from . import guidance, placement, travel
+from . import asking, guidance, placement, travel
 from .fields import OptionFields
 from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
@@ -277,40 +277,8 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         )
 
     def _asked(self, sigmas: Any, mu: float | None) -> placement.Asked | None:
-        """What `set_timesteps` was told of a flow's run.
-
-        Raises:
-            InputError: a `mu` that the shift does not need, or none where it does; sigmas that are none of a flow.
-        """
-        told = self._told
-        if not told.flows:
-            if mu is not None:
-                raise InputError(
-                    f"mu is for flow models that shift by resolution, and this config's process is {told.kind!r}"
-                )
-            return None
-        if told.use_dynamic_shifting:
-            linear = told.time_shift_type == "linear"
-            if isinstance(mu, bool) or not isinstance(mu, int | float) or not math.isfinite(mu) or (linear and mu <= 0):
-                raise InputError(
-                    "with use_dynamic_shifting, set_timesteps needs mu (pipelines compute it), a "
-                    f"{'positive ' if linear else ''}number, got {mu!r}"
-                )
-        elif mu is not None:
-            self.say_once(
-                f"mu has no effect: the config shifts by {told.fixed_shift:g} whatever the resolution, since "
-                "use_dynamic_shifting is off"
-            )
-        grid = placement.chosen_grid(self.config)
-        if sigmas is not None and grid is not None and not placement.spaces(grid):
-            self.say_once(f"the grid {grid!r} places the calls; of the sigmas given only their number counts")
-        return placement.Asked(
-            flow.Shift.of(told, mu),
-            not told.use_dynamic_shifting,
-            None if sigmas is None else placement.flow_sigmas(sigmas),
-            bool(told.use_flow_sigmas),
-            mu if told.use_dynamic_shifting else None,
-        )
+        """What `set_timesteps` was told of a flow's run; see `asking.ask`."""
+        return asking.ask(self._told, self.config, sigmas, mu, self.say_once)
 
     @property
     def asked(self) -> placement.Asked | None:

@@ -137,19 +137,6 @@ def _flow_levels(flow: Flow, config: Mapping[str, Any], n: int, end: Levels, ask
     return flow.at_sigma(sigmas)
 
 
-def flow_sigmas(values: Any) -> Array:
-    """The caller's sigmas of a flow model, before the shift, `(calls,)`; a last 0 is the end and makes no call.
-
-    Raises:
-        InputError: not numbers, empty, not falling, or not above 0 and at most 1.
-    """
-    given = falling("sigmas", values)
-    given = given[:-1] if given[-1] == 0 and len(given) > 1 else given
-    if given[-1] <= 0 or given[0] > 1:
-        raise InputError(f"a flow's sigmas must lie above 0 and at most at 1, got {given.tolist()}")
-    return given
-
-
 def _own_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config's `grid_options`: options of the grid's own, by name."""
     options = config.get("grid_options") or {}

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from sd_ext.schedulers import Levels, NoiseSchedule
-from sd_ext.schedulers.placement import grid_levels
+from sd_ext.schedulers.placement import Asked, grid_levels
+from sd_ext.schedulers.processes.flow import Shift
 from sd_ext.schedulers.schedule import ZERO
 
 from .conftest import SD
@@ -20,7 +21,8 @@ def place(name: str, n: int, config: dict | None = None, **options) -> Levels:
     settings = {"grid": name, "steps_offset": 0, "lambda_min_clipped": -math.inf, "flow_shift": 1.0}
     settings |= {"sigma_min": None, "sigma_max": None, **(SD if config is None else config), **options}
     schedule = NoiseSchedule.from_config(settings)
-    return grid_levels(schedule, settings, n, ZERO, closed=True, whole=True)
+    asked = Asked(Shift(settings["flow_shift"]))
+    return grid_levels(schedule, settings, n, ZERO, closed=True, whole=True, asked=asked)
 
 
 def sigma_table() -> np.ndarray:

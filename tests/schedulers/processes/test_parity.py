@@ -147,6 +147,26 @@ def test_flow_is_diffusers(name, config, calls):
         assert_close(a, b, 2e-4)
 
 
+@over("grid", ["karras", "exponential", "beta_sigmas"])
+def test_a_grid_that_is_named_is_that_of_the_flag(grid):
+    flag = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas", "beta_sigmas": "use_beta_sigmas"}
+    plain = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, **{flag[grid]: True})
+    config = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config
+    ours = sd_ext.make_scheduler(f"euler {grid}", config)
+    for more in ({}, {"sigmas": np.linspace(1.0, 1 / 9, 9)}):
+        count = None if more else 9
+        for scheduler in (plain, ours):
+            scheduler.set_timesteps(count, **more)
+        torch.testing.assert_close(ours.sigmas, plain.sigmas.float(), atol=1e-6, rtol=1e-5)
+
+
+def test_other_grids_say_that_they_place_the_calls(caplog):
+    ours = sd_ext.make_scheduler("dpm++ 2m simple", diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+    with caplog.at_level("WARNING"):
+        ours.set_timesteps(sigmas=np.linspace(1.0, 1 / 9, 9))
+    assert len(ours.timesteps) == 9 and "'simple' places the calls" in caplog.text
+
+
 @over("kind", ["exponential", "linear"])
 @over("name", ["euler", "flow euler"])
 def test_flow_by_resolution_is_diffusers(kind, name):
