@@ -90,7 +90,10 @@ def grid_levels(
         assert asked is not None
         return _flow_levels(schedule, config, placed, end, asked)[:n].then(end)
     if chosen_grid(config) is None and (times := schedule.own_times(placed)) is not None:
-        return schedule.at(times)[:n].then(end)
+        levels = schedule.at(times)
+        if _reaches(levels, end) and (more := schedule.own_times(placed + 1)) is not None:
+            levels = schedule.at(more)
+        return levels[:n].then(end)
     return _placed(schedule, config, placed, end, _options(schedule, config, closed, whole))[:n].then(end)
 
 

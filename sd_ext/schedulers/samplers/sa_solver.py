@@ -12,7 +12,7 @@ from ..corrector import adams, behind, correction, possible, predictor_corrector
 from ..info import SamplerInfo
 from ..kernel import Kernel
 from ..multistage import MultiCallScheduler, multistage
-from ..schedule import Levels
+from ..schedule import Array, Levels
 from ..table import Row, Table, build
 
 __all__ = ["SASolverScheduler"]
@@ -28,6 +28,7 @@ def sa_solver(
     algorithm: Algorithm = "data_prediction",
     *,
     window: tuple[float, float] = (float("inf"), float("-inf")),
+    times: Array | None = None,
     lower_order_final: bool = True,
     simplified: bool = False,
 ) -> Table:
@@ -45,15 +46,18 @@ def sa_solver(
         tau: strength of the noise, 0 the ODE, 1 the reverse-time SDE; eta of other samplers is tau^2.
         algorithm: on x0 or on eps. The variance of eps's noise is right for small steps only (the paper's theorem on
             data predictions), so these tables keep the mean.
-        window: timesteps (from, to) of the steps that get noise.
+        window: training times (from, to) of the steps that get noise.
+        times: training times of the levels; None where they are the timesteps.
         lower_order_final: lower the orders towards the end, to 1 in the last step.
     """
     data = algorithm == "data_prediction"
     basis, preserves = ("x0", "marginal") if data else ("eps", "mean")
     half = "bh1" if simplified and data else None
 
+    times = levels.t if times is None else times
+
     def kernel(levels: Levels, i: int, j: int) -> Kernel:
-        eta = tau**2 if window[0] >= levels.t[i] >= window[1] else 0.0
+        eta = tau**2 if window[0] >= times[i] >= window[1] else 0.0
         return Kernel.of(levels, i, j, "x0", eta=eta) if data else Kernel.sde_eps(levels, i, j, eta)
 
     def orders(done: int, left: int) -> tuple[int, int]:
@@ -155,6 +159,7 @@ class SASolverScheduler(MultiCallScheduler):
             config["tau"],
             config["algorithm_type"],
             window=(config["tau_start"], config["tau_end"]),
+            times=self.schedule.time(levels),
             lower_order_final=config["lower_order_final"],
             simplified=config["simplified_second_order"],
         )

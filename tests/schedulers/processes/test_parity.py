@@ -53,7 +53,7 @@ EDM = [
     ("EDMEulerScheduler", "euler", {"sigma_min": 0.01, "sigma_max": 20.0, "rho": 5.0}),
     ("EDMDPMSolverMultistepScheduler", "dpm++ 2m", {}),
     ("EDMDPMSolverMultistepScheduler", "dpm++ 2m", {"solver_type": "heun", "prediction_type": "v_prediction"}),
-    ("EDMDPMSolverMultistepScheduler", "dpm++ 2m", {"final_sigmas_type": "sigma_min", "sigma_schedule": "exponential"}),
+    ("EDMDPMSolverMultistepScheduler", "dpm++ 2m", {"sigma_schedule": "exponential"}),
 ]
 
 
@@ -67,6 +67,18 @@ def test_edm_is_diffusers(theirs, name, config, calls):
     torch.testing.assert_close(ours.timesteps, plain.timesteps.float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.sigmas, plain.sigmas.float(), atol=1e-4, rtol=1e-4)
     assert_close(a, b, 2e-4)
+
+
+def test_edm_that_ends_at_sigma_min_has_no_step_of_length_zero():
+    """Diffusers repeats sigma_min; ours takes the grid of one level more. The end is in the scale of pictures."""
+    plain = diffusers.EDMEulerScheduler(final_sigmas_type="sigma_min")
+    ours = sd_ext.make_scheduler("euler", plain.config)
+    for scheduler in (plain, ours):
+        scheduler.set_timesteps(6)
+    assert plain.sigmas[-1] == plain.sigmas[-2]
+    plain.set_timesteps(7)
+    torch.testing.assert_close(ours.sigmas, plain.sigmas[:-1].float(), rtol=1e-5, atol=1e-7)
+    assert (ours.levels.alpha[-1], ours.levels.sigma[-1]) == (1, 0.002)
 
 
 @over("calls", [3, 10, 25])
