@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import whole
 from ..errors import InputError
 from ..schedulers.calibrated import CalibratedScheduler, Calibration
 from .calibrated import Calibrated
@@ -140,7 +139,7 @@ def calibrate(
 
         listener.stage("report")
         write_report(calibrated, pipe, folder)
-        whole.write_text(folder / RESULT, scheduler.to_json_string())
+        scheduler.to_json_file(folder / RESULT)  # and the README of its folder
         store.clear()
     scheduler.calibrated = calibrated  # type: ignore[attr-defined]
     return scheduler

@@ -145,7 +145,7 @@ def test_the_report_stands_alone(finished):
     for said in ("Where it does not help", "guidance", "best known", "one field"):
         assert said in page and said in text
     assert sorted(path.name for path in out.iterdir()) == [
-        "errors.svg", "guidance-4.jpg", "guidance-6.jpg", "report.html", "report.md",
+        "README.md", "errors.svg", "guidance-4.jpg", "guidance-6.jpg", "report.html", "report.md",
         "scheduler_config.json",
     ]  # fmt: skip
 

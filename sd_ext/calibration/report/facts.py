@@ -6,19 +6,11 @@ from collections.abc import Iterator
 
 from ...schedulers.calibrated import Fit
 from ..calibrated import Calibrated
+from ..tables import KNOWN
 
 HEADS = (
-    "guidance",
-    "calls",
-    "fitted",
-    "spread",
-    "one field",
-    "best known",
-    "error",
-    "spread",
-    "ratio",
-    "used",
-    "seconds",
+    *("guidance", "calls", "fitted: error", "spread", "one field: error", "best known"),
+    *("its error", "its spread", "fitted / known", "used", "seconds"),
 )
 
 
@@ -43,7 +35,8 @@ def measured() -> str:
         "Error is the root mean square difference of a latent from the teacher's, averaged over pictures. Spread is "
         "the standard deviation of all latents beside the teacher's: below 1 pictures are pale, above it burnt. Best "
         "known is the best of the samplers that need no fit, at that number of calls and guidance. One field is the "
-        "fitted sampler for pipelines that leave no unconditional predictions."
+        "fitted sampler for pipelines that leave no unconditional predictions. Known are "
+        f"{', '.join(KNOWN[:-1])} and {KNOWN[-1]}."
     )
 
 
@@ -87,6 +80,8 @@ def limits(calibrated: Calibrated) -> list[str]:
         f"Nothing was measured outside guidance {low:g} to {high:g}, at other numbers of calls, at another size than "
         f"{told['size'][0]} x {told['size'][1]}, with other LoRAs, or with another model."
     )
+    if len(calibrated.settings.guidance) > 1:
+        found.append("Between two strengths of guidance samplers are interpolated, which was not measured here.")
     found.append(
         "Errors are distances to the teacher's pictures and no judgement: a picture that differs may be a good one."
     )

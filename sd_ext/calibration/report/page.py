@@ -16,7 +16,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2em auto
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #e4e6ea; }
 th { border-bottom: 2px solid #c6cad0; font-weight: 600; }
-td:nth-child(6), th:nth-child(6) { text-align: left; }
+td:nth-child(6), th:nth-child(6), .made td { text-align: left; }
 img, svg { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 h2 { margin-top: 2em; }
@@ -73,7 +73,7 @@ def html(calibrated: Calibrated, drawing: str, sheets: Sequence[Sheet]) -> str:
 <h2>Cost</h2>
 <p>{escape(spent(calibrated))}</p>
 <h2>Made of</h2>
-<table>
+<table class="made">
 {made_of}
 </table>
 </body></html>
@@ -112,7 +112,9 @@ def origins(calibrated: Calibrated) -> list[tuple[str, str]]:
 def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
-    return ", ".join(map(_value, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _line(cells: Sequence[str]) -> str:
