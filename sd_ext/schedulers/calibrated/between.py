@@ -18,14 +18,25 @@ from ..transfer import transfer
 
 def same_kind(one: Table, other: Table) -> bool:
     """Whether what two tables say can be interpolated: same basis, fields, calls and ends."""
-    alike = [(t.basis, t.fields, t.second, t.calls, t.preserves, power(t.levels)) for t in (one, other)]
-    ends = [np.isfinite(t.levels.lam).tolist() for t in (one, other)]
-    return alike[0] == alike[1] and ends[0] == ends[1]
+    alike = [(t.basis, t.fields, t.second, t.calls, t.preserves) for t in (one, other)]
+    return alike[0] == alike[1] and _meet(one.levels, other.levels)
+
+
+def _meet(one: Levels, other: Levels) -> bool:
+    """Whether there are levels between those of two lists: they are equal, or of one process and with like ends."""
+    if _equal(one, other):
+        return True
+    finite = [np.isfinite(each.lam).tolist() for each in (one, other)]
+    return finite[0] == finite[1] and power(one) == power(other) != 0
+
+
+def _equal(one: Levels, other: Levels) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("t", "alpha", "sigma"))
 
 
 def power(levels: Levels) -> int:
-    """p where alpha^p + sigma^p = 1: 1 for flow matching, else 2."""
-    return 1 if np.allclose(levels.alpha + levels.sigma, 1, atol=1e-9) else 2
+    """p where alpha^p + sigma^p = 1: 1 for flow matching, 2 for processes that preserve the variance; 0 for others."""
+    return next((p for p in (1, 2) if np.allclose(levels.alpha**p + levels.sigma**p, 1, atol=1e-9)), 0)
 
 
 def between(one: Table, other: Table, part: float) -> Table:
@@ -86,6 +97,8 @@ def on_first_order(levels: Levels, distance: Array, like: Table, std: Array | No
 
 def _levels(one: Levels, other: Levels, part: float) -> Levels:
     """Between two lists of levels: lambda where it is finite, and the told timesteps."""
+    if _equal(one, other):
+        return one
     finite, p = np.isfinite(one.lam), power(one)
     lam = (1 - part) * one.lam[finite] + part * other.lam[finite]
     alpha, sigma = one.alpha.copy(), one.sigma.copy()

@@ -127,7 +127,7 @@ def check_fitted(table: Table, calls: int, where: str) -> None:
     told = table.levels.t[:-1]
     if np.any(table.levels.alpha < 0) or np.any(table.levels.sigma[:-1] <= 0) or np.any(np.diff(table.levels.lam) <= 0):
         raise InputError(f"{where} has levels whose noise does not fall from call to call")
-    if np.any(told < 0) or np.any(np.diff(told) >= 0):
+    if np.any(np.diff(told) >= 0):
         raise InputError(f"{where} has told timesteps that do not fall from call to call")
 
 

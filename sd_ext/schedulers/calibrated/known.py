@@ -99,7 +99,7 @@ class KnownSamplers:
             The name of the sampler, which is another one where this one places calls of its own, and the table.
         """
         known = self[name]
-        levels = fitted[:1].then(known.schedule.at(fitted.t[1:-1])).then(fitted[-1:])
+        levels = fitted[:1].then(known.schedule.at_told(fitted.t[1:-1])).then(fitted[-1:])
         if np.any(np.diff(levels.ratio) >= 0):
             levels = plain(fitted)
         if len(staged := known._explicit_stages(levels)) != len(levels):

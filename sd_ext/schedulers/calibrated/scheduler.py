@@ -20,6 +20,7 @@ from ...reading import parse_json
 from ..base import TableScheduler
 from ..find import find_sampler
 from ..info import SamplerInfo
+from ..placement import told_range
 from ..plan import StepOutput
 from ..prediction import hook_from_config
 from ..registry import CARRIED
@@ -94,16 +95,18 @@ class CalibratedScheduler(TableScheduler):
         self._made_for = make(Provenance, self.fitted.provenance, f"{name}: calibration")
         self._samplers = KnownSamplers({k: v for k, v in self._given().items() if k not in OWN})
         self._last_told: float | None = None
+        least, most = told_range(self.schedule)
         for fit in self.fitted.fits:
             find_sampler(fit.known)
             if fit.table is not None and fit.table.levels.alpha[0] == 0 and config["prediction_type"] == "epsilon":
                 raise InputError(
                     f"{name}: the calibration starts at zero terminal SNR; prediction_type 'epsilon' cannot"
                 )
-            if fit.table is not None and fit.table.levels.t[0] > self.schedule.t_max:
+            told = [] if fit.table is None else fit.table.levels.t[:-1]
+            if strange := next((t for t in told if not least <= t <= most), None):
                 raise InputError(
-                    f"{name}: the calibration tells the network timestep {fit.table.levels.t[0]:g}; this model has 0 "
-                    f"to {self.schedule.t_max}"
+                    f"{name}: the calibration tells the network timestep {strange:g}; this model has {least:g} to "
+                    f"{most:g}"
                 )
 
     def _given(self) -> dict[str, Any]:

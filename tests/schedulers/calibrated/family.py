@@ -15,7 +15,7 @@ from sd_ext.schedulers.table import Table
 from ..conftest import SD
 
 SCHEDULE = NoiseSchedule.from_config(SD)
-FLOW = NoiseSchedule.flow_matching(1000)
+FLOW = NoiseSchedule.from_config({"prediction_type": "flow_prediction"})
 
 
 def moved(schedule: NoiseSchedule, lam: np.ndarray, by: float, end: Levels = ZERO) -> Levels:

@@ -17,14 +17,14 @@ import torch
 import sd_ext
 from sd_ext.board import BOARD
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.schedulers import Fit
+from sd_ext.schedulers import Fit, NoiseSchedule
 from sd_ext.schedulers.calibrated.variants import from_call, with_noise
 from sd_ext.schedulers.samplers.first_order import first_order
 from sd_ext.schedulers.schedule import ZERO
 
 from ..conftest import SD
 from ..over import over
-from .family import PROVENANCE, SCHEDULE, calibration, companion_of, fit, table_at
+from .family import PROVENANCE, calibration, companion_of, fit, table_at
 from .test_fits import same
 
 KNOWN = "dpm++ 2m karras"
@@ -284,7 +284,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, said):
         sd_ext.CalibratedScheduler.from_pretrained(tmp_path), copy.deepcopy(scheduler), copy.copy(scheduler),
         pickle.loads(pickle.dumps(scheduler)), sd_ext.CalibratedScheduler.from_config(scheduler.config),
     ):  # fmt: skip
-        assert again.to_json_string() == text
+        assert config.items() <= json.loads(again.to_json_string()).items()  # what is of the process may be said, too
         for calls in (5, 7):
             again.set_timesteps(calls)
             scheduler.set_timesteps(calls)
@@ -356,7 +356,8 @@ def test_by_name():
 def test_what_cannot_be_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown sampler"):
         made(replace(fit(4.0), known="no such sampler"))
-    dark = first_order(SCHEDULE.with_zero_terminal_snr().at(np.linspace(999, 100, 5)).then(ZERO))
+    dark = NoiseSchedule.from_config({**SD, "rescale_betas_zero_snr": True})
+    dark = first_order(dark.at(np.linspace(999, 100, 5)).then(ZERO))
     with pytest.raises(InputError, match="zero terminal SNR; prediction_type 'epsilon' cannot"):
         made(Fit(5, 4.0, dark, None, KNOWN))
     with pytest.raises(InputError, match="tells the network timestep 999; this model has 0 to 99"):
