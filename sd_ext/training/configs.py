@@ -42,6 +42,7 @@ class AutoencoderSettings(Settings):
         0.0, "share of pictures in whose place come plain colours, noise and enlarged cuttings, which keep the latents "
         "of everything bounded", within=SHARE
     )  # fmt: skip
+    decoder_only: bool = setting(False, "train the decoder of --model alone: every picture keeps its latent")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class AutoencoderConfig(ScratchConfig):
 
     data: SourceSettings = SourceSettings(split="all")
     autoencoder: AutoencoderSettings = AutoencoderSettings()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.autoencoder.decoder_only and not self.start.model:
+            raise InputError("decoder_only needs model, the autoencoder whose encoder shall stay as it is")
 
 
 @dataclass(frozen=True)

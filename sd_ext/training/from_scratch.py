@@ -4,7 +4,9 @@ Each stage writes a folder of the output that appears when the stage is complete
 complete stages and resumes an interrupted one. Each training stage runs in a process of its own, so that its memory is
 free for the next one.
 
-    OUT/packages  OUT/data  OUT/autoencoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
+    OUT/packages  OUT/data  OUT/autoencoder  OUT/decoder  OUT/text_encoder  OUT/text_to_image  OUT/pipeline
+
+A recipe may leave out the stage "decoder", which trains the autoencoder's decoder further.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ RECIPES = Path(__file__).parent / "recipes"
 GUIDANCE = 3.0  # the scale at which the embedded model measures best, see benchmarks/bars.py
 TRAINED: dict[str, type[Config]] = {
     "autoencoder": AutoencoderConfig,
+    "decoder": AutoencoderConfig,
     "text_encoder": TextEncoderConfig,
     "text_to_image": TextToImageConfig,
 }
@@ -49,7 +52,7 @@ class Stage:
     @property
     def module(self) -> str:
         """The Python module of the stage's script."""
-        return f"sd_ext.training.train_{self.name}"
+        return f"sd_ext.training.train_{'autoencoder' if self.name == 'decoder' else self.name}"
 
     @property
     def status(self) -> str:
@@ -144,16 +147,20 @@ def stages(out: Path, recipe: Path, overrides: Sequence[str] = (), allow_import:
         InputError: the recipe lacks a section, or an override is malformed.
     """
     sections = read_toml(recipe)
-    if missing := [name for name in TRAINED if name not in sections]:
+    if missing := [name for name in TRAINED if name not in sections and name != "decoder"]:
         raise InputError(f"{recipe} lacks the sections {', '.join(missing)}")
     if strange := [o for o in overrides if o.partition(".")[0] not in TRAINED or "=" not in o]:
         raise InputError(f"--override {strange[0]}: write stage.key=value, with stage one of {', '.join(TRAINED)}")
     data = read_data(recipe).folder or str(out / "data")
     made = []
-    for name in TRAINED:
+    names = [name for name in TRAINED if name in sections]
+    for name in names:
         arguments = ["--config", f"{recipe}#{name}", "--data", data, "--out", str(out / name)]
+        if name == "decoder":
+            arguments += ["--model", str(out / "autoencoder")]
         if name == "text_to_image":
-            arguments += ["--autoencoder", str(out / "autoencoder"), "--text-encoder", str(out / "text_encoder")]
+            autoencoder = "decoder" if "decoder" in names else "autoencoder"
+            arguments += ["--autoencoder", str(out / autoencoder), "--text-encoder", str(out / "text_encoder")]
         arguments += ["--allow-import"] if allow_import else []
         for override in overrides:
             stage, _, setting = override.partition(".")

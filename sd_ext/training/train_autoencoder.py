@@ -4,7 +4,8 @@
 
 Loss: mean squared error + `l1_weight` x mean absolute error + `kl_weight` x KL(posterior || N(0, I)), the KL summed
 over a latent as in Diffusers. The saved config's `scaling_factor` is 1 / the standard deviation of the latents, so
-that the U-Net sees unit variance (Rombach et al. 2022, arXiv 2112.10752, appendix G).
+that the U-Net sees unit variance (Rombach et al. 2022, arXiv 2112.10752, appendix G). With `decoder_only` the encoder
+and the factor stay as they are, so that a U-Net trained on its latents goes with the new decoder too.
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ class AutoencoderTask(Task):
         self.parts = {"samples": fingerprint(self.pictures, [""] * len(self.pictures))}
         settings, model, side = config.autoencoder, config.start.model, config.pictures.resolution
         self.vae = load_part(AutoencoderKL, model, "vae") if model else build(settings, side, config.loop.seed)
+        if settings.decoder_only:
+            for part in filter(None, (self.vae.encoder, self.vae.quant_conv)):
+                part.requires_grad_(False)
         if config.memory.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         self.model = AutoencoderLoss(self.vae, settings.l1_weight, settings.kl_weight)
@@ -126,10 +130,13 @@ class AutoencoderTask(Task):
         return contact_sheet([Image.fromarray(picture) for picture in rows], columns=min(16, len(pixels)))
 
     def export(self, new: Path, history: list[dict[str, float]]) -> None:
-        """Measure the scaling factor, 1 / standard deviation of the latents, and save the autoencoder with it."""
+        """Measure the scaling factor, 1 / standard deviation of the latents, and save the autoencoder with it; the
+        factor of latents that were not to change stays.
+        """
         self.vae.eval()
-        std = latent_std(self.vae, self.pictures)
-        self.vae.register_to_config(scaling_factor=round(1 / std, 6), force_upcast=False)
+        if not self.config.autoencoder.decoder_only:
+            std = latent_std(self.vae, self.pictures)
+            self.vae.register_to_config(scaling_factor=round(1 / std, 6), force_upcast=False)
         self.vae.save_pretrained(new)
 
 

@@ -13,7 +13,15 @@ def test_dry_run_shows_every_stage_and_makes_nothing(tmp_path, capsys, recipe):
     run(str(tmp_path / "out"), recipe, ["text_to_image.steps=77"], dry_run=True)
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if line.endswith(": to do")] == [
-        f"{name}: to do" for name in ("data", "autoencoder", "text_encoder", "text_to_image", "pipeline")
+        f"{name}: to do"
+        for name in (
+            "data",
+            "autoencoder",
+            *["decoder"] * (recipe == "cpu"),
+            "text_encoder",
+            "text_to_image",
+            "pipeline",
+        )
     ]
     assert "steps                   77" in text
     assert not (tmp_path / "out").exists()
@@ -23,7 +31,7 @@ def test_stages_are_skipped_resumed_or_run(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(from_scratch, "run_stage", lambda stage: done.append((stage.name, stage.status)))
     monkeypatch.setattr(from_scratch, "finish", lambda out, recipe, trained, pipeline: done.append(pipeline.name))
-    for folder in ("data", "autoencoder/model", "text_encoder"):
+    for folder in ("data", "autoencoder/model", "decoder/model", "text_encoder"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "data" / "metadata.jsonl").write_text("{}")
     (tmp_path / "text_encoder" / "run.json").write_text("{}")
@@ -103,4 +111,4 @@ def test_from_scratch_end_to_end(tmp_path):
     folder = run(str(tmp_path / "out"), "cpu", [*few, "text_to_image.validate_every=0"])
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     assert pipe("red apple", num_inference_steps=2).images[0].size == (64, 64)
-    assert from_scratch.plan(tmp_path / "out", find_recipe("cpu"), few).count(": complete") == 5
+    assert from_scratch.plan(tmp_path / "out", find_recipe("cpu"), few).count(": complete") == 6

@@ -50,6 +50,20 @@ def test_autoencoder_learns_and_saves(picture_folder, tmp_path, metrics):
     ]
 
 
+def test_a_decoder_alone_learns_and_latents_stay(picture_folder, tmp_path, metrics):
+    settings = {**TINY_AUTOENCODER, "data": str(picture_folder)}
+    first = run_autoencoder(AutoencoderConfig.of(out=str(tmp_path / "first"), steps=20, **settings))
+    settings |= {"decoder_only": True, "model": str(first)}
+    second = run_autoencoder(AutoencoderConfig.of(out=str(tmp_path / "second"), steps=40, **settings))
+    assert mean(metrics, "mse", slice(-5, None)) < 0.8 * mean(metrics, "mse", slice(0, 5))
+    one, other = (AutoencoderKL.from_pretrained(folder) for folder in (first, second))
+    assert one.config.scaling_factor == other.config.scaling_factor
+    assert same_unet(one.encoder.state_dict(), other.encoder.state_dict())
+    assert not same_unet(one.decoder.state_dict(), other.decoder.state_dict())
+    with pytest.raises(InputError, match="decoder_only needs model"):
+        AutoencoderConfig.of(out=str(tmp_path / "third"), **{**settings, "model": ""})
+
+
 def test_text_encoder_learns_and_saves(picture_folder, tmp_path, metrics):
     config = TextEncoderConfig.of(data=str(picture_folder), out=str(tmp_path / "run"), steps=60, **TINY_TEXT)
     folder = run_text_encoder(config)

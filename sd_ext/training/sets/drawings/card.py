@@ -53,8 +53,12 @@ def write_card(new: Path, pipe: Any, out: Path, recipe: str, where: str, guidanc
         where: the Python expression that the card's example passes to `from_pretrained`.
         guidance: the guidance scale that the card recommends.
     """
-    stages = ("autoencoder", "text_encoder", "text_to_image")
-    runs = {stage: read_json(out / stage / "run.json", dict[str, Any]) for stage in stages}
+    stages = ("autoencoder", "decoder", "text_encoder", "text_to_image")
+    runs = {
+        stage: read_json(out / stage / "run.json", dict[str, Any])
+        for stage in stages
+        if (out / stage / "run.json").exists()
+    }
     splits = Counter(row["split"] for _, row in read_json_lines(out / "data" / "metadata.jsonl", dict[str, Any]))
     trained = [drawing for drawing in read_book(out / "data").drawings if drawing.split != STYLE]
     latent = (pipe.vae.config.latent_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
