@@ -37,10 +37,11 @@ def texts_of(
         An index that is listed twice is twice as likely.
     """
     indices: dict[str, int] = {}
+    known = set(captions)
     pairs = list(zip(captions, exact or [False] * len(captions), strict=True))
     choices = {}
     for caption, as_it_is in dict.fromkeys(pairs):
-        texts = [caption] if as_it_is else wordings(settings, seed, caption, set(captions), rephrase)
+        texts = [caption] if as_it_is else wordings(settings, seed, caption, known, rephrase)
         choices[caption, as_it_is] = [indices.setdefault(text, len(indices)) for text in texts]
     return [choices[pair] for pair in pairs], list(indices)
 
