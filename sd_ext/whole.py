@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def file(path: Target, overwrite: bool = True) -> Iterator[Path]:
+def file(path: Target, overwrite: bool = True, wait: bool = True) -> Iterator[Path]:
     """Context manager that yields a temporary path; when the block ends without an error, that file becomes `path`.
 
     The file gets the mode of any new file, as the umask says. Missing parent folders are made. If `path` is a symbolic
@@ -72,6 +72,8 @@ def file(path: Target, overwrite: bool = True) -> Iterator[Path]:
         path: the file.
         overwrite: replace an existing file. If False, an existing file is an error, even one that appears while the
             block runs.
+        wait: wait until it is on the disk. If False, the file may be damaged when the machine loses its power soon
+            afterwards: for one of very many that say whether they are damaged and can be made anew.
 
     Yields:
         The path to write to.
@@ -84,12 +86,13 @@ def file(path: Target, overwrite: bool = True) -> Iterator[Path]:
         if not overwrite and os.path.lexists(target):
             raise TakenError(path)
         yield new
-        _settle(new)
+        _settle(new, wait)
         if overwrite:
             os.replace(new, target)
         elif not _link(new, target):
             raise TakenError(path)
-        _sync_folder(target.parent)
+        if wait:
+            _sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -361,15 +364,18 @@ def _clear(work: Path, tell: bool = False) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _settle(new: Path) -> None:
-    """Give everything that was written the mode of new files, and wait until it is on the disk."""
+def _settle(new: Path, wait: bool = True) -> None:
+    """Give everything that was written the mode of new files, and wait until it is on the disk, save for a file of
+    which `wait` says otherwise.
+    """
     mode = stat.S_IMODE(os.stat(new.parent).st_mode)  # as the umask, or the parent's access list, makes it
     folders = [(root, [os.path.join(root, name) for name in names]) for root, _, names in os.walk(new)]
     for path in [name for _, names in folders for name in names] if folders else [str(new)]:
         if not os.path.islink(path):
             runs = os.stat(path).st_mode & stat.S_IXUSR
             _set_mode(path, mode & (0o777 if runs else 0o666))
-            sync(path)
+            if wait:
+                sync(path)
     for root, _ in reversed(folders):
         _set_mode(root, mode & 0o777)
         _sync_folder(root)
