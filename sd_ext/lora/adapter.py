@@ -137,7 +137,12 @@ class Adapter:
 
         Only LoRA's factors, with or without DoRA, differ between the two.
         """
-        if self.kind != "lora" or self.shape is None or any(side != 1 for side in self.shape[2:]):
+        if (
+            self.kind != "lora"
+            or "mid" in self.tensors
+            or self.shape is None
+            or any(side != 1 for side in self.shape[2:])
+        ):
             return None
         ones = (1, 1) if len(self.shape) == 2 else ()
         made = {

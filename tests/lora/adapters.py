@@ -82,7 +82,7 @@ def kohya_name(shape: str, part: str, path: str) -> str:
 
 def sdxl_original(path: str) -> str:
     """The original U-Net counts its layers in the order in which data pass; walk them in that order."""
-    blocks = {"conv_in": "input_blocks.0.0", "conv_out": "out.2"}
+    blocks = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
     blocks |= {f"time_embedding.linear_{i}": f"time_embed.{2 * i - 2}" for i in (1, 2)}
     blocks |= {f"add_embedding.linear_{i}": f"label_emb.0.{2 * i - 2}" for i in (1, 2)}
     number = 1
@@ -106,6 +106,7 @@ def sdxl_original(path: str) -> str:
     names = {
         "conv1": "in_layers.2", "conv2": "out_layers.3",
         "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+        "norm1": "in_layers.0", "norm2": "out_layers.0",
     }  # fmt: skip
     for ours, original in sorted(blocks.items(), key=lambda pair: -len(pair[0])):
         if path == ours or path.startswith(f"{ours}."):

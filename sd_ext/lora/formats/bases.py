@@ -76,7 +76,7 @@ def decide_base(
     base = _likeliest(fitting, known, adapters)
     if told is None:
         return Decided(base, [])
-    theirs = " or ".join(families()[name].title for name in LIKELIEST if name in fitting)
+    theirs = " or ".join(families()[name].title for name in LIKELIEST if name in ({base} if base else fitting))
     return Decided(base, [f"its header says {families()[told].title}, and its modules are those of {theirs}"])
 
 

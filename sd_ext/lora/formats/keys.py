@@ -6,6 +6,7 @@ put the adapter's name before the last word: `unet.conv_in.lora_A.my-style.weigh
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .names import Place, find_module
 Fields = dict[str, Tensor]  # one adapter's tensors by the names that its kind defines, and "alpha"
 Alphas = Callable[[ModuleName, int], "float | None"]  # (module, rank) -> alpha, if known
 OLD = re.compile(r"(?P<name>.+\.to_(?:q|k|v|out))_lora\.(?P<side>down|up)\.weight")  # Diffusers' first LoRA layers
+USUAL = "lora_down.weight", "lora_A.weight", "hada_w1_a", "lokr_w1", "diff"
 FACTOR = re.compile(r"lora_([A-Z]|up|down|mid)|(hada|lokr)_\w{2,4}|b?oft_\w")  # a tensor's name, never a module's
 LONGEST = 3  # words of what follows a module's name
 
@@ -42,8 +44,12 @@ class Found:
     skipped: list[str] = field(default_factory=list)
 
 
-def split(key: str) -> tuple[str, Meaning, str]:
+def split(key: str, known: Mapping[str, Meaning] | None = None) -> tuple[str, Meaning, str]:
     """Split a key: `unet.conv_in.lora_A.my-style.weight` is `unet.conv_in`, a LoRA's `down`, of the adapter `my-style`.
+
+    Args:
+        key: the key.
+        known: `spellings()`, if that has been called already.
 
     Returns:
         The module's name, what the tensor is, and the adapter's name ("" if the key has none).
@@ -53,7 +59,7 @@ def split(key: str) -> tuple[str, Meaning, str]:
     """
     if old := OLD.fullmatch(key):
         return old["name"], Meaning("lora", old["side"]), ""
-    known, words = spellings(), key.split(".")
+    known, words = spellings() if known is None else known, key.split(".")
     for length in range(min(LONGEST, len(words) - 1), 1, -1):
         if (meaning := known.get(".".join(words[-length:]))) is not None:
             return ".".join(words[:-length]), meaning, ""
@@ -63,7 +69,9 @@ def split(key: str) -> tuple[str, Meaning, str]:
         return ".".join(body[:-2]), meaning, body[-1]
     if len(words) > 1 and (meaning := known.get(words[-1])) is not None and not FACTOR.fullmatch(words[-2]):
         return ".".join(words[:-1]), meaning, ""
-    raise UnknownNameError(f"kind of tensor in {key!r}", ".".join(words[-2:] if len(words) > 2 else words[1:]), known)
+    end = ".".join(words[-2:] if len(words) > 2 else words[1:])
+    near = difflib.get_close_matches(end, known, 3, 0.4) or USUAL
+    raise UnknownNameError(f"kind of tensor in {key!r}", end, near)
 
 
 def collect(tensors: Mapping[str, Tensor], part: str | None = None, skip: bool = False) -> Found:
@@ -79,9 +87,10 @@ def collect(tensors: Mapping[str, Tensor], part: str | None = None, skip: bool =
     """
     found, called, adapters = Found(), dict[ModuleName, str](), set[str]()
     places: dict[str, Place] = {}
+    known = spellings()
     for key in sorted(tensors):
         try:
-            name, meaning, adapter = split(key)
+            name, meaning, adapter = split(key, known)
             place = places[name] if name in places else find_module(name, part)
         except UnknownNameError:
             if not skip:

@@ -34,8 +34,8 @@ BEGINNINGS = {
     "te_": "text_encoder", "te1_": "text_encoder", "te2_": "text_encoder_2",
     "text_encoder_": "text_encoder", "text_encoder_1_": "text_encoder", "text_encoder_2_": "text_encoder_2",
     "text_encoders_": ANY, "clip_l_": "text_encoder", "clip_h_": "text_encoder", "clip_g_": "text_encoder_2",
-    "lora_": ANY, "lycoris_": ANY, "base_model_": ANY, "model_": ANY, "module_": ANY, "transformer_": ANY,
-    "_orig_mod_": ANY,
+    "lora_": ANY, "lycoris_": ANY, "text_model_": ANY, "base_model_": ANY, "model_": ANY, "module_": ANY,
+    "transformer_": ANY, "_orig_mod_": ANY,
 }  # fmt: skip
 """Beginnings of names in files -> the part of the pipeline they say, `ANY` if none. Those of checkpoints are known too
 (`beginnings`). Dots are underscores here."""

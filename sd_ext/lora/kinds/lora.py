@@ -1,6 +1,7 @@
 """LoRA: delta = alpha / rank * up @ down (Hu et al. 2021, arXiv:2106.09685, section 4.1).
 
-`down` is (rank, in) and `up` (out, rank); of a convolution (rank, in, k, k) and (out, rank, 1, 1).
+`down` is (rank, in) and `up` (out, rank); of a convolution (rank, in, k, k) and (out, rank, 1, 1). LyCORIS's
+convolutions may be of three factors: `down` (rank, in, 1, 1), `mid` (rank, rank, k, k), `up`; two are written.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LoraKind(Kind):
     """LoRA, also of convolutions ("LoCon"), with any scaling, including the rank-stabilised one."""
 
     name = "lora"
-    factors = (frozenset({"down", "up"}),)
+    factors = (frozenset({"down", "up"}), frozenset({"down", "mid", "up"}))
     kohya = KOHYA
     dotted = DOTTED
     in_diffusers = True
@@ -37,42 +38,39 @@ class LoraKind(Kind):
     options = frozenset({"init", "rslora", "lora_plus"})
 
     def product(self, tensors: Tensors) -> Tensor:
-        up, down = tensors["up"], tensors["down"]
+        up, down = tensors["up"], folded(tensors)
         return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
 
     def rank(self, tensors: Tensors) -> int:
         return tensors["down"].shape[0]
 
     def two_factors(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
-        return tensors["up"].detach().float().flatten(1), tensors["down"].detach().float().flatten(1)
+        ready = {name: tensor.detach().float() for name, tensor in tensors.items()}
+        return ready["up"].flatten(1), folded(ready).flatten(1)
 
     def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor]:
         up = tensors["up"]
         return {**tensors, "up": (up.detach().float() * factor).to(up.dtype)}
 
     def check(self, tensors: Tensors, shape: Size | None) -> None:
-        up, down = tensors["up"], tensors["down"]
+        up, down, mid = tensors["up"], tensors["down"], tensors.get("mid")
         if up.ndim != down.ndim or any(side != 1 for side in up.shape[2:]):
             raise InputError(f"tensors do not fit together: down {tuple(down.shape)}, up {tuple(up.shape)}")
+        if mid is not None and (mid.ndim != 4 or any(side != 1 for side in down.shape[2:])):
+            raise InputError(f"tensors do not fit together: lora_mid {tuple(mid.shape)}, down {tuple(down.shape)}")
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Convert LyCORIS's convolutions of three factors to LoRA's two, and give both factors the same dimensions.
-
-        The three are down (r, in, 1, 1), mid (r, r, k, k) and up (out, r, 1, 1). DyLoRA's files have `up` as (out, r)
-        of convolutions too.
-        """
+        """Give both factors the same dimensions: DyLoRA's files have `up` as (out, r) of convolutions too."""
         made = dict(tensors)
         if {"up", "down"} <= made.keys() and made["up"].ndim == 2 < made["down"].ndim:
             made["up"] = made["up"].reshape(*made["up"].shape, *[1] * (made["down"].ndim - 2))
-        if "mid" not in made:
-            return made
-        import torch
-
-        mid, down = made.pop("mid"), made.get("down")
-        if down is None or mid.ndim != 4 or mid.shape[1] != down.shape[0]:
-            raise InputError(f"tensors do not fit together: lora_mid {tuple(mid.shape)}")
-        made["down"] = torch.einsum("rskl,si->rikl", mid.float(), down.flatten(1).float()).to(down.dtype)
         return made
+
+    def for_kohya(self, tensors: Tensors, of: str = "weight") -> dict[str, Tensor]:
+        return super().for_kohya(in_two(tensors), of)
+
+    def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:
+        return super().for_diffusers(in_two(tensors), part)
 
     def from_training(self, tensors: dict[str, Tensor], alpha: float, rank: int) -> tuple[dict[str, Tensor], float]:
         return tensors, alpha  # unchanged, since a LoRA has exactly the configured rank
@@ -82,3 +80,20 @@ class LoraKind(Kind):
 
         known: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": settings.dropout, "use_rslora": settings.rslora}
         return LoraConfig(**shared, **known, **more, init_lora_weights=init)  # type: ignore[arg-type]
+
+
+def folded(tensors: Tensors) -> Tensor:
+    """`down` (rank, in, ...); where there is a `mid`, its product with that, (rank, in, k, k), in its own dtype."""
+    import torch
+
+    down, mid = tensors["down"], tensors.get("mid")
+    return down if mid is None else torch.einsum("rskl,si->rikl", mid, down.flatten(1))
+
+
+def in_two(tensors: Tensors) -> dict[str, Tensor]:
+    """A LoRA's tensors with two factors, which every program reads, in the same dtype."""
+    if "mid" not in tensors:
+        return dict(tensors)
+    ready = {name: tensor.detach().float() for name, tensor in tensors.items()}
+    made = {name: tensor for name, tensor in tensors.items() if name != "mid"}
+    return {**made, "down": folded(ready).to(tensors["down"].dtype)}
