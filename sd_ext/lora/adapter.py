@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -101,7 +102,7 @@ class Adapter:
         """The factor that the product is multiplied by: alpha / rank; 1 if there is no rank."""
         return self.rules.scale(self.tensors, self.alpha)
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size | None:
         """The shape of the weight it is made for; for a convolution (out, in * k * k) or (out, in, k, k).
 

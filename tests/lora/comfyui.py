@@ -6,13 +6,14 @@ It shares no rule with `sd_ext`: names are those of `adapters` and the original 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import adapters
+from . import adapters, models
 
 PAIRS = [
     ("lora_up.weight", "lora_down.weight"), ("lora_B.weight", "lora_A.weight"), ("lora.up.weight", "lora.down.weight"),
@@ -21,6 +22,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
+@functools.cache
 def names(shape: str, part: str, path: str) -> list[str]:
     """Every name for a module that ComfyUI knows, and those of peft and LyCORIS."""
     flat = path.replace(".", "_")
@@ -43,24 +45,30 @@ def names(shape: str, part: str, path: str) -> list[str]:
     return made
 
 
-def weights(shape: str, models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+@functools.cache
+def listed(shape: str) -> list[tuple[str, str, Any]]:
+    """(part, path, module) of every module with a weight of the tiny models."""
+    return [
+        (part, path, module)
+        for part, model in models.tiny_models(shape).items()
+        for path, module in model.named_modules()
+        if getattr(module, "weight", None) is not None
+    ]
+
+
+def weights(shape: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters that a file changes, by part and name, as it makes them.
 
     Raises KeyError for keys that belong to nothing.
     """
     left = {key: tensor.float() for key, tensor in tensors.items() if not key.startswith("bundle_emb.")}
+    there = {key[:place] for key in left for place, letter in enumerate(key) if letter == "."}
     made = {}
-    for part, model in models.items():
-        for path, module in model.named_modules():
-            weight: Any = getattr(module, "weight", None)
-            if weight is None:
-                continue
-            for name in names(shape, part, path):
-                for parameter, change in _changes(left, name, weight):
-                    before = getattr(module, parameter)
-                    made[f"{part}.{path.removeprefix('text_model.')}.{parameter}"] = before + change.reshape(
-                        before.shape
-                    )
+    for part, path, module in listed(shape):
+        for name in names(shape, part, path):
+            for parameter, change in _changes(left, name, module.weight) if name in there else ():
+                before = getattr(module, parameter)
+                made[f"{part}.{path.removeprefix('text_model.')}.{parameter}"] = before + change.reshape(before.shape)
     if left:
         raise KeyError(min(left))
     return made
