@@ -7,6 +7,8 @@ heun         Heun, Heun++, DPM2, DPM2 a         adams       PLMS, PNDM, iPNDM, g
 dpm_solver   DPM-Solver(++) multistep and SDE   singlestep  DPM-Solver(++) singlestep, DPM fast
 exponential_rk  DPM++ 2S a and SDE, SEEDS, RES  res_multistep  RES multistep
 deis         LMS, DEIS
+etd_rk       exponential Runge-Kutta, Lawson          exponential_adams  ABNorsett
+runge_kutta  midpoint to RK4 and Dormand-Prince      bdia        BDIA
 unipc        UniPC                              sa_solver   SA-Solver and its PECE form
 er_sde       ER-SDE                             restart     Restart
 consistency  LCM, TCD                           flow        Euler and Heun for flow matching
@@ -24,16 +26,20 @@ from .auto import *
 from .ddpm import *
 from .first_order import *
 from .heun import *
+from .runge_kutta import *
 from .adams import *
 from .deis import *
 from .dpm_solver import *
 from .singlestep import *
 from .exponential_rk import *
+from .etd_rk import *
 from .res_multistep import *
+from .exponential_adams import *
 from .unipc import *
 from .sa_solver import *
 from .er_sde import *
 from .restart import *
+from .bdia import *
 from .consistency import *
 from .flow import *
 from .cfg_plus_plus import *
