@@ -9,6 +9,7 @@ exponential_rk  DPM++ 2S a and SDE, SEEDS, RES  res_multistep  RES multistep
 deis         LMS, DEIS
 etd_rk       exponential Runge-Kutta, Lawson          exponential_adams  ABNorsett
 runge_kutta  midpoint to RK4 and Dormand-Prince      bdia        BDIA
+inverse      from a picture to noise: DDIM, DPM-Solver++
 unipc        UniPC                              sa_solver   SA-Solver and its PECE form
 er_sde       ER-SDE                             restart     Restart
 consistency  LCM, TCD                           flow        Euler and Heun for flow matching
@@ -39,6 +40,7 @@ from .unipc import *
 from .sa_solver import *
 from .er_sde import *
 from .restart import *
+from .inverse import *
 from .bdia import *
 from .consistency import *
 from .flow import *

@@ -288,4 +288,14 @@ SAMPLERS = (
         stochastic=True,
         note="for models distilled with TCD; eta is the paper's gamma",
     ),
+    SamplerInfo(
+        "tdd",
+        TCDScheduler,
+        None,
+        "arXiv 2409.01347",
+        ("target-driven distillation",),
+        stochastic=True,
+        options={"original_inference_steps": 250, "eta": 0.2},
+        note="for models distilled with TDD: TCD's step, on every fourth timestep",
+    ),
 )

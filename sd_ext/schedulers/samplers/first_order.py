@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from ...declared import Unbounded
@@ -13,14 +14,14 @@ from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..plan import StepOutput
 from ..schedule import Levels
-from ..table import Basis, Row, Table, build
+from ..table import Basis, Preserves, Row, Table, build
 from ..transfer import fresh_noise, transfer
 from .churn import added_noise, churned, keeps, raised_calls
 
 __all__ = ["DDIMScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler"]
 
 
-def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0") -> Table:
+def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0", preserves: Preserves = "marginal") -> Table:
     """DDIM, Euler and, with `eta` > 0, their ancestral forms.
 
     Keeping only part of the old noise and drawing the rest anew gives DDIM's eta; at eta = 1 this is the posterior
@@ -32,13 +33,36 @@ def first_order(levels: Levels, eta: float = 0.0, basis: Basis = "x0") -> Table:
     Args:
         levels: n + 1 levels, the end included.
         eta: share of the posterior's standard deviation drawn afresh, at most what the level can hold.
+        preserves: see `Table`.
     """
     rows = []
     for i in range(len(levels) - 1):
         std = fresh_noise(levels, i, eta)
         a, b = transfer(levels, i, basis, std)
         rows.append(Row(a, (b,), noise=std))
-    return build(levels, rows, basis)
+    return build(levels, rows, basis, preserves)
+
+
+def flow_ancestral(levels: Levels, eta: float = 1.0) -> Table:
+    """Euler a with the noise that ComfyUI takes for flow matching: in the flow's sigma s, eta = 1 goes down to s'^2 / s
+    and adds noise up to s', where the posterior of `first_order` keeps (1 - s) / (1 - s') of that.
+
+    Order 1 (deterministic at eta = 0), 1 call a step. Other names: euler_ancestral_RF. Source: ComfyUI; there is no
+    paper.
+
+    Args:
+        levels: n + 1 levels, the end included.
+        eta: 0, Euler's method, to 1.
+    """
+    rows, total = [], levels.alpha + levels.sigma
+    s = levels.sigma / total
+    for i in range(len(levels) - 1):
+        down = s[i + 1] * (1 + (s[i + 1] / s[i] - 1) * eta)
+        kept = down * (1 - s[i + 1]) / (1 - down)
+        std = float(np.sqrt(max(0.0, s[i + 1] ** 2 - kept**2)) * total[i + 1])
+        a, b = transfer(levels, i, "x0", std)
+        rows.append(Row(a, (b,), noise=std))
+    return build(levels, rows, "x0")
 
 
 def euler(levels: Levels, s_noise: float = 1.0) -> Table:
@@ -189,12 +213,19 @@ class EulerAncestralDiscreteScheduler(SigmaStart):
 
     Args:
         eta: share of the ancestral noise.
+        flow_noise: as much noise as ComfyUI takes for flow matching; see `flow_ancestral`. eta is then at most 1.
     """
 
     eta: float = 1.0
+    flow_noise: bool = False
+
+    def _setup(self) -> None:
+        super()._setup()
+        if self.config["flow_noise"]:
+            self._within("eta", 0, 1)
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return first_order(levels, self.config["eta"])
+        return (flow_ancestral if self.config["flow_noise"] else first_order)(levels, self.config["eta"])
 
 
 SAMPLERS = (
@@ -217,5 +248,15 @@ SAMPLERS = (
         "arXiv 2010.02502, eq. 16 with eta = 1",
         ("euler ancestral",),
         stochastic=True,
+    ),
+    SamplerInfo(
+        "euler a rf",
+        EulerAncestralDiscreteScheduler,
+        1,
+        "ComfyUI",
+        ("euler ancestral rf",),
+        stochastic=True,
+        options={"flow_noise": True},
+        note="the noise that ComfyUI takes for flow matching",
     ),
 )
