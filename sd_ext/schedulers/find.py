@@ -15,11 +15,19 @@ from .programs import Program, get_program, programs
 from .registry import CARRIED, all_samplers, spellings
 from .spelling import distance, key, nearest, words
 
+IMPLICIT = "an implicit step is an equation with the network in it, and is solved by asking it until nothing changes"
 NOT_TABLES = {
     "dpm adaptive": "it chooses its steps as it goes; 'dpm fast' takes the same ones without choosing",
-    "smea": "it resizes the latent between calls",
+    **dict.fromkeys(("smea", "dy"), "it resizes the latent between calls"),
+    **dict.fromkeys(
+        ("stork", "stork2", "stork4", "stork 2", "stork 4"),
+        "it extrapolates velocities, for which a table would need the latents before; 'abnorsett 3' extrapolates x0",
+    ),
+    "perflow": "it is for networks trained on a process of its own, straight between four noise levels",
+    **dict.fromkeys(("amed", "amed solver"), "a network of its own chooses its steps for each picture"),
+    **dict.fromkeys(("gauss-legendre", "radau", "lobatto", "crouzeix", "crank-nicolson", "implicit"), IMPLICIT),
 }
-"""Samplers of other programs that are not a table of coefficients, by a part of their name, and why."""
+"""Samplers of other programs that are not a table of coefficients, by words of their name, and why."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ def understand(name: str, like: str | None = None) -> Meant:
     program = None if like is None else get_program(like)
     meant = (_of_program(name, program) if program else None) or _ours(name, program)
     for part, reason in () if meant else NOT_TABLES.items():
-        if part in key(name).replace("++", " pp"):
+        if f" {key(part)} " in f" {key(name)} ":
             raise InputError(f"{name!r} cannot be a Diffusers scheduler: {reason}")
     if meant := meant or next(filter(None, (_of_program(name, each) for each in programs().values())), None):
         return meant

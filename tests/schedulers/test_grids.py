@@ -145,7 +145,7 @@ def test_every_grid_places_distinct_falling_levels_on_every_schedule(counts, nam
         assert levels.sigma[-1] == 0 and levels.t[0] <= 1000
 
 
-STARTS_AT_ALPHA_ZERO = {"linspace", "trailing", "normal", "sgm_uniform", "simple", "beta", "beta57"}
+STARTS_AT_ALPHA_ZERO = {"linspace", "trailing", "normal", "sgm_uniform", "simple", "beta", "beta_whole", "beta57"}
 
 
 @over("name", sorted(GRIDS))

@@ -140,3 +140,16 @@ def test_what_is_infinite_and_not_the_default_is_said():
     finally:
         diffusers.logging.disable_propagation()
     assert len(said) == 1 and said[0].startswith("foreign cannot be saved in JSON")
+
+
+@over("name", ["lcm", "auto"])
+def test_a_spacing_by_name_is_a_grid_for_samplers_with_steps_of_their_own(name):
+    chosen, own = sd_ext.make_scheduler(name, MODEL, grid="linspace"), sd_ext.make_scheduler(name, MODEL)
+    for scheduler in (chosen, own):
+        scheduler.set_timesteps(6)
+    np.testing.assert_allclose(
+        chosen.timesteps.numpy(),
+        np.linspace(999, 0, 7)[:6] if name == "auto" else np.linspace(999, 0, 6).round(),
+        atol=0.5,
+    )
+    assert not np.allclose(chosen.timesteps.numpy(), own.timesteps.numpy(), atol=5)

@@ -60,8 +60,7 @@ class AutoScheduler(TableScheduler):
         return self._explicit_stages(self._own_grid(calls))
 
     def _own_grid(self, calls: int) -> Levels:
-        named = placement.grid_name(self.config) != self.config["timestep_spacing"]
-        if named or self.config["grid"] is not None or self.schedule.flow:
+        if placement.chosen_grid(self.config) is not None or self.schedule.flow:
             return self._grid_levels(calls)
         return self._grid_levels(calls, grid="lambda_uniform" if calls <= FEW or self._guided else "karras")
 

@@ -182,8 +182,10 @@ def _info(name: str, order: int, where: str, aliases: tuple[str, ...] = (), note
 
 SAMPLERS = (
     SamplerInfo("lms", LMSDiscreteScheduler, 4, "k-diffusion", ("linear multistep", "k lms", "lms discrete")),
-    _info("deis 2", 2, "prop. 3", note="Diffusers' default", variable="log_rho"),
-    _info("deis", 3, "prop. 3", ("deis 3", "deis logrho", "deis log-rho", "deis multistep"), variable="log_rho"),
+    _info("deis 2", 2, "prop. 3", ("deis 2m",), note="Diffusers' default", variable="log_rho"),
+    _info(
+        "deis", 3, "prop. 3", ("deis 3", "deis 3m", "deis logrho", "deis log-rho", "deis multistep"), variable="log_rho"
+    ),
     _info("deis rho-ab", 3, "prop. 3", ("deis rhoab",), variable="rho", lower_order_final=False),
     _info("deis t-ab", 3, "eq. 14-15", ("deis tab",), "polynomials in t", variable="t", lower_order_final=False),
 )

@@ -70,6 +70,6 @@ def _info(order: int, *aliases: str, note: str = "") -> SamplerInfo:
 
 SAMPLERS = (
     _info(2, "abnorsett 2m", note="RES multistep"),
-    _info(3, "abnorsett 3m", "res 3m", note="DPM++ 3M, integrated exactly"),
+    _info(3, "abnorsett 3m", "res 3m", "res 3m ode", note="DPM++ 3M, integrated exactly"),
     _info(4, "abnorsett 4m", "res 4m"),
 )

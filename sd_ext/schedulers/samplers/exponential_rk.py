@@ -231,6 +231,14 @@ SAMPLERS = (
         options={"solver_type": "heun", "node": 1.0},
     ),
     SamplerInfo("seeds-3", SEEDSScheduler, 3, f"{_SEEDS}, alg. 3", ("seeds 3", "seeds3"), calls="3", stochastic=True),
-    SamplerInfo("res 2s", RESSinglestepScheduler, 2, _RES, ("res single 2",), calls="2"),
-    SamplerInfo("res 3s", RESSinglestepScheduler, 3, _RES, ("res single 3",), calls="3", options={"solver_order": 3}),
+    SamplerInfo("res 2s", RESSinglestepScheduler, 2, _RES, ("res single 2", "res 2s ode"), calls="2"),
+    SamplerInfo(
+        "res 3s",
+        RESSinglestepScheduler,
+        3,
+        _RES,
+        ("res single 3", "res 3s ode"),
+        calls="3",
+        options={"solver_order": 3},
+    ),
 )

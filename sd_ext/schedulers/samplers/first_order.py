@@ -59,7 +59,7 @@ def flow_ancestral(levels: Levels, eta: float = 1.0) -> Table:
     for i in range(len(levels) - 1):
         down = s[i + 1] * (1 + (s[i + 1] / s[i] - 1) * eta)
         kept = down * (1 - s[i + 1]) / (1 - down)
-        std = float(np.sqrt(max(0.0, s[i + 1] ** 2 - kept**2)) * total[i + 1])
+        std = float(np.sqrt(max(0.0, s[i + 1] ** 2 - kept**2)) * total[i + 1]) if eta else 0.0
         a, b = transfer(levels, i, "x0", std)
         rows.append(Row(a, (b,), noise=std))
     return build(levels, rows, "x0")

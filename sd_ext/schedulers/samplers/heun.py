@@ -171,7 +171,7 @@ class KDPM2AncestralDiscreteScheduler(SigmaStart, MultiCallScheduler):
 _EDM = "arXiv 2206.00364"
 
 SAMPLERS = (
-    SamplerInfo("heun", HeunDiscreteScheduler, 2, f"{_EDM}, alg. 1", calls="2"),
+    SamplerInfo("heun", HeunDiscreteScheduler, 2, f"{_EDM}, alg. 1", ("heun 2s",), calls="2"),
     SamplerInfo(
         "heun churn",
         HeunDiscreteScheduler,

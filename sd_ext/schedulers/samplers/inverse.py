@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
+from .. import placement
 from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..schedule import ZERO, Array, Levels
@@ -29,6 +30,7 @@ class InverseScheduler(TableScheduler):
         device: str | torch.device | None = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
         """As `TableScheduler.set_timesteps`, for a number of calls.
 
@@ -37,7 +39,12 @@ class InverseScheduler(TableScheduler):
         """
         if timesteps is not None or sigmas is not None:
             raise InputError(f"{type(self).__name__} places its own steps, upwards; pass num_inference_steps alone")
-        super().set_timesteps(num_inference_steps, device)
+        super().set_timesteps(num_inference_steps, device, mu=mu)
+
+    @property
+    def _least(self) -> float:
+        """The training time of least noise; 0 of flow matching is clean."""
+        return float(self.schedule.t_min)
 
 
 class DDIMInverseScheduler(InverseScheduler):
@@ -72,8 +79,8 @@ class DDIMInverseScheduler(InverseScheduler):
 
     def _place(self, calls: int) -> Levels:
         up = _rising(self._grid_levels(calls)[:-1])
-        start = ZERO if self.config["set_alpha_to_one"] else self.schedule.at([0.0])
-        if up.sigma[0] <= start.sigma[0]:  # a grid that reaches t = 0
+        start = ZERO if self.config["set_alpha_to_one"] else self.schedule.at([self._least])
+        if up.sigma[0] <= start.sigma[0] and placement.chosen_grid(self.config):  # with a spacing, as Diffusers
             up = _rising(self._grid_levels(calls + 1)[:-1])[1:]
         return replace(start.then(up), t=np.append(up.t, up.t[-1]))
 
@@ -97,20 +104,22 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler, InverseSch
     _closed_grid: ClassVar[bool] = True
 
     def _place(self, calls: int) -> Levels:
-        if self.config["grid"] is None and self.config["timestep_spacing"] == "leading":
+        grid = placement.grid_name(self.config)
+        if grid == "leading":
             stride = (self._noisiest() + 1) // (calls + 1)
             return self._to_noise(np.arange(calls) * float(stride) + self.config["steps_offset"])
-        if self.config["grid"] is None and self.config["timestep_spacing"] == "trailing":
+        if grid == "trailing":
             stops = np.round(np.arange(calls) * ((self._noisiest() + 1) / calls))
             return self._to_noise(np.maximum(stops - 1, 0.0))
-        return _rising(self._grid_levels(calls + 1)[:-1]).with_signal()
+        both_ends = "normal" if grid == "linspace" and self.schedule.flow else None
+        return _rising(self._grid_levels(calls + 1, both_ends)[:-1]).with_signal()
 
     def _noisiest(self) -> int:
         clipped = self.config["lambda_min_clipped"]
         return int(self.schedule.at_lambda([clipped]).t[0]) if np.isfinite(clipped) else self.schedule.t_max
 
     def _to_noise(self, t: Array) -> Levels:
-        return self.schedule.at(np.append(t, self._noisiest())).with_signal()
+        return self.schedule.at(np.append(np.maximum(t, self._least), self._noisiest())).with_signal()
 
 
 def _rising(levels: Levels) -> Levels:

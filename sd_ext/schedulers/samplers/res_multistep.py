@@ -51,7 +51,9 @@ class RESMultistepScheduler(TableScheduler):
 _RES = "arXiv 2308.02157, alg. 2"
 
 SAMPLERS = (
-    SamplerInfo("res multistep", RESMultistepScheduler, 2, _RES, ("res 2m",), note="DPM++ 2M, integrated exactly"),
+    SamplerInfo(
+        "res multistep", RESMultistepScheduler, 2, _RES, ("res 2m", "res 2m ode"), note="DPM++ 2M, integrated exactly"
+    ),
     SamplerInfo(
         "res multistep a",
         RESMultistepScheduler,

@@ -285,3 +285,11 @@ def test_deviation_a_shortened_custom_schedule_ends_clean():
             x, denoised = scheduler.step(0 * x, t, x, return_dict=False)
         last.append(float((x - denoised).abs().max()))
     assert last[0] > 0.1 and last[1] < 1e-5
+
+
+@over("calls", [4, 5, 8])
+def test_tdd_takes_every_fourth_timestep(calls):
+    """Of its 250, floor(250 i / n) from the noisiest, as its authors."""
+    scheduler = sd_ext.make_scheduler("tdd", SD)
+    scheduler.set_timesteps(calls)
+    np.testing.assert_array_equal(scheduler.timesteps.numpy(), [999 - 4 * (250 * i // calls) for i in range(calls)])
