@@ -80,7 +80,8 @@ class DDIMInverseScheduler(InverseScheduler):
     def _place(self, calls: int) -> Levels:
         up = _rising(self._grid_levels(calls)[:-1])
         start = ZERO if self.config["set_alpha_to_one"] else self.schedule.at([self._least])
-        if up.sigma[0] <= start.sigma[0] and placement.chosen_grid(self.config):  # with a spacing, as Diffusers
+        own_steps = self.schedule.flow or placement.chosen_grid(self.config)  # on a spacing, the first as Diffusers'
+        if own_steps and up.sigma[0] <= start.sigma[0] * (1 + 1e-9):
             up = _rising(self._grid_levels(calls + 1)[:-1])[1:]
         return replace(start.then(up), t=np.append(up.t, up.t[-1]))
 
@@ -111,8 +112,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler, InverseSch
         if grid == "trailing":
             stops = np.round(np.arange(calls) * ((self._noisiest() + 1) / calls))
             return self._to_noise(np.maximum(stops - 1, 0.0))
-        both_ends = "normal" if grid == "linspace" and self.schedule.flow else None
-        return _rising(self._grid_levels(calls + 1, both_ends)[:-1]).with_signal()
+        up = _rising(self._grid_levels(calls + 1)[:-1])[1:]
+        return self.schedule.at([self._least]).then(up).with_signal()
 
     def _noisiest(self) -> int:
         clipped = self.config["lambda_min_clipped"]

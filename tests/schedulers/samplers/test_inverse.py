@@ -69,7 +69,7 @@ def test_levels_rise_from_the_least_noise(model, grid, name):
         levels = scheduler.levels
         assert len(scheduler.timesteps) == calls
         assert np.all(np.diff(levels.sigma) > 0)
-        assert levels.t[0] <= 1000 / calls + 1 and levels.sigma[0] <= scheduler.schedule.sigma[1] + 1e-12
+        assert levels.sigma[0] <= scheduler.schedule.sigma[1] + 1e-12
         assert np.isfinite(scheduler.table().rows).all()
 
 
