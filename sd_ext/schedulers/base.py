@@ -198,7 +198,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         Raises:
             InputError: a config whose process samplers of tables cannot run, or that does not say it.
         """
-        if isinstance(config, Mapping):
+        if isinstance(config, dict):
             kwargs = travel.newest(config, kwargs)
             kwargs |= reading.read(config, kwargs)
         return super().from_config(config, return_unused_kwargs, **kwargs)

@@ -165,7 +165,7 @@ OWN = ("eta", "init_noise_sigma", "runs", "trained", "exported_from")
 def _trained(schedule: NoiseSchedule) -> dict[str, Any]:
     """The process, as `exported.py` reads it."""
     trained, told = schedule.trained, schedule.trained.told_at_training
-    said = {} if told is None else {"told": [v if math.isfinite(v) else None for v in told.tolist()]}
+    said: dict[str, Any] = {} if told is None else {"told": [v if math.isfinite(v) else None for v in told.tolist()]}
     if trained.sigma_data != 1:
         said["sigma_data"] = trained.sigma_data
     if schedule.prediction[1:] != Prediction()[1:] or schedule.prediction.kind not in PREDICTION_TYPES:

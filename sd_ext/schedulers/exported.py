@@ -238,9 +238,8 @@ def check_trained(trained: dict[str, Any], steps: int) -> None:
     need(data > 0, "trained.sigma_data must be positive")
     prediction = trained.get("prediction", ["epsilon"])
     kinds = (*PREDICTION_TYPES, "consistency")
-    need(
-        isinstance(prediction, (list, tuple)) and prediction and prediction[0] in kinds, "trained.prediction is unknown"
-    )
+    known = isinstance(prediction, (list, tuple)) and prediction[:1] and prediction[0] in kinds
+    need(bool(known), "trained.prediction is unknown")
     check_numbers("trained.prediction", list(prediction[1:]))
     need(len(prediction) <= len(Prediction()), "trained.prediction has too many numbers")
 
