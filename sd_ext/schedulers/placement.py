@@ -137,6 +137,10 @@ def _flow_levels(flow: Flow, config: Mapping[str, Any], n: int, end: Levels, ask
     if spacing is not None:
         low, high = config["sigma_min"] or float(sigmas[-1]), config["sigma_max"] or float(sigmas[0])
         sigmas = spacing(low, high, n, **get_grid(name or "").own_options(_own_options(config)))
+    if not np.all(np.diff(sigmas) < 0) or not 0 < sigmas[-1] <= sigmas[0] <= 1:
+        raise InputError(
+            f"a shift of {shift.factor:g} and shift_terminal {shift.terminal} leave no {n} sigmas apart between 1 and 0"
+        )
     return flow.at_sigma(sigmas)
 
 

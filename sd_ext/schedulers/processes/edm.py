@@ -114,7 +114,8 @@ class Edm(Formula):
         """Raises:
         InputError: a prediction that such networks do not make, or a range that is none.
         """
-        low, high = told.sigma_min or cls.usual[0], told.sigma_max or cls.usual[1]
+        low = cls.usual[0] if told.sigma_min is None else told.sigma_min
+        high = cls.usual[1] if told.sigma_max is None else told.sigma_max
         if not 0 < low < high or not math.isfinite(high):
             raise InputError(f"sigma_min must be positive and below sigma_max, got {low!r} and {high!r}")
         rho = told.rho if (told.sigma_schedule or cls.spaced) == "karras" else None

@@ -92,6 +92,10 @@ class UnitFlow(Flow):
         return cls(told.num_train_timesteps, Prediction(told.prediction_type, -1.0), upwards=True, scale=1.0)
 
 
+MOST = 700.0
+"""More than this mu would overflow; steps are too close to sigma = 1 to be told apart long before."""
+
+
 @dataclass(frozen=True)
 class Shift:
     """Where a run's sigmas are moved to.
@@ -110,7 +114,7 @@ class Shift:
         factor = told.fixed_shift
         if told.use_dynamic_shifting:
             assert mu is not None
-            factor = math.exp(mu) if told.time_shift_type == "exponential" else mu
+            factor = math.exp(min(mu, MOST)) if told.time_shift_type == "exponential" else mu
         return cls(factor, told.shift_terminal or None)
 
     def moved(self, sigma: Array) -> Array:

@@ -210,6 +210,7 @@ FLOW = {"prediction_type": "flow_prediction"}
         ({"sigma_data": 0.0, "process": "edm"}, "sigma_data must be positive"),
         ({"process": "edm", "prediction_type": "sample"}, "prediction_type of the process 'edm' must be one of"),
         ({"process": "edm", "sigma_min": 3.0, "sigma_max": 2.0}, "sigma_min must be positive and below sigma_max"),
+        ({"process": "edm", "sigma_min": 0.0}, "sigma_min must be positive and below sigma_max, got 0.0"),
         ({"process": "edm", "sigma_schedule": "linear"}, "sigma_schedule must be one of"),
         ({"process": "edm", "shift": 3.0}, "shift=3.0 is of flow matching, and this config's process is 'edm'"),
         ({"process": "edm", "snr_shift_scale": 2.0}, "snr_shift_scale=2 is of processes with betas"),
@@ -246,6 +247,13 @@ def test_mu_only_where_it_is_wanted(caplog):
         for _ in range(3):  # Flux's pipelines pass it to models that do not shift by resolution as well
             fixed.set_timesteps(5, mu=1.1)
     assert sum("mu has no effect" in record.message for record in caplog.records) == 1
+
+
+@over("options, mu", [({"use_dynamic_shifting": True}, 1e6), ({"shift": 1e18}, None)])
+def test_a_shift_that_leaves_no_steps(options, mu):
+    scheduler = sd_ext.make_scheduler("dpm++ 2m", diffusers.FlowMatchEulerDiscreteScheduler(**options).config)
+    with pytest.raises(InputError, match="leave no 5 sigmas apart"):
+        scheduler.set_timesteps(5, mu=mu)
 
 
 def test_unknown_classes_must_say_their_process():
