@@ -138,7 +138,7 @@ def find_half(notes: list[Note], like: torch.Tensor, place: int) -> torch.Tensor
             parts = output.split(batch)
             return parts[(-1, 0)[place] if note.edits and len(parts) > 2 else place]
     if len(alone) == 2:
-        return told_apart(*alone, like)[place]
+        return told_apart(alone[0], alone[1], like)[place]
     return like if len(alone) == 1 else None
 
 

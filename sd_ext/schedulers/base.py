@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -218,8 +217,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             )
         table, changes = self._table(levels, eta), self.config["guidance_schedule"]
         if changes is not None:
-            at = replace(levels, t=self.schedule.time(levels))
-            table = guidance.reweighed(table, guidance.factors(changes, at, len(self)))
+            table = guidance.reweighed(table, guidance.factors(changes, levels, self.schedule))
         return Run(table, prediction, hook_from_config(self.config), begin)
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .schedule import Array, Levels
+from .schedule import Array, Levels, NoiseSchedule
 from .table import P0, Table
 
 Piece = tuple[float, float | None, float]
@@ -34,7 +34,7 @@ SDXL_INTERVAL = (0.28, 5.42)
 SHAPES = "'linear', 'cosine', 'interval', 'interval LOW HIGH', or a list of [low, high, factor]"
 
 
-def factors(schedule: GuidanceSchedule, levels: Levels, timesteps: int) -> Array:
+def factors(schedule: GuidanceSchedule, levels: Levels, process: NoiseSchedule) -> Array:
     """The factor f of each call.
 
     Args:
@@ -42,7 +42,7 @@ def factors(schedule: GuidanceSchedule, levels: Levels, timesteps: int) -> Array
             elsewhere, "interval" alone with the bounds of `SDXL_INTERVAL`; or pieces, the first that holds a call's
             sigma / alpha giving its factor, and 1 elsewhere.
         levels: of the calls, and the end.
-        timesteps: that the model was trained on.
+        process: that the model was trained on; "linear" and "cosine" go by its training times.
 
     Returns:
         `(calls,)`.
@@ -50,11 +50,10 @@ def factors(schedule: GuidanceSchedule, levels: Levels, timesteps: int) -> Array
     Raises:
         InputError: not one of these.
     """
-    share, ratio = levels.t[:-1] / timesteps, levels.ratio[:-1]
-    if schedule == "linear":
-        return 2 * (1 - share)
-    if schedule == "cosine":
-        return 1 + np.cos(np.pi * share)
+    if schedule in ("linear", "cosine"):
+        share = process.time(levels[:-1]) / len(process.alpha)
+        return 2 * (1 - share) if schedule == "linear" else 1 + np.cos(np.pi * share)
+    ratio = levels.ratio[:-1]
     found = np.ones(len(ratio))
     for low, high, factor in reversed(_pieces(schedule)):
         found[(ratio > low) & (ratio <= (np.inf if high is None else high))] = factor

@@ -45,7 +45,7 @@ def strength(shape, schedule):
 
     def of(ratio):
         if schedule.flow:
-            t = 1.0 if np.isinf(ratio) else ratio / (1 + ratio)
+            t = 1000 / 1001 * (1.0 if np.isinf(ratio) else ratio / (1 + ratio))  # of 0 ... 1000
         else:
             t = np.interp(np.log(ratio), np.log(schedule.sigma / schedule.alpha), np.arange(1000.0)) / 1000
         if shape == "linear":
@@ -117,8 +117,22 @@ def test_neutral():
 def test_shapes_are_the_pipelines_own_strength_on_average(name):
     scheduler = sd_ext.make_scheduler("ddim", SD)
     scheduler.set_timesteps(1000)
-    factors = guidance.factors(name, scheduler.levels, 1000)
+    factors = guidance.factors(name, scheduler.levels, scheduler.schedule)
     assert np.all(np.diff(factors) > 0) and abs(factors.mean() - 1) < 2e-3
+
+
+PROCESSES = ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "MiniMaxH3Scheduler", "IPNDMScheduler"]
+"""Whose networks are told other numbers than training times."""
+
+
+@over("name", ["linear", "cosine"])
+@over("process", PROCESSES)
+def test_shapes_go_by_training_times_whatever_the_network_is_told(process, name):
+    scheduler = sd_ext.make_scheduler("dpm++ 2m", {"_class_name": process}, guidance_schedule=name)
+    scheduler.set_timesteps(20)
+    factors = guidance.factors(name, scheduler.levels, scheduler.schedule)
+    assert np.all(np.diff(factors) > 0) and 0 <= factors[0] < 0.3 and 1.2 < factors[-1] <= 2
+    assert scheduler.table().fields == 2
 
 
 @pytest.mark.parametrize(
