@@ -171,12 +171,13 @@ def merge(
     base_on_disk = None if base_model is None else find_model(base_model)
     if target is not None and out.exists() and not overwrite:
         raise InputError(f"{out} exists; give --overwrite or another name")
-    from ..lora import Combine, merge, merge_into, read_lora
+    from ..lora import Aside, Combine, merge, merge_into, read_lora
 
     if seed is not None and not how.startswith("dare"):
         raise InputError(f"--seed goes with --how dare and dare_ties; {how} draws nothing")
     way = Combine(how, density, seed or 0)
-    loras = [(read_lora(Path(source), skip_unknown=skip_unknown), strength) for source, strength in named]
+    aside = Aside(next(parent for parent in out.absolute().parents if parent.is_dir()))
+    loras = [(aside.lora(read_lora(Path(source), skip_unknown=skip_unknown)), strength) for source, strength in named]
     tell_unnamed(zip(sources, loras, strict=True))
     if target is not None:
         with progress("Merging") as on_module:
@@ -184,7 +185,9 @@ def merge(
         print(out)
         return
     with progress("Merging") as on_module:
-        merged = merge(loras, base=base_on_disk, on_module=on_module, keep=limits.keep(), how=way, plain=plain)
+        merged = merge(
+            loras, base=base_on_disk, on_module=on_module, keep=limits.keep(), how=way, plain=plain, aside=aside
+        )
     save(merged, out, to, base, dtype)
 
 

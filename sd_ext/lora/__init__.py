@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Adapter": "adapter",
     "Applied": "fuse",
+    "Aside": "aside",
     "Combine": "combine",
     "Description": "description",
     "Keep": "low_rank",
@@ -38,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Adapter",
     "Applied",
+    "Aside",
     "Combine",
     "Description",
     "Keep",
@@ -63,6 +65,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .adapter import Adapter, ModuleName
+    from .aside import Aside
     from .combine import Combine
     from .description import Description, describe
     from .extracting import extract

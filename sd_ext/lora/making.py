@@ -66,7 +66,10 @@ class Making:
     def _total(self, module: ModuleName, adapters: Here) -> Tensor:
         """The changes of all, as one."""
         weight, strengths = self.weights.weight(module) if self.weights else None, [s for _, s in adapters]
+        shape = self._shape(module, adapters)
         changes = [adapter.delta(weight) for adapter, _ in adapters]
+        if shape is not None:  # a kernel may be flat in one, and a linear layer a 1 x 1 convolution
+            changes = [change.reshape(shape) for change in changes]
         if not self.how.exact:
             return combined(changes, strengths, self.how, str(module))
         if self.how.method == "cosine":

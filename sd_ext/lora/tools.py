@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..models.original.families import families
 from .adapter import Adapter, ModuleName
+from .aside import Aside
 from .combine import SUM, Combine
 from .fuse import Loras, OnModule, quiet
 from .headers import common_dtype, merged_header, merged_words
@@ -29,6 +30,7 @@ def merge(
     keep: Keep | None = None,
     how: Combine = SUM,
     plain: bool = False,
+    aside: Aside | None = None,
 ) -> Lora:
     """Make one LoRA that has the effect of several together.
 
@@ -46,6 +48,7 @@ def merge(
         keep: all limits of what to keep, in place of `rank` and `energy`.
         how: how the changes become one; by default their sum. All but the sum and `cosine` need a limit.
         plain: leave out what a plain LoRA cannot hold, and log its share.
+        aside: put what is made aside, so that it need not fit into memory.
 
     Returns:
         A LoRA with float32 factors and alpha = rank; `errors` has each module's relative error.
@@ -75,7 +78,7 @@ def merge(
     for i, module in enumerate(modules, 1):
         here = [(lora.adapters[module], its[module]) for lora, its in parts if module in its]
         if (found := making.one_of(module, here)) is not None:
-            made[module], errors[module] = found
+            made[module], errors[module] = found if aside is None else (aside.adapter(found[0]), found[1])
         on_module(i, len(modules), module)
     making.tell()
     words, header = merged_words(loras), merged_header(loras)

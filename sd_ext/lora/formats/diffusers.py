@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,28 +24,26 @@ from .names import to_text_model
 SETTINGS = "lora_adapter_metadata"  # the header entry with peft's settings, as JSON
 
 
-def tensors_of(lora: Lora) -> dict[str, Tensor]:
-    """The tensors of the file to write, by key.
+def tensors_of(lora: Lora) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the file to write, as (key, tensor).
 
     Raises:
         InputError: something that Diffusers' loader cannot read: LoHa, LoKr, DoRA over inputs, or DoRA on only some of
             a part's modules.
     """
-    tensors = {}
-    for module, adapter in lora.adapters.items():
-        path = module.path if module.part == "unet" else to_text_model(module.path)
-        try:
-            made = adapter.rules.for_diffusers(adapter.tensors, module.part)
-        except InputError as error:
-            raise InputError(f"{module} {error}") from None
-        tensors |= {f"{module.part}.{path}.{key}": tensor.detach().cpu() for key, tensor in made.items()}
     for part in lora.parts:
         for kind in kinds_beside():
             if len({kind.beside in adapter.tensors for adapter in lora.of_part(part).values()}) > 1:
                 raise InputError(
                     f"{part} has {kind.name} on some modules only, which Diffusers cannot read; write kohya's format"
                 )
-    return tensors
+    for module, adapter in lora.adapters.items():
+        path = module.path if module.part == "unet" else to_text_model(module.path)
+        try:
+            made = adapter.rules.for_diffusers(adapter.tensors, module.part)
+        except InputError as error:
+            raise InputError(f"{module} {error}") from None
+        yield from ((f"{module.part}.{path}.{key}", tensor) for key, tensor in made.items())
 
 
 def header_of(lora: Lora) -> dict[str, str]:

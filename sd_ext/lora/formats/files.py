@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ... import whole
 from ...checked import file_digest
 from ...errors import InputError
 from ...models import PICKLES, refuse_pickle
-from ...reading import open_tensors, parse_json
-from ...tensors import storable
+from ...reading import open_tensors
+from .body import Body
 
 MODEL_HASH = "sshs_model_hash"
 FLOAT8 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -70,33 +68,29 @@ def holds_what_it_tells(path: Path, header: Mapping[str, str]) -> bool:
     return file_digest(path, start) == told.lower().removeprefix("0x")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whose header entries are sorted. It appears completely or not at all.
+def write_tensors(
+    path: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    header: Callable[[Body], Mapping[str, str]],
+) -> None:
+    """Write a safetensors file, one tensor at a time. It appears completely or not at all, always with the same bytes.
 
     Args:
         path: the file; an existing one is replaced.
-        tensors: the tensors by key.
-        metadata: the header's entries.
+        tensors: (key, tensor) pairs; each tensor may go when the next is asked for.
+        header: gives the header's entries when all tensors are known.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written to; an existing file is left unchanged.
     """
     with whole.file(path) as new:
-        save_file(dict(tensors), new, dict(metadata))
-        _sort_header(new)
-
-
-def _sort_header(new: Path) -> None:
-    """Sort the header's text entries; the safetensors library's order differs between processes."""
-    with open(new, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = parse_json(file.read(length), str(new))
-        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) > length:  # cannot happen: the same entries in the same notation
-            raise InputError(f"the header of {new} cannot be sorted")
-        file.seek(8)
-        file.write(text.ljust(length))
+        body = Body(new.with_name("tensors"))
+        try:
+            for key, tensor in tensors:
+                body.add(key, tensor)
+            body.write(new, header(body))
+        finally:
+            body.close()
 
 
 def readable(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -117,35 +111,48 @@ def readable(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return made, f"it holds {' and '.join(sorted(small))}, which is read as float16 with the same values"
 
 
-def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
-    """Convert tensors to another dtype.
+class Casting:
+    """Convert tensors to another dtype, one at a time.
 
     Args:
-        tensors: by key; alphas keep their dtype.
-        dtype: the new dtype; None keeps each tensor's own.
-
-    Returns:
-        The tensors, and a sentence on values that became zero, "" if there are none.
-
-    Raises:
-        InputError: a value is too large for the dtype, or every value of a tensor would become zero.
+        dtype: the new dtype; None keeps each tensor's own. Alphas and whole numbers keep theirs.
     """
-    tensors = storable(tensors)
-    if dtype is None:
-        return tensors, ""
-    made, lost, total, largest = {}, 0, 0, 0.0
-    for name, tensor in tensors.items():
-        exact = name.endswith(".alpha") or not tensor.is_floating_point()  # single numbers, places
-        made[name] = tensor if exact else tensor.to(dtype)
-        if not made[name].isfinite().all():
+
+    def __init__(self, dtype: torch.dtype | None):
+        self.dtype, self._lost, self._total, self._largest = dtype, 0, 0, 0.0
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor in the new dtype.
+
+        Args:
+            name: its key in the file.
+            tensor: the tensor, on any device.
+
+        Raises:
+            InputError: a value is too large for the dtype, or every value would become zero.
+        """
+        tensor = tensor.detach().cpu()
+        if self.dtype is None or name.endswith(".alpha") or not tensor.is_floating_point():
+            return tensor
+        made = tensor.to(self.dtype)
+        if not made.isfinite().all():
             worst = tensor.abs().max().item()
-            raise InputError(f"{name} holds {worst:.3g}, too large for {dtype}; choose bfloat16 or float32")
-        gone = (made[name] == 0) & (tensor != 0)
+            raise InputError(f"{name} holds {worst:.3g}, too large for {self.dtype}; choose bfloat16 or float32")
+        gone = (made == 0) & (tensor != 0)
         count = int(gone.sum())
         if count and count == int((tensor != 0).sum()):
-            raise InputError(f"all of {name} is too small for {dtype} and would become 0; choose bfloat16 or float32")
+            raise InputError(
+                f"all of {name} is too small for {self.dtype} and would become 0; choose bfloat16 or float32"
+            )
         if count:
-            lost, largest = lost + count, max(largest, tensor[gone].abs().max().item())
-        total += tensor.numel()
-    name = str(dtype).removeprefix("torch.")
-    return made, f"{lost} of {total} values, up to {largest:.2g}, are too small for {name} and became 0" if lost else ""
+            self._lost, self._largest = self._lost + count, max(self._largest, tensor[gone].abs().max().item())
+        self._total += tensor.numel()
+        return made
+
+    @property
+    def note(self) -> str:
+        """A sentence on values that became zero, "" if there are none."""
+        if not self._lost:
+            return ""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{self._lost} of {self._total} values, up to {self._largest:.2g}, are too small for {name} and became 0"

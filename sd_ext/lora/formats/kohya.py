@@ -5,25 +5,25 @@ The header follows kohya's trainer (library/train_util.py, sai_model_spec.py of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import InputError
 from ...models.original.families import families
 from ...models.original.modules import NORM
 from ..adapter import Adapter, ModuleName
+from ..aside import Later
 from ..kinds.kind import Kind
 from ..kinds.lora import LoraKind
 from ..lora import Lora
 from .bases import decide_base
+from .body import Body
 from .files import MODEL_HASH
 from .names import kinds_of_modules, to_kohya
 
@@ -34,7 +34,6 @@ ARCHITECTURES = {
 }  # fmt: skip
 RESOLUTIONS = {"sd15": "512x512", "sd21": "512x512", "sdxl": "1024x1024", "sdxl-refiner": "1024x1024"}
 ORIGINAL = "https://github.com/Stability-AI/generative-models"
-LEGACY_HASH = slice(0x100000, 0x110000)  # the bytes of a file that the legacy hash covers
 
 
 def base_of(lora: Lora) -> str:
@@ -49,12 +48,13 @@ def base_of(lora: Lora) -> str:
     return base
 
 
-def tensors_of(lora: Lora) -> dict[str, Tensor]:
-    """The tensors of the file to write, by key.
+def tensors_of(lora: Lora) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the file to write, as (key, tensor).
 
     Raises `InputError` if the base model has no such module, or the format no names for what changes it.
     """
-    base, tensors = base_of(lora), dict(lora.bundled)
+    base = base_of(lora)
+    yield from lora.bundled.items()
     for module, adapter in lora.adapters.items():
         inside = ModuleName(module.part, module.path.removesuffix(".bias"))
         name = to_kohya(inside, base)
@@ -63,10 +63,9 @@ def tensors_of(lora: Lora) -> dict[str, Tensor]:
         except InputError as error:
             raise InputError(f"{module} {error}") from None
         for field, tensor in fields.items():
-            tensors[f"{name}.{field}"] = tensor.detach().cpu()
+            yield f"{name}.{field}", tensor
         if adapter.rules.has_alpha:
-            tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
-    return tensors
+            yield f"{name}.alpha", torch.tensor(adapter.alpha, dtype=torch.float32)
 
 
 def what_it_is(module: ModuleName, base: str, bias: bool) -> str:
@@ -75,19 +74,19 @@ def what_it_is(module: ModuleName, base: str, bias: bool) -> str:
     return ("norm bias" if bias else "norm") if is_norm else "bias" if bias else "weight"
 
 
-def header_of(lora: Lora, tensors: Mapping[str, Tensor], name: str, given: Mapping[str, str]) -> dict[str, str]:
+def header_of(lora: Lora, body: Body, name: str, given: Mapping[str, str]) -> dict[str, str]:
     """The entries of the header to write.
 
     Args:
         lora: the LoRA.
-        tensors: the tensors of the file, as they are written.
+        body: the tensors of the file, as they are written.
         name: the LoRA's name, if its metadata has none.
         given: the caller's entries, which take precedence over entries about the tensors, those over the LoRA's own
             metadata, and those over defaults.
     """
     header = {**_defaults(base_of(lora), lora.metadata, name), **lora.metadata, **_layout(lora), **given}
     trained = {key: value for key, value in header.items() if key.startswith("ss_")}
-    model, legacy = hashes(tensors, trained)
+    model, legacy = body.hashes(trained)
     return {**header, MODEL_HASH: model, "sshs_legacy_hash": legacy}
 
 
@@ -163,23 +162,12 @@ def _with_alpha(module: ModuleName, adapter: Adapter, alpha: float) -> Adapter:
             raise InputError(
                 f"{module}: {name} does not fit {tensor.dtype} with alpha {alpha:g}; keep the alphas as they are"
             )
+    if isinstance(adapter.tensors, Later):
+        tensors = Later(tuple(tensors), lambda name: _stronger(adapter, adapter.alpha / alpha)[name])
     return Adapter(adapter.kind, tensors, alpha)
 
 
-def hashes(tensors: Mapping[str, Tensor], trained: Mapping[str, str]) -> tuple[str, str]:
-    """The hashes that A1111 expects in a header: sshs_model_hash and sshs_legacy_hash.
-
-    Both are of a file that has only ss_ entries in its header, so that editing a title does not change them.
-
-    Args:
-        tensors: the file's tensors.
-        trained: the header's ss_ entries.
-
-    Returns:
-        The SHA-256 of everything after the header, and the first 8 digits of the SHA-256 of the 64 KiB after the first
-        MiB of the file.
-    """
-    content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, dict(trained))
-    start = 8 + int.from_bytes(content[:8], "little")
-    model = hashlib.sha256(memoryview(content)[start:]).hexdigest()
-    return model, hashlib.sha256(content[LEGACY_HASH]).hexdigest()[:8]
+def _stronger(adapter: Adapter, factor: float) -> dict[str, Tensor]:
+    tensors = adapter.rules.stronger(adapter.tensors, factor)
+    assert tensors is not None  # it was not before
+    return tensors

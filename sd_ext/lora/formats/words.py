@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .files import cast, write_tensors
+from .files import Casting, write_tensors
 
 BUNDLED = "bundle_emb."
 FORMS = {"string_to_param.*": "emb_params"}  # A1111's name in a bundle -> in a file of its own; others are the same
@@ -35,6 +35,8 @@ def write_words(bundled: Mapping[str, Tensor], lora: Path, dtype: torch.dtype | 
     for word, tensors in sorted(words.items()):
         name = re.sub(r"[^\w .-]|^[.]", "_", word)[:100] or "_"
         file = folder / f"{name}.safetensors"
-        write_tensors(file, cast(tensors, dtype)[0], {"word": word})
+        casting = Casting(dtype)
+        made = {key: casting.of(key, tensor) for key, tensor in tensors.items()}
+        write_tensors(file, made.items(), lambda _, word=word: {"word": word})
         written.append(f"{word} in {file}")
     return f"Diffusers' format has no place for the words bundled with it; written beside it: {', '.join(written)}"

@@ -11,7 +11,7 @@ import torch
 from ...errors import InputError, UnknownNameError
 from ..lora import Lora
 from . import diffusers, kohya
-from .files import MODEL_HASH, cast, write_tensors
+from .files import MODEL_HASH, Casting, write_tensors
 from .words import write_words
 
 FORMATS = "diffusers", "kohya"
@@ -55,16 +55,23 @@ def save_lora(
         raise InputError(f"{path}: LoRAs are written as .safetensors only")
     dtype = lora.dtype if dtype is None else dtype
     lora = replace(lora, metadata={**lora.metadata, **(metadata or {})}, base=base or lora.base)
+    casting, given = Casting(dtype), metadata or {}
     if format == "kohya":
-        lora = lora if keep_alphas else kohya.with_one_alpha(lora)
-        tensors, note = cast(kohya.tensors_of(lora), dtype)
-        header = kohya.header_of(lora, tensors, path.stem, metadata or {})
+        written = lora if keep_alphas else kohya.with_one_alpha(lora)
+        write_tensors(
+            path,
+            ((key, casting.of(key, tensor)) for key, tensor in kohya.tensors_of(written)),
+            lambda body: kohya.header_of(written, body, path.stem, given),
+        )
     elif format == "diffusers":
-        tensors, note = cast(diffusers.tensors_of(lora), dtype)
-        header = {**diffusers.header_of(lora), MODEL_HASH: kohya.hashes(tensors, {})[0]}
+        write_tensors(
+            path,
+            ((key, casting.of(key, tensor)) for key, tensor in diffusers.tensors_of(lora)),
+            lambda body: {**diffusers.header_of(lora), MODEL_HASH: body.hashes({})[0]},
+        )
     else:
         raise UnknownNameError("LoRA format", format, FORMATS)
-    write_tensors(path, tensors, header)
+    note = casting.note
     if format == "diffusers" and lora.bundled:
         note = ". ".join(filter(None, [note, write_words(lora.bundled, path, dtype)]))
     return note

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save, save_file
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.lora import Adapter, Lora, ModuleName, read_lora, save_lora
-from sd_ext.lora.formats import files
+from sd_ext.lora.formats.body import Body
 
 ONE = ModuleName("unet", "down_blocks.0.attentions.0.proj_in")
 
@@ -134,7 +134,7 @@ def test_underflow_is_reported_and_refused_where_it_would_undo_a_module(tmp_path
     assert note == "1 of 8 values, up to 1e-09, are too small for float16 and became 0"
 
 
-@pytest.mark.parametrize("step", ["save_file", "_sort_header"])
+@pytest.mark.parametrize("step", ["add", "write"])
 def test_a_full_disk_leaves_what_was_there(step, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     save_lora(lora(), path)
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_what_was_there(step, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, step, fail)
+    monkeypatch.setattr(Body, step, fail)
     with pytest.raises(InputError, match=r"cannot write .*No space left"):
         save_lora(lora(up=2.0), path)
     assert path.read_bytes() == before

@@ -45,7 +45,7 @@ def test_every_module_of_the_full_models_survives_both_formats(shape):
     convolutions = {"sd15": 98, "sd21": 66, "sdxl": 51}[shape]
     dimensions = [len(base.shapes()[module]) for module in lora.adapters]
     assert (dimensions.count(2), dimensions.count(4)) == (linear, convolutions)
-    for tensors in (kohya_tensors(lora), diffusers_tensors(lora)):
+    for tensors in (dict(kohya_tensors(lora)), dict(diffusers_tensors(lora))):
         again = read_lora(tensors)
         assert again.adapters.keys() == lora.adapters.keys()
         assert again.base == shape
@@ -233,4 +233,4 @@ def test_a_base_that_cannot_be_told_is_asked_for():
     factors = {"down": torch.ones(1, 4), "up": torch.ones(4, 1)}
     lora = Lora({ModuleName("text_encoder", "encoder.layers.0.mlp.fc1"): Adapter("lora", factors, 1.0)})
     with pytest.raises(InputError, match="sd15, sd21, sdxl"):
-        kohya_tensors(lora)
+        dict(kohya_tensors(lora))
