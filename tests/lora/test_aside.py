@@ -26,7 +26,7 @@ def test_files_are_those_of_the_safetensors_library(tmp_path):
     for name, tensor in tensors.items():
         body.add(name, tensor)
     for said in ({}, {"ss_seed": "7"}):
-        body.write(tmp_path / "a.safetensors", said)
+        body.fill(tmp_path / "a.safetensors", said)
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, said or None)
         written = (tmp_path / "a.safetensors").read_bytes()
         assert written == content

@@ -104,8 +104,8 @@ class Body:
             place += len(data)
         return model.hexdigest(), legacy.hexdigest()[:8]
 
-    def write(self, new: Path, metadata: Mapping[str, str]) -> None:
-        """Write the file.
+    def fill(self, new: Path, metadata: Mapping[str, str]) -> None:
+        """Write all of the file.
 
         Args:
             new: the path to write to, as `sd_ext.whole.file` yields it.

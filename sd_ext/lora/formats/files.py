@@ -88,7 +88,7 @@ def write_tensors(
         try:
             for key, tensor in tensors:
                 body.add(key, tensor)
-            body.write(new, header(body))
+            body.fill(new, header(body))
         finally:
             body.close()
 

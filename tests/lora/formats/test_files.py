@@ -134,7 +134,7 @@ def test_underflow_is_reported_and_refused_where_it_would_undo_a_module(tmp_path
     assert note == "1 of 8 values, up to 1e-09, are too small for float16 and became 0"
 
 
-@pytest.mark.parametrize("step", ["add", "write"])
+@pytest.mark.parametrize("step", ["add", "fill"])
 def test_a_full_disk_leaves_what_was_there(step, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     save_lora(lora(), path)
