@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..base import TableScheduler
 from ..info import SamplerInfo
-from ..schedule import Levels
+from ..schedule import NO_SIGNAL, Levels
 from ..table import Row, Table, build
 from ..transfer import transfer
 
@@ -29,7 +29,7 @@ def bdia(levels: Levels, gamma: float = 1.0) -> Table:
     levels, rows = levels.with_signal(), []
     for i in range(len(levels) - 1):
         a, b = transfer(levels, i, "eps")
-        if i == 0:
+        if i == 0 or levels.alpha[i - 1] < NO_SIGNAL:  # nothing can be taken back to where there is no signal
             row = Row(a, (b,))
         else:
             up, fresh = transfer(levels, i, "eps", j=i - 1)
