@@ -16,6 +16,7 @@ from ..errors import InputError, UnknownNameError
 from ..model_configs import GuardedConfig
 from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
 from . import asking, guidance, placement, travel
+from .drop_in import ORDERS, DropIn
 from .fields import OptionFields
 from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
@@ -28,7 +29,7 @@ from .stepping import Stepping
 from .table import Table
 
 
-class TableScheduler(GuardedConfig, OptionFields, Stepping):
+class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     """Base of every scheduler of this package. Subclasses name their options and return a `Table`; how a table is
     stepped through is told in `stepping.Stepping`.
 
@@ -131,6 +132,10 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
         elif cls._table is not TableScheduler._table:
             record_as_ours(cls)
 
+    @classmethod
+    def _positional(cls) -> Sequence[str]:
+        return ORDERS.get(cls.__name__, "").split() if is_ours(cls) else ()
+
     # ---- what a sampler is -------------------------------------------------------------------------------------------
 
     def _place(self, calls: int) -> Levels:
@@ -198,7 +203,7 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             InputError: a config whose process samplers of tables cannot run, or that does not say it.
         """
         if isinstance(config, dict):
-            kwargs = travel.newest(config, kwargs)
+            kwargs = travel.unbounded(cls._options, config) | travel.newest(config, kwargs)
             kwargs |= reading.read(config, kwargs)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
@@ -318,6 +323,8 @@ class TableScheduler(GuardedConfig, OptionFields, Stepping):
             num_inference_steps, sigmas = given, None
         if num_inference_steps is not None:
             self._check_count(num_inference_steps)
+            if timesteps is not None and not isinstance(self.schedule, flow.Flow):
+                raise InputError("pass num_inference_steps or timesteps, not both")
         self._own.asked = asked
         if timesteps is not None:
             levels = placement.from_timesteps(self.schedule, timesteps, self._end())

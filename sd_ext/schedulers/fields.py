@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import Any, ClassVar, get_origin
 
 from diffusers.configuration_utils import register_to_config
@@ -52,21 +53,35 @@ class OptionFields(SiblingOptions):
                 delattr(cls, name)
         cls._options, cls._kinds = options, kinds
         cls._known.update(options)
-        cls.__init__ = _constructor(options)
+        cls.__init__ = _constructor(options, [name for name in cls._positional() if name in options])
+
+    @classmethod
+    def _positional(cls) -> Sequence[str]:
+        """The options that may be given by position, in their order; none for all, in the order of their fields."""
+        return ()
 
 
-def _constructor(options: dict[str, Any]) -> Any:
+def _constructor(options: dict[str, Any], positional: Sequence[str]) -> Any:
     """An `__init__` with these options, by name and default, in its signature. It checks their types, lets Diffusers
     write them into the config, and then calls `_setup`, which reads them there.
+
+    Args:
+        options: name and default.
+        positional: those that come first; the others are by keyword only. None: all are by position.
     """
-    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)] + [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-        for name, default in options.items()
+    either, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    names = dict.fromkeys(positional or options, either) | {name: named for name in options if positional}
+    kinds = {name: either if name in positional else kind for name, kind in names.items()}
+    parameters = [inspect.Parameter("self", either)] + [
+        inspect.Parameter(name, kind, default=options[name]) for name, kind in kinds.items()
     ]
     signature = inspect.Signature(parameters)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = signature.bind(self, *args, **kwargs).arguments
+        try:
+            given = signature.bind(self, *args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}") from None
         for name, kind in self._kinds.items():
             if name in given:
                 check(given[name], kind, type(self).__name__, name)

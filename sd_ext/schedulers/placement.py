@@ -58,6 +58,10 @@ def grid_name(config: Mapping[str, Any]) -> str:
     return chosen_grid(config) or config["timestep_spacing"]
 
 
+IDLE = 1e-6
+"""Length, in lambda, of a last step that Diffusers makes of length zero: nothing divides by 0, and nothing changes."""
+
+
 def grid_levels(
     schedule: NoiseSchedule,
     config: Mapping[str, Any],
@@ -72,7 +76,9 @@ def grid_levels(
     follow its `timestep_spacing`.
 
     Where the grid's own last level is the end already, the grid of n + 1 levels is taken, so that no step has length
-    zero. With `discard_penultimate_sigma` one more is placed and the last before the end left out.
+    zero. But on a grid that Diffusers' options name the timesteps are Diffusers', and the last call changes nothing;
+    and a run through all trained timesteps ends clean. With `discard_penultimate_sigma` one more is placed and the last
+    before the end left out.
 
     Args:
         schedule: the process.
@@ -94,7 +100,15 @@ def grid_levels(
         if _reaches(levels, end) and (more := schedule.own_times(placed + 1)) is not None:
             levels = schedule.at(more)
         return levels[:n].then(end)
-    return _placed(schedule, config, placed, end, _options(schedule, config, closed, whole))[:n].then(end)
+    grid, options = get_grid(grid_name(config)), _options(schedule, config, closed, whole)
+    levels = grid.levels(schedule, placed, options)
+    if _reaches(levels, end):
+        if config["grid"] is None and end.sigma[0]:
+            return levels[:n].then(schedule.at_lambda(end.lam + IDLE))
+        if placed > schedule.t_max:
+            return with_end(levels[:n], end)
+        levels = grid.levels(schedule, placed + 1, options)
+    return levels[:n].then(end)
 
 
 def _placed(schedule: NoiseSchedule, config: Mapping[str, Any], n: int, end: Levels, options: GridOptions) -> Levels:

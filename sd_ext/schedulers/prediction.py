@@ -88,12 +88,13 @@ def clip_hook(limit: float) -> Hook:
 def threshold_hook(ratio: float, max_value: float) -> Hook:
     """Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, section 2.3).
 
-    Each sample is clipped to +-s and divided by s, s the `ratio` quantile of its |x0|, held within [1, max_value].
+    Each sample is clipped to +-s and divided by s, s the `ratio` quantile of its |x0|, held within [1, max_value],
+    and max_value where that is below 1.
     """
 
     def hook(x0: torch.Tensor) -> torch.Tensor:
         flat = x0.flatten(1).abs().float()
-        s = torch.quantile(flat, ratio, dim=1).clamp(min=1.0, max=max(1.0, max_value))
+        s = torch.quantile(flat, ratio, dim=1).clamp(min=1.0, max=max_value)
         s = s.to(x0.dtype).reshape(-1, *[1] * (x0.dim() - 1))
         return torch.clamp(x0, -s, s) / s
 

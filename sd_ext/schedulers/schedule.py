@@ -26,7 +26,7 @@ LEAST_SIGNAL = 1e-6
 """What stands for alpha = 0 where a formula divides by alpha."""
 
 
-NO_SIGNAL = 0.01
+NO_SIGNAL = 0.005
 """Below this alpha a picture is all but noise. Steps on eps grow by 1 / alpha there, and differences of predictions
 would mostly be rounding error: they are of one call, first order and uncorrected.
 """

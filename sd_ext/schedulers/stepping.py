@@ -187,8 +187,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         return self._plan.due if self._plan and self._plan.run else None
 
     @property
-    def init_noise_sigma(self) -> float:
-        """What pipelines scale the initial N(0, I) by."""
+    def init_noise_sigma(self) -> float | torch.Tensor:
+        """What pipelines scale the initial N(0, I) by, a tensor where Diffusers' class of the name has one."""
         return 1.0
 
     def __len__(self) -> int:
@@ -422,6 +422,8 @@ class Stepping(ForwardProcess, SchedulerMixin, ConfigMixin):
         Args:
             extra: the variance that the network gave, for samplers that use one.
         """
+        if isinstance(generator, bool) or isinstance(variance_noise, bool):
+            raise InputError(f"{type(self).__name__}.step() takes return_dict by its name only")
         if variance_noise is not None:
             if variance_noise.shape != x.shape:
                 raise InputError(

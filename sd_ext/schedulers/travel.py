@@ -29,6 +29,14 @@ SPACINGS = ("linspace", "leading", "trailing")
 """Grids that Diffusers calls `timestep_spacing`."""
 
 
+def unbounded(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
+    """Options whose default is infinite, which strict JSON cannot write, where a config from a file leaves them out."""
+    if "_use_default_values" in config:  # it is a scheduler's own, and says so
+        return {}
+    infinite = {name: value for name, value in options.items() if isinstance(value, float) and math.isinf(value)}
+    return {name: value for name, value in infinite.items() if name not in config}
+
+
 def beside(config: Mapping[str, Any]) -> dict[str, Any]:
     """What to write beside `grid`, so that Diffusers' classes place the same grid.
 

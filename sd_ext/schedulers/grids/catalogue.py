@@ -14,7 +14,8 @@ from .grid import Grid, GridOptions
 
 
 def _linspace(o: GridOptions, n: int) -> Array:
-    t = by_timestep.linspace(o.t_max, n, closed=o.closed)
+    every = n == o.t_max + 1  # all trained timesteps: there is none to stop short of
+    t = by_timestep.linspace(o.t_max, n, closed=o.closed or every)
     return np.round(t) if o.whole else t
 
 

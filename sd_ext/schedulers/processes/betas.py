@@ -98,6 +98,7 @@ BETAS: dict[str, Callable[[int, float, float], Array]] = {
     "scaled_linear": lambda n, start, end: np.linspace(start**0.5, end**0.5, n) ** 2,
     "squaredcos_cap_v2": _alpha_bar_betas(lambda u: np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2),
     "sigmoid": lambda n, start, end: start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, n))),
+    "exp": _alpha_bar_betas(lambda u: np.exp(-12.0 * u)),
     "laplace": _alpha_bar_betas(_laplace_alpha_bar),
 }
 """Beta schedules by Diffusers' names: (number of timesteps, beta_start, beta_end) -> betas of shape `(T,)`."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
 
 from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..multistage import MultiCallScheduler, Stage, between, chain, multistage, with_nodes
+from ..plan import StepOutput
 from ..schedule import ZERO, Levels
 from ..table import Row, Table, build
 from ..transfer import transfer
@@ -123,6 +127,39 @@ class PNDMScheduler(MultiCallScheduler):
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return plms(levels) if levels.stage is None else pndm(levels)
+
+    # ---- Diffusers' names --------------------------------------------------------------------------------------------
+
+    pndm_order: ClassVar[int] = 4
+    """Predictions that a step weighs."""
+
+    @property
+    def prk_timesteps(self) -> torch.Tensor:
+        """Those of the announced run's Runge-Kutta start, `(calls,)`."""
+        return self.timesteps[: self._start_calls()]
+
+    @property
+    def plms_timesteps(self) -> torch.Tensor:
+        """Those of the announced run's calls after its start, `(calls,)`."""
+        return self.timesteps[self._start_calls() :]
+
+    def _start_calls(self) -> int:
+        stage = self._announced("prk_timesteps").levels.stage
+        return 0 if stage is None or not stage.any() else int(np.flatnonzero(stage)[-1]) + 1
+
+    def step_prk(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True
+    ) -> StepOutput | Any:
+        """`step`, which knows by the timestep which kind of call it is; once a run is announced."""
+        self._announced("step_prk()")
+        return self.step(model_output, timestep, sample, return_dict=return_dict)
+
+    def step_plms(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True
+    ) -> StepOutput | Any:
+        """`step`, which knows by the timestep which kind of call it is; once a run is announced."""
+        self._announced("step_plms()")
+        return self.step(model_output, timestep, sample, return_dict=return_dict)
 
 
 class IPNDMScheduler(TableScheduler):

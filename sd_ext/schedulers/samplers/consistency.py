@@ -78,6 +78,8 @@ class ConsistencyScheduler(TableScheduler):
     Args:
         original_inference_steps: steps of the distillation's grid, of which a run takes a part. A run of more calls
             takes its timesteps from all trained ones.
+        set_alpha_to_one: end clean; False ends at t = 0's level.
+        timestep_scaling: of LCM's boundary condition.
     """
 
     beta_start: float = 0.00085
@@ -85,6 +87,11 @@ class ConsistencyScheduler(TableScheduler):
     beta_schedule: str = "scaled_linear"
     timestep_spacing: str = "leading"
     original_inference_steps: int = 50
+    set_alpha_to_one: bool = True
+    timestep_scaling: Unbounded = 10.0
+
+    def _end(self) -> Levels:
+        return super()._end() if self.config["set_alpha_to_one"] else self.schedule.at([0.0])
 
     def _setup(self) -> None:
         super()._setup()
@@ -183,10 +190,12 @@ class LCMScheduler(ConsistencyScheduler):
 
     Args:
         original_inference_steps: see `ConsistencyScheduler`.
+        set_alpha_to_one: has no effect, as in Diffusers: the last call gives its x0 as it is.
         timestep_scaling: of the boundary condition; inf leaves it out.
     """
 
-    timestep_scaling: Unbounded = 10.0
+    def _end(self) -> Levels:
+        return TableScheduler._end(self)
 
     def _setup(self) -> None:
         super()._setup()
@@ -233,6 +242,8 @@ class TCDScheduler(ConsistencyScheduler):
 
     Args:
         original_inference_steps: see `ConsistencyScheduler`; given to `set_timesteps` it allows all trained timesteps.
+        set_alpha_to_one: end clean; False ends at t = 0's level.
+        timestep_scaling: has no effect, as in Diffusers.
         eta: the paper's gamma: each call jumps to (1 - eta) of the next timestep. 0 is DDIM, 1 jumps to t = 0. A
             non-zero `step(eta=...)` of the run's first call goes before it; pipelines pass 0 unless told otherwise.
     """

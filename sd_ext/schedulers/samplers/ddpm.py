@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from ..transfer import posterior_std, transfer
 __all__ = ["DDPMScheduler"]
 
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
+VARIANCES = (None, *get_args(VarianceType))
+"""Values of the option `variance_type`; samplers other than DDPM take no variance from the network, whatever it is."""
 
 
 def variance_range(levels: Levels) -> Array:
@@ -63,7 +65,8 @@ class DDPMScheduler(TableScheduler):
     Order 1, 1 call a step, with fresh noise. Source: arXiv 2006.11239, alg. 2.
 
     Args:
-        variance_type: "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range".
+        variance_type: "fixed_small" (or None), "fixed_small_log", "fixed_large", "fixed_large_log", "learned" or
+            "learned_range".
     """
 
     variance_type: str | None = "fixed_small"
@@ -72,14 +75,21 @@ class DDPMScheduler(TableScheduler):
 
     def _setup(self) -> None:
         super()._setup()
-        fixed = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
-        self._choice("variance_type", (*fixed, "learned", "learned_range"))
+        self._choice("variance_type", VARIANCES)
+
+    @property
+    def not_exportable(self) -> str | None:
+        """Why it cannot be exported, if it cannot."""
+        kind = self.config["variance_type"]
+        return (
+            f"variance_type {kind!r} takes its noise from the network" if kind in ("learned", "learned_range") else None
+        )
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return ddpm(levels, self.config["variance_type"])
+        return ddpm(levels, self.config["variance_type"] or "fixed_small")
 
     def _noise(self, x: torch.Tensor, extra: torch.Tensor | None, run: Run, *source: Any) -> torch.Tensor:
-        noise, kind = super()._noise(x, extra, run, *source), self.config["variance_type"]
+        noise, kind = super()._noise(x, extra, run, *source), self.config["variance_type"] or "fixed_small"
         if not kind.startswith("learned"):
             return noise
         if extra is None:

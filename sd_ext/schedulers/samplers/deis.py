@@ -13,12 +13,15 @@ Source: Zhang & Chen 2023, arXiv 2204.13902 (DEIS), eq. 14-15 for t and section 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 
+from ...errors import InputError
 from ..base import TableScheduler
 from ..info import SamplerInfo
+from ..plan import StepOutput
 from ..schedule import Array, Levels, NoiseSchedule
 from ..table import Row, Table, build
 from ..transfer import transfer
@@ -131,6 +134,26 @@ class LMSDiscreteScheduler(SigmaStart):
     def _table(self, levels: Levels, eta: float) -> Table:
         return exponential_adams(levels, self.config["max_order"], "rho")
 
+    def step(  # type: ignore[override]
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        order: int | None = None,
+        return_dict: bool = True,
+    ) -> StepOutput | Any:
+        """As `TableScheduler.step`, in Diffusers' order.
+
+        Args:
+            order: what the config has as `max_order`, or None.
+        """
+        if order not in (None, self.config["max_order"]) or isinstance(order, bool):
+            raise InputError(
+                f"LMSDiscreteScheduler: step(order={order!r}) differs from the config's {self.config['max_order']}; "
+                f"make the scheduler with max_order={order!r}"
+            )
+        return self._step(model_output, timestep, sample, None, None, return_dict)
+
 
 class DEISMultistepScheduler(TableScheduler):
     """DEIS multistep; see `exponential_adams`.
@@ -140,13 +163,14 @@ class DEISMultistepScheduler(TableScheduler):
     Args:
         solver_order: 1 to 4.
         algorithm_type: "deis"; those of DPM-Solver configs are taken for it.
-        variable: what the polynomial is a polynomial of: "log_rho" (Diffusers' solver_type "logrho"), "rho" (rho-AB)
-            or "t" (tAB).
+        solver_type: "logrho"; those of other solvers' configs are taken for it.
+        variable: what the polynomial is a polynomial of: "log_rho", as in Diffusers, "rho" (rho-AB) or "t" (tAB).
         lower_order_final: lower the order in the last two calls of runs below 15 calls.
     """
 
     solver_order: int = 2
     algorithm_type: str = "deis"
+    solver_type: str = "logrho"
     variable: str = "log_rho"
     lower_order_final: bool = True
 
@@ -159,6 +183,7 @@ class DEISMultistepScheduler(TableScheduler):
         self._choice("variable", tuple(RULES))
         algorithms = ("deis", "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
         self._choice_or_default("algorithm_type", algorithms, ("data_prediction", "noise_prediction"))
+        self._choice_or_default("solver_type", ("logrho",), ("midpoint", "heun", "bh1", "bh2"))
         self.register_to_config(algorithm_type="deis")
 
     def _table(self, levels: Levels, eta: float) -> Table:

@@ -12,6 +12,7 @@ from ..info import SamplerInfo
 from ..kernel import Kernel
 from ..schedule import Levels
 from ..table import Basis, Row, Table, build
+from .ddpm import VARIANCES
 
 __all__ = ["DPMSolverMultistepScheduler"]
 
@@ -106,6 +107,7 @@ class DPMSolverMultistepScheduler(TableScheduler):
         euler_at_final: first order in the last call.
         exact_third_order: third order as derived, in place of the published second-order form.
         eta: strength of "sde-dpmsolver++", 0 to 1.
+        variance_type: what the network gives besides its prediction, which is left out: any of DDPM's.
     """
 
     solver_order: int = 2
@@ -115,6 +117,7 @@ class DPMSolverMultistepScheduler(TableScheduler):
     euler_at_final: bool = False
     exact_third_order: bool = False
     eta: float = 1.0
+    variance_type: str | None = None
 
     _closed_grid: ClassVar[bool] = False
     _flow_flag: ClassVar[bool | None] = True
@@ -126,6 +129,7 @@ class DPMSolverMultistepScheduler(TableScheduler):
         self._choice_or_default("algorithm_type", algorithms, OTHER_ALGORITHMS)
         self._choice_or_default("solver_type", ("midpoint", "heun"), OTHER_TYPES)
         self._within("eta", 0, 1)
+        self._choice("variance_type", VARIANCES)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         config = self.config

@@ -7,11 +7,17 @@ strength eta, with the noise of one Brownian path: what is drawn up to a call de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+
+from ...errors import InputError
+from ..drop_in import CountsTraining
 from ..info import SamplerInfo
 from ..kernel import Kernel
 from ..multistage import MultiCallScheduler, Stage, ancestral_middle, between, chain, multistage
+from ..plan import StepOutput
+from ..run import Run
 from ..schedule import Levels
 from ..table import Row, Table
 from ..transfer import fresh_noise
@@ -113,7 +119,7 @@ class DPMSolver2SAncestralScheduler(MultiCallScheduler):
         return ancestral_2s(levels, self.config["eta"])
 
 
-class DPMSolverSDEScheduler(MultiCallScheduler):
+class DPMSolverSDEScheduler(CountsTraining, MultiCallScheduler):
     """DPM++ SDE, two calls a step; see `seeds`.
 
     Order 2, 2 calls a step, with fresh noise unless eta is 0. Source: arXiv 2211.01095, app. A; with other options
@@ -123,11 +129,15 @@ class DPMSolverSDEScheduler(MultiCallScheduler):
         eta: strength of the SDE, 0 the deterministic solver, 1 the reverse-time SDE.
         solver_type: "midpoint", as published, or "heun", which integrates the line through both predictions.
         node: where the second call falls, as a fraction of the step in lambda, above 0 to 1.
+        noise_sampler_seed: of the noise of steps that get no generator: it is that of the seed and of the call.
     """
 
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
     eta: float = 1.0
     solver_type: str = "midpoint"
     node: float = 0.5
+    noise_sampler_seed: int | None = None
 
     def _setup(self) -> None:
         super()._setup()
@@ -143,6 +153,41 @@ class DPMSolverSDEScheduler(MultiCallScheduler):
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return seeds(levels, self.config["eta"], self.config["solver_type"], self._fractions)
+
+    @property
+    def init_noise_sigma(self) -> torch.Tensor:
+        """1, a tensor without dimensions on the processor."""
+        return torch.tensor(1.0)
+
+    @property
+    def not_exportable(self) -> str | None:
+        """Why it cannot be exported, if it cannot."""
+        return None if self.config["noise_sampler_seed"] is None else "noise_sampler_seed is not in the exported file"
+
+    def _draw(self, x: torch.Tensor, run: Run, generator: Any) -> torch.Tensor:
+        seed = self.config["noise_sampler_seed"]
+        if generator is None and seed is not None:
+            generator = torch.Generator().manual_seed((seed + (run.begin + run.position) * 2**32) % 2**63)
+        return super()._draw(x, run, generator)
+
+    def step(  # type: ignore[override]
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+        s_noise: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+    ) -> StepOutput | Any:
+        """As `TableScheduler.step`, in Diffusers' order.
+
+        Args:
+            s_noise: 1: a factor on the noise leaves the levels, and is no option here.
+        """
+        if s_noise != 1:
+            raise InputError(f"{type(self).__name__}: step(s_noise={s_noise!r}) must be 1, so that the levels are kept")
+        return self._step(model_output, timestep, sample, generator, variance_noise, return_dict)
 
 
 class SEEDSScheduler(DPMSolverSDEScheduler):

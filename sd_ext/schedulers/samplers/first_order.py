@@ -127,12 +127,14 @@ class SigmaStart(TableScheduler):
     _whole_linspace: ClassVar[bool] = False
 
     @property
-    def init_noise_sigma(self) -> float:
-        """sigma at the start, as Diffusers has it for grids other than "leading" (k-diffusion's sigma_max N(0, I))."""
+    def init_noise_sigma(self) -> torch.Tensor:
+        """sigma at the start, as Diffusers has it for grids other than "leading" (k-diffusion's sigma_max N(0, I)), a
+        tensor without dimensions on the processor.
+        """
         plan = self._plan
         if self.config["timestep_spacing"] == "leading":
-            return 1.0
-        return float(plan.levels.sigma[0] if plan else self.schedule.sigma[-1])
+            return torch.tensor(1.0)
+        return torch.tensor(float(plan.levels.sigma[0] if plan else self.schedule.sigma[-1]))
 
 
 class ChurnScheduler(SigmaStart):
@@ -177,7 +179,7 @@ class ChurnScheduler(SigmaStart):
                 be known when the run is announced.
         """
         for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
-            if value is not None and value != self.config[name]:
+            if value is not None and (value != self.config[name] or isinstance(value, bool)):
                 raise InputError(
                     f"step({name}={value!r}) differs from the config's {self.config[name]!r}; churn moves the "
                     f"timesteps: make the scheduler with {name}={value!r}"
@@ -191,8 +193,21 @@ class EulerDiscreteScheduler(ChurnScheduler):
     Order 1, 1 call a step. Source: arXiv 2206.00364, alg. 1; with churn alg. 2, with fresh noise.
 
     Args:
+        interpolation_type: "linear". Diffusers' "log_linear" is a grid of its own, whose timesteps are not those of its
+            sigmas; `use_exponential_sigmas` is that grid with timesteps that are.
         s_churn, s_tmin, s_tmax, s_noise: see `ChurnScheduler`.
     """
+
+    interpolation_type: str = "linear"
+
+    def _setup(self) -> None:
+        super()._setup()
+        if self.config["interpolation_type"] == "log_linear":
+            raise InputError(
+                f"{type(self).__name__}: interpolation_type='log_linear' tells the network timesteps that are not "
+                "those of its sigmas; use_exponential_sigmas=True is the same grid with those that are"
+            )
+        self._choice("interpolation_type", ("linear",))
 
     def _place(self, calls: int) -> Levels:
         return self._explicit_stages(self._grid_levels(calls))

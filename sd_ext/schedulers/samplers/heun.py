@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ..drop_in import CountsTraining
 from ..info import SamplerInfo
 from ..multistage import MultiCallScheduler, Stage, ancestral_middle, between, chain, multistage
 from ..schedule import Levels
@@ -89,7 +90,7 @@ def dpm2(levels: Levels, eta: float = 0.0) -> Table:
     return multistage(levels, step, "eps")
 
 
-class HeunDiscreteScheduler(ChurnScheduler, MultiCallScheduler):
+class HeunDiscreteScheduler(CountsTraining, ChurnScheduler, MultiCallScheduler):
     """Heun's method, and with churn; see `heun`.
 
     Order 2, 2 calls a step. Source: arXiv 2206.00364, alg. 1; with churn alg. 2, with fresh noise.
@@ -131,7 +132,7 @@ class HeunPPDiscreteScheduler(SigmaStart, MultiCallScheduler):
         return heun_pp(levels)
 
 
-class KDPM2DiscreteScheduler(SigmaStart, MultiCallScheduler):
+class KDPM2DiscreteScheduler(CountsTraining, SigmaStart, MultiCallScheduler):
     """DPM2; see `dpm2`.
 
     Order 2, 2 calls a step. Source: arXiv 2206.00927, alg. 1.
@@ -144,7 +145,7 @@ class KDPM2DiscreteScheduler(SigmaStart, MultiCallScheduler):
         return dpm2(levels)
 
 
-class KDPM2AncestralDiscreteScheduler(SigmaStart, MultiCallScheduler):
+class KDPM2AncestralDiscreteScheduler(CountsTraining, SigmaStart, MultiCallScheduler):
     """DPM2 a; see `dpm2`.
 
     Order 2, 2 calls a step, with fresh noise. Source: arXiv 2206.00927, alg. 1.

@@ -14,6 +14,7 @@ from ..kernel import Kernel
 from ..multistage import MultiCallScheduler, multistage
 from ..schedule import Array, Levels
 from ..table import Row, Table, build
+from .ddpm import VARIANCES
 
 __all__ = ["SASolverScheduler"]
 
@@ -113,6 +114,7 @@ class SASolverScheduler(MultiCallScheduler):
         algorithm_type: "data_prediction" or "noise_prediction".
         lower_order_final: lower the orders towards the end, to 1 in the last step.
         simplified_second_order: order 2 as in Diffusers and the authors' code.
+        variance_type: what the network gives besides its prediction, which is left out: any of DDPM's.
         pece: evaluate again where a step was corrected to: 2 calls a step.
     """
 
@@ -126,6 +128,7 @@ class SASolverScheduler(MultiCallScheduler):
     lower_order_final: bool = True
     simplified_second_order: bool = False
     pece: bool = False
+    variance_type: str | None = None
 
     _closed_grid: ClassVar[bool] = False
     _flow_flag: ClassVar[bool | None] = True
@@ -138,6 +141,7 @@ class SASolverScheduler(MultiCallScheduler):
         if self.config["pece"] and not self.config["corrector_order"]:
             raise InputError("SASolverScheduler: pece=True needs a corrector_order of 1 to 4, got 0")
         self._choice("tau_func", (None,))
+        self._choice("variance_type", VARIANCES)
         foreign = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
         self._choice_or_default("algorithm_type", ("data_prediction", "noise_prediction"), foreign)
 

@@ -14,27 +14,34 @@ from ..kernel import Kernel
 from ..multistage import Stage, chain, multistage, starts_in_noise
 from ..schedule import Levels
 from ..table import Row, Table
+from .ddpm import VARIANCES
 from .dpm_solver import OTHER_ALGORITHMS, OTHER_TYPES, Algorithm, SolverType, basis_of
 
 __all__ = ["DPMSolverSinglestepScheduler"]
 
 
-def singlestep_stages(calls: int, order: int, sigma_end: float) -> list[int]:
+def singlestep_stages(calls: int, order: int, sigma_end: float, lower: bool = False) -> list[int]:
     """Steps of `order` calls, then what is left (arXiv 2206.00927, appendix C.1: for order 3, 3 ... 3 2 1, 3 ... 3 1 or
     3 ... 3 2). The last call before sigma = 0 stands alone: at 3n - 1 calls Diffusers divides by zero there.
+
+    Args:
+        lower: to a last step of one call also where all could be of `order` and the end is not sigma = 0.
     """
     sizes = [order] * (calls // order) + ([calls % order] if calls % order else [])
-    if order == 3 and calls % 3 == 0:
-        sizes[-1:] = [2, 1]
-    if sigma_end == 0 and sizes and sizes[-1] > 1:
+    if (sigma_end == 0 or (lower and calls % order == 0)) and sizes and sizes[-1] > 1:
         sizes[-1:] = [sizes[-1] - 1, 1]
     return [stage for size in sizes for stage in range(size)]
 
 
-def in_steps(levels: Levels, order: int) -> Levels:
-    """Levels, the end included, with the stages of singlestep solvers; a step from pure noise is a single call."""
+def in_steps(levels: Levels, order: int, lower: bool = False) -> Levels:
+    """Levels, the end included, with the stages of singlestep solvers; a step from pure noise is a single call.
+
+    Args:
+        order, lower: see `singlestep_stages`.
+    """
     single = [0] if starts_in_noise(levels) else []
-    return levels.with_stages(single + singlestep_stages(len(levels) - 1 - len(single), order, float(levels.sigma[-1])))
+    calls, sigma_end = len(levels) - 1 - len(single), float(levels.sigma[-1])
+    return levels.with_stages(single + singlestep_stages(calls, order, sigma_end, lower))
 
 
 def solver_stages(
@@ -92,11 +99,15 @@ class DPMSolverSinglestepScheduler(TableScheduler):
         solver_order: 1, 2 or 3, the calls of a step.
         algorithm_type: "dpmsolver++", "dpmsolver" or "sde-dpmsolver++".
         solver_type: "midpoint" or "heun".
+        lower_order_final: end with a step of one call also where the end has noise. To a clean end it is so anyway.
+        variance_type: what the network gives besides its prediction, which is left out: any of DDPM's.
     """
 
     solver_order: int = 2
     algorithm_type: str = "dpmsolver++"
     solver_type: str = "midpoint"
+    lower_order_final: bool = False
+    variance_type: str | None = None
 
     _closed_grid: ClassVar[bool] = False
     _flow_flag: ClassVar[bool | None] = True
@@ -107,12 +118,13 @@ class DPMSolverSinglestepScheduler(TableScheduler):
         algorithms, others = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"), (*OTHER_ALGORITHMS, "sde-dpmsolver")
         self._choice_or_default("algorithm_type", algorithms, others)
         self._choice_or_default("solver_type", ("midpoint", "heun"), OTHER_TYPES)
+        self._choice("variance_type", VARIANCES)
 
     def _place(self, calls: int) -> Levels:
         return self._explicit_stages(self._grid_levels(calls))
 
     def _explicit_stages(self, levels: Levels) -> Levels:
-        return in_steps(levels, self.config["solver_order"])
+        return in_steps(levels, self.config["solver_order"], self.config["lower_order_final"])
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return singlestep(levels, self.config["algorithm_type"], self.config["solver_type"])

@@ -92,6 +92,8 @@ class SiblingOptions:
         """
         others = {k: v for k, v in config_dict.items() if k in cls._known and k not in cls._options}
         own = {k: v for k, v in config_dict.items() if k not in others}
+        defaults = config_dict.get("_use_default_values", ())  # what nobody chose is not handed on, as in Diffusers
+        others = {k: v for k, v in others.items() if k not in defaults}
         init, unknown, rest = super().extract_init_dict(own, **kwargs)  # type: ignore[misc]
         return init, unknown, {**rest, **others}
 
