@@ -95,7 +95,10 @@ class DropIn:
     schedule: NoiseSchedule
 
     if TYPE_CHECKING:
+        _told: Any
 
+        def register_to_config(self, **kwargs: Any) -> None: ...
+        def _setup(self) -> None: ...
         def _some_plan(self) -> Plan | None: ...
         def _end(self) -> Levels: ...
 
@@ -143,6 +146,18 @@ class DropIn:
         assert plan is not None
         after = plan.index_of(timestep) + 1
         return plan.timesteps[after] if after < len(plan.values) else torch.full_like(plan.timesteps[0], -1)
+
+    def set_shift(self, shift: float) -> None:
+        """Set the shift of flow matching, for the runs that are announced from now on.
+
+        Raises:
+            InputError: another process, or a shift that is not positive.
+        """
+        if not self._told.flows:
+            raise InputError(f"{type(self).__name__}: set_shift is for flow models")
+        type(self)(shift=shift)  # refuses what is no shift
+        self.register_to_config(shift=float(shift), flow_shift=float(shift))
+        self._setup()
 
     # ---- the trained process -----------------------------------------------------------------------------------------
 
