@@ -204,7 +204,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         """
         if isinstance(config, dict):
             kwargs = travel.unbounded(cls._options, config) | travel.newest(config, kwargs)
-            kwargs |= reading.read(config, kwargs)
+            kwargs |= _not_there(reading.read(config, kwargs), config, cls._options)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def to_json_string(self) -> str:
@@ -374,3 +374,13 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
             run.path = run.path or BrownianNoise(run.table.levels, x.shape, generator)
             return run.path.draw(run.position).to(x)
         return super()._draw(x, run, generator)
+
+
+def _not_there(told: Mapping[str, Any], config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read from a config, without defaults that a class takes anyway where the config says nothing else."""
+    silent = config.get("_use_default_values", ())
+    return {
+        name: value
+        for name, value in told.items()
+        if name not in options or value != options[name] or (name not in silent and config.get(name, value) != value)
+    }

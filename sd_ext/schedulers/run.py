@@ -244,7 +244,12 @@ class Run:
     def _hooked(self, call: Call, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """What stands in the place of the network's output m where a hook has changed its x0."""
         x0 = self.denoised(call, x, m)
-        return x0 if self.table.basis == "x0" else (x - call.alpha * x0) / call.sigma
+        if self.table.basis == "x0":
+            return x0
+        if call.sigma == 0:  # a clean picture is its own x0, and says nothing of eps
+            cx, cm = linear_map(self.prediction, "eps", call.alpha, call.sigma)
+            return weighted_sum(((0, cx), (1, cm)), (x, m))
+        return (x - call.alpha * x0) / call.sigma
 
     def _kept(
         self,

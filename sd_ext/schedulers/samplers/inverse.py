@@ -65,13 +65,7 @@ class DDIMInverseScheduler(InverseScheduler):
 
     def _setup(self) -> None:
         super()._setup()
-        clean = self.config["set_alpha_to_one"]
-        if clean and (self.config["clip_sample"] or self.config["thresholding"]):
-            raise InputError(
-                "DDIMInverseScheduler cannot clip x0 where it starts clean, since the picture itself says nothing of "
-                "the noise; pass clip_sample=False, or set_alpha_to_one=False"
-            )
-        if clean and self.config["prediction_type"] == "sample":
+        if self.config["set_alpha_to_one"] and self.config["prediction_type"] == "sample":
             raise InputError(
                 "DDIMInverseScheduler cannot start clean with a network that predicts the picture; pass "
                 "set_alpha_to_one=False"

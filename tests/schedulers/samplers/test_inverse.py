@@ -100,9 +100,16 @@ def test_deviation_inverse_ddim_does_not_clip():
     torch.testing.assert_close(inverted(ours, 10), kept, atol=2e-4, rtol=2e-4)
 
 
+def test_clipping_says_nothing_of_the_first_step_which_is_from_a_clean_picture():
+    x, eps = torch.full((1, 1, 2, 2), 0.5), torch.randn(1, 1, 2, 2)
+    plain, clipping = (sd_ext.DDIMInverseScheduler(**SD, clip_sample=clip) for clip in (False, True))
+    for scheduler in (plain, clipping):
+        scheduler.set_timesteps(10)
+    one, other = (s.step(eps, s.timesteps[0], x).prev_sample for s in (plain, clipping))
+    torch.testing.assert_close(one, other)
+
+
 def test_what_cannot_be_inverted_says_why():
-    with pytest.raises(InputError, match="cannot clip x0 where it starts clean"):
-        sd_ext.DDIMInverseScheduler(clip_sample=True)
     with pytest.raises(InputError, match="cannot start clean with a network that predicts the picture"):
         sd_ext.DDIMInverseScheduler(prediction_type="sample")
     with pytest.raises(InputError, match="places its own steps, upwards"):
