@@ -21,15 +21,20 @@ AS_PLACED = {"discard_penultimate_sigma": False, "final_sigmas_type": "zero"}
 """What programs that say nothing of it do."""
 
 
+OF_THE_MODEL = frozenset({"grid", "original_inference_steps"})
+"""Options that some samplers set and that configs say for the others: where steps go, at what a model was distilled."""
+
+
 def _own_options(info: SamplerInfo) -> dict[str, Any]:
     """The options that make this sampler what it is, those at their defaults included.
 
     A config may come from another sampler of the same class ("dpm++ 3m" from "dpm++ 2m sde"): whatever any sampler sets
-    is set anew, so that nothing of it is left. The grid, and all that is about the model, stays as the config says.
+    is set anew, so that nothing of it is left. The grid, and all that is about the model (`OF_THE_MODEL`), stays as the
+    config says, unless this sampler sets it.
     """
     known = info.cls._options
-    told_apart = {name for other in list_samplers() for name in other.options if name in known} - {"grid"}
-    return {name: known[name] for name in sorted(told_apart)} | dict(info.options)
+    told_apart = {name for other in list_samplers() for name in other.options if name in known}
+    return {name: known[name] for name in sorted(told_apart - OF_THE_MODEL)} | dict(info.options)
 
 
 def make_scheduler(

@@ -141,18 +141,24 @@ class LMSDiscreteScheduler(SigmaStart):
         sample: torch.Tensor,
         order: int | None = None,
         return_dict: bool = True,
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
     ) -> StepOutput | Any:
-        """As `TableScheduler.step`, in Diffusers' order.
+        """As `TableScheduler.step`, in Diffusers' order, and what Diffusers does not have by keyword only.
 
         Args:
             order: what the config has as `max_order`, or None.
+
+        Raises:
+            InputError: as there, and for another order, which belongs to the constructor.
         """
         if order not in (None, self.config["max_order"]) or isinstance(order, bool):
             raise InputError(
                 f"LMSDiscreteScheduler: step(order={order!r}) differs from the config's {self.config['max_order']}; "
                 f"make the scheduler with max_order={order!r}"
             )
-        return self._step(model_output, timestep, sample, None, None, return_dict)
+        return self._step(model_output, timestep, sample, generator, variance_noise, return_dict)
 
 
 class DEISMultistepScheduler(TableScheduler):

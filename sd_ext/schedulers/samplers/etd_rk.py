@@ -170,25 +170,25 @@ def lawson(levels: Levels, order: int = 4) -> Table:
 class LawsonScheduler(MultiCallScheduler):
     """Lawson's methods; see `lawson`.
 
-    Order 2 or 4 (`solver_order`), as many calls a step. Source: Lawson 1967.
+    Order 2 or 4 (`lawson_order`), as many calls a step. Source: Lawson 1967.
 
     Args:
-        solver_order: 2 or 4, the calls of a step.
+        lawson_order: 2 or 4, the calls of a step; not `solver_order`, of which other solvers' configs have more.
     """
 
-    solver_order: int = 4
+    lawson_order: int = 4
 
     def _setup(self) -> None:
         super()._setup()
-        self._choice("solver_order", tuple(LAWSON))
-        self._most = self.config["solver_order"]  # type: ignore[misc]
+        self._choice("lawson_order", tuple(LAWSON))
+        self._most = self.config["lawson_order"]  # type: ignore[misc]
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         own = LAWSON[self._most][1]
         return between(self.schedule, steps, i, own if size == self._most else nodes_of("etdrk3", size))
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return lawson(levels, self.config["solver_order"])
+        return lawson(levels, self.config["lawson_order"])
 
 
 _COX = "Cox & Matthews 2002 (J. Comput. Phys. 176)"
@@ -215,7 +215,7 @@ SAMPLERS = (
         "Lawson 1967",
         ("lawson2a 2s", "lawson 2s"),
         calls="2",
-        options={"solver_order": 2},
+        options={"lawson_order": 2},
         note="a known picture is exact at the end only",
     ),
     SamplerInfo(
@@ -225,7 +225,7 @@ SAMPLERS = (
         "Lawson 1967",
         ("lawson4 4s", "lawson 4s"),
         calls="4",
-        options={"solver_order": 4},
+        options={"lawson_order": 4},
         note="a known picture is exact at the end only",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diffusers
 import numpy as np
 import pytest
 
@@ -96,6 +97,18 @@ def test_small_steps_weigh_as_the_classical_method_does(method):
         for back in range(row + 1):
             x[row - back] += table.rows[row, 0, 2 + back]
     np.testing.assert_allclose(x / (steps.alpha[1] * h), expected, atol=2e-3)
+
+
+@over("order", [2, 4])
+def test_lawsons_order_is_not_taken_for_that_of_other_solvers(order):
+    """Nor theirs for its: configs go from one to the other, and come back as they were."""
+    ours = sd_ext.LawsonScheduler(**SD, lawson_order=order)
+    theirs = diffusers.DPMSolverMultistepScheduler.from_config(ours.config)
+    assert theirs.config["solver_order"] == 2
+    config = sd_ext.LawsonScheduler.from_config({**theirs.config, "solver_order": 3}).config
+    assert config["lawson_order"] == order
+    of_another = diffusers.UniPCMultistepScheduler(**SD, solver_order=3).config
+    assert sd_ext.LawsonScheduler.from_config(of_another).config["lawson_order"] == 4
 
 
 @over("gamma", [1.0, 0.5])

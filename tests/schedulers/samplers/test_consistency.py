@@ -293,3 +293,10 @@ def test_tdd_takes_every_fourth_timestep(calls):
     scheduler = sd_ext.make_scheduler("tdd", SD)
     scheduler.set_timesteps(calls)
     np.testing.assert_array_equal(scheduler.timesteps.numpy(), [999 - 4 * (250 * i // calls) for i in range(calls)])
+
+
+@over("name, steps", [("lcm", 100), ("tcd", 100), ("tdd", 250)])
+def test_the_steps_of_a_models_distillation_stay_as_its_config_says(name, steps):
+    """Save for TDD, which they are part of."""
+    scheduler = sd_ext.make_scheduler(name, {**SD, "original_inference_steps": 100})
+    assert scheduler.config["original_inference_steps"] == steps
