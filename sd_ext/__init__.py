@@ -27,6 +27,7 @@ Prompts and LoRAs
 Packages
     lora, prompts, unets, schedulers  all of what the names above belong to, and more: sd_ext.lora.read_lora(...)
     models, hub, training, errors     models on disk, publishing, training, and every exception raised on purpose
+    calibration                       what calibrate() does, step by step
 
 The command `sd-ext` draws, trains, converts and publishes: `sd-ext --help`. `import sd_ext` is also all that
 `DiffusionPipeline.from_pretrained` needs to load pipelines saved with this package's classes.

@@ -134,8 +134,9 @@ class Fitting:
         known sampler: from the teacher's states at that level to its ends.
         """
         pairs, found = self.sets.for_validation, {}
-        for call in range(1, fit.calls) if fit.table is not None else ():
-            state = self.teacher.target(pairs, float(fit.table.levels.lam[call]))
+        lam = [] if fit.table is None else fit.table.levels.lam[: fit.calls].tolist()
+        for call, level in list(enumerate(lam))[1:]:
+            state = self.teacher.target(pairs, level)
             errors = [
                 rmse(end(self.on(pairs), self.rest(fit, call, fitted), state), self.goal(pairs))
                 for fitted in (True, False)

@@ -49,7 +49,7 @@ def dealt(prompts: Sequence[str], pairs: int, seed: int) -> list[str]:
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("a prompt is empty; say in words what to draw")
     order = np.random.default_rng(seed).permutation(len(prompts))
-    return [prompts[order[i % len(prompts)]] for i in range(pairs)]
+    return [prompts[int(order[i % len(prompts)])] for i in range(pairs)]
 
 
 def prepare(

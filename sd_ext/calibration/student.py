@@ -71,7 +71,7 @@ class Student:
         d, u = seen.guided, seen.free
         return [d[j] - d[0] for j in range(1, guided + 1)] + [u[j] - d[j] for j in range(free)]
 
-    def step(self, i: int, x: Tensor, seen: Seen, weights: Sequence[float] | None = None) -> Tensor:
+    def step(self, i: int, x: Tensor, seen: Seen, weights: Sequence[float] | Array | None = None) -> Tensor:
         """What call i makes of x.
 
         Args:
@@ -80,8 +80,8 @@ class Student:
         """
         a, b = self.base(i)
         y = a * x + b * seen.guided[0]
-        weights = self.weights[i] if weights is None else weights
-        for weight, column in zip(weights, self.columns(i, seen) if len(weights) else (), strict=True):
+        own = self.weights[i] if weights is None else weights
+        for weight, column in zip(own, self.columns(i, seen) if len(own) else (), strict=True):
             y.add_(column, alpha=float(weight))
         return y
 

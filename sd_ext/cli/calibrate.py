@@ -184,12 +184,27 @@ def memory(peak: int | None, kept: int) -> str:
     return f"{first}; {kept / 2**30:.2f} GB of main memory for the teacher's states"
 
 
+def strengths(loras: Sequence[str]) -> dict[str, float]:
+    """The strength of each LoRA by its file's name, and that in the text encoders where it is another one.
+
+    Args:
+        loras: see `additions.parse_lora`.
+    """
+    from .additions import parse_lora
+
+    told = dict[str, float]()
+    for name, strength in ((Path(each.source).stem, each.strength) for each in map(parse_lora, loras)):
+        told[name] = strength.unet
+        if strength.text not in (None, strength.unet):
+            told[f"{name}, text encoders"] = strength.of_part("text_encoder")
+    return told
+
+
 def fit(prepared: Prepared, prompts: Sequence[str], settings: Settings, out: Path, name: str, voice: Voice) -> None:
     """Calibrate with a bar, and report."""
     from ..calibration import calibrate
-    from .additions import parse_lora
 
-    lora = {Path(each.source).stem: each.strength for each in map(parse_lora, prepared.recipes[0].lora)}
+    lora = strengths(prepared.recipes[0].lora)
     with bar(voice) as listener:
         scheduler = calibrate(
             prepared.pipe, prompts, out=out, size=_size(prepared), listener=listener, settings=settings,

@@ -147,6 +147,6 @@ def weight_of(weights: Mapping[str, float], module: ModuleName) -> float | None:
     """
     block = block_of(module)
     if block == "OUT":  # behind the last block
-        block = next(name for name in reversed(weights) if name.startswith("OUT"))
+        block = next(name for name in reversed(list(weights)) if name.startswith("OUT"))
         return weights[block] if len(weights) in LONG.values() else None
     return weights.get(block)

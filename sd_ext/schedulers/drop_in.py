@@ -33,6 +33,8 @@ _CLIPPED = "thresholding dynamic_thresholding_ratio clip_sample_range sample_max
 ORDERS = {
     "DDIMScheduler": f"{_TRAINED} clip_sample set_alpha_to_one steps_offset prediction_type {_CLIPPED} "
     "rescale_betas_zero_snr",
+    "DDIMInverseScheduler": f"{_TRAINED} clip_sample set_alpha_to_one steps_offset prediction_type clip_sample_range "
+    "timestep_spacing rescale_betas_zero_snr",
     "DDPMScheduler": f"{_TRAINED} variance_type clip_sample prediction_type {_CLIPPED} steps_offset "
     "rescale_betas_zero_snr",
     "DEISMultistepScheduler": f"{_TRAINED} solver_order {_THRESHOLD} algorithm_type solver_type lower_order_final "
@@ -40,6 +42,8 @@ ORDERS = {
     "DPMSolverMultistepScheduler": f"{_TRAINED} solver_order {_THRESHOLD} algorithm_type solver_type "
     f"lower_order_final euler_at_final {_GRIDS} use_lu_lambdas {_FLOW} final_sigmas_type lambda_min_clipped "
     f"variance_type timestep_spacing steps_offset rescale_betas_zero_snr {_DYNAMIC}",
+    "DPMSolverMultistepInverseScheduler": f"{_TRAINED} solver_order {_THRESHOLD} algorithm_type solver_type "
+    f"lower_order_final euler_at_final {_GRIDS} {_FLOW} lambda_min_clipped variance_type timestep_spacing steps_offset",
     "DPMSolverSDEScheduler": f"{_TRAINED} prediction_type {_GRIDS} noise_sampler_seed timestep_spacing steps_offset",
     "DPMSolverSinglestepScheduler": f"{_TRAINED} solver_order {_THRESHOLD} algorithm_type solver_type "
     f"lower_order_final {_GRIDS} {_FLOW} final_sigmas_type lambda_min_clipped variance_type {_DYNAMIC}",

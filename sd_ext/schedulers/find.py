@@ -144,10 +144,10 @@ def _near(name: str) -> list[str]:
     typed, found = words(name), dict[str, int]()
     for at in range(1, len(typed) + 1):
         rest = " ".join(typed[at:])
-        grid = nearest(rest, grids) if rest else (0, "")
+        off_grid, grid = (nearest(rest, grids) or (len(rest), "")) if rest else (0, "")
         for each, info in spelled.items():
-            off = distance(" ".join(typed[:at]), each) + grid[0]
-            shown = " ".join(filter(None, [info.name, grids.get(grid[1], "")]))
+            off = distance(" ".join(typed[:at]), each) + off_grid
+            shown = " ".join(filter(None, [info.name, grids.get(grid, "")]))
             found[shown] = min(off, found.get(shown, off))
     most = max(1, len(" ".join(typed)) // 4)
     return [each for each in sorted(found, key=lambda shown: found[shown]) if found[each] <= most][:3]

@@ -90,7 +90,7 @@ class Places:
             InputError: see `number`.
         """
         if isinstance(timestep, torch.Tensor) and timestep.is_meta:  # there is nothing to read
-            return timestep.storage_offset() - self.timesteps.storage_offset()
+            return int(timestep.storage_offset()) - int(self.timesteps.storage_offset())
         elsewhere = isinstance(timestep, torch.Tensor) and self.waits(timestep)
         if isinstance(timestep, torch.Tensor) and self.address > 0 and timestep.device == self.timesteps.device:
             place, rest = divmod(timestep.data_ptr() - self.address, self.width)

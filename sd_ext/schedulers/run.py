@@ -226,11 +226,11 @@ class Run:
             self.stash = weighted_sum(call.stash, tensors)  # type: ignore[arg-type]
         if self.depth:
             last = self.position - self.depth - 1  # the call whose predictions nothing needs any more
-            spare = self.calls[last] if before and last >= 0 else None
-            self.past = self._kept(self.past, call.keep, spare and (spare.keep, before[1][-1]), x, m)
+            spare = (self.calls[last], before) if before and last >= 0 else None
+            self.past = self._kept(self.past, call.keep, spare and (spare[0].keep, spare[1][1][-1]), x, m)
             if self.table.fields > 1:
                 u = m if second is None else second  # one that no call reads
-                unused = spare and (spare.keep_second, before[2][-1])
+                unused = spare and (spare[0].keep_second, spare[1][2][-1])
                 self.second = self._kept(self.second, call.keep_second, unused, x, u)
         self.position += 1
         return previous

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sd_ext.cli import main
+from sd_ext.cli.calibrate import strengths
 
 WRONG = [
     (["--calls", "five"], "--calls 'five' cannot be read"),
@@ -67,3 +68,8 @@ def test_a_run_writes_a_scheduler_and_a_report(tiny_pipeline_dir, tmp_path, caps
     assert config["calibration"]["provenance"]["model"] == "pipeline"  # the folder's name, not where it is
     assert main(["calibrate", "--model", str(tiny_pipeline_dir), "--out", str(out), *options]) == 2
     assert "holds a finished calibration" in capsys.readouterr().err
+
+
+def test_strengths_of_loras_are_numbers_by_name():
+    told = strengths(("a/style.safetensors:0.8", "face.safetensors:1:0.5", "plain.safetensors"))
+    assert json.loads(json.dumps(told)) == {"style": 0.8, "face": 1.0, "face, text encoders": 0.5, "plain": 1.0}

@@ -75,7 +75,7 @@ def limits(calibrated: Calibrated) -> list[str]:
                 f"{where}: the spread is {fit.errors['fitted_spread']:.2f}, so pictures may look pale or burnt."
             )
     told = calibrated.calibration.provenance
-    low, *_, high = calibrated.settings.guidance * 2
+    low, high = calibrated.settings.guidance[0], calibrated.settings.guidance[-1]
     found.append(
         f"Nothing was measured outside guidance {low:g} to {high:g}, at other numbers of calls, at another size than "
         f"{told['size'][0]} x {told['size'][1]}, with other LoRAs, or with another model."

@@ -63,7 +63,7 @@ def plot(calibrated: Calibrated) -> str:
         x = LEFT + column * (WIDTH + GAP)
         title = f"guidance {guidance:g}" if guidance > 1 else "without guidance"
         for row, (ending, axis, name) in enumerate((("", error, "error (RMSE)"), ("_spread", spread, "spread"))):
-            lines = {
+            lines: dict[str, Points] = {
                 key: [(n, fits[n, guidance].errors[key + ending]) for n in settings.calls
                       if key + ending in fits[n, guidance].errors]
                 for key in LINES

@@ -157,7 +157,8 @@ def families() -> dict[str, Family]:
             part: TextEncoder(each["style"], each["layers"], tuple(each["beginnings"]))
             for part, each in values.pop("text").items()
         }
-        blocks = {key: tuple(each) if isinstance(each, list) else each for key, each in values.pop("blocks").items()}
+        blocks = values.pop("blocks")
+        blocks |= {key: tuple(blocks[key]) for key in ("widths", "depths")}
         made[name] = Family(name, text=text, blocks=Blocks(**blocks), **values)
     return made
 

@@ -79,7 +79,7 @@ class KnownSamplers:
         else:
             known.announce(levels)
         own = known.levels
-        return Announced(own.t, own.alpha, own.sigma, own.stage, fit, own, known.init_noise_sigma)
+        return Announced(own.t, own.alpha, own.sigma, own.stage, fit, own, float(known.init_noise_sigma))
 
     def staged(self, name: str, levels: Levels) -> Levels:
         """The levels of every call, where the caller has chosen those of solver steps."""

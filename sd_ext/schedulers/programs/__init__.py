@@ -61,7 +61,7 @@ class Program:
 
 
 def _load(name: str) -> Program:
-    with as_file(files(__package__).joinpath(f"{name}.toml")) as path:
+    with as_file(files(__name__).joinpath(f"{name}.toml")) as path:
         table = read_toml(path)
     base = _load(table["based_on"]) if "based_on" in table else None
     grids = {key(each): {"grid": told} if isinstance(told, str) else told for each, told in table["grids"].items()}
@@ -74,7 +74,7 @@ def _load(name: str) -> Program:
 @lru_cache(maxsize=1)
 def programs() -> dict[str, Program]:
     """Every program by the name of its table."""
-    found = sorted(each.name[:-5] for each in files(__package__).iterdir() if each.name.endswith(".toml"))
+    found = sorted(each.name[:-5] for each in files(__name__).iterdir() if each.name.endswith(".toml"))
     return {name: _load(name) for name in found}
 
 

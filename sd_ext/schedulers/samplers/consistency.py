@@ -238,7 +238,8 @@ class LCMScheduler(ConsistencyScheduler):
 class TCDScheduler(ConsistencyScheduler):
     """Trajectory consistency distillation; see `tcd`.
 
-    No order of convergence, 1 call a step, with fresh noise unless eta is 0. Source: arXiv 2402.19159.
+    No order of convergence, 1 call a step, with fresh noise unless eta is 0. Source: arXiv 2402.19159; target-driven
+    distillation, which takes the same step: arXiv 2409.01347.
 
     Args:
         original_inference_steps: see `ConsistencyScheduler`; given to `set_timesteps` it allows all trained timesteps.

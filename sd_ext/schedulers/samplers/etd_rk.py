@@ -118,7 +118,8 @@ def exponential_rk(levels: Levels, method: str) -> Table:
 class ExponentialRungeKuttaScheduler(MultiCallScheduler):
     """Exponential Runge-Kutta methods of orders 3 and 4; see `exponential_rk`.
 
-    Order 3 or 4, 3 to 5 calls a step. Source: Cox & Matthews 2002, Krogstad 2005, Hochbruck & Ostermann 2005.
+    Order 3 or 4, 3 to 5 calls a step. Source: Cox & Matthews 2002, Krogstad 2005, Hochbruck & Ostermann 2005; the last
+    for diffusion models: arXiv 2308.02157.
 
     Args:
         method: "etdrk3", "etdrk4", "krogstad" or "res 5s".

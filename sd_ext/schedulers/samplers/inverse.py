@@ -71,9 +71,16 @@ class DDIMInverseScheduler(InverseScheduler):
                 "set_alpha_to_one=False"
             )
 
+    @property
+    def initial_alpha_cumprod(self) -> torch.Tensor:
+        """alpha^2 where runs start: 1 at a clean picture."""
+        return torch.tensor(float(self._start().alpha[0]) ** 2)
+
+    def _start(self) -> Levels:
+        return ZERO if self.config["set_alpha_to_one"] else self.schedule.at([self._least])
+
     def _place(self, calls: int) -> Levels:
-        up = _rising(self._grid_levels(calls)[:-1])
-        start = ZERO if self.config["set_alpha_to_one"] else self.schedule.at([self._least])
+        up, start = _rising(self._grid_levels(calls)[:-1]), self._start()
         own_steps = self.schedule.flow or placement.chosen_grid(self.config)  # on a spacing, the first as Diffusers'
         if own_steps and up.sigma[0] <= start.sigma[0] * (1 + 1e-9):
             up = _rising(self._grid_levels(calls + 1)[:-1])[1:]
@@ -101,20 +108,22 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler, InverseSch
     def _place(self, calls: int) -> Levels:
         grid = placement.grid_name(self.config)
         if grid == "leading":
-            stride = (self._noisiest() + 1) // (calls + 1)
+            stride = (self.noisiest_timestep + 1) // (calls + 1)
             return self._to_noise(np.arange(calls) * float(stride) + self.config["steps_offset"])
         if grid == "trailing":
-            stops = np.round(np.arange(calls) * ((self._noisiest() + 1) / calls))
+            stops = np.round(np.arange(calls) * ((self.noisiest_timestep + 1) / calls))
             return self._to_noise(np.maximum(stops - 1, 0.0))
         up = _rising(self._grid_levels(calls + 1)[:-1])[1:]
         return self.schedule.at([self._least]).then(up).with_signal()
 
-    def _noisiest(self) -> int:
+    @property
+    def noisiest_timestep(self) -> int:
+        """The training timestep where "leading" and "trailing" runs end."""
         clipped = self.config["lambda_min_clipped"]
         return int(self.schedule.at_lambda([clipped]).t[0]) if np.isfinite(clipped) else self.schedule.t_max
 
     def _to_noise(self, t: Array) -> Levels:
-        return self.schedule.at(np.append(np.maximum(t, self._least), self._noisiest())).with_signal()
+        return self.schedule.at(np.append(np.maximum(t, self._least), self.noisiest_timestep)).with_signal()
 
 
 def _rising(levels: Levels) -> Levels:
