@@ -38,6 +38,8 @@ def disguised(start: bytes) -> str:
     """
     if not start:
         return "is empty; download it anew"
+    if _begins_a_header(start):
+        return ""
     for beginning, sentence in BEGINNINGS:
         if start.startswith(beginning):
             return sentence
@@ -48,6 +50,14 @@ def disguised(start: bytes) -> str:
     if start[257:262] == b"ustar":
         return ARCHIVE.format("tar")
     return _text(start)
+
+
+def _begins_a_header(start: bytes) -> bool:
+    """Whether these are a safetensors header's length, of eight bytes, and its first sign.
+
+    A length may have the two bytes that a pickle begins with, or those of an archive: 640 is a pickle's, 35615 gzip's.
+    """
+    return any(start[:4]) and start[4:8] == bytes(4) and start[8:9] == b"{"
 
 
 def _text(start: bytes) -> str:

@@ -61,6 +61,19 @@ def test_any_edits_leave_tensors_and_hashes(made, tmp_path, edits):
     assert read_lora(path).metadata["x"] == "ü\n"
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b"])
+def test_a_header_whose_length_begins_as_a_pickle_or_an_archive_does(start, made, tmp_path):
+    path = tmp_path / "a.safetensors"
+    old, length = int.from_bytes(made[:8], "little"), int.from_bytes(start, "little")
+    if length < old:
+        length += 1 << 16
+    path.write_bytes(length.to_bytes(8, "little") + made[8 : 8 + old].ljust(length) + made[8 + old :])
+    assert path.read_bytes().startswith(start)
+    assert read_lora(path).metadata["x"] == "ü\n"
+    edit_header(path, {"title": "A"})
+    assert describe(path).intact
+
+
 def test_a_file_without_any_text_and_back(tmp_path):
     save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
     edit_header(tmp_path / "a.safetensors", {"title": "A"})
