@@ -207,6 +207,11 @@ class Kind:
         """
         return tensors, alpha / rank * self.rank(tensors)
 
+    @property
+    def trainable(self) -> bool:
+        """Whether adapters of this kind can be trained here, not only read, applied and written."""
+        return type(self).peft_config is not Kind.peft_config
+
     def peft_config(self, shared: dict[str, Any], alpha: float, init: str | bool, settings: Any) -> Any:
         """peft's configuration for training new adapters of this kind.
 

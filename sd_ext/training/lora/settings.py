@@ -22,7 +22,9 @@ from sd_ext.training.settings.setting import (
 class AdapterSettings(Settings):
     """The adapters: their kind, their strength, and which modules get one."""
 
-    method: str = setting("lora", "kind of adapter", choices=lambda: tuple(KINDS))
+    method: str = setting(
+        "lora", "kind of adapter", choices=lambda: tuple(kind.name for kind in KINDS.values() if kind.trainable)
+    )
     rank: int = setting(16, "rank of the adapters", "N", within=AT_LEAST_1)
     alpha: float = setting(0.0, "network alpha: strength is alpha / rank; 0 for the rank itself", within=NOT_NEGATIVE)
     dropout: float = setting(0.0, "dropout before the adapters", within=BELOW_1)
