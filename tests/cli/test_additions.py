@@ -165,7 +165,7 @@ BAD = {
     "pickled vae": (["--vae", "x.pt"], "is a pickle"),
 }
 LATE = {
-    "no lora inside": (["--lora", "wide.safetensors"], "kind of tensor"),
+    "no lora inside": (["--lora", "wide.safetensors"], "no LoRA in it; it is an embedding"),
     "embedding of another width": (["--embedding", "wide.safetensors"], "width 48"),
     "folder without a vae": (["--vae", "."], "holds no vae"),
     "file without a vae": (["--vae", "wide.safetensors"], "wide.safetensors"),

@@ -84,8 +84,18 @@ def test_what_cannot_be_numbered(draw, arguments, message, tmp_path):
 def test_samplers_with_cfg_plus_plus_are_attached_and_drawn_with_mild_guidance(run, tiny_pipeline_dir):
     done = run("generate", "a", "--model", tiny_pipeline_dir, "--steps", 3, "--sampler", "euler_cfg_pp")
     assert done.code == 0 and "is drawn with guidance 1.6" in done.err
-    told = run("generate", "a", "--model", tiny_pipeline_dir, "--steps", 3, "--sampler", "euler cfg++", "--guidance", 1)
-    assert told.code == 2 and "guidance scale above 1" in told.err
+
+
+def test_samplers_with_cfg_plus_plus_are_plain_without_guidance_and_say_so(run, tiny_pipeline_dir, caplog):
+    plain = ("generate", "a", "--model", tiny_pipeline_dir, "--steps", 3, "--guidance", 1, "--seed", 0, "--sampler")
+    pictures = []
+    for sampler in ("euler", "euler cfg++"):
+        assert "here there is no guidance" not in caplog.text
+        done = run(*plain, sampler)
+        assert done.code == 0
+        pictures.append(np.asarray(Image.open(done.out.strip()), int))
+    assert "here there is no guidance" in caplog.text
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 @pytest.mark.slow
