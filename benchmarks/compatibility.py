@@ -2,12 +2,14 @@
 
     python benchmarks/compatibility.py [--pipelines Img2Img ...] [--samplers "dpm++ 2m" ...] [--workers 1] [--fresh]
     python benchmarks/compatibility.py --two-fields
+    python benchmarks/compatibility.py --newer
 
 A cell passes if the result is finite, the network was evaluated as often as was asked for, and the same seed gives the
 same result again. Where the timesteps were fractional and the cell fails, it is tried again with whole ones. Cells that
 are done are kept beside the results, so that an interrupted run goes on where it was, and a new sampler costs its own
 cells only; --fresh starts over. Writes results/compatibility.json and docs/compatibility.md. Samplers of two fields
-have a part of their own, which --two-fields runs alone.
+have a part of their own, which --two-fields runs alone. --newer tries the samplers that the results lack in a selection
+of pipelines, and the page says so, until every pair is run again.
 """
 
 from __future__ import annotations
@@ -124,6 +126,23 @@ def two_fields() -> dict[str, str]:
     return found
 
 
+def selection() -> list[str]:
+    """One pipeline of each family, without those that refuse every sampler, and all that have reasons of their own."""
+    taking = [name for name in ZOO if not ZOO[name].refused]
+    first = {ZOO[name].family: name for name in reversed(taking)}.values()
+    special = {name for reason in REASONS for name in reason.pipelines}
+    return [name for name in taking if name in first or name in special]
+
+
+def newer(lacking: list[str], workers: int, fresh: bool) -> dict[str, Any]:
+    """The samplers that the results lack in a selection of pipelines: which they are, and what each pipeline says."""
+    cells_of, doubtful = run(selection(), lacking, workers, fresh), unproven()
+    return {
+        "samplers": lacking,
+        "pipelines": {name: as_numbers(judge(name, cells, doubtful)) for name, cells in cells_of.items()},
+    }
+
+
 # ---- what they say ---------------------------------------------------------------------------------------------------
 
 GROUPS = {
@@ -197,23 +216,23 @@ def count(rows: Iterable[Row]) -> dict[str, int]:
     }
 
 
+def as_numbers(row: Row) -> dict[str, Any]:
+    return {
+        "own scheduler": row.own or "passed",
+        **count([row]),
+        "samplers passed with whole timesteps": row.whole,
+        "samplers that cannot": dict(row.cannot),
+        "samplers that fail": row.failed,
+    }
+
+
 def as_result(rows: dict[str, Row]) -> dict[str, Any]:
     return {
         "machine": machine(),
         "steps": STEPS,
         "totals": count(rows.values()),
         "samplers": {name: [i.name for i in ONE_FIELD if group(i) == name] for name in GROUPS},
-        "pipelines": {
-            name: {
-                "family": ZOO[name].family,
-                "own scheduler": row.own or "passed",
-                **count([row]),
-                "samplers passed with whole timesteps": row.whole,
-                "samplers that cannot": dict(row.cannot),
-                "samplers that fail": row.failed,
-            }
-            for name, row in rows.items()
-        },
+        "pipelines": {name: {"family": ZOO[name].family, **as_numbers(row)} for name, row in rows.items()},
         "two fields": two_fields(),
         "run with no scheduler": {name: broken.reason for name, broken in BROKEN.items()},
     }
@@ -309,9 +328,37 @@ def part_of_two_fields(found: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def with_part(text: str, part: str) -> str:
-    """The page with its part on samplers of two fields replaced."""
-    marks = "<!-- two fields -->", "<!-- /two fields -->"
+def part_of_newer(found: dict[str, Any]) -> str:
+    """The page's part on samplers that are not in its table yet."""
+    samplers, pipelines = found["samplers"], found["pipelines"]
+    passed, whole = (sum(row[k] for row in pipelines.values()) for k in ("passed", "passed with whole timesteps"))
+    lines = [
+        "## Samplers that are newer than the table",
+        "",
+        f"{quoted(samplers)} are not counted above. They were tried in {len(pipelines)} of the ways to use a pipeline: "
+        f"one of each family that takes other samplers at all, and those that have [exceptions](#exceptions). Of these "
+        f"{len(pipelines) * len(samplers)} pairs {passed + whole} pass, {whole} of them with "
+        '`timestep_spacing="leading"`. The others:',
+        "",
+    ]
+    for name, row in pipelines.items():
+        for reason, some in row["samplers that cannot"].items():
+            lines.append(f"- {short(name)} cannot with {among(some, samplers)}: {reason}.")
+        lines += [f"- {short(name)} fails with `{some}`: {why}" for some, why in row["samplers that fail"].items()]
+    return "\n".join([*lines, "", f"Tried: {', '.join(map(short, pipelines))}."])
+
+
+def among(names: list[str], every: list[str]) -> str:
+    """A list of samplers, by what is missing where that is shorter."""
+    others = [name for name in every if name not in names]
+    if not others:
+        return "all of them"
+    return f"all but {quoted(others)}" if len(others) < len(names) else quoted(names)
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """The page with the part between the marks of a name replaced."""
+    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
     return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n\n{part}\n\n{marks[1]}", text, flags=re.DOTALL)
 
 
@@ -378,6 +425,8 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]
         "",
         "<!-- two fields --><!-- /two fields -->",
         "",
+        "<!-- newer --><!-- /newer -->",
+        "",
         "## Only with Diffusers' own schedulers",
         "",
         f"No sampler of this package, and of Diffusers' own not `{WITNESS}` either:",
@@ -402,7 +451,7 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]
         "[the numbers](../benchmarks/results/compatibility.json); `tests/test_compatibility.py` runs a selection "
         "with every test run, and all of them with `-m slow`.",
     ]
-    return with_part("\n".join(lines) + "\n", part_of_two_fields(two))
+    return with_part("\n".join(lines) + "\n", "two fields", part_of_two_fields(two))
 
 
 def control(rows: dict[str, Row]) -> str:
@@ -439,13 +488,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--fresh", action="store_true", help="run cells again that are done")
     parser.add_argument("--two-fields", action="store_true", help="only the part on samplers of two fields")
+    parser.add_argument("--newer", action="store_true", help="only samplers that the results lack, in few pipelines")
     own = parser.parse_args()
-    if own.two_fields:
-        outcome = json.loads((RESULTS / "compatibility.json").read_text()) | {"two fields": two_fields()}
-        (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
-        PAGE.write_text(with_part(PAGE.read_text(), part_of_two_fields(outcome["two fields"])))
-        return
     known = [info.name for info in ONE_FIELD]
+    if own.two_fields or own.newer:
+        torch.set_num_threads(1)
+        outcome, text = json.loads((RESULTS / "compatibility.json").read_text()), PAGE.read_text()
+        if own.two_fields:
+            outcome["two fields"] = two_fields()
+            text = with_part(text, "two fields", part_of_two_fields(outcome["two fields"]))
+        if own.newer:
+            there = {name for names in outcome["samplers"].values() for name in names}
+            outcome["newer"] = newer([name for name in known if name not in there], own.workers, own.fresh)
+            text = with_part(text, "newer", part_of_newer(outcome["newer"]))
+        (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
+        PAGE.write_text(text)
+        return
     samplers, pipelines = chosen(known, own.samplers), chosen(ZOO, own.pipelines)
     torch.set_num_threads(1)
     cells_of = run(pipelines, samplers, own.workers, own.fresh)
