@@ -10,6 +10,7 @@ type checkers count. A room stands one floor above the highest room that it impo
 from __future__ import annotations
 
 import ast
+import io
 import sys
 import textwrap
 from functools import cache
@@ -155,6 +156,7 @@ def draw(arrows: Arrows, to: Path) -> None:
     """The house: a box for each room, floors from the bottom up, an arrow to each room below that it is built on."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     level, shown = floors(arrows), without_shortcuts(arrows)
     top = max(level.values())
@@ -176,8 +178,10 @@ def draw(arrows: Arrows, to: Path) -> None:
         axes.text(x, y, f"{name}\n{words}", ha="center", va="center", fontsize=7.5, linespacing=1.3, bbox=box)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, top + 0.5))
     axes.set_axis_off()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
     to.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(to)
+    Image.open(buffer).convert("RGB").quantize(64).save(to, optimize=True)  # boxes, lines and words: few colours
 
 
 def beside(name: str, arrows: Arrows, places: dict[str, tuple[float, float]]) -> tuple[float, str]:
