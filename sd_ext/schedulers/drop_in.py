@@ -159,7 +159,8 @@ class DropIn:
         """
         if not self._told.flows:
             raise InputError(f"{type(self).__name__}: set_shift is for flow models")
-        type(self)(shift=shift)  # refuses what is no shift
+        given: dict[str, Any] = {"shift": shift}
+        type(self)(**given)  # refuses what is no shift
         self.register_to_config(shift=float(shift), flow_shift=float(shift))
         self._setup()
 
