@@ -235,7 +235,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         levels = self.schedule.at(times)
         if isinstance(self.schedule, flow.Flow) and not self._told.use_dynamic_shifting:
             levels = self.schedule.at_sigma(flow.Shift.of(self._told, None).moved(levels.sigma))
-        return self._explicit_stages(placement.with_end(levels, self._end()))
+        return self._explicit_stages(placement.with_end(self.schedule, levels, self._end()))
 
     def _between(self, plan: Plan, timestep: float, eta: float) -> Run:
         least, most = placement.told_range(self.schedule)

@@ -106,7 +106,7 @@ def grid_levels(
         if config["grid"] is None and end.sigma[0]:
             return levels[:n].then(schedule.at_lambda(end.lam + IDLE))
         if placed > schedule.t_max:
-            return with_end(levels[:n], end)
+            return levels[:n].then(ZERO)
         levels = grid.levels(schedule, placed + 1, options)
     return levels[:n].then(end)
 
@@ -186,7 +186,7 @@ def from_timesteps(schedule: NoiseSchedule, timesteps: Any, end: Levels) -> Leve
     least, most = told_range(schedule)
     if not least <= values.min() <= values.max() <= most:
         raise InputError(f"timesteps must lie within {least:g} and {most:g}, got {values.tolist()}")
-    return with_end(schedule.at_told(values), end)
+    return with_end(schedule, schedule.at_told(values), end)
 
 
 def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
@@ -200,7 +200,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any, end: Levels) -> Levels:
         values, end = values[:-1], ZERO
     if values[-1] <= 0:
         raise InputError(f"sigmas must be positive, save for a last 0, got {values.tolist()}")
-    return with_end(schedule.at_lambda(-np.log(values)), end)
+    return with_end(schedule, schedule.at_lambda(-np.log(values)), end)
 
 
 def from_there(first: Levels, rest: Levels) -> Levels:
@@ -220,10 +220,11 @@ def told_range(schedule: NoiseSchedule) -> tuple[float, float]:
     return float(min(told)), float(max(told))
 
 
-def with_end(levels: Levels, end: Levels) -> Levels:
-    """Levels of a run, and its end."""
-    # A run told to go down to the training's least noise can only end clean.
-    return levels.then(ZERO if _reaches(levels, end) else end)
+def with_end(schedule: NoiseSchedule, levels: Levels, end: Levels) -> Levels:
+    """Levels of a run, and its end; where the last one is there already, the last call changes nothing, as in
+    Diffusers.
+    """
+    return levels.then(schedule.at_lambda(end.lam + IDLE) if _reaches(levels, end) else end)
 
 
 def _reaches(levels: Levels, end: Levels) -> bool:

@@ -212,3 +212,24 @@ def test_set_shift():
     torch.testing.assert_close(ours.sigmas, theirs.sigmas, atol=1e-6, rtol=1e-5)
     with pytest.raises(InputError, match="DDIMScheduler: set_shift is for flow models"):
         sd_ext.DDIMScheduler().set_shift(3.0)
+
+
+def test_the_variance_of_a_step_is_diffusers():
+    for name, args in (
+        ("DDIMScheduler", [(420, 400), (980, 960), (487, 486), (0, -1)]),
+        ("DDPMScheduler", [(999,), (7,)]),
+    ):
+        theirs, ours = (getattr(package, name)(**SD) for package in (diffusers, sd_ext))
+        for each in args:
+            torch.testing.assert_close(ours._get_variance(*each), theirs._get_variance(*each), rtol=2e-4, atol=1e-7)
+
+
+def test_a_last_call_at_the_least_noise_changes_nothing():
+    """However the run was asked for, as in Diffusers."""
+    for asked in ({"num_inference_steps": 4}, {"timesteps": [900, 600, 300, 0]}):
+        scheduler = sd_ext.EulerDiscreteScheduler(**SD, final_sigmas_type="sigma_min", timestep_spacing="linspace")
+        scheduler.set_timesteps(**asked)
+        for t in scheduler.timesteps[:-1]:
+            x = scheduler.step(torch.randn(1, 1, 2, 2), t, torch.randn(1, 1, 2, 2)).prev_sample
+        last = scheduler.step(torch.randn(1, 1, 2, 2), scheduler.timesteps[-1], x).prev_sample
+        torch.testing.assert_close(last, x, atol=1e-5, rtol=1e-5)

@@ -88,6 +88,16 @@ class DDPMScheduler(TableScheduler):
     def _table(self, levels: Levels, eta: float) -> Table:
         return ddpm(levels, self.config["variance_type"] or "fixed_small")
 
+    def _get_variance(self, t: int) -> torch.Tensor:
+        """The posterior's variance in the step from a timestep of the run, by Diffusers' name for it.
+
+        Args:
+            t: the timestep; without a run, one of training's.
+        """
+        before = int(self.previous_timestep(t))
+        end = self.schedule.at([before]) if before >= 0 else self._end()
+        return torch.tensor(np.exp(variance_range(self.schedule.at([t]).then(end))[0, 0]), dtype=torch.float32)
+
     def _noise(self, x: torch.Tensor, extra: torch.Tensor | None, run: Run, *source: Any) -> torch.Tensor:
         noise, kind = super()._noise(x, extra, run, *source), self.config["variance_type"] or "fixed_small"
         if not kind.startswith("learned"):

@@ -106,6 +106,16 @@ class DDIMScheduler(TableScheduler):
     def _table(self, levels: Levels, eta: float) -> Table:
         return first_order(levels, eta or self.config["eta"])
 
+    def _get_variance(self, timestep: int, prev_timestep: int) -> torch.Tensor:
+        """The variance of the posterior of one step, by the name that trainers by reward know it by (arXiv
+        2010.02502, eq. 16, with eta = 1).
+
+        Args:
+            timestep, prev_timestep: where the step begins and ends; below 0 is the run's end.
+        """
+        end = self.schedule.at([prev_timestep]) if prev_timestep >= 0 else self._end()
+        return torch.tensor(fresh_noise(self.schedule.at([timestep]).then(end), 0, 1.0) ** 2, dtype=torch.float32)
+
     def step(  # type: ignore[override]
         self,
         model_output: torch.Tensor,
