@@ -135,7 +135,7 @@ def from_table(schedule: NoiseSchedule, table: Table) -> Student:
 
 def _told(schedule: NoiseSchedule, levels: Levels) -> Array:
     with np.errstate(invalid="ignore"):
-        told = schedule.at(levels.t).lam - levels.lam
+        told = schedule.at_told(levels.t).lam - levels.lam
     return np.where(np.isfinite(told), told, 0.0)
 
 

@@ -124,6 +124,8 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     _whole_linspace: ClassVar[bool] = True
     _flow_flag: ClassVar[bool | None] = None
     """What `use_flow_sigmas` must be for Diffusers' class of this name to run a flow model; None if it has no say."""
+    _karras_on_ratio: ClassVar[bool] = False
+    """Whether `use_karras_sigmas` spaces a flow's sigma / (1 - sigma), and not its sigma; see `asking.ends`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -283,7 +285,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
 
     def _asked(self, sigmas: Any, mu: float | None) -> placement.Asked | None:
         """What `set_timesteps` was told of a flow's run; see `asking.ask`."""
-        return asking.ask(self._told, self.config, sigmas, mu, self.say_once)
+        return asking.ask(self._told, self.config, sigmas, mu, self.say_once, karras_on_ratio=self._karras_on_ratio)
 
     @property
     def asked(self) -> placement.Asked | None:

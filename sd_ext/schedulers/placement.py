@@ -37,6 +37,8 @@ class Asked:
         sigmas: of each call, before the shift, `(calls,)`; None to place them.
         to_zero: see `processes.flow.own_sigmas`.
         mu: what a shift by resolution was made from.
+        ends: the least and the largest sigma / (1 - sigma) between which a grid spaces that in place of sigma; None
+            where sigma itself is spaced.
     """
 
     shift: Shift
@@ -44,6 +46,7 @@ class Asked:
     sigmas: Array | None = None
     to_zero: bool = False
     mu: float | None = None
+    ends: tuple[float, float] | None = None
 
 
 def chosen_grid(config: Mapping[str, Any]) -> str | None:
@@ -143,6 +146,9 @@ def _flow_levels(flow: Flow, config: Mapping[str, Any], n: int, end: Levels, ask
         options = replace(_options(flow, config, closed=False, whole=False), shift=shift.factor)
         levels = _placed(flow, config, n, end, options)
         return levels if shift.terminal is None else flow.at_sigma(shift.stretched(levels.sigma[:n]))
+    if spacing is not None and asked.ends is not None:
+        own = get_grid(name or "").own_options(_own_options(config))
+        return flow.at_lambda(-np.log(spacing(*asked.ends, n, **own)))
     if asked.sigmas is not None:
         sigmas = resampled(asked.sigmas, n)
     else:

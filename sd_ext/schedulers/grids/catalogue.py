@@ -16,7 +16,7 @@ from .grid import Grid, GridOptions
 def _linspace(o: GridOptions, n: int) -> Array:
     every = n == o.t_max + 1  # all trained timesteps: there is none to stop short of
     t = by_timestep.linspace(o.t_max, n, closed=o.closed or every)
-    return np.round(t) if o.whole else t
+    return np.round(t) if o.whole and n <= o.t_max + 1 else t  # of more, some would be the same
 
 
 def _closed(known: Sequence[float]) -> Callable[[GridOptions, int], Array]:

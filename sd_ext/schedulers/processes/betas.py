@@ -60,6 +60,14 @@ def shifted_snr(squares: Array, scale: float) -> Array:
     return squares / (scale + (1 - scale) * squares)
 
 
+def ratios_of(told: ProcessOptions) -> tuple[float, float]:
+    """The least and the largest sigma / alpha of the betas that a config gives or describes."""
+    squares = np.cumprod(1.0 - betas_of(told))[[0, -1]]
+    with np.errstate(divide="ignore"):
+        least, most = np.sqrt(1 / squares - 1)
+    return float(least), float(most)
+
+
 def folded(told: ProcessOptions) -> list[float]:
     """The betas of a process with the shift of its SNR worked in, for readers that do not know the shift."""
     squares = shifted_snr(np.cumprod(1.0 - betas_of(told)), told.snr_shift_scale or 1.0)

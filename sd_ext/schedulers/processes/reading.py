@@ -125,7 +125,7 @@ class ProcessOptions:
                     f"{given[0]}={getattr(self, given[0])!r} is of flow matching, and {own}: leave it out, or give "
                     "prediction_type='flow_prediction'"
                 )
-        elif self.sigma_max is not None and self.sigma_max > 1:
+        elif self.sigma_max is not None and self.sigma_max > 1 and not self.use_flow_sigmas:
             raise InputError(
                 f"sigma_max={self.sigma_max:g} is no sigma of flow matching, which ends at 1; models that run another "
                 "process through a flow scheduler, as Cosmos does, keep theirs"

@@ -113,8 +113,17 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler, InverseSch
         if grid == "trailing":
             stops = np.round(np.arange(calls) * ((self.noisiest_timestep + 1) / calls))
             return self._to_noise(np.maximum(stops - 1, 0.0))
+        if self._is_by_flag and calls > 1:
+            up = _rising(self._grid_levels(calls)[:-1])
+            return up.then(self.schedule.at_lambda(up[-1:].lam - placement.IDLE)).with_signal()
         up = _rising(self._grid_levels(calls + 1)[:-1])[1:]
         return self.schedule.at([self._least]).then(up).with_signal()
+
+    @property
+    def _is_by_flag(self) -> bool:
+        """Whether the grid is one of Diffusers' flags; there the last call changes nothing, as in Diffusers."""
+        flagged = self.config["grid"] is None and placement.chosen_grid(self.config) is not None
+        return flagged and not self.schedule.flow
 
     @property
     def noisiest_timestep(self) -> int:

@@ -78,6 +78,7 @@ class UniPCMultistepScheduler(TableScheduler):
 
     _closed_grid: ClassVar[bool] = False
     _flow_flag: ClassVar[bool | None] = True
+    _karras_on_ratio: ClassVar[bool] = True
 
     def _setup(self) -> None:
         super()._setup()

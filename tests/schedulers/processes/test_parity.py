@@ -217,6 +217,31 @@ def test_solvers_on_flow_sigmas_are_diffusers(cls):
     torch.testing.assert_close(ours.sigmas[:-1], plain.sigmas[:-1].float(), atol=1e-6, rtol=1e-5)
 
 
+@over("more", [{}, {"sigma_min": 0.01, "sigma_max": 200.0}, {"sigma_max": 80.0}])
+def test_karras_on_a_flow_is_diffusers_unipc(more):
+    """It spaces sigma / (1 - sigma), between the ends of the betas where the config gives none (Cosmos 2.5 does)."""
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_karras_sigmas": True, **more}
+    plain = diffusers.UniPCMultistepScheduler(**options)
+    ours = [sd_ext.UniPCMultistepScheduler(**options)]
+    if more:  # an end above 1 is no sigma of a flow, so that every sampler reads it so
+        ours.append(sd_ext.make_scheduler("euler", plain.config))
+    for scheduler in (plain, *ours):
+        scheduler.set_timesteps(7)
+    for each in ours:
+        torch.testing.assert_close(each.sigmas, plain.sigmas.float(), atol=1e-5, rtol=1e-5)
+        assert torch.equal(each.timesteps.floor(), plain.timesteps.float())
+
+
+def test_what_such_a_grid_leaves_out_is_said(caplog):
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_karras_sigmas": True}
+    ours = sd_ext.UniPCMultistepScheduler(**options, flow_shift=3.0)
+    with caplog.at_level("WARNING"):
+        ours.set_timesteps(7)
+    assert "the shift has no effect" in caplog.text
+    with pytest.raises(sd_ext.errors.InputError, match="sigma_min must be positive and below sigma_max"):
+        sd_ext.UniPCMultistepScheduler(**options, sigma_min=3.0, sigma_max=2.0).set_timesteps(7)
+
+
 def test_dance_diffusion_is_told_its_angle():
     plain, ours = diffusers.IPNDMScheduler(), sd_ext.make_scheduler("ipndm", diffusers.IPNDMScheduler().config)
     for scheduler in (plain, ours):
