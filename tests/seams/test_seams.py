@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -89,12 +90,13 @@ def a_guidance_interval() -> Action:
 
     pipe: Any = StableDiffusionPipeline.__new__(StableDiffusionPipeline)
     vars(pipe).update(unet=nn.Linear(2, 2), _num_timesteps=4, _guidance_scale=1.0)
+    pipe.unet.forward = lambda sample, timestep: sample
+    pipe.scheduler = SimpleNamespace(timesteps=torch.arange(4))
     interval = GuidanceInterval(0.2, 0.8, pipe)
 
     def act() -> None:
-        _ = interval.tensor_inputs  # as Diffusers does when a call begins
-        pipe.unet(torch.ones(1, 2))
-        interval.callback_fn(pipe, 0, None, {})
+        with interval:
+            pipe.unet(torch.ones(2, 2), pipe.scheduler.timesteps[0])
 
     return act
 
