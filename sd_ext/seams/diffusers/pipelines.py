@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import SeamError
 from ..python import variables_of_caller
 from ..seam import declare, seam
 
@@ -12,7 +13,8 @@ declare(
     "self",
     "callback_on_step_end",
     seen="diffusers 0.41 to 0.42, variables of the pipelines' __call__",
-    gone="features of U-Nets that depend on guidance, in pipelines that have not been attached",
+    gone="guidance in the features of U-Nets, in pipelines that have not been attached",
+    fallback="every row of a batch is a picture of its own",
 )
 
 
@@ -21,7 +23,10 @@ def running_pipeline() -> Any:
 
     Several pipelines may share a network, so only the calling function tells which of them the network runs for.
     """
-    return variables_of_caller("callback_on_step_end").get("self")
+    try:
+        return variables_of_caller("callback_on_step_end").get("self")
+    except SeamError:
+        return None
 
 
 def count_steps(pipe: Any, otherwise: int) -> int:
