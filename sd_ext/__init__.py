@@ -18,7 +18,8 @@ Samplers
 U-Nets
     VariantUNet2DConditionModel       Diffusers' U-Net with features; also Cached..., TokenReduced..., HighRes...
     set_attention, attention_report   kernels of attention, and which are used
-    GuidanceInterval                  guidance in a part of the steps only
+    GuidanceInterval                  guidance in a part of the steps only, with `with`
+    sampling(pipe)                    tell U-Nets and samplers what a pipeline does, with `with`
 
 Prompts and LoRAs
     encode_prompt(pipe, text)         prompts as AUTOMATIC1111 reads them, of any length
@@ -57,6 +58,7 @@ _OTHERS = {
     "list_samplers": "sd_ext.schedulers",
     "make_scheduler": "sd_ext.schedulers",
     "pretrained_path": "sd_ext.pretrained",
+    "sampling": "sd_ext.unets",
     "set_attention": "sd_ext.unets",
     "use_embedding": "sd_ext.prompts",
     "use_lora": "sd_ext.lora",

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -177,7 +178,13 @@ ATTACHED: WeakKeyDictionary[Any, Removable] = WeakKeyDictionary()
 """The hooks that `attach` has put on networks and guiders."""
 
 PIPELINES: WeakSet[Any] = WeakSet()
-"""The pipelines that were attached; samplers that depend on the strength of guidance ask their own for it."""
+"""The pipelines that were attached; samplers that depend on the strength of guidance ask their own for it, and U-Nets
+the one that calls them what it does."""
+
+_HOLDS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""How many blocks of `attached` keep a pipeline attached that was not so before."""
+
+_LOCK = threading.RLock()
 
 
 def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -229,7 +236,7 @@ def attach(pipe: Any) -> None:
     if hasattr(guider, "get_state") and guider not in ATTACHED:
         ATTACHED[guider] = GuiderHook(guider)
     if network is not pipe:
-        with suppress(TypeError):  # of objects that cannot be kept track of; their samplers ask for the strength
+        with suppress(TypeError), _LOCK:  # of objects that cannot be kept track of; their samplers ask for the strength
             PIPELINES.add(pipe)
 
 
@@ -238,13 +245,41 @@ def detach(pipe: Any) -> None:
     for thing in (_network(pipe), getattr(pipe, "guider", None)):
         if hook := ATTACHED.pop(thing, None) if thing is not None else None:
             hook.remove()
-    with suppress(TypeError):
+    with suppress(TypeError), _LOCK:
         PIPELINES.discard(pipe)
+
+
+@contextmanager
+def attached(pipe: Any) -> Iterator[None]:
+    """Context manager: the pipeline is attached, and afterwards as it was before. Blocks may overlap."""
+    with _LOCK:
+        first = pipe not in PIPELINES and not _HOLDS.get(pipe)
+        if first:
+            attach(pipe)
+        if first or pipe in _HOLDS:
+            _HOLDS[pipe] = _HOLDS.get(pipe, 0) + 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            if pipe in _HOLDS:
+                _HOLDS[pipe] -= 1
+                if not _HOLDS[pipe]:
+                    del _HOLDS[pipe]
+                    detach(pipe)
+
+
+def pipelines() -> list[Any]:
+    """The attached pipelines."""
+    if not PIPELINES:
+        return []
+    with _LOCK:
+        return list(PIPELINES)
 
 
 def pipelines_of(scheduler: Any) -> list[Any]:
     """The attached pipelines whose scheduler this very object is now."""
-    return [pipe for pipe in PIPELINES if getattr(pipe, "scheduler", None) is scheduler]
+    return [pipe for pipe in pipelines() if getattr(pipe, "scheduler", None) is scheduler]
 
 
 def _network(pipe: Any) -> torch.nn.Module:

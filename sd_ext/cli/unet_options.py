@@ -31,16 +31,15 @@ def wanted_options(recipe: Recipe) -> dict[str, Any] | None:
 
 def single_options(recipe: Recipe) -> dict[str, Any]:
     """The options of --unet-option. For errors see `wanted_options`."""
-    from ..unets.variant import FEATURES, OPTIONS
+    from ..unets.variant import DECLARED, OPTIONS
 
-    kinds = {name: kind for feature in FEATURES for name, kind in feature.kinds.items()}
     values: dict[str, Any] = {}
     for text in recipe.unet_option:
         name, value = split_option(text)
         if name not in OPTIONS:
             raise UnknownNameError("option of the U-Net", name, OPTIONS)
-        values[name] = typed(value, kinds[name])
-        check(values[name], kinds[name], "--unet-option", name)
+        values[name] = typed(value, DECLARED[name].kind)
+        check(values[name], DECLARED[name].kind, "--unet-option", name)
     return values
 
 

@@ -10,7 +10,11 @@ from typing import Any
 from .seam import seam
 
 
-@seam("_getframe", seen="CPython 3.10 to 3.14, sys; other Pythons need not have it", gone="guidance intervals")
+@seam(
+    "_getframe",
+    seen="CPython 3.10 to 3.14, sys; other Pythons need not have it",
+    gone="finding the pipeline that calls a U-Net",
+)
 def variables_of_caller(name: str) -> Mapping[str, Any]:
     """The variables of the innermost calling function, in this thread, that has a variable called `name`.
 

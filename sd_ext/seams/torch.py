@@ -164,17 +164,36 @@ def structure(module: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
     return copy.deepcopy({name: value for name, value in vars(module).items() if name not in left_out}, memo)
 
 
+@seam(
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    seen="torch 2.6 to 2.13, torch.nn.Module",
+    gone="copies of a U-Net that share its weights",
+)
+def drop_hooks(module: nn.Module, kind: type) -> None:
+    """Remove the forward hooks that are objects of a class from a module, not from those in it."""
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks: dict[int, Any] = getattr(module, name)
+        for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
+            for listed in (name, f"{name}_with_kwargs", f"{name}_always_called"):
+                getattr(module, listed, {}).pop(key, None)
+
+
 @seam("_modules", "_compiled_call_impl", seen="torch 2.6 to 2.13, torch.nn.Module", gone="reuse of a U-Net's features")
-def replica(module: Any, children: Mapping[str, Any], cls: type | None = None) -> Any:
+def replica(
+    module: Any, children: Mapping[str, Any], cls: type | None = None, attributes: Mapping[str, Any] | None = None
+) -> Any:
     """A shallow copy of a module with some children replaced; everything else is shared, hooks included.
 
     Args:
         module: the module, which is not changed.
         children: the new children by name; None for a child that shall be missing.
         cls: the copy's class; None means the module's.
+        attributes: attributes of the copy that differ; they hide children of the same name.
     """
     other: Any = object.__new__(cls or type(module))
     vars(other).update(vars(module))
+    vars(other).update(attributes or {})
     vars(other)["_compiled_call_impl"] = None  # what was compiled is bound to the module it was compiled for
     vars(other)["_modules"] = {**module._modules, **children}
     return other

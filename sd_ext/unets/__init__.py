@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .attention.processors import attention_report, set_attention
     from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
     from .guidance_interval import GuidanceInterval
+    from .inside.told import sampling
     from .variant import VariantUNet2DConditionModel
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "TokenReducedUNet2DConditionModel",
     "VariantUNet2DConditionModel",
     "attention_report",
+    "sampling",
     "set_attention",
 ]
 
@@ -31,6 +33,7 @@ _PLACES = {
     "TokenReducedUNet2DConditionModel": "classes",
     "VariantUNet2DConditionModel": "variant",
     "attention_report": "attention.processors",
+    "sampling": "inside.told",
     "set_attention": "attention.processors",
 }
 

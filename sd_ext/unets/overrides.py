@@ -1,7 +1,7 @@
 """Methods of `UNet2DConditionModel` that must do more in a model with features.
 
-Methods that set or read attention processors work with the features uninstalled. After methods that change the weights
-or their use, nothing computed before is reused.
+After methods that change the weights or their use, nothing computed before is reused. Runs go on: the steps that a run
+has made are its own, whatever the weights.
 """
 
 from __future__ import annotations
@@ -13,27 +13,21 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from ..seams.diffusers.records import expand_strengths_as
-from .inside.host import Host
+from .inside.host import Runs
 
-BELOW = ("set_attn_processor", "set_attention_slice")
 FORGETTING = (
+    *("set_attn_processor", "set_attention_slice"),
     *("load_lora_adapter", "add_adapter", "delete_adapters", "set_adapter", "unload_lora"),
     *("enable_adapters", "disable_adapters", "enable_lora", "disable_lora", "fuse_lora", "unfuse_lora"),
     *("fuse_qkv_projections", "unfuse_qkv_projections", "load_state_dict"),
 )
 
 
-class Overrides(Host):
+class Overrides(Runs):
     """Mixin, to stand before `UNet2DConditionModel`.
 
     Loading an IP-Adapter is covered, since it calls `set_attn_processor`.
     """
-
-    @property
-    def attn_processors(self) -> dict[str, Any]:
-        """The processors by name, without those that features have installed."""
-        with self.uninstalled():
-            return super().attn_processors  # type: ignore[misc]
 
     def set_adapters(self, adapter_names: Any, weights: Any = None) -> None:
         """Set which adapters are active and how strong, as in Diffusers.
@@ -51,20 +45,7 @@ class Overrides(Host):
         try:
             super().set_adapters(adapter_names, weights)  # type: ignore[misc]
         finally:
-            self.reset()
-
-
-def _below(name: str) -> Callable[..., Any]:
-    """A method that runs the plain U-Net's method of this name with the features uninstalled."""
-    inherited = getattr(UNet2DConditionModel, name)
-
-    @functools.wraps(inherited)
-    def method(self: Host, *args: Any, **kwargs: Any) -> Any:
-        with self.uninstalled():
-            self.reset()
-            return inherited(self, *args, **kwargs)
-
-    return method
+            self.forget()
 
 
 def _forgetting(name: str) -> Callable[..., Any]:
@@ -72,16 +53,15 @@ def _forgetting(name: str) -> Callable[..., Any]:
     inherited = getattr(UNet2DConditionModel, name)
 
     @functools.wraps(inherited)
-    def method(self: Host, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Runs, *args: Any, **kwargs: Any) -> Any:
         try:
             return inherited(self, *args, **kwargs)
         finally:
-            self.reset()
+            self.forget()
 
     return method
 
 
-for _names, _more in ((BELOW, _below), (FORGETTING, _forgetting)):
-    for _name in _names:
-        if hasattr(UNet2DConditionModel, _name):  # not every version of Diffusers has all of them
-            setattr(Overrides, _name, _more(_name))
+for _name in FORGETTING:
+    if hasattr(UNet2DConditionModel, _name):  # not every version of Diffusers has all of them
+        setattr(Overrides, _name, _forgetting(_name))

@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -22,26 +21,33 @@ from ..seams.diffusers.records import bare_constructor, record_as_ours, write_op
 from ..seams.torch import uncompiled
 from .attention.processors import AttentionSwitch
 from .features.cache import DeepFeatureCache
-from .features.feature import Feature, Inner
+from .features.feature import Feature, Inner, check_conflicts
 from .features.freeu import FreeU, FreeUSwitch, adopted
 from .features.gate import CrossAttentionGate
 from .features.highres import HighRes
+from .features.options import Option
 from .features.perturbed import PerturbedGuidance
 from .features.tokens import TokenReduction
+from .inside.host import Host, Runs
 from .inside.sharing import share
+from .inside.steps import States
+from .inside.told import UNTOLD, tell
 from .overrides import Overrides
 
-FEATURES: tuple[Feature, ...] = (
-    PerturbedGuidance(),
-    HighRes(),
-    TokenReduction(),
-    FreeU(),
-    CrossAttentionGate(),
-    DeepFeatureCache(),
+FEATURES: tuple[type[Feature], ...] = (
+    PerturbedGuidance,
+    HighRes,
+    TokenReduction,
+    FreeU,
+    CrossAttentionGate,
+    DeepFeatureCache,
 )
 """All features, outermost first. Those with `before_steps` (guidance) must come before all others."""
 
-OPTIONS: dict[str, Any] = {name: value for feature in FEATURES for name, value in feature.options.items()}
+DECLARED: dict[str, Option] = {name: option for feature in FEATURES for name, option in feature.options.items()}
+"""What is declared of every option."""
+OPTIONS: dict[str, Any] = {name: option.neutral for name, option in DECLARED.items()}
+"""Every option with its neutral value."""
 PLAIN = UNet2DConditionModel
 EAGER: Callable[..., Any] = torch.compiler.disable(PLAIN.forward)
 ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
@@ -50,7 +56,7 @@ ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
 
 
-class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, Overrides, UNet2DConditionModel):
+class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, Overrides, Runs, UNet2DConditionModel):
     """`UNet2DConditionModel` with this package's features. Takes all of its arguments, and the options of the features.
 
     Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class can load what
@@ -114,11 +120,10 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
     def _begin(self, options: dict[str, Any]) -> None:
         """Finish the construction, once modules and config exist."""
-        self.begin()
+        self._states = States()
         self._compiled = None
-        self._undo: list[Callable[[], None]] = []
-        self._wraps: tuple[Feature, ...] | None = ()
-        self._out = 0
+        self._active: tuple[Feature, ...] = ()
+        self._wraps: tuple[Feature, ...] | None = None
         self._apply_options(options)
 
     # ---- options -----------------------------------------------------------------------------------------------------
@@ -139,55 +144,38 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
 
     @property
     def active_features(self) -> tuple[Feature, ...]:
-        """The features that are switched on, outermost first."""
-        return tuple(feature for feature in FEATURES if not feature.is_neutral(self.config))
+        """The features that are switched on, as they are bound to this model, outermost first."""
+        return self._active
 
     def _apply_options(self, options: dict[str, Any]) -> None:
         options = copy.deepcopy(options)  # its lists may belong to the caller, or be defaults that all models share
-        for feature in FEATURES:
-            for name, kind in feature.kinds.items():
-                check(options[name], kind, type(self).__name__, name)
-            if not feature.is_neutral(options):
-                feature.validate(self, options)
-        with self.uninstalled():
+        for name, option in DECLARED.items():
+            check(options[name], option.kind, type(self).__name__, name)
+        host: Host = self
+        bound = tuple(feature.bind(host, options) for feature in FEATURES if not feature.is_neutral(options))
+        check_conflicts(bound)
+        with self._states.lock:
+            for feature in self._active:
+                feature.undo()
+            for feature in bound:
+                feature.install()
+            wraps = tuple(feature for feature in bound if feature.wraps())
+            self._active, self._wraps = bound, wraps or None
             write_options(self, options)
         self.reset()
-        active = self.active_features
-        counts = any(feature.needs_steps or (feature.wraps and not feature.before_steps) for feature in active)
-        wraps = tuple(feature for feature in active if feature.wraps)
-        self._wraps = wraps if wraps or counts else None
-
-    @contextmanager
-    def uninstalled(self) -> Iterator[None]:
-        """Context manager: the model without its features' changes, which are installed anew afterwards."""
-        self._out += 1
-        while self._undo:
-            self._undo.pop()()
-        try:
-            yield
-        finally:
-            self._out -= 1
-            if not self._out:
-                self._install()
-
-    def _install(self) -> None:
-        for feature in self.active_features:
-            undo = feature.install(self, self.config)
-            if undo is not None:
-                self._undo.append(undo)
 
     def describe(self) -> str:
         """The features that are on with their options, such as `cache (cache_interval=3)`; "plain" if none."""
         parts = []
         for feature in self.active_features:
-            changed = {name: self.config[name] for name, neutral in feature.options.items()}
-            shown = ", ".join(f"{k}={v!r}" for k, v in changed.items() if v != feature.options[k])
+            values = {name: (self.config[name], option.neutral) for name, option in feature.options.items()}
+            shown = ", ".join(f"{name}={value!r}" for name, (value, neutral) in values.items() if value != neutral)
             parts.append(f"{feature.name} ({shown})")
         return "; ".join(parts) or "plain"
 
     def reuse_keys(self) -> tuple[Hashable, ...]:
         """The active features' values that must be equal in two calls for one to reuse features of the other."""
-        return tuple(feature.reuse_key(self, self.config) for feature in self.active_features)
+        return tuple(feature.reuse_key() for feature in self._active)
 
     # ---- the call ----------------------------------------------------------------------------------------------------
 
@@ -211,21 +199,23 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
         inner: Inner = self._run
         wraps = self._wraps or ()
         for feature in reversed([feature for feature in wraps if not feature.before_steps]):
-            inner = functools.partial(feature.forward, self, inner)
+            inner = functools.partial(feature.forward, inner)
         inner = functools.partial(self._counted, inner)
         for feature in reversed([feature for feature in wraps if feature.before_steps]):
-            inner = functools.partial(feature.forward, self, inner)
+            inner = functools.partial(feature.forward, inner)
+        state = self._states.current()
+        state.told = tell(self, timestep, len(sample))
         try:
             prediction = inner(sample, timestep, encoder_hidden_states, **kwargs)
         finally:
-            self._states.current().call = None
+            state.call, state.told = None, UNTOLD
         return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
 
     def _counted(
         self, inner: Callable[..., torch.Tensor], sample: Any, timestep: Any, *args: Any, **kwargs: Any
     ) -> Any:
         call = self._states.observe(timestep)
-        call.model = self
+        call.model = self._states.current().base or self
         return inner(sample, timestep, *args, **kwargs)
 
     def _run(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any) -> torch.Tensor:
@@ -242,15 +232,16 @@ class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, O
     # ---- copies ------------------------------------------------------------------------------------------------------
 
     def _bare_copy(self) -> dict[str, Any]:
-        """The attributes for a copy that shares the weights and has no features installed."""
-        with self.uninstalled():
-            return share(self)
+        """The attributes for a copy that shares the weights and has no features; this model is not changed by it."""
+        with self._states.lock:
+            return share(self, without=("_active", "_wraps", "_states"))
 
     def __getstate__(self) -> dict[str, Any]:
         return self._bare_copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        PLAIN.disable_freeu(self)
         self._begin({name: self.config[name] for name in OPTIONS})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

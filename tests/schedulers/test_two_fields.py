@@ -179,8 +179,8 @@ def test_with_an_interval_of_guidance(pipe):
     """In steps without guidance its network gives one half twice."""
     attach(pipe)
     interval = sd_ext.GuidanceInterval(0.2, 0.6, pipe)
-    with recorded(pipe) as steps, quiet():
-        draw(pipe, callback_on_step_end=interval)
+    with recorded(pipe) as steps, quiet(), interval:
+        draw(pipe)
     sizes = [len(outputs[-1]) for outputs, *_ in steps]
     assert sizes == [1, 2, 2, 1, 1]
     results = [step[-1] for step in steps]

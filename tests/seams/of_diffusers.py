@@ -225,13 +225,13 @@ def processors_are_told_and_made() -> None:
 # ---- pipelines -------------------------------------------------------------------------------------------------------
 
 
-@probe("diffusers.running_call", "diffusers.count_steps", "diffusers.is_guided")
+@probe("diffusers.running_pipeline", "diffusers.count_steps", "diffusers.is_guided")
 def the_pipeline_that_calls_is_found(tiny_pipeline: Any) -> None:
     seen = []
 
     def look(*_: Any) -> None:
-        pipe, callback = pipelines.running_call()
-        seen.append((pipe, callback, pipelines.count_steps(pipe), pipelines.is_guided(pipe)))
+        pipe = pipelines.running_pipeline()
+        seen.append((pipe, pipelines.count_steps(pipe, 9), pipelines.batch_parts(pipe)))
 
     def done(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return tensors
@@ -243,9 +243,10 @@ def the_pipeline_that_calls_is_found(tiny_pipeline: Any) -> None:
             tiny_pipeline("a", callback_on_step_end=done, **options)
     finally:
         handle.remove()
-    assert seen == [(tiny_pipeline, done, 2, False)] * 2 + [(tiny_pipeline, done, 2, True)] * 2
+    halves = ("unconditional", "conditional")
+    assert seen == [(tiny_pipeline, 2, halves[1:])] * 2 + [(tiny_pipeline, 2, halves)] * 2
     assert pipelines.can_be_guided(tiny_pipeline)
-    assert pipelines.running_call() == (None, None)
+    assert pipelines.running_pipeline() is None
 
 
 @probe("diffusers.has_three_branches")

@@ -112,6 +112,21 @@ def replicas_have_other_children() -> None:
     assert other[1] is module[1]
 
 
+@probe("torch.drop_hooks")
+def hooks_of_a_class_are_dropped() -> None:
+    class Hook:
+        def __call__(self, *_: Any) -> None: ...
+
+    module, others = nn.ReLU(), []
+    module.register_forward_hook(Hook(), with_kwargs=True, always_call=True)
+    module.register_forward_pre_hook(Hook(), with_kwargs=True)
+    module.register_forward_hook(lambda *_: others.append(1))
+    seam.drop_hooks(module, Hook)
+    module(torch.ones(1))
+    assert others == [1]
+    assert [len(value) for name, value in vars(module).items() if "_forward_" in name] == [1, 0, 0, 0, 0]
+
+
 @probe("torch.shadowed")
 def attributes_are_hidden_for_a_while() -> None:
     plain, registered = nn.Module(), nn.Module()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,14 +17,13 @@ from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention.processors import _layers
 from sd_ext.unets.guidance_interval import GuidanceInterval
-from sd_ext.unets.inside import say
 
 from .tiny import build
 
 STEPS = 5
 
 
-def draw(pipe, callback=None, **options):
+def draw(pipe, interval=None, callback=None, **options):
     generator = [torch.Generator().manual_seed(i) for i in range(2)]
     given = {
         "num_inference_steps": STEPS,
@@ -31,7 +32,8 @@ def draw(pipe, callback=None, **options):
         "generator": generator,
         **options,
     }
-    return pipe(["a", "b c"], callback_on_step_end=callback, **given).images
+    with interval or contextlib.nullcontext():
+        return pipe(["a", "b c"], callback_on_step_end=callback, **given).images
 
 
 @pytest.fixture
@@ -74,8 +76,7 @@ def test_half_the_batch_is_computed_outside(tiny_pipeline, batches, start, stop)
 
 def test_the_full_interval_changes_no_bit(tiny_pipeline):
     expected = draw(tiny_pipeline)
-    for interval in (GuidanceInterval(), GuidanceInterval(pipe=tiny_pipeline)):
-        assert (draw(tiny_pipeline, interval) == expected).all()
+    assert (draw(tiny_pipeline, GuidanceInterval(pipe=tiny_pipeline)) == expected).all()
 
 
 @given(start=st.integers(0, 5), length=st.integers(1, 6), steps=st.integers(1, 6))
@@ -107,15 +108,16 @@ def test_one_object_serves_many_calls(tiny_pipeline, batches):
     assert batches == [4] * STEPS
 
 
-@pytest.mark.parametrize("kind", [None, diffusers.StableDiffusionImg2ImgPipeline])
-def test_without_the_pipeline_the_first_step_is_guided_and_that_is_said(tiny_pipeline, batches, caplog, kind):
-    """Or with another than calls it."""
-    say.forget()
-    interval = GuidanceInterval(0.4, 0.8, kind and kind(**tiny_pipeline.components, requires_safety_checker=False))
-    for _ in range(2):
-        draw(tiny_pipeline, interval)
-    assert batches == 2 * [4, 2, 4, 4, 2]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+def test_it_holds_for_its_own_thread_and_blocks_do_not_nest(tiny_pipeline, batches):
+    with GuidanceInterval(0.4, 0.8, tiny_pipeline):
+        thread = threading.Thread(target=lambda: draw(tiny_pipeline))
+        thread.start()
+        thread.join()
+        assert batches == [4] * STEPS
+        with pytest.raises(InputError, match="within another"), GuidanceInterval(0.4, 0.8, tiny_pipeline):
+            pass
+        draw(tiny_pipeline)
+    assert batches[STEPS:] == [2, 2, 4, 4, 2]
 
 
 def test_a_run_that_breaks_off_leaves_no_trace(tiny_pipeline, batches):
@@ -126,7 +128,7 @@ def test_a_run_that_breaks_off_leaves_no_trace(tiny_pipeline, batches):
         raise Stop
 
     with pytest.raises(Stop):
-        draw(tiny_pipeline, GuidanceInterval(0.8, 1.0, tiny_pipeline, then=stop))
+        draw(tiny_pipeline, GuidanceInterval(0.8, 1.0, tiny_pipeline), stop)
     batches.clear()
     draw(tiny_pipeline)
     assert batches == [4] * STEPS
@@ -141,9 +143,8 @@ def test_a_call_that_fails_before_its_first_step_leaves_no_trace(tiny_pipeline, 
     assert batches == [4] * STEPS
 
 
-@pytest.mark.parametrize("last", [True, False])
-def test_other_pipelines_with_the_same_network(tiny_pipeline, batches, last):
-    """They may run between two steps, from a callback before or after this one."""
+def test_other_pipelines_with_the_same_network(tiny_pipeline, batches):
+    """They may run between two steps, from a callback."""
     scheduler = type(tiny_pipeline.scheduler).from_config(tiny_pipeline.scheduler.config)
     parts = {**tiny_pipeline.components, "scheduler": scheduler}
     other = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
@@ -151,22 +152,15 @@ def test_other_pipelines_with_the_same_network(tiny_pipeline, batches, last):
     expected = draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline))
     alone, seen = draw(other), []
 
-    class Interrupt(diffusers.callbacks.PipelineCallback):
-        tensor_inputs = ("latents",)
+    def interrupt(pipe, step, timestep, tensors):
+        seen.append(draw(other))
+        return tensors
 
-        def callback_fn(self, pipe, step, timestep, tensors):
-            seen.append(draw(other))
-            return tensors
-
-    callbacks = [GuidanceInterval(0.4, 0.8, tiny_pipeline), Interrupt()]
     batches.clear()
-    got = draw(tiny_pipeline, MultiPipelineCallbacks(callbacks if last else callbacks[::-1]))
+    got = draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline), interrupt)
     assert (got == expected).all()
     assert all((picture == alone).all() for picture in seen)
     assert batches[:: STEPS + 1] == [2, 2, 4, 4, 2]
-    with_then = GuidanceInterval(0.4, 0.8, tiny_pipeline, then=Interrupt())
-    assert (draw(tiny_pipeline, with_then) == expected).all()
-    assert all((picture == alone).all() for picture in seen)
 
 
 def test_a_compiled_network(tiny_pipeline):
@@ -193,20 +187,6 @@ def test_several_pictures_for_a_prompt(tiny_pipeline, batches):
     generators = [torch.Generator().manual_seed(i) for i in range(4)]
     draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline), num_images_per_prompt=2, generator=generators)
     assert batches == [4, 4, 8, 8, 4]
-
-
-def test_chained(tiny_pipeline, batches):
-    seen = []
-
-    def note(pipe, step, timestep, tensors):
-        seen.append((step, sorted(tensors)))
-        return tensors
-
-    names = ("latents", "prompt_embeds")
-    draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline, then=note, then_inputs=names))
-    assert seen == [(i, list(names)) for i in range(STEPS)]
-    draw(tiny_pipeline, MultiPipelineCallbacks([GuidanceInterval(0.4, 0.8, tiny_pipeline)]))
-    assert batches == 2 * [2, 2, 4, 4, 2]
 
 
 @pytest.mark.parametrize("name", ["euler", "dpm++ 2m", "heun", "ddim"])
@@ -322,13 +302,15 @@ def test_a_variant_with_perturbed_guidance(tiny_pipeline):
 def test_bad_intervals(tiny_pipeline):
     for ends in ((0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (float("nan"), 1), ("0", 1)):
         with pytest.raises(InputError, match="start and stop must be"):
-            GuidanceInterval(*ends)
+            GuidanceInterval(*ends, tiny_pipeline)
     for sigma in ((3, 1), (1,), 5, ("1", 3)):
         with pytest.raises(InputError, match="sigma must be"):
-            GuidanceInterval(sigma=sigma)
+            GuidanceInterval(sigma=sigma, pipe=tiny_pipeline)
     with pytest.raises(InputError, match="not a guided pipeline"):
         GuidanceInterval(0.2, 0.8, torch.nn.Linear(1, 1))
     pag = diffusers.StableDiffusionPAGPipeline(**tiny_pipeline.components, requires_safety_checker=False)
     with pytest.raises(InputError, match="three branches"):
         GuidanceInterval(0.2, 0.8, pag)
-    assert repr(GuidanceInterval(0.2, 0.8)) == "GuidanceInterval(0.2, 0.8)"
+    with pytest.raises(InputError, match="give it the pipeline"):
+        GuidanceInterval(0.2, 0.8)
+    assert repr(GuidanceInterval(0.2, 0.8, tiny_pipeline)) == "GuidanceInterval(0.2, 0.8)"

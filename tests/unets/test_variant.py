@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import pickle
+import threading
 import types
 from typing import Any
 
@@ -20,7 +21,7 @@ import sd_ext
 from sd_ext import CachedUNet2DConditionModel, TokenReducedUNet2DConditionModel, VariantUNet2DConditionModel
 from sd_ext.declared import check
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.unets.variant import FEATURES, OPTIONS
+from sd_ext.unets.variant import DECLARED, FEATURES, OPTIONS
 
 from .tiny import CONFIGS, FULL_SIZE, K_BLOCKS, build, control, draw, inputs
 
@@ -280,10 +281,10 @@ def test_models_that_cannot_be_cut_say_so():
 # ---- manners ---------------------------------------------------------------------------------------------------------
 
 
-def test_features_hold_no_state_and_every_option_belongs_to_one():
+def test_every_option_belongs_to_one_feature_and_is_described():
     assert len(OPTIONS) == sum(len(feature.options) for feature in FEATURES)
     assert all(feature.is_neutral(OPTIONS) for feature in FEATURES)
-    assert all(not vars(feature) for feature in FEATURES)
+    assert all(option.help for option in DECLARED.values())
     json.dumps(OPTIONS)
 
 
@@ -472,6 +473,55 @@ def test_lora_lifecycle():
     assert exact(100)
 
 
+def test_changed_weights_forget_features_and_not_the_step():
+    variant = VariantUNet2DConditionModel.from_unet(build(), pag_scale=2.0, pag_interval=[0.5, 1.0])
+    for name in "ab":
+        variant.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), name)
+    passes = []
+    variant.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    timesteps = torch.arange(900, -1, -100)
+    for changes in ((), (5,), range(10)):
+        counts = []
+        for i, t in enumerate(timesteps.clone()):
+            if i in changes:
+                variant.set_adapters(["a", "b"], [1 - i / 10, i / 10])
+            passes.clear()
+            with torch.no_grad():
+                variant(**inputs(variant, timestep=t))
+            counts.append(len(passes))
+        assert counts == [1] * 5 + [2] * 5
+
+
+def test_readers_copies_and_changes_of_weights_beside_eight_that_draw():
+    options = {"token_merge_ratio": 0.5, "highres_factor": 1.5, "highres_until": 1.0, "pag_scale": 2.0}
+    freeu = {"freeu_s1": 0.9, "freeu_s2": 0.2, "freeu_b1": 1.2, "freeu_b2": 1.4}
+    variant = VariantUNet2DConditionModel.from_unet(build(), **options, **freeu)
+    variant.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "one")
+    expected, done, results = run(variant), [], []
+
+    def draws() -> None:
+        results.extend(run(variant) for _ in range(2))
+
+    def reads() -> None:
+        while not done:
+            processors = variant.attn_processors
+            variant.set_adapters(["one"], [1.0])
+            sd_ext.attention_report(variant)
+            copied = copy.deepcopy(variant)
+            assert processors.keys() == copied.attn_processors.keys()
+            results.append(run(copied))
+
+    drawing, reading = [threading.Thread(target=draws) for _ in range(8)], threading.Thread(target=reads)
+    for thread in (*drawing, reading):
+        thread.start()
+    for thread in drawing:
+        thread.join()
+    done.append(1)
+    reading.join()
+    assert len(results) > 16, "the reader has failed"
+    assert all(torch.equal(result, expected) for result in results)
+
+
 @pytest.mark.parametrize("weights", [0.5, {"down": 0.25}, {"up": {"block_1": [0.1, 0.2]}, "mid": 0.0}])
 def test_lora_weights_by_block(weights):
     plain = build()
@@ -508,15 +558,14 @@ STRANGE = ["false", 1, True, 1.5, float("nan"), None, [], [1, "x"], ["mid"], {},
 def test_values_of_other_types_are_refused_by_name():
     """Whether the feature is on or not: what is written into a config is of the declared type."""
     variant = VariantUNet2DConditionModel.from_unet(build())
-    assert OPTIONS.keys() == {name for feature in FEATURES for name in feature.kinds}
-    for feature in FEATURES:
-        for name, kind in feature.kinds.items():
-            check(feature.options[name], kind, name)
-            wrong = [value for value in STRANGE if not fits(value, kind)]
-            assert len(wrong) > 5
-            for value in wrong:
-                with pytest.raises(InputError, match=f"^VariantUNet2DConditionModel: {name}.* must be .*, got "):
-                    variant.set_options(**{name: value})
+    for name, option in DECLARED.items():
+        check(option.neutral, option.kind, name)
+        option.check(name, option.neutral)
+        wrong = [value for value in STRANGE if not fits(value, option.kind)]
+        assert len(wrong) > 5
+        for value in wrong:
+            with pytest.raises(InputError, match=f"^VariantUNet2DConditionModel: {name}.* must be .*, got "):
+                variant.set_options(**{name: value})
     assert variant.describe() == "plain"
 
 

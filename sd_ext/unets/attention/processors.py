@@ -7,7 +7,6 @@ exception if a GPU or a package is missing: torch's SDPA is used instead, and th
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -160,13 +159,12 @@ def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
     if backend not in kernels.BACKENDS:
         raise UnknownNameError("attention backend", backend, kernels.BACKENDS)
     found = _layers(pipe_or_model)
-    with contextlib.ExitStack() as stack:
-        for model in _models(pipe_or_model).values():
-            below = getattr(model, "uninstalled", None)  # uninstall a variant's features, which wrap processors
-            stack.enter_context(below() if callable(below) else contextlib.nullcontext())  # type: ignore[arg-type]
-        for attn in found.values():
-            if _is_replaceable(attn):
-                attn.set_processor(_default(attn) if backend == "default" else _PROCESSORS[backend]())
+    for attn in found.values():
+        if _is_replaceable(attn):
+            attn.set_processor(_default(attn) if backend == "default" else _PROCESSORS[backend]())
+    for model in _models(pipe_or_model).values():
+        if callable(forget := getattr(model, "forget", None)):
+            forget()  # what a variant remembers was computed by other kernels
     report = attention_report(pipe_or_model)
     _announce(backend, report)
     return report

@@ -7,4 +7,5 @@ tokens           fewer tokens, and tiles, in self-attention
 highres          large pictures
 perturbed        perturbed-attention and smoothed-energy guidance
 freeu            FreeU
+options          what is declared of an option
 """

@@ -15,6 +15,7 @@ from ..inside.steps import Call
 from ..inside.views import Cut, Replay
 from . import cache_schedule
 from .feature import Feature, Inner, Options
+from .options import Option
 
 WHOLE = "cache: last step that ran whole"
 
@@ -61,57 +62,65 @@ class DeepFeatureCache(Feature):
     """
 
     name = "cache"
-    options: ClassVar[dict[str, Any]] = {
-        "cache_interval": 1,
-        "cache_depth": None,
-        "cache_layer": None,
-        "cache_schedule": "uniform",
-        "cache_threshold": 0.0,
-    }
-    kinds: ClassVar[dict[str, Any]] = {
-        "cache_interval": int,
-        "cache_depth": int | None,
-        "cache_layer": int | None,
-        "cache_schedule": str | list[int],
-        "cache_threshold": float,
+    options: ClassVar[dict[str, Option]] = {
+        "cache_interval": Option(
+            1,
+            int,
+            "the whole network runs every so many steps (DeepCache, arXiv 2312.00858)",
+            lambda value: value >= 1,
+            "a whole number from 1 on",
+        ),
+        "cache_depth": Option(
+            None, int | None, "where it is cut: deeper is slower and closer to the exact picture; None is the family's"
+        ),
+        "cache_layer": Option(None, int | None, "the same, within the depth"),
+        "cache_schedule": Option(
+            "uniform", str | list[int], '"uniform", "front-loaded", a list of the steps that run whole, or "threshold"'
+        ),
+        "cache_threshold": Option(
+            0.0,
+            float,
+            'for "threshold" alone: the relative change of the features, such as 0.2, that asks for a whole step',
+        ),
     }
 
-    def is_neutral(self, options: Options) -> bool:
+    @classmethod
+    def is_neutral(cls, options: Options) -> bool:
         schedule = options["cache_schedule"]
         if schedule == "threshold":
             return options["cache_threshold"] == 0
         interval = options["cache_interval"]
         return interval == 1 and schedule in ("uniform", "front-loaded")
 
-    def validate(self, unet: Host, options: Options) -> None:
-        interval = options["cache_interval"]
-        if interval < 1:
-            raise InputError(f"cache_interval must be a whole number from 1 on, got {interval!r}")
-        cache_schedule.check(options["cache_schedule"], options["cache_threshold"])
-        chosen_cut(unet, options)
+    def __init__(self, host: Host, options: Options):
+        super().__init__(host, options)
+        self.interval, self.schedule = options["cache_interval"], options["cache_schedule"]
+        cache_schedule.check(self.schedule, options["cache_threshold"])
+        self.threshold = options["cache_threshold"] if self.schedule == "threshold" else None
+        self.cut = chosen_cut(host, options)
 
     def forward(
-        self, unet: Host, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
+        self, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
     ) -> torch.Tensor:
-        call = unet.call
+        unet, call, memory = self.host, self.host.call, self.host.memory
         assert call is not None  # this feature runs where steps are counted
-        entries: dict[int, _Entry] = unet.memory.setdefault(self.name, {})
+        entries: dict[int, _Entry] = memory.setdefault(self.name, {})
         reason = _obstacle(unet, kwargs)
         if reason is not None:
             unet.say_once(f"the cache is not used and the exact network runs: {reason}")
             entries.pop(call.branch, None)
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
-        step = _Step(unet, call, inner, (sample, timestep, encoder_hidden_states), kwargs)
+        step = _Step(self, call, inner, (sample, timestep, encoder_hidden_states), kwargs)
         entry = entries.get(call.branch)
-        planned = cache_schedule.is_full(unet.config["cache_schedule"], unet.config["cache_interval"], call.step)
+        planned = cache_schedule.is_full(self.schedule, self.interval, call.step)
         # Guidance uses differences between a step's calls, so their features should come from the same step.
-        whole = planned or call.exact or call.rises or unet.memory.get(WHOLE) == call.step
+        whole = planned or call.exact or call.rises or memory.get(WHOLE) == call.step
         if entry is not None and not whole and step.fits(entry):
             prediction = step.shallow(entry)
             if prediction is not None:
                 return prediction
         prediction, entry = step.whole()
-        unet.memory[WHOLE] = call.step
+        memory[WHOLE] = call.step
         if call.branch < BRANCHES:
             entries[call.branch] = entry
         return prediction
@@ -120,12 +129,18 @@ class DeepFeatureCache(Feature):
 class _Step:
     """One call of the network, which can be computed in two ways: `shallow` or `whole`."""
 
-    def __init__(self, unet: Host, call: Call, inner: Inner, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]):
-        self.unet, self.inner, self.inputs, self.kwargs = unet, inner, inputs, kwargs
+    def __init__(
+        self,
+        cache: DeepFeatureCache,
+        call: Call,
+        inner: Inner,
+        inputs: tuple[Any, Any, Any],
+        kwargs: dict[str, Any],
+    ):
+        self.inner, self.inputs, self.kwargs = inner, inputs, kwargs
         self.call, self.model = call, call.model
-        self.cut = chosen_cut(unet, unet.config)
-        self.threshold = unet.config["cache_threshold"] if unet.config["cache_schedule"] == "threshold" else None
-        self.key = _key(unet, inputs, kwargs)
+        self.cut, self.threshold = cache.cut, cache.threshold
+        self.key = _key(cache.host, inputs, kwargs)
         self.conditions = conditions(inputs[2], kwargs)
 
     def fits(self, entry: _Entry) -> bool:

@@ -14,6 +14,19 @@ from ...errors import InputError
 from ...seams.diffusers.unets import freeu_factors
 from ..inside.host import Host
 from .feature import Feature, Options
+from .options import Option
+
+PLAIN: Any = UNet2DConditionModel
+
+
+def _factor(of: str) -> Option:
+    return Option(
+        None,
+        float | None,
+        f"factor {of}",
+        lambda value: value is None or value > 0,
+        "a number above 0, or None for off",
+    )
 
 
 class FreeU(Feature):
@@ -29,25 +42,27 @@ class FreeU(Feature):
     """
 
     name: ClassVar[str] = "FreeU"
-    options: ClassVar[dict[str, Any]] = {"freeu_s1": None, "freeu_s2": None, "freeu_b1": None, "freeu_b2": None}
-    kinds: ClassVar[dict[str, Any]] = dict.fromkeys(options, float | None)
+    options: ClassVar[dict[str, Option]] = {
+        "freeu_s1": _factor("of the skip features in the lowest stage (FreeU, arXiv 2309.11497); all four or none"),
+        "freeu_s2": _factor("of the skip features in the stage above"),
+        "freeu_b1": _factor("of the backbone's features in the lowest stage"),
+        "freeu_b2": _factor("of the backbone's features in the stage above"),
+    }
 
-    def validate(self, unet: Host, options: Options) -> None:
-        """Check that all four factors are given and positive."""
+    def __init__(self, host: Host, options: Options):
+        super().__init__(host, options)
         missing = [name for name in self.options if options[name] is None]
         if missing:
             raise InputError(f"FreeU needs all of {', '.join(self.options)}; {', '.join(missing)} missing")
-        for name in self.options:
-            value = options[name]
-            if value <= 0:
-                raise InputError(f"{name} must be a number above 0, or None for off; got {value!r}")
+        self.factors = {name.removeprefix("freeu_"): float(options[name]) for name in self.options}
 
-    def install(self, unet: Host, options: Options) -> Callable[[], None]:
+    def install(self) -> None:
         """Call Diffusers' own `enable_freeu`, not the override in `FreeUSwitch`, which would set the options again."""
-        factors = {name.removeprefix("freeu_"): float(options[name]) for name in self.options}
-        plain: Any = UNet2DConditionModel
-        plain.enable_freeu(unet, **factors)
-        return lambda: plain.disable_freeu(unet)
+        PLAIN.enable_freeu(self.host, **self.factors)
+
+    def undo(self) -> None:
+        """Call Diffusers' own `disable_freeu`."""
+        PLAIN.disable_freeu(self.host)
 
 
 def adopted(unet: UNet2DConditionModel) -> dict[str, Any]:
@@ -66,4 +81,4 @@ class FreeUSwitch:
 
     def disable_freeu(self) -> None:
         """As in Diffusers; the factors are also removed from the config."""
-        self.set_options(**FreeU.options)
+        self.set_options(**dict.fromkeys(FreeU.options))

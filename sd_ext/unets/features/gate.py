@@ -12,10 +12,11 @@ from ...errors import InputError
 from ...seams.diffusers.attention import is_cross
 from ...seams.diffusers.unets import is_transformer_block
 from ..inside import views
-from ..inside.branches import conditional_half
+from ..inside.branches import conditional_half, say_unsure
 from ..inside.host import Host
 from ..inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
 from .feature import Feature, Inner, Options
+from .options import Option
 
 
 class Frozen(nn.Module):
@@ -65,28 +66,42 @@ class CrossAttentionGate(Feature):
     Options:
         attention_gate: the number of steps with cross-attention; 0 or None means all steps, which switches the feature
             off.
-        attention_gate_mean: keep the mean of the two halves, if the batch consists of both, which is detected once a
-            run by comparing them. Halves in separate calls keep their own outputs.
+        attention_gate_mean: keep the mean of the two halves, if the batch is said to consist of both (see
+            `inside/told.py`). Halves in separate calls keep their own outputs.
     """
 
     name = "gate"
-    options: ClassVar[dict[str, Any]] = {"attention_gate": 0, "attention_gate_mean": False}
-    kinds: ClassVar[dict[str, Any]] = {"attention_gate": int | None, "attention_gate_mean": bool}
+    options: ClassVar[dict[str, Option]] = {
+        "attention_gate": Option(
+            0,
+            int | None,
+            "cross-attention is frozen after so many steps (T-GATE, arXiv 2404.02747)",
+            lambda value: value is None or value >= 0,
+            "a whole number of steps, or 0 for none",
+        ),
+        "attention_gate_mean": Option(
+            False,
+            bool,
+            "the paper's way: the mean of both halves, which ends guidance there; else each keeps its own",
+        ),
+    }
 
-    def is_neutral(self, options: Options) -> bool:
+    @classmethod
+    def is_neutral(cls, options: Options) -> bool:
         return options["attention_gate"] in (0, None)
 
-    def validate(self, unet: Host, options: Options) -> None:
-        gate = options["attention_gate"]
-        if gate < 0:
-            raise InputError(f"attention_gate must be a whole number of steps, or 0 for none, got {gate!r}")
-        if not cross_attentions(unet):
-            raise InputError(f"attention_gate must be 0: this model has no cross-attention to freeze, got {gate!r}")
+    def __init__(self, host: Host, options: Options):
+        super().__init__(host, options)
+        self.gate, self.mean = options["attention_gate"], options["attention_gate_mean"]
+        if not cross_attentions(host.network):
+            raise InputError(
+                f"attention_gate must be 0: this model has no cross-attention to freeze, got {self.gate!r}"
+            )
 
     def forward(
-        self, unet: Host, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
+        self, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
     ) -> torch.Tensor:
-        call, gate = unet.call, unet.config["attention_gate"]
+        unet, call, gate = self.host, self.host.call, self.gate
         assert call is not None  # this feature runs where steps are counted
         reason = views.obstacle(unet)
         if reason is not None:
@@ -106,7 +121,9 @@ class CrossAttentionGate(Feature):
         if not all(hasattr(capture, "kept") for capture in captures.values()):
             unet.say_once("cross-attention is not frozen: a block's forward has been replaced")
             return prediction
-        mean = unet.config["attention_gate_mean"]
+        mean = self.mean and unet.told.guided
+        if self.mean and not unet.told.sure and call.step == gate - 1:
+            say_unsure(unet, sample)
         if call.branch < BRANCHES:
             records[call.branch] = _recorded(captures, sample, now, kind, mean)
         return prediction
@@ -124,7 +141,7 @@ def _recorded(
     # Cloned, because in a compiled CUDA graph the next call overwrites that memory.
     """Make a record of the captured outputs; if `mean` is set, averaged over the two halves of guidance."""
     outputs, rows = {name: capture.kept.clone() for name, capture in captures.items()}, len(sample)
-    if mean and rows % 2 == 0 and torch.equal(sample[: rows // 2], sample[rows // 2 :]):
+    if mean:
         rows //= 2
         outputs = {name: (output[:rows] + output[rows:]) / 2 for name, output in outputs.items()}
     return _Record(outputs, rows, kind, list(map(Noted.of, now)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +14,7 @@ from ..inside.hooks import Hooks
 from ..inside.host import Host
 from ..inside.shrinking import Shrink, pairs, resized_residuals
 from .feature import Feature, Inner, Options
+from .options import Option
 
 TRAINING_TIMESTEPS = 1000
 COMPOSITION = 0.4  # the fraction of the noise schedule, from pure noise on, in which a picture is composed
@@ -45,46 +46,54 @@ class HighRes(Feature):
     """
 
     name = "high resolution"
-    options: ClassVar[dict[str, Any]] = {"highres_factor": 1.0, "highres_until": None, "highres_block": 0}
-    kinds: ClassVar[dict[str, Any]] = {
-        "highres_factor": Literal["auto"] | float,
-        "highres_until": float | None,
-        "highres_block": int,
+    options: ClassVar[dict[str, Option]] = {
+        "highres_factor": Option(
+            1.0,
+            Literal["auto"] | float,
+            'how much early steps are shrunk; "auto" is the picture beside the training size (arXiv 2311.17528)',
+            lambda value: value == "auto" or 1 <= value <= 8,
+            '"auto" or a number from 1 to 8',
+        ),
+        "highres_until": Option(
+            None,
+            float | None,
+            "the share of the noise schedule that is shrunk; None is 0.4, and 1 in a model of two levels",
+            lambda value: value is None or 0 <= value <= 1,
+            "a share of the noise schedule from 0 to 1, or None",
+        ),
+        "highres_block": Option(0, int, "the down block after which features are shrunk"),
     }
 
-    def is_neutral(self, options: Options) -> bool:
+    @classmethod
+    def is_neutral(cls, options: Options) -> bool:
         return options["highres_factor"] == 1 or options["highres_until"] == 0
 
-    def validate(self, unet: Host, options: Options) -> None:
-        factor, until, block = (options[name] for name in self.options)
-        if factor == "auto":
-            levels.training_size(unet, 'highres_factor="auto"')
-        elif not 1 <= factor <= 8:
-            raise InputError(f'highres_factor must be "auto" or a number from 1 to 8, got {factor!r}')
-        if until is not None and not 0 <= until <= 1:
-            raise InputError(f"highres_until must be a share of the noise schedule from 0 to 1, or None; got {until!r}")
-        known = sorted(pairs(unet))
-        if block not in known:
+    def __init__(self, host: Host, options: Options):
+        super().__init__(host, options)
+        self.given, until, self.block = (options[name] for name in self.options)
+        unet = host.network
+        if self.given == "auto":
+            self.trained = math.prod(levels.training_size(unet, 'highres_factor="auto"'))
+        self.pairs, self.hooks = pairs(unet), Hooks()
+        known = sorted(self.pairs)
+        if self.block not in known:
             allowed = f"one of {', '.join(map(str, known))}" if known else "nothing: no down block has a downsampler"
-            raise InputError(f"highres_block must be {allowed} in this model, got {block!r}")
+            raise InputError(f"highres_block must be {allowed} in this model, got {self.block!r}")
+        usual = 1.0 if len(known) == 1 else COMPOSITION
+        self.last = TRAINING_TIMESTEPS * (1 - (usual if until is None else until))
+        self.shrinks = {level: Shrink() for level in known if level >= self.block}
 
-    def install(self, unet: Host, options: Options) -> Callable[[], None]:
+    def install(self) -> None:
         """Put hooks on the downsamplers and upsamplers from `highres_block` on; `forward` activates them."""
-        hooks = Hooks()
-        shrinks = {level: Shrink() for level in pairs(unet) if level >= options["highres_block"]}
-        for level, shrink in shrinks.items():
-            shrink.install(*pairs(unet)[level], hooks)
-        unet.installed[self.name] = shrinks
+        for level, shrink in self.shrinks.items():
+            shrink.install(*self.pairs[level], self.hooks)
 
-        def undo() -> None:
-            hooks.remove()
-            del unet.installed[self.name]
-
-        return undo
+    def undo(self) -> None:
+        """Remove the hooks."""
+        self.hooks.remove()
 
     def forward(
         self,
-        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
@@ -92,35 +101,32 @@ class HighRes(Feature):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Run the blocks below `highres_block` on a smaller grid, if the step is an early one."""
-        options, shrinks = unet.config, unet.installed[self.name]
-        factor = self.factor(unet, options, sample.shape[-2:]) if self.is_early(unet, options) else 1.0
+        shrinks = self.shrinks
+        factor = self.factor(sample.shape[-2:]) if self.is_early() else 1.0
         if factor == 1:
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         for level, shrink in shrinks.items():
-            shrink.factor = factor if level == options["highres_block"] else 1.0
+            shrink.factor = factor if level == self.block else 1.0
             shrink.active = True
         try:
-            kwargs = resized_residuals(unet, sample.shape[-2:], kwargs, options["highres_block"], factor)
+            kwargs = resized_residuals(self.host.network, sample.shape[-2:], kwargs, self.block, factor)
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         finally:
             for shrink in shrinks.values():
                 shrink.active = False
 
-    def reuse_key(self, unet: Host, options: Options) -> Hashable:
+    def reuse_key(self) -> Hashable:
         """Whether the step is shrunk: features of such a step do not fit others."""
-        return self.is_early(unet, options)
+        return self.is_early()
 
-    def is_early(self, unet: Host, options: Options) -> bool:
+    def is_early(self) -> bool:
         """Whether the current step is in the first `highres_until` of the noise schedule."""
-        until = options["highres_until"]
-        if until is None:
-            until = 1.0 if len(pairs(unet)) == 1 else COMPOSITION
-        return unet.call is not None and unet.call.timestep >= TRAINING_TIMESTEPS * (1 - until)
+        call = self.host.call
+        return call is not None and call.timestep >= self.last
 
-    def factor(self, unet: Host, options: Options, size: tuple[int, ...]) -> float:
+    def factor(self, size: tuple[int, ...]) -> float:
         """How much to shrink latents of this height and width; 1 is not at all."""
-        if options["highres_factor"] != "auto":
-            return float(options["highres_factor"])
-        trained = math.prod(levels.training_size(unet, 'highres_factor="auto"'))
-        factor = math.sqrt(math.prod(size) / trained)
+        if self.given != "auto":
+            return float(self.given)
+        factor = math.sqrt(math.prod(size) / self.trained)
         return factor if factor >= NEAR_TRAINING_SIZE else 1.0

@@ -13,23 +13,23 @@ leaves it unchanged: (u + d) + w ((c + d) - (u + d)) = u + w (c - u) + d.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from ...errors import InputError
 from ...seams.diffusers.attention import attention_layers, is_cross
-from ...seams.torch import shadowed
 from ..attention.processors import MemoryEfficientAttnProcessor
-from ..inside import levels
+from ..inside import views
 from ..inside.blur import blur
-from ..inside.branches import conditional_half, count_branches
+from ..inside.branches import conditional_half, say_unsure
+from ..inside.hooks import OfThread
 from ..inside.host import Host
 from ..inside.say import say
-from . import tokens
 from .feature import Feature, Inner, Options
+from .options import Option, interval
 
 TRAINED_STEPS = 1000  # timesteps that models of this architecture are trained on
 
@@ -37,9 +37,10 @@ TRAINED_STEPS = 1000  # timesteps that models of this architecture are trained o
 class PerturbedGuidance(Feature):
     """Adds a further call of the network, for the conditional samples, for each of the two guidances that is on.
 
-    Classifier-free guidance may be off, or in one batch, which is recognised by equal latents in both halves. If a
+    Classifier-free guidance may be off, or in one batch, which the pipeline says (see `inside/told.py`). If a
     pipeline calls the network separately for each prompt, each prediction is moved away from its own perturbed one. In
-    training mode nothing is added. A pipeline with `guidance_rescale` measures the standard deviation after this
+    training mode nothing is added. The perturbed network is a view, so other threads may run the model meanwhile.
+    A pipeline with `guidance_rescale` measures the standard deviation after this
     guidance.
 
     Options:
@@ -53,44 +54,49 @@ class PerturbedGuidance(Feature):
 
     name: ClassVar[str] = "perturbed guidance"
     before_steps: ClassVar[bool] = True
-    options: ClassVar[dict[str, Any]] = {
-        "pag_scale": 0.0,
-        "pag_layers": ["mid"],
-        "pag_interval": [0.0, 1.0],
-        "seg_scale": 0.0,
-        "seg_layers": ["mid"],
-        "seg_interval": [0.0, 1.0],
-        "seg_sigma": 10.0,
-    }
-    kinds: ClassVar[dict[str, Any]] = {
-        "pag_scale": float,
-        "pag_layers": list[str],
-        "pag_interval": tuple[float, float],
-        "seg_scale": float,
-        "seg_layers": list[str],
-        "seg_interval": tuple[float, float],
-        "seg_sigma": float | None,
+    options: ClassVar[dict[str, Option]] = {
+        "pag_scale": Option(0.0, float, "perturbed-attention guidance (arXiv 2403.17377); the paper uses 3"),
+        "pag_layers": Option(["mid"], list[str], 'blocks or layers that are perturbed, such as "mid" or "up_blocks.0"'),
+        "pag_interval": interval("perturbed-attention guidance"),
+        "seg_scale": Option(0.0, float, "smoothed-energy guidance (arXiv 2408.00760); the paper uses 3"),
+        "seg_layers": Option(["mid"], list[str], "blocks or layers whose queries are blurred"),
+        "seg_interval": interval("smoothed-energy guidance"),
+        "seg_sigma": Option(
+            10.0,
+            float | None,
+            "the blur's standard deviation in tokens; None is infinite",
+            lambda value: value is None or value > 0,
+            "above 0, or None for the mean of all",
+        ),
     }
 
-    def is_neutral(self, options: Options) -> bool:
+    @classmethod
+    def is_neutral(cls, options: Options) -> bool:
         """Whether both scales are 0; the other options alone have no effect."""
         return options["pag_scale"] == options["seg_scale"] == 0
 
-    def validate(self, unet: Host, options: Options) -> None:
-        """Check that the layers exist in this model, intervals lie within [0, 1], and the blur is positive."""
-        for kind in ("pag", "seg"):
-            _check_interval(f"{kind}_interval", options[f"{kind}_interval"])
-            if options[f"{kind}_scale"]:
-                layers = find_self_attention(unet, f"{kind}_layers", options[f"{kind}_layers"])
-                if kind == "seg":
-                    _check_whole_grid(unet, options, layers)
-        sigma = options["seg_sigma"]
-        if sigma is not None and sigma <= 0:
-            raise InputError(f"seg_sigma must be above 0, or None for the mean of all; got {sigma!r}")
+    def __init__(self, host: Host, options: Options):
+        super().__init__(host, options)
+        self.sigma = options["seg_sigma"]
+        self.kinds = tuple(
+            _Kind(
+                kind,
+                options[f"{kind}_scale"],
+                tuple(find_self_attention(host.network, f"{kind}_layers", options[f"{kind}_layers"])),
+                tuple(options[f"{kind}_interval"]),
+            )
+            for kind in ("pag", "seg")
+            if options[f"{kind}_scale"]
+        )
+        self.now = _Now()
+
+    def needs(self) -> Mapping[tuple[str, str], str]:
+        """The blur needs the whole grid."""
+        blurred = [kind.layers for kind in self.kinds if kind.name == "seg"]
+        return {("grid of tokens", name): "seg_layers" for names in blurred for name in names}
 
     def forward(
         self,
-        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
@@ -98,71 +104,77 @@ class PerturbedGuidance(Feature):
         **kwargs: Any,
     ) -> torch.Tensor:
         """The prediction with scale (conditional - perturbed) added to each branch."""
-        if unet.training:
+        if self.host.training:
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
-        with unet.lock:  # the perturbation of layers affects every thread that calls this model
-            return self._guided(unet, inner, sample, inputs)
-
-    def _guided(self, unet: Host, inner: Inner, sample: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         output = inner(**_own_lists(inputs))
-        scales = {kind: scale for kind, scale in self._scales(unet).items() if scale}
-        branches = self._branches(unet, sample) if scales else None
+        kinds = self._kinds_now()
+        branches = self._branches(sample) if kinds else None
         if branches is None:
             return output
         if branches == 2:
             inputs = conditional_half(inputs, len(sample))
         conditional = output.chunk(branches)[-1]
         push = torch.zeros_like(conditional)
-        for kind, scale in scales.items():
-            layers = find_self_attention(unet, f"{kind}_layers", unet.config[f"{kind}_layers"])
-            unet.memory[self._key] = kind
+        for kind in kinds:
+            self.now.kind = kind.name
             try:
-                with perturbed(layers, self._perturbation(unet, kind, sample)):
-                    push += scale * (conditional - inner(**_own_lists(inputs)))
+                with views.processed(self.host, kind.layers, self._perturbation(kind.name, sample)):
+                    push += kind.scale * (conditional - inner(**_own_lists(inputs)))
             finally:
-                unet.memory.pop(self._key, None)
+                self.now.kind = None
         return output + torch.cat([push] * branches)
 
-    def reuse_key(self, unet: Host, options: Options) -> Hashable:
+    def reuse_key(self) -> Hashable:
         """Which guidances are on, and which perturbation is being computed: each has features of its own.
 
         When a guidance begins or ends, all calls of the step run the whole network, since their difference makes sense
         only for features of the same step.
         """
-        return tuple(kind for kind, scale in self._scales(unet).items() if scale), unet.memory.get(self._key)
+        return tuple(kind.name for kind in self._kinds_now()), self.now.kind
 
-    @property
-    def _key(self) -> str:
-        return f"{self.name}: in progress"
-
-    def _scales(self, unet: Host) -> dict[str, float]:
-        """ "pag" and "seg" -> the factor of its difference at this step; 0 if it is off."""
-        call = unet.call
+    def _kinds_now(self) -> list[_Kind]:
+        """The guidances that are on at this step."""
+        call = self.host.call
         if call is None:
-            return {}
+            return []
         share = call.step / call.total if call.total else 1 - (call.timestep + 1) / TRAINED_STEPS
-        on = {kind: unet.config[f"{kind}_interval"] for kind in ("pag", "seg")}
-        return {kind: unet.config[f"{kind}_scale"] * (a <= share < b) for kind, (a, b) in on.items()}
+        return [kind for kind in self.kinds if kind.interval[0] <= share < kind.interval[1]]
 
-    def _branches(self, unet: Host, sample: torch.Tensor) -> int | None:
-        """The number of branches in the batch: 2 for [unconditional, conditional], else 1; None if it is not supported.
+    def _branches(self, sample: torch.Tensor) -> int | None:
+        """How many branches the batch has: 2 for [unconditional, conditional], else 1; None if it is not supported."""
+        told, call = self.host.told, self.host.call
+        if not told.sure and call is not None and call.step == 0:
+            say_unsure(self.host, sample)
+        if told.guided or len(told.branches) == 1:
+            return len(told.branches)
+        say(
+            logging.WARNING,
+            f"perturbed guidance knows no batches of {', '.join(told.branches)}, and adds nothing",
+        )
+        return None
 
-        Determined in the first two steps, since pictures without guidance may start from equal noise but then diverge.
-        """
-        key = f"{self.name}: branches of {len(sample)}"
-        if key not in unet.memory or unet.call is None or unet.call.step < 2:
-            unet.memory[key] = count_branches(sample, unet.config["out_channels"])
-        if unet.memory[key] > 2:
-            say(logging.WARNING, "perturbed guidance knows no pipelines of three branches, and adds nothing")
-            return None
-        return unet.memory[key]
-
-    def _perturbation(self, unet: Host, kind: str, sample: torch.Tensor) -> MemoryEfficientAttnProcessor:
+    def _perturbation(self, kind: str, sample: torch.Tensor) -> MemoryEfficientAttnProcessor:
         if kind == "pag":
             return IdentityAttention()
         height, width = sample.shape[-2:]
-        return BlurredQueries(unet.config["seg_sigma"], height / width)
+        return BlurredQueries(self.sigma, height / width)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A guidance that is on: its name, the factor of its difference, the names of its layers, and its interval."""
+
+    name: str
+    scale: float
+    layers: tuple[str, ...]
+    interval: tuple[float, float]
+
+
+class _Now(OfThread):
+    """Which perturbation a thread is computing; None if none."""
+
+    kind: str | None = None
 
 
 class IdentityAttention(MemoryEfficientAttnProcessor):
@@ -189,19 +201,7 @@ class BlurredQueries(MemoryEfficientAttnProcessor):
         return blur(attn.to_q(x), self.sigma, self.aspect)
 
 
-def perturbed(layers: Sequence[Any], processor: MemoryEfficientAttnProcessor) -> AbstractContextManager[None]:
-    """Context manager: within the block, these layers use `processor`, and afterwards their own processors again.
-
-    A layer's own processor stays registered if it is a module with weights, such as an IP-Adapter's.
-
-    Args:
-        layers: attention layers.
-        processor: a processor without weights.
-    """
-    return shadowed(layers, "processor", processor)
-
-
-def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[Any]:
+def find_self_attention(unet: torch.nn.Module, option: str, names: Sequence[str]) -> dict[str, Any]:
     """Find self-attention layers by name.
 
     Args:
@@ -209,6 +209,9 @@ def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[
         option: the option that the names are from, for messages.
         names: names of layers, or of blocks that contain them; "mid", "down" and "up" are short for "mid_block",
             "down_blocks" and "up_blocks".
+
+    Returns:
+        The layers by name.
 
     Raises:
         InputError: the list is empty, or the model has no self-attention under one of the names.
@@ -226,7 +229,7 @@ def find_self_attention(unet: torch.nn.Module, option: str, names: Any) -> list[
                 f"{option}: this model has no self-attention in {name!r}; it has some in {', '.join(blocks)}"
             )
         found.update(under)
-    return list(found.values())
+    return found
 
 
 SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
@@ -235,16 +238,3 @@ SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 def _own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
     """The same arguments with all lists copied, for one call: Diffusers removes items from the lists that it gets."""
     return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}
-
-
-def _check_whole_grid(unet: torch.nn.Module, options: Options, layers: Sequence[Any]) -> None:
-    """Raise `InputError` if tokens are merged or tiled in these layers: the blur needs the whole grid."""
-    reduced = {level for level, how in tokens.plan(unet, options).items() if how.ratio or how.tile}
-    for level, transformer in levels.transformers(unet):
-        if level in reduced and any(module in layers for module in transformer.modules()):
-            raise InputError(f"seg_layers holds layers at level {level}, where tokens are merged or tiled: choose one")
-
-
-def _check_interval(name: str, value: Any) -> None:
-    if not 0 <= value[0] < value[1] <= 1:
-        raise InputError(f"{name} must be [start, stop] with 0 <= start < stop <= 1, got {value!r}")

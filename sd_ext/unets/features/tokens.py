@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +15,7 @@ from ..inside.hooks import Hooks
 from ..inside.host import Host
 from ..inside.token_hooks import BlockTokens, Clock, Grid, Reduction
 from .feature import Feature, Inner, Options
+from .options import Option
 
 PARTS = ("self", "cross", "ff")
 
@@ -49,58 +50,72 @@ class TokenReduction(Feature):
     """
 
     name = "tokens"
-    options: ClassVar[dict[str, Any]] = {
-        "token_merge_ratio": 0.0,
-        "token_merge_parts": ["self"],
-        "token_merge_cell": 2,
-        "token_merge_seed": 0,
-        "token_merge_weighted": False,
-        "token_kv_stride": 1,
-        "tile_size": 0,
-        "tile_shift": False,
-    }
-    kinds: ClassVar[dict[str, Any]] = {
-        "token_merge_ratio": float | list[float],
-        "token_merge_parts": list[str],
-        "token_merge_cell": int,
-        "token_merge_seed": int | None,
-        "token_merge_weighted": bool,
-        "token_kv_stride": int | list[int],
-        "tile_size": Literal["auto"] | int | list[int],
-        "tile_shift": bool,
+    options: ClassVar[dict[str, Option]] = {
+        "token_merge_ratio": Option(
+            0.0,
+            float | list[float],
+            "the share of tokens merged around self-attention (arXiv 2303.17604), at the finest level or by level",
+        ),
+        "token_merge_parts": Option(
+            ["self"], list[str], 'what runs on merged tokens: "self" and "cross" attention, "ff"'
+        ),
+        "token_merge_cell": Option(
+            2,
+            int,
+            "side of the cells of tokens that keep one",
+            lambda value: value >= 2,
+            "a whole number of at least 2 tokens",
+        ),
+        "token_merge_seed": Option(0, int | None, "chooses the token that is kept; None keeps the upper left one"),
+        "token_merge_weighted": Option(False, bool, "whether a merged token counts as all its members"),
+        "token_kv_stride": Option(
+            1, int | list[int], "keys and values of every n-th token down and across (arXiv 2402.13573)"
+        ),
+        "tile_size": Option(
+            0, Literal["auto"] | int | list[int], 'side of the tiles of self-attention; "auto" is the training size'
+        ),
+        "tile_shift": Option(False, bool, "whether tiles move by half at every other block and step"),
     }
 
-    def is_neutral(self, options: Options) -> bool:
+    @classmethod
+    def is_neutral(cls, options: Options) -> bool:
         return not any(
             each != off
             for name, off in (("token_merge_ratio", 0), ("token_kv_stride", 1), ("tile_size", 0))
             for each in (options[name] if isinstance(options[name], list | tuple) else [options[name]])
         )
 
-    def validate(self, unet: Host, options: Options) -> None:
-        plan(unet, options)
+    def __init__(self, host: Host, options: Options):
+        super().__init__(host, options)
+        self.reductions, self.hooks = plan(host.network, options), Hooks()
+        self.clock = Clock(options["token_merge_seed"])
+        self.transformers = [each for each in levels.transformers(host.network) if each[0] in self.reductions]
 
-    def install(self, unet: Host, options: Options) -> Callable[[], None]:
+    def takes(self) -> Mapping[tuple[str, str], str]:
+        """The whole grid of the layers whose tokens are merged or tiled."""
+        names = {module: name for name, module in self.host.network.named_modules()}
+        taken: dict[tuple[str, str], str] = {}
+        for level, transformer in self.transformers:
+            how = self.reductions[level]
+            if how.ratio or how.tile:
+                option = "token_merge_ratio" if how.ratio else "tile_size"
+                taken |= {("grid of tokens", names[module]): option for module in transformer.modules()}
+        return taken
+
+    def install(self) -> None:
         """Put hooks on the transformer blocks of the chosen levels."""
-        reductions, clock, hooks = plan(unet, options), Clock(options["token_merge_seed"]), Hooks()
-        for level, transformer in levels.transformers(unet):
-            if level not in reductions:
-                continue
+        for level, transformer in self.transformers:
             grid = Grid()
-            hooks.before(transformer, grid.see)
+            self.hooks.before(transformer, grid.see)
             for index, block in enumerate(levels.transformer_blocks(transformer)):
-                BlockTokens(reductions[level], grid, clock, bool(index % 2)).install(block, hooks)
-        unet.installed[self.name] = clock
+                BlockTokens(self.reductions[level], grid, self.clock, bool(index % 2)).install(block, self.hooks)
 
-        def undo() -> None:
-            hooks.remove()
-            del unet.installed[self.name]
-
-        return undo
+    def undo(self) -> None:
+        """Remove the hooks."""
+        self.hooks.remove()
 
     def forward(
         self,
-        unet: Host,
         inner: Inner,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
@@ -109,8 +124,8 @@ class TokenReduction(Feature):
     ) -> torch.Tensor:
         """Tell the hooks the current step, then run."""
         # The backward pass runs checkpointed blocks again, perhaps after the step has changed, so the step stays 0.
-        recomputed = torch.is_grad_enabled() and unet.is_gradient_checkpointing
-        unet.installed[self.name].set(unet.call.step if unet.call and not recomputed else 0)
+        recomputed = torch.is_grad_enabled() and self.host.network.is_gradient_checkpointing
+        self.clock.set(self.host.call.step if self.host.call and not recomputed else 0)
         return inner(sample, timestep, encoder_hidden_states, **kwargs)
 
 
@@ -127,7 +142,7 @@ def plan(unet: nn.Module, options: Options) -> dict[int, Reduction]:
     Raises:
         InputError: an option out of its range, for a level without attention, or in conflict with another.
     """
-    cell, parts = _cell(options["token_merge_cell"]), _parts(options["token_merge_parts"])
+    cell, parts = options["token_merge_cell"], _parts(options["token_merge_parts"])
     ratios = levels.by_level(unet, "token_merge_ratio", options["token_merge_ratio"], 0)
     strides = levels.by_level(unet, "token_kv_stride", options["token_kv_stride"], 1)
     tiles = _tiles(unet, options["tile_size"])
@@ -154,12 +169,6 @@ def plan(unet: nn.Module, options: Options) -> dict[int, Reduction]:
         )
         for level in ratios.keys() | strides.keys() | tiles.keys()
     }
-
-
-def _cell(cell: int) -> int:
-    if cell < 2:
-        raise InputError(f"token_merge_cell must be a whole number of at least 2 tokens, got {cell!r}")
-    return cell
 
 
 def _parts(parts: Sequence[str]) -> tuple[str, ...]:

@@ -7,4 +7,5 @@ same_call   whether two calls have the same conditions              branches    
 shrinking   blocks at a lower resolution                            token_hooks   fewer tokens around attention layers
 merging     merging of tokens                                       tiling      windows of tokens
 blur        Gaussian blur                                           say         messages that are logged once
+told        what a pipeline says about a call
 """

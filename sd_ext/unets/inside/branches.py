@@ -1,37 +1,34 @@
-"""The branches of guidance: a batch that contains the same latents once for each prompt.
-
-Classifier-free guidance calls the network with `[unconditional, conditional]` in one batch, InstructPix2Pix with three
-branches.
-"""
+"""The parts of a batch with guidance: classifier-free guidance calls the network with [unconditional, conditional]."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from .host import Host
+from .say import say
+
 SHARED = ("ip_adapter_masks",)
 """Entries of `cross_attention_kwargs` that all samples share: never halved, even if their length is the batch's."""
 
 
-def count_branches(sample: torch.Tensor, channels: int) -> int:
-    """Find how often a batch repeats the same latents. Reads from the device.
+def say_unsure(host: Host, sample: torch.Tensor) -> None:
+    """Say once, if a batch looks like the two halves of guidance, that nobody has said whether it is. Reads the device.
 
     Args:
-        sample: `(batch, channels or more, height, width)`.
-        channels: how many channels are compared; further ones (masks, images) may differ between branches.
-
-    Returns:
-        2 with guidance, 3 for InstructPix2Pix, else 1.
+        host: the model.
+        sample: `(batch, channels, height, width)`.
     """
-    latents = sample[:, :channels]
-    for branches in (2, 3):
-        if len(latents) % branches == 0:
-            first, *others = latents.chunk(branches)
-            if all(torch.equal(first, other) for other in others):
-                return branches
-    return 1
+    one, other = (half[:, : host.config["out_channels"]] for half in sample.tensor_split(2))
+    if one.shape == other.shape and torch.equal(one, other):
+        say(
+            logging.WARNING,
+            "a batch of equal halves, of which nobody has said that it is guidance, is taken for separate pictures; "
+            "if it is guidance, call the network within sd_ext.sampling(pipe), or sampling(unet, guidance_scale=...)",
+        )
 
 
 def conditional_half(value: Any, batch: int) -> Any:

@@ -1,44 +1,39 @@
-"""`Host`: what a feature may use of the model that it belongs to."""
+"""`Host`: what a feature may use of the model that it is bound to, and the part of a model that keeps it."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
-from .steps import Call, States
+from .steps import Call, State, States
+from .told import Told
 
 log = logging.getLogger("sd_ext.unets")
 
 
-class Host(nn.Module):
-    """A U-Net with features, as the features see it; the base of `VariantUNet2DConditionModel`.
+class Host(Protocol):
+    """A U-Net with features, as the features see it.
 
-    It counts the steps of each caller's run, stores what features remember of a run, and logs messages once.
+    Besides this it is a `torch.nn.Module` of `UNet2DConditionModel`'s architecture.
 
     Attributes:
-        config: Diffusers' configuration, including the options of all features.
-        installed: what features store while they are installed, by feature; removed with them, so that copies of the
-            model start without it.
+        config: Diffusers' configuration.
+        training: whether it is in training mode.
     """
 
     config: Any
+    training: bool
     down_blocks: Any
     mid_block: Any
     up_blocks: Any
-    installed: dict[str, Any]
 
-    def begin(self) -> None:
-        """Initialise: no runs, and no messages logged yet. Called at the end of the construction."""
-        self._states = States()
-        self.installed = {}
-        self._said: set[str] = set()
-
-    # ---- the run -----------------------------------------------------------------------------------------------------
+    @property
+    def network(self) -> Any:
+        """The U-Net itself, for its modules."""
 
     @property
     def call(self) -> Call | None:
@@ -46,17 +41,56 @@ class Host(nn.Module):
 
         None if no active feature needs steps to be counted.
         """
-        return self._states.current().call
+
+    @property
+    def told(self) -> Told:
+        """What is said about the call that this thread is executing."""
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What features remember of this caller's run, by feature; cleared when a run begins."""
-        return self._states.current().memory
+        """What features remember of this caller's run, by feature; cleared when a run begins or weights change."""
+
+    def running(self, network: Any) -> AbstractContextManager[None]:
+        """Context manager: calls of this thread run another network, which is a view of this one."""
+
+    def reuse_keys(self) -> tuple[Hashable, ...]:
+        """The active features' values that must be equal in two calls for one to reuse features of the other."""
+
+    def say_once(self, message: str) -> None:
+        """Log a warning, once for each model."""
+
+
+class Runs(nn.Module):
+    """Mixin of `VariantUNet2DConditionModel`: counts the steps of each caller's run and keeps what features remember.
+
+    All of it is in one object, `_states`, and belongs to threads and contexts.
+    """
+
+    _states: States
 
     @property
-    def lock(self) -> threading.RLock:
-        """A lock to hold while modules are changed that other threads may be running."""
-        return self._states.lock
+    def network(self) -> Any:
+        """The U-Net itself."""
+        return self
+
+    @property
+    def call(self) -> Call | None:
+        """The call that this thread is executing; see `Host`."""
+        return self._states.current().call
+
+    @property
+    def told(self) -> Told:
+        """What is said about the call that this thread is executing; see `Host`."""
+        return self._states.current().told
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What features remember of this caller's run; see `Host`."""
+        return self._states.current().memory
+
+    def running(self, network: Any) -> AbstractContextManager[None]:
+        """Context manager: calls of this thread run another network; see `Host`."""
+        return _Running(self._states.current(), network)
 
     def reset(self) -> None:
         """Forget all runs, so that the next call begins a new one.
@@ -64,6 +98,10 @@ class Host(nn.Module):
         Needed only if new timesteps do not show that by themselves.
         """
         self._states.reset()
+
+    def forget(self) -> None:
+        """Forget all that features remember, as after a change of the weights. The steps of runs are counted on."""
+        self._states.forget()
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
         """Context manager: calls within it belong to a separate run, for pipelines that take turns with one U-Net.
@@ -75,18 +113,21 @@ class Host(nn.Module):
         """
         return self._states.context(name)
 
-    # ---- what features have in common --------------------------------------------------------------------------------
-
-    def uninstalled(self) -> AbstractContextManager[None]:
-        """Context manager: the model without its features' changes, which are installed anew afterwards."""
-        raise NotImplementedError
-
-    def reuse_keys(self) -> tuple[Hashable, ...]:
-        """The active features' values that must be equal in two calls for one to reuse features of the other."""
-        raise NotImplementedError
-
     def say_once(self, message: str) -> None:
         """Log a warning, once for each model."""
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._states.said:
+            self._states.said.add(message)
             log.warning("%s: %s", type(self).__name__, message)
+
+
+class _Running:
+    """See `Host.running`."""
+
+    def __init__(self, state: State, network: Any):
+        self.state, self.network = state, network
+
+    def __enter__(self) -> None:
+        self.before, self.state.base = self.state.base, self.network
+
+    def __exit__(self, *_: object) -> None:
+        self.state.base = self.before

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from ...seams.torch import version
+from .told import UNTOLD, Told
 
 
 @dataclass
@@ -151,13 +152,19 @@ class State:
         tracker: counts the caller's calls.
         memory: what features remember of the run, by their name; cleared when a run begins.
         call: the current call.
+        told: what is said about the current call.
+        base: the network of the current call, if it is not the model itself but a view of it.
         generation: how often `States.reset` had been called when this was last used.
+        weights: how often `States.forget` had been called then.
     """
 
     tracker: StepTracker = field(default_factory=StepTracker)
     memory: dict[str, Any] = field(default_factory=dict)
     call: Call | None = None
+    told: Told = UNTOLD
+    base: Any = None
     generation: int = 0
+    weights: int = 0
 
     def forget(self) -> None:
         """Make the next call begin a run."""
@@ -171,25 +178,40 @@ class States:
     A copy of a model has no callers yet, so copying or unpickling this gives an empty one.
 
     Attributes:
-        lock: to be held while modules are changed that other threads may be running.
+        lock: held while options are changed.
+        said: the warnings that have been logged.
     """
 
     def __init__(self) -> None:
         self._local = threading.local()
         self._generation = 0
+        self._weights = 0
         self.lock = threading.RLock()
+        self.said: set[str] = set()
 
     def current(self) -> State:
         """The state of this thread in its current context."""
         by_name: dict[str | None, State] = self._local.__dict__.setdefault("by_name", {})
-        state = by_name.setdefault(self._local.__dict__.get("name"), State(generation=self._generation))
+        name = self._local.__dict__.get("name")
+        state = by_name.get(name)
+        if state is None:
+            state = by_name[name] = State(generation=self._generation, weights=self._weights)
         if state.generation != self._generation:
             state.forget()
             state.generation = self._generation
+        if state.weights != self._weights:
+            state.memory.clear()
+            state.weights = self._weights
         return state
 
+    def forget(self) -> None:
+        """Forget what all callers' runs have remembered, as after a change of the weights; their steps go on."""
+        self._weights += 1
+        for state in self._local.__dict__.get("by_name", {}).values():
+            state.memory.clear()
+
     def reset(self) -> None:
-        """Forget the runs of all callers, as after a change of the weights."""
+        """Forget the runs of all callers: the next call of each begins one."""
         self._generation += 1
         for state in self._local.__dict__.get("by_name", {}).values():
             state.forget()  # what this thread keeps goes at once, other threads' with their next call
@@ -197,12 +219,14 @@ class States:
     def observe(self, timestep: torch.Tensor | float) -> Call:
         """Count a call of this thread, and clear the memory if a run begins.
 
-        Argument and result as `StepTracker.observe`.
+        Argument and result as `StepTracker.observe`, save that step and total are what was told, if they were.
         """
         state = self.current()
         state.call = call = state.tracker.observe(timestep)
         if call.step == call.branch == 0:
             state.memory.clear()
+        if state.told.step is not None:
+            call.step, call.total = state.told.step, state.told.total
         return call
 
     @contextlib.contextmanager

@@ -11,7 +11,8 @@ up block `-1 - depth` and the up blocks after it. The deep part is everything in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 
 from ...seams import torch as torch_seam
 from ...seams.diffusers.unets import has_skip_for_each_layer, is_offloaded_in_groups, say_whether_cross
+from .host import Host
 
 
 class Cut(NamedTuple):
@@ -157,6 +159,28 @@ def _last_deep(unet: Any, cut: Cut) -> str:
         layer = len(unet.up_blocks[place].resnets)
     kind = "attentions" if hasattr(unet.up_blocks[place], "attentions") else "resnets"
     return f"up_blocks.{place}.{kind}.{layer - 1}"
+
+
+def processed(host: Host, layers: Iterable[str], processor: Any) -> AbstractContextManager[None]:
+    """Context manager: this thread runs the model with another processor in some attention layers.
+
+    It runs a view; a layer's own processor stays registered, also if it is a module with weights. Where a block's
+    forward has been replaced, as by offloading in groups, which allows one thread only, the layers themselves change.
+
+    Args:
+        host: the model.
+        layers: the names of the layers.
+        processor: a processor without weights.
+    """
+    network = host.network
+    found = {name: network.get_submodule(name) for name in layers}
+    around = {name.rsplit(".", depth)[0] for name in found for depth in range(name.count(".") + 1)}
+    if any("forward" in vars(network.get_submodule(name)) for name in around):
+        return torch_seam.shadowed(list(found.values()), "processor", processor)
+    changed = {
+        name: torch_seam.replica(layer, {}, attributes={"processor": processor}) for name, layer in found.items()
+    }
+    return host.running(substitute(network, changed))
 
 
 def obstacle(unet: Any) -> str | None:

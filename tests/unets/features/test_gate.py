@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import sd_ext
 from sd_ext import CachedUNet2DConditionModel, VariantUNet2DConditionModel
 from sd_ext.errors import InputError
 from sd_ext.unets.features.gate import cross_attentions
@@ -60,7 +61,8 @@ def by_hooks(name: str | None, gate: int, mean: bool, **changes: Any) -> list[to
 def test_beside_hooks(name, gate, mean):
     unet = gated(name, gate, attention_gate_mean=mean)
     changes = guided(unet)
-    ours, theirs = sampled(unet, TIMESTEPS, **changes), by_hooks(name, gate, mean=mean, **changes)
+    with sd_ext.sampling(unet, guidance_scale=5.0):
+        ours, theirs = sampled(unet, TIMESTEPS, **changes), by_hooks(name, gate, mean=mean, **changes)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert not torch.equal(ours[-1], plain(unet, **{**inputs(unet, timestep=TIMESTEPS[-1]), **changes}))
 
@@ -87,11 +89,13 @@ def test_the_unguided_half_may_be_dropped():
     """As a guidance interval does: what was averaged serves the half that is left."""
     unet = gated(attention_gate_mean=True)
     changes = guided(unet)
-    both = sampled(unet, TIMESTEPS[:4], **changes)
+    with sd_ext.sampling(unet, guidance_scale=5.0):
+        both = sampled(unet, TIMESTEPS[:4], **changes)
     half = {"sample": changes["sample"][1:], "encoder_hidden_states": inputs(unet)["encoder_hidden_states"][1:]}
     one = call(unet, 300, **half)  # not of the tensor of timesteps: begins a run
     assert torch.equal(one, plain(unet, **{**inputs(unet, timestep=300), **half}))
-    sampled(unet, TIMESTEPS[:3], **changes)
+    with sd_ext.sampling(unet, guidance_scale=5.0):
+        sampled(unet, TIMESTEPS[:3], **changes)
     last = call(unet, TIMESTEPS[3], **half)
     torch.testing.assert_close(last, both[3][1:], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(both[3][0], both[3][1], rtol=1e-4, atol=1e-5)

@@ -123,7 +123,7 @@ def test_the_first_share_of_the_schedule_is_downscaled(steps, until):
     feature = model.active_features[0]
     for t in timesteps:
         model._states.observe(t)
-        early.append(feature.is_early(model, model.config))
+        early.append(feature.is_early())
     expected = sum(int(t) >= 1000 * (1 - max(until, 1e-6)) for t in timesteps)
     assert early == [True] * expected + [False] * (steps - expected)
     assert abs(expected - until * steps) <= 1.5
@@ -136,7 +136,7 @@ def test_by_default_it_is_the_composition_and_all_of_the_schedule_where_the_full
     early = []
     for t in torch.arange(999, -1, -1):
         model._states.observe(t)
-        early.append(model.active_features[0].is_early(model, model.config))
+        early.append(model.active_features[0].is_early())
     assert sum(early) == 1000 * share
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -16,12 +17,13 @@ from diffusers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.features.perturbed import find_self_attention
 from sd_ext.unets.inside import say
 from sd_ext.unets.inside.blur import blur, grid_of
-from sd_ext.unets.inside.branches import conditional_half, count_branches
+from sd_ext.unets.inside.branches import conditional_half
 
 SEED = {"num_inference_steps": 3, "output_type": "np"}
 
@@ -136,7 +138,8 @@ def test_the_difference_passes_guidance_unchanged(variant):
     x, states = torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1), torch.randn(2, 3, 32)
     u, c = variant(x, 5, states).sample.chunk(2)
     variant.set_options(pag_scale=3.0, pag_interval=[0.0, 1.0])
-    u2, c2 = variant(x, 5, states).sample.chunk(2)
+    with sd_ext.sampling(variant, guidance_scale=3.0):
+        u2, c2 = variant(x, 5, states).sample.chunk(2)
     torch.testing.assert_close(u2 - u, c2 - c)
     alone = variant(x[1:], 5, states[1:]).sample
     torch.testing.assert_close(alone, c2)
@@ -205,18 +208,11 @@ def test_three_branches_are_left_exact_and_said(variant, caplog):
     expected = variant(x, 5, states).sample
     variant.set_options(pag_scale=2.0)
     say.forget()
-    for step in (5, 4):
-        got = variant(x, step, states).sample
-        assert step == 4 or torch.equal(got, expected)
+    with sd_ext.sampling(variant, branches=("conditional", "image", "unconditional")):
+        for step in (5, 4):
+            got = variant(x, step, states).sample
+            assert step == 4 or torch.equal(got, expected)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_branches_of_a_batch():
-    x, mask = torch.randn(2, 4, 3, 3), torch.randn(4, 5, 3, 3)
-    both = torch.cat([x, x])
-    assert count_branches(both, 4) == count_branches(torch.cat([both, mask], dim=1), 4) == 2
-    assert count_branches(x, 4) == count_branches(x[:1], 4) == 1
-    assert count_branches(torch.cat([x, x, x]), 4) == 3
 
 
 def test_arguments_are_halved_where_they_are_the_batch():
@@ -305,7 +301,10 @@ def test_the_grid_of_a_level_is_found(height, width, level):
         ({"pag_scale": "much"}, "pag_scale must be a number"),
         ({"seg_scale": 1.0, "seg_sigma": 0}, "seg_sigma must be above 0"),
         ({"seg_scale": 1.0, "seg_interval": [0.5, 0.2]}, "start < stop"),
-        ({"seg_scale": 1.0, "seg_layers": ["down"], "token_merge_ratio": 0.5}, "level 0, where tokens are merged"),
+        (
+            {"seg_scale": 1.0, "seg_layers": ["down"], "token_merge_ratio": 0.5},
+            "seg_layers needs the grid of tokens of down",
+        ),
         ({"seg_scale": 1.0, "seg_interval": 0.5}, "a list of 2"),
     ],
 )
@@ -345,15 +344,28 @@ def test_threads_do_not_meet(variant):
     assert torch.equal(got, expected)
 
 
-def test_prompts_from_the_same_noise_are_no_guidance(variant):
-    """They look like it in the first step only."""
-    states, apart = torch.randn(2, 3, 32), torch.randn(2, 4, 8, 8)
+@pytest.mark.parametrize("count", [2, 3])
+def test_prompts_from_the_same_noise_are_no_guidance(variant, count, caplog):
+    """They look like it in the first step; each is drawn as it is alone. That nobody has said so is said once."""
+    say.forget()
+    x, states = torch.randn(1, 4, 8, 8), torch.randn(count, 3, 32)
     variant.set_options(pag_scale=2.0)
-    variant(apart[:1].repeat(2, 1, 1, 1), 900, states)
-    batched = variant(apart, 800, states).sample
+    batched = variant(x.repeat(count, 1, 1, 1), 900, states).sample
     variant.reset()
-    alone = torch.cat([variant(apart[i : i + 1], 800, states[i : i + 1]).sample for i in range(2)])
-    torch.testing.assert_close(batched, alone)
+    torch.testing.assert_close(batched[:1], variant(x, 900, states[:1]).sample, atol=1e-5, rtol=1e-4)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * (count == 2)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_pipeline_without_guidance_says_so(tiny_pipeline, variant, told):
+    """Two prompts from one noise, whose first step looks like guidance."""
+    variant.set_options(pag_scale=3.0)
+    pipe, x = with_unet(tiny_pipeline, variant), torch.randn(1, 4, 8, 8)
+    given = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
+    with sd_ext.sampling(pipe) if told else contextlib.nullcontext():
+        both = pipe(["a", "b c"], latents=x.repeat(2, 1, 1, 1), **given).images
+        alone = pipe(["a"], latents=x, **given).images
+    torch.testing.assert_close(both[:1], alone, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()

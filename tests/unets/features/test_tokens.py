@@ -220,7 +220,8 @@ def test_kept_tokens_are_drawn_anew_each_step_from_the_seed(plain):
         salts.add(int(clock.salt))  # type: ignore[arg-type]
     assert len(salts) == 50
     steps(token_merge_seed=None)
-    assert model.installed["tokens"].salt is None
+    (tokens,) = model.active_features
+    assert tokens.clock.salt is None
 
 
 @pytest.mark.parametrize("name", CONFIGS)

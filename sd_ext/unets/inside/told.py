@@ -1,0 +1,200 @@
+"""What is said about a call of the network by whoever makes it: step, strength of guidance, parts of the batch.
+
+A U-Net sees a batch and a timestep. Whether the batch holds both halves of a guided prediction or several pictures, and
+which step of how many it belongs to, only the pipeline knows. It is asked, in this order:
+
+1. `sampling(pipe)` and `GuidanceInterval`, and pipelines that `sd_ext.attach` knows: the one whose scheduler owns the
+   timestep, the very object that the network is called with (as on `board`);
+2. the pipeline of Diffusers in whose call the network runs;
+3. `sampling` for a network, or for a loop that hands over copies of its timesteps.
+
+If nobody says anything, every row of a batch is a picture of its own: two pictures from equal noise look like guidance
+in their first step, and are none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...board import HALVES, attached, pipelines
+from ...errors import InputError
+from ...seams.diffusers.pipelines import batch_parts, count_steps, running_pipeline
+from ...seams.torch import uncompiled
+from .levels import is_number
+
+CONDITIONAL = HALVES[1:]
+"""The parts of a batch without guidance."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of a call.
+
+    Args:
+        branches: what the equal parts of the batch are, in their order: "unconditional", "conditional", or other names
+            where a pipeline has more.
+        guidance: the weight w of guidance u + w (c - u), if known.
+        step: the step in the run, from 0, if known.
+        total: the number of steps, if known.
+        sure: whether somebody said so.
+    """
+
+    branches: tuple[str, ...] = CONDITIONAL
+    guidance: float | None = None
+    step: int | None = None
+    total: int | None = None
+    sure: bool = True
+
+    @property
+    def guided(self) -> bool:
+        """Whether the batch consists of the unconditional half and the conditional one."""
+        return self.branches == HALVES
+
+
+UNTOLD = Told(sure=False)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What `sampling` says while its block runs.
+
+    Args:
+        about: a pipeline or a network.
+        fixed: what is said of a network; None asks the pipeline.
+        guided_at: (step, pipeline) -> whether the unconditional half is computed at this step.
+    """
+
+    about: Any
+    fixed: Told | None = None
+    guided_at: Callable[[Any, int], bool] | None = None
+
+    def covers(self, network: Any) -> bool:
+        """Whether it is about this network."""
+        return uncompiled(self.about if self.fixed else getattr(self.about, "unet", None)) is network
+
+    def tell(self, timestep: Any) -> Told:
+        """What it says of a call with this timestep."""
+        if self.fixed is not None:
+            return self.fixed
+        told = of_pipeline(self.about, timestep)
+        if self.guided_at and told.guided and told.step is not None and not self.guided_at(self.about, told.step):
+            return replace(told, branches=CONDITIONAL)
+        return told
+
+
+class _Said(threading.local):
+    """The statements of a thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.statements: list[Statement] = []
+
+
+_SAID = _Said()
+
+
+@contextmanager
+def saying(statement: Statement) -> Iterator[None]:
+    """Context manager: what a statement says holds for the calls of this thread."""
+    _SAID.statements.append(statement)
+    try:
+        yield
+    finally:
+        _SAID.statements.remove(statement)
+
+
+@contextmanager
+def sampling(
+    pipe: Any, *, guidance_scale: float | None = None, branches: Sequence[str] | None = None
+) -> Iterator[None]:
+    """Context manager: U-Nets and samplers are told what the pipeline does, so that nothing has to be inferred.
+
+        with sd_ext.sampling(pipe):
+            pipe(prompt)
+
+        with sd_ext.sampling(unet, guidance_scale=7.5):  # a loop of your own
+            unet(torch.cat([x, x]), t, torch.cat([negative, positive]))
+
+    It holds for this thread. `sd_ext.attach(pipe)` says the same of all calls of a pipeline from then on.
+
+    Args:
+        pipe: a pipeline with a `unet`, or a network that is called by a loop of your own.
+        guidance_scale: for a network: the weight of guidance, if there is any. Batches are then
+            [unconditional, conditional], unless `branches` says otherwise.
+        branches: for a network: what the parts of a batch are, in their order.
+
+    Raises:
+        InputError: an object without a U-Net, or something said about a pipeline that it says by itself.
+    """
+    if isinstance(pipe, torch.nn.Module):
+        with saying(Statement(uncompiled(pipe), _said(guidance_scale, branches))):
+            yield
+        return
+    if guidance_scale is not None or branches is not None:
+        raise InputError("sampling: a pipeline says its guidance_scale and branches by itself; leave them out")
+    with attached(pipe), saying(Statement(pipe)):
+        yield
+
+
+def _said(guidance: Any, branches: Any) -> Told:
+    if guidance is not None and not is_number(guidance):
+        raise InputError(f"sampling: guidance_scale must be a number, got {guidance!r}")
+    if branches is None:
+        return Told(HALVES if guidance is not None and guidance > 1 else CONDITIONAL, guidance)
+    if isinstance(branches, str) or not branches or not all(isinstance(each, str) for each in branches):
+        raise InputError(f"sampling: branches must be names such as ('unconditional', 'conditional'), got {branches!r}")
+    return Told(tuple(branches), guidance)
+
+
+def tell(network: Any, timestep: Any, rows: int) -> Told:
+    """What is said about a call; see the top of this file.
+
+    Args:
+        network: the U-Net.
+        timestep: as it is called with.
+        rows: the size of the batch.
+    """
+    told = _find(network, timestep)
+    return told if rows % len(told.branches) == 0 else UNTOLD
+
+
+def _find(network: Any, timestep: Any) -> Told:
+    said = [statement for statement in reversed(_SAID.statements) if statement.covers(network)]
+    for statement in said:
+        if statement.fixed is None and place(statement.about, timestep) is not None:
+            return statement.tell(timestep)
+    for pipe in pipelines():
+        if uncompiled(getattr(pipe, "unet", None)) is network and place(pipe, timestep) is not None:
+            return of_pipeline(pipe, timestep)
+    pipe = running_pipeline()
+    if pipe is not None and uncompiled(getattr(pipe, "unet", None)) is network:
+        return of_pipeline(pipe, timestep)
+    return said[0].tell(timestep) if said else UNTOLD
+
+
+def of_pipeline(pipe: Any, timestep: Any) -> Told:
+    """What a pipeline that is running says of its call with this timestep."""
+    step, total = place(pipe, timestep) or (None, None)
+    guider = getattr(pipe, "guider", None)
+    weight = getattr(pipe if guider is None else guider, "guidance_scale", None)
+    parts = batch_parts(pipe) if guider is None else CONDITIONAL  # guiders call the network for each half
+    if parts is None:
+        return replace(UNTOLD, step=step, total=total)
+    return Told(parts, float(weight) if is_number(weight) else None, step, total)
+
+
+def place(pipe: Any, timestep: Any) -> tuple[int, int] | None:
+    """Step and number of steps of a pipeline's run, if the timestep is one of its scheduler's, the very object."""
+    run = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+    if not isinstance(timestep, torch.Tensor) or not isinstance(run, torch.Tensor):
+        return None
+    if timestep.is_meta or timestep.untyped_storage().data_ptr() != run.untyped_storage().data_ptr():
+        return None
+    total = count_steps(pipe, len(run))
+    step = timestep.storage_offset() - run.storage_offset() - (len(run) - total)
+    return (step, total) if 0 <= step < total else None
