@@ -251,7 +251,12 @@ def detach(pipe: Any) -> None:
 
 @contextmanager
 def attached(pipe: Any) -> Iterator[None]:
-    """Context manager: the pipeline is attached, and afterwards as it was before. Blocks may overlap."""
+    """Context manager: the pipeline is attached, and afterwards as it was before. Blocks may overlap.
+
+    Raises:
+        InputError: it has no U-Net.
+    """
+    _network(pipe)
     with _LOCK:
         first = pipe not in PIPELINES and not _HOLDS.get(pipe)
         if first:

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+import sd_ext
 from sd_ext.board import BOARD, MOST, Board, attach, detach
 from sd_ext.errors import InputError
 
@@ -132,3 +133,10 @@ def test_what_has_no_network():
     for thing in (object(), type("Pipe", (), {"unet": None})()):
         with pytest.raises(InputError, match="has no U-Net"):
             attach(thing)
+
+
+@pytest.mark.parametrize("thing", [3, None, "a folder", {"unet": 1}])
+def test_what_has_no_unet_is_refused_by_name(thing):
+    for call in (sd_ext.attach, lambda each: sd_ext.sampling(each).__enter__()):
+        with pytest.raises(InputError, match=f"{type(thing).__name__} has no U-Net"):
+            call(thing)

@@ -214,17 +214,6 @@ def test_set_shift():
         sd_ext.DDIMScheduler().set_shift(3.0)
 
 
-def test_an_unknown_variance_is_the_small_one_and_is_said(caplog):
-    x, m = torch.randn(2, 1, 3, 4, 4)
-    with caplog.at_level("WARNING"):
-        both = [sd_ext.DDPMScheduler(variance_type=kind) for kind in ("fixed_small", "other")]
-    assert "variance_type 'other' is none of" in caplog.text
-    for each in both:
-        each.set_timesteps(5)
-    one, other = (s.step(m, s.timesteps[0], x, variance_noise=x).prev_sample for s in both)
-    torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
 def test_the_variance_of_a_step_is_diffusers():
     for name, args in (
         ("DDIMScheduler", [(420, 400), (980, 960), (487, 486), (0, -1)]),

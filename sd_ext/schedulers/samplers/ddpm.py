@@ -66,7 +66,7 @@ class DDPMScheduler(TableScheduler):
 
     Args:
         variance_type: "fixed_small" (or None), "fixed_small_log", "fixed_large", "fixed_large_log", "learned" or
-            "learned_range". Any other is "fixed_small", as in Diffusers, and is said so.
+            "learned_range".
     """
 
     variance_type: str | None = "fixed_small"
@@ -75,13 +75,7 @@ class DDPMScheduler(TableScheduler):
 
     def _setup(self) -> None:
         super()._setup()
-        if self.config["variance_type"] not in VARIANCES:
-            self.say_once(f"variance_type {self.config['variance_type']!r} is none of {VARIANCES}: it is 'fixed_small'")
-
-    @property
-    def _variance(self) -> VarianceType:
-        named = self.config["variance_type"]
-        return named if named and named in VARIANCES else "fixed_small"
+        self._choice("variance_type", VARIANCES)
 
     @property
     def not_exportable(self) -> str | None:
@@ -92,7 +86,7 @@ class DDPMScheduler(TableScheduler):
         )
 
     def _table(self, levels: Levels, eta: float) -> Table:
-        return ddpm(levels, self._variance)
+        return ddpm(levels, self.config["variance_type"] or "fixed_small")
 
     def _get_variance(self, t: int) -> torch.Tensor:
         """The posterior's variance in the step from a timestep of the run, by Diffusers' name for it.
@@ -105,7 +99,7 @@ class DDPMScheduler(TableScheduler):
         return torch.tensor(np.exp(variance_range(self.schedule.at([t]).then(end))[0, 0]), dtype=torch.float32)
 
     def _noise(self, x: torch.Tensor, extra: torch.Tensor | None, run: Run, *source: Any) -> torch.Tensor:
-        noise, kind = super()._noise(x, extra, run, *source), self._variance
+        noise, kind = super()._noise(x, extra, run, *source), self.config["variance_type"] or "fixed_small"
         if not kind.startswith("learned"):
             return noise
         if extra is None:

@@ -45,19 +45,24 @@ class Host(Protocol):
     @property
     def told(self) -> Told:
         """What is said about the call that this thread is executing."""
+        ...
 
     @property
     def memory(self) -> dict[str, Any]:
         """What features remember of this caller's run, by feature; cleared when a run begins or weights change."""
+        ...
 
     def running(self, network: Any) -> AbstractContextManager[None]:
         """Context manager: calls of this thread run another network, which is a view of this one."""
+        ...
 
     def reuse_keys(self) -> tuple[Hashable, ...]:
         """The active features' values that must be equal in two calls for one to reuse features of the other."""
+        ...
 
     def say_once(self, message: str) -> None:
         """Log a warning, once for each model."""
+        ...
 
 
 class Runs(nn.Module):

@@ -185,7 +185,7 @@ def of_pipeline(pipe: Any, timestep: Any) -> Told:
     parts = batch_parts(pipe) if guider is None else CONDITIONAL  # guiders call the network for each half
     if parts is None:
         return replace(UNTOLD, step=step, total=total)
-    return Told(parts, float(weight) if is_number(weight) else None, step, total)
+    return Told(parts, float(weight) if weight is not None and is_number(weight) else None, step, total)
 
 
 def place(pipe: Any, timestep: Any) -> tuple[int, int] | None:
@@ -196,5 +196,5 @@ def place(pipe: Any, timestep: Any) -> tuple[int, int] | None:
     if timestep.is_meta or timestep.untyped_storage().data_ptr() != run.untyped_storage().data_ptr():
         return None
     total = count_steps(pipe, len(run))
-    step = timestep.storage_offset() - run.storage_offset() - (len(run) - total)
+    step = int(timestep.storage_offset()) - int(run.storage_offset()) - (len(run) - total)
     return (step, total) if 0 <= step < total else None
