@@ -16,6 +16,7 @@ from sd_ext.models import Model
 from sd_ext.training.lora.adapters import TEXT_TARGETS, add_adapters, peft_config, target_modules
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.new_words import Words, add_words
+from sd_ext.training.lora.rates import block_rates
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
 
@@ -46,15 +47,28 @@ def trains_text(config: LoraConfig) -> bool:
     return config.text.text_encoder or bool(config.words.tokens)
 
 
-def adapt_unet(unet: Any, config: LoraConfig) -> None:
+def adapt_unet(unet: Any, config: LoraConfig, family: str) -> dict[str, float]:
     """Freeze a U-Net and add adapters to it, in place.
 
+    Args:
+        unet: the U-Net.
+        config: all settings.
+        family: the model's family, which says what numbers in `block_rates` are for.
+
+    Returns:
+        Module name -> share of the learning rate, of those with another than 1.
+
     Raises:
-        InputError: the settings name modules that the U-Net does not have.
+        InputError: the settings name modules that the U-Net does not have, or no block with a learning rate.
     """
     adapters = config.adapters
     names = target_modules(unet, adapters.targets, adapters.blocks)
-    add_adapters(unet, peft_config(adapters, unet, names, adapters.rank), config.loop.seed)
+    share = block_rates(adapters.block_rates, family, names)
+    trained = [name for name in names if share(name)]
+    if not trained:
+        raise InputError("block_rates is 0 for every module with an adapter; nothing would be trained")
+    add_adapters(unet, peft_config(adapters, unet, trained, adapters.rank), config.loop.seed)
+    return {name: share(name) for name in trained if share(name) != 1}
 
 
 def adapt_towers(towers: TextTowers, config: LoraConfig) -> list[Words]:
@@ -86,7 +100,7 @@ def build_on_meta(config: LoraConfig, files: Model) -> tuple[Any, TextTowers | N
     with torch.device("meta"):
         made = files.without_weights("unet")
         unet = nn.Module.to(made, base_dtype(config))  # Diffusers' `to` would warn needlessly
-        adapt_unet(unet, config)
+        adapt_unet(unet, config, files.family)
         towers = towers_on_meta(files).to(base_dtype(config)) if trains_text(config) else None
     if towers is not None:
         adapt_towers(towers, config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from sd_ext.errors import InputError
 from sd_ext.hub.finished import FILE_NAME
 from sd_ext.lora.kinds import KINDS
+from sd_ext.training.lora.rates import check_block_rates
 from sd_ext.training.settings.setting import (
     AT_LEAST_1,
     BELOW_1,
@@ -44,6 +45,10 @@ class AdapterSettings(Settings):
     lora_plus: float = setting(
         1.0, "learning rate of B beside A's (LoRA+, Hayou et al. 2024); 1 for the same", within=POSITIVE
     )
+    block_rates: tuple[str, ...] = setting(
+        (), "learning rate by block, as a share: up_blocks=0.5,mid_block=0; or 12 to 26 numbers, or OUTD and the like",
+        "NAME=SHARE,...",
+    )  # fmt: skip
 
     @property
     def changes_base(self) -> bool:
@@ -58,6 +63,7 @@ class AdapterSettings(Settings):
             able = [kind.name for kind in KINDS.values() if spec.name in kind.options]
             if able and self.method not in able and getattr(self, spec.name) != spec.default:
                 raise contradiction(f"{spec.name} is for method = {' or '.join(able)}, not {self.method}")
+        check_block_rates(self.block_rates)
         if self.changes_base and self.method == "dora":
             raise contradiction(f"init = {self.init} moves the base that DoRA's magnitudes are measured on")
 
@@ -84,7 +90,10 @@ class WordSettings(Settings):
     tokens: tuple[str, ...] = setting((), "new words to learn (textual inversion), e.g. <cat-toy>", "TOKEN,...")
     token_vectors: int = setting(1, "vectors of each", "N", within=AT_LEAST_1)
     token_init: str = setting("", "known word they start from; none: the mean of all", "WORD")
-    token_learning_rate: float = setting(5e-4, "their learning rate", "LR", within=POSITIVE)
+    token_learning_rate: float = setting(
+        0.0, "their learning rate; 0 for 5e-4 with adamw, and what is usual beside it with others", "LR",
+        within=NOT_NEGATIVE,
+    )  # fmt: skip
     token_steps: int = setting(
         0, "steps after which they stay as they are (pivotal tuning); 0 for all", "STEPS", within=NOT_NEGATIVE
     )
@@ -94,7 +103,7 @@ class WordSettings(Settings):
         words = " ".join(self.tokens).split()
         if words != list(self.tokens) or len(set(words)) < len(words):
             raise InputError(f"tokens are {', '.join(map(repr, self.tokens))}; give different words without spaces")
-        for name, unset in {"token_init": "", "token_vectors": 1, "token_steps": 0}.items():
+        for name, unset in {"token_init": "", "token_vectors": 1, "token_steps": 0, "token_learning_rate": 0.0}.items():
             if getattr(self, name) != unset and not self.tokens:
                 raise contradiction(f"{name} without tokens")
 

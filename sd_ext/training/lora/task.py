@@ -25,6 +25,7 @@ from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import Workload
 from sd_ext.training.lora.network import adapt_towers, adapt_unet, base_dtype, quantize, trains_text
 from sd_ext.training.lora.new_words import Words, spell_out
+from sd_ext.training.lora.rates import text_share
 from sd_ext.training.lora.result import Finished, write_result
 from sd_ext.training.lora.start import keep_start, without_start
 from sd_ext.training.model.pipeline import make_pipeline
@@ -56,9 +57,12 @@ class LoraTask(DiffusionTask):
         self.at_start: Lora | None = None
         rate, words = config.rate.learning_rate, config.words
         text_ratio = (config.text.text_encoder_learning_rate or rate) / rate
-        self.ratios = {"towers": text_ratio}
+        text_ratio *= text_share(config.adapters.block_rates, files.family)
+        if self.trains_text and not text_ratio:
+            raise InputError("block_rates is 0 for BASE, the text encoders: set it, or leave out text_encoder, tokens")
+        self.ratios = {"towers": text_ratio} if self.trains_text else {}
         if words.tokens:
-            self.ratios["vectors"] = words.token_learning_rate / rate / text_ratio
+            self.ratios["vectors"] = config.token_rate / rate / text_ratio
         if config.adapters.lora_plus != 1:
             self.ratios |= dict.fromkeys(LORA_UP, config.adapters.lora_plus)
         self.stops = {"vectors": words.token_steps} if words.token_steps else {}
@@ -85,7 +89,7 @@ class LoraTask(DiffusionTask):
         self.base_pictures = self.draw_base(unet)
         if config.memory.base_precision == "int8":
             quantize(unet)
-        adapt_unet(unet, config)
+        self.ratios |= {f"unet.{path}": share for path, share in adapt_unet(unet, config, self.files.family).items()}
         if self.trains_text:
             self.towers = TextTowers.load(self.files, base_dtype(config)).to(self.device)
             self.new_words = adapt_towers(self.towers, config)

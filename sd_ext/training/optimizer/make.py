@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 from sd_ext.training.optimizer.averaged import to_training
+
+log = logging.getLogger(__name__)
 
 LORA_UP = ("lora_B", "lora_up")
 """The matrices of a LoRA that start at zero, in the names of peft and kohya."""
@@ -69,7 +72,7 @@ def make_optimizer(
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise InputError(f"learning_rate is {learning_rate}; it must be a number more than 0")
     if known.one_rate and len({group["ratio"] for group in groups}) > 1:
-        raise InputError(f"{name} finds one learning rate for all parameters: leave out LoRA+ and other ratios")
+        raise InputError(f"{name} has one learning rate for all parameters: leave out LoRA+ and other ratios")
     packed = [{**group, "lr": learning_rate * group["ratio"]} for group in groups]
     try:
         optimizer = cls(packed, lr=learning_rate, **{**known.options, **given})  # type: ignore[call-arg]
@@ -93,7 +96,7 @@ def _check_options(name: str, cls: type, options: dict[str, Any], groups: list[d
     if "lr" not in taken and not open_ended:
         raise InputError(f"optimizer {name!r} takes no learning rate 'lr'; its schedule could not be followed")
     if "weight_decay" not in taken and not open_ended and any(group["weight_decay"] for group in groups):
-        raise InputError(f"optimizer {name!r} has no weight decay: set weight_decay to 0")
+        log.warning("optimizer %r has no weight decay; the setting weight_decay is not used", name)
 
 
 def _check_state(name: str, optimizer: torch.optim.Optimizer) -> None:

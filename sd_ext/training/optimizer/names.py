@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sd_ext.errors import InputError, UnknownNameError
@@ -39,6 +39,11 @@ class Preset:
     constant: bool = False
     one_rate: bool = False
 
+    @property
+    def own_rate(self) -> bool:
+        """Whether its learning rate is another one than AdamW's."""
+        return self.learning_rate is not None or self.rate_share != 1
+
     def usual_rate(self, adamw: float) -> float:
         """The learning rate to use if none is given; `adamw` is the one that AdamW would have."""
         return self.learning_rate or adamw * self.rate_share
@@ -66,8 +71,19 @@ PRESETS = {
     "prodigy": Preset(
         "prodigyopt.Prodigy",
         "prodigyopt: finds the learning rate itself; leave it at 1",
+        # Its authors' advice for diffusion models; with the second, a warm-up does not disturb what it finds.
+        {"use_bias_correction": True, "safeguard_warmup": True},
         package="prodigyopt",
         state_bytes=16,
+        learning_rate=1.0,
+        one_rate=True,
+    ),
+    "dadapt-adam": Preset(
+        "dadaptation.DAdaptAdam",
+        "dadaptation: AdamW that finds the learning rate itself; leave it at 1",
+        {"decouple": True},
+        package="dadaptation",
+        state_bytes=12,
         learning_rate=1.0,
         one_rate=True,
     ),
@@ -77,13 +93,21 @@ PRESETS = {
         package="schedulefree",
         constant=True,
     ),
-    "sgd": Preset("torch.optim.SGD", "torch.optim.SGD", state_bytes=0),
+    "sgd": Preset(
+        "torch.optim.SGD",
+        "torch.optim.SGD; does not scale gradients, so it wants about 100 times AdamW's learning rate",
+        state_bytes=0,
+        rate_share=100.0,
+    ),
 }
 """The named optimizers, in the order in which `--help` lists them."""
 
 
 def preset(name: str) -> Preset:
-    """The preset of a named optimizer; for a class path, a preset with default properties. Nothing is imported.
+    """The preset of a named optimizer, or the properties of a class path. Nothing is imported.
+
+    The path of a preset's class stands for the preset. Other classes of a package that is about one idea (Prodigy,
+    D-Adaptation, Schedule-Free, Lion) have the properties of its preset, without the options; all others the default.
 
     Raises:
         UnknownNameError: `name` is neither.
@@ -92,7 +116,13 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     if "." not in name or not all(part.isidentifier() for part in name.split(".")):
         raise UnknownNameError("optimizer", name, [*PRESETS, "package.module.Class"])
-    return Preset(name, package=known_packages().get(name.split(".")[0], ""))
+    package = name.split(".")[0]
+    kin = [known for known in PRESETS.values() if known.path.split(".")[0] == package]
+    if same := [known for known in kin if known.path == name]:
+        return same[0]
+    if len(kin) == 1 and kin[0].package:
+        return replace(kin[0], path=name, options={})
+    return Preset(name, package=known_packages().get(package, ""))
 
 
 def known_packages() -> dict[str, str]:

@@ -28,17 +28,23 @@ class RunConfig(Config):
     def __post_init__(self) -> None:
         name = self.optimizer.optimizer
         if self.optimizer.preset.constant and self.loop.ema:
-            raise contradiction(f"{name} averages by itself; set ema = 0")
+            raise contradiction(f"{name} averages by itself; leave out ema")
         if self.optimizer.preset.constant and self.rate.lr_schedule != "constant":
-            raise contradiction(f"{name} averages in place of a falling learning rate; set lr_schedule = constant")
+            raise contradiction(f"{name} averages in place of a falling learning rate; leave out lr_schedule")
 
     def change(self, **values: Any) -> Self:
-        """See `Config.change`. A change of the optimizer alone also sets the learning rate that is usual for it.
+        """See `Config.change`. A change of the optimizer alone also sets what is usual for it.
 
-        See `Preset.usual_rate`; a learning rate that is among `values` is used instead.
+        That is its learning rate (`Preset.usual_rate`), and for one that averages the weights a constant schedule and
+        no averaging of ours (`Preset.constant`). What is among `values` is used instead.
         """
+        before = self.optimizer.preset
         if values.get("optimizer", self.optimizer.optimizer) != self.optimizer.optimizer:
-            values.setdefault("learning_rate", preset(values["optimizer"]).usual_rate(self._adamw_rate()))
+            known, script = preset(values["optimizer"]), type(self)()
+            values.setdefault("learning_rate", known.usual_rate(self._adamw_rate()))
+            if known.constant != before.constant:
+                values.setdefault("lr_schedule", "constant" if known.constant else script.rate.lr_schedule)
+                values.setdefault("ema", 0.0 if known.constant else script.loop.ema)
         return super().change(**values)
 
     def _adamw_rate(self) -> float:
@@ -55,5 +61,15 @@ class RunConfig(Config):
     def notes(self) -> dict[str, str]:
         """See `Config.notes`: a note on the learning rate, if the optimizer needs another one than AdamW."""
         known = self.optimizer.preset
-        wants = known.learning_rate or known.rate_share != 1
-        return {"learning_rate": f"{self.optimizer.optimizer}: {known.help}"} if wants else {}
+        return {"learning_rate": f"{self.optimizer.optimizer}: {known.help}"} if known.own_rate else {}
+
+    def training(self) -> str:
+        """The optimizer and its learning rate in a line, which every run begins with."""
+        known, rate = self.optimizer.preset, self.rate
+        said = f"{self.optimizer.optimizer}, learning rate {rate.learning_rate:g}, {rate.lr_schedule}"
+        if known.learning_rate and not 0.1 <= rate.learning_rate / known.learning_rate <= 10:
+            said += (
+                f": what it finds is multiplied by {rate.learning_rate:g}, so it may train next to nothing or "
+                f"diverge; its own is {known.learning_rate:g}"
+            )
+        return said

@@ -204,6 +204,7 @@ def fit(task: Task, config: RunConfig) -> Path:
             ) as progress,
         ):
             millions = sum(p.numel() for p in task.model.parameters() if p.requires_grad) / 1e6
+            progress.say(config.training())
             progress.say(f"{task.name}: {millions:.2f} M parameters on {accelerator.device}, from step {run.step}")
             for metrics in train(run):
                 observe(run, task, folder, metrics, progress, history)

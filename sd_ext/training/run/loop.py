@@ -78,7 +78,7 @@ class Run:
         model: computes the loss: `model(*batch)` returns a dictionary of means over the batch, of which "loss" is
             minimised.
         optimizer: the optimizer of the trained weights. The learning rate of a group is multiplied by its "ratio",
-            and is 0 from step "until" on, if the group has these entries.
+            and it is not trained from step "until" on, if the group has these entries.
         batches: `batches(first)` yields, for each of the steps `first`, `first + 1`, ..., this process's list of
             (pass, arguments of `model`).
         ema: the averaged weights; None for no averaging.
@@ -144,6 +144,14 @@ def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:
     return sums
 
 
+def stop_finished(run: Run) -> None:
+    """Take the gradients of groups whose training has ended ("until"): no optimizer touches them, whatever its rate."""
+    for group in inner_optimizer(run.optimizer).param_groups:
+        if run.step >= group.get("until", math.inf):
+            for p in group["params"]:
+                p.grad = None
+
+
 def train(run: Run) -> Iterator[dict[str, float]]:
     """Train from `run.step` to the last step.
 
@@ -162,8 +170,9 @@ def train(run: Run) -> Iterator[dict[str, float]]:
         work = next(batches)
         rate = learning_rate(run.config.rate, run.step, settings.steps)
         for group in inner_optimizer(run.optimizer).param_groups:
-            group["lr"] = rate * group.get("ratio", 1.0) if run.step < group.get("until", math.inf) else 0.0
+            group["lr"] = rate * group.get("ratio", 1.0)
         sums = backward(run, work)
+        stop_finished(run)
         names, passes = list(sums), [each for each, _ in work]
         reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")
         norm = accelerator.clip_grad_norm_(trained, settings.clip or math.inf)

@@ -139,7 +139,6 @@ def test_options_from_text():
         ("adamw", {"betas": (2.0, 0.9)}, r"refuses its options \(betas=\(2.0, 0.9\)\): Invalid beta"),
         ("adamw", {"betas": 3}, "refuses its options"),
         ("lion", {"betas": (2.0, 0.9)}, "refuses its options"),
-        ("torch.optim.Rprop", {}, "no weight decay: set weight_decay to 0"),
         ("torch.optim.LBFGS", {}, "several times a step"),
         ("torch.nn.Linear", {}, r"not a class derived from torch\.optim\.Optimizer"),
         ("torch.optim.Adamw", {}, "not a class"),
@@ -153,6 +152,12 @@ def test_what_cannot_work_is_said(name, options, message):
         pytest.importorskip("lion_pytorch")
     with pytest.raises(InputError, match=message):
         make_optimizer(name, groups_of(Adapter()), 0.1, options)
+
+
+def test_an_optimizer_without_weight_decay_goes_without_and_says_so(caplog):
+    optimizer = make_optimizer("torch.optim.Rprop", groups_of(Adapter()), 0.1)
+    assert "'torch.optim.Rprop' has no weight decay" in caplog.text
+    optimizer.step()
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
@@ -173,8 +178,37 @@ def test_a_missing_package_is_named_with_the_command(name, monkeypatch):
 def test_prodigy_takes_one_rate():
     pytest.importorskip("prodigyopt")
     assert PRESETS["prodigy"].learning_rate == 1.0
-    with pytest.raises(InputError, match=r"leave out LoRA\+"):
+    with pytest.raises(InputError, match=r"one learning rate for all parameters: leave out LoRA\+"):
         make_optimizer("prodigy", groups_of(Adapter(), lora_B=4.0), 1.0)
+
+
+def small_lora(name: str, rate: float, steps: int, warmup: int = 0) -> float:
+    """A LoRA of rank 4 fitted to a change of rank 4; returns the loss as a share of that at the start."""
+    draw = torch.Generator().manual_seed(0)
+    down, change, x = (torch.randn(shape, generator=draw) for shape in ((4, 32), (32, 32), (256, 32)))
+    a, b = nn.Parameter(down / 32**0.5), nn.Parameter(torch.zeros(32, 4))
+    wanted = x @ (0.03 * change[:, :4] @ change[:4])
+    optimizer = make_optimizer(name, parameter_groups([("lora_A", a), ("lora_B", b)], 0.01), rate)
+    to_training(optimizer)
+    losses = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / max(1, warmup))
+        optimizer.zero_grad()
+        loss = (x @ a.t() @ b.t() - wanted).square().mean()
+        loss.backward()
+        losses.append(float(loss))
+        optimizer.step()
+    return losses[-1] / losses[0]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name in PRESETS and PRESETS[name].one_rate])
+@pytest.mark.parametrize("warmup", [0, 50])
+def test_what_finds_its_rate_trains_a_lora_at_its_default(name, warmup):
+    """From a first guess of 1e-6 it gets as far as AdamW at a good rate; at AdamW's own rate it would train nothing."""
+    usual = PRESETS[name].usual_rate(1e-4)
+    assert small_lora(name, usual, 400, warmup) < 0.05
+    assert small_lora(name, 1e-4, 400, warmup) > 0.5
 
 
 def test_unknown_names_do_not_run_code():

@@ -58,7 +58,7 @@ def test_the_rate_that_is_used_is_the_presets(toy):
     for cls in (AutoencoderConfig, LoraConfig):
         usual = cls().rate.learning_rate
         assert cls.of(optimizer="toy").rate.learning_rate == usual / 2
-        assert cls.of(optimizer="sgd").rate.learning_rate == usual
+        assert cls.of(optimizer="sgd").rate.learning_rate == pytest.approx(100 * usual)
         assert cls.of(optimizer="prodigy").rate.learning_rate == 1.0
         assert cls.of(optimizer="lion").rate.learning_rate < usual / 3
         assert cls.of(optimizer="toy", learning_rate=0.3).rate.learning_rate == 0.3
@@ -90,6 +90,48 @@ def test_a_rate_counts_for_the_optimizer_it_was_chosen_for(toy, tmp_path):
     assert rate(str(file), "--learning-rate", "0.5") == 0.5
     assert LoraConfig.of(optimizer="prodigy").change(optimizer="adamw").rate.learning_rate == 1e-4
     assert LoraConfig.of(optimizer="prodigy", learning_rate=0.5).change(steps=9).rate.learning_rate == 0.5
+
+
+@pytest.mark.parametrize("path", ["prodigyopt.Prodigy", "dadaptation.DAdaptSGD", "schedulefree.SGDScheduleFree"])
+def test_a_class_by_its_path_has_the_ways_of_its_kin(path, tmp_path):
+    """Prodigy at AdamW's 1e-4 would train nothing, and Schedule-Free with a cosine is refused."""
+    config = LoraConfig.of(optimizer=path)
+    kin = next(known for known in PRESETS.values() if known.path.split(".")[0] == path.split(".")[0])
+    assert config.rate.learning_rate == kin.usual_rate(1e-4)
+    assert (config.rate.lr_schedule == "constant") == kin.constant
+    assert config.optimizer.preset.path == path
+
+
+def test_what_averages_by_itself_brings_a_constant_rate_and_no_averages_of_ours(tmp_path):
+    for cls in (AutoencoderConfig, TextToImageConfig, LoraConfig):
+        config = cls.of(optimizer="schedulefree-adamw")
+        assert (config.rate.lr_schedule, config.loop.ema) == ("constant", 0.0)
+        back = config.change(optimizer="adamw")
+        assert (back.rate.lr_schedule, back.loop.ema) == (cls().rate.lr_schedule, cls().loop.ema)
+        for wrong in ({"lr_schedule": "cosine"}, {"ema": 0.9}):
+            with pytest.raises(InputError, match=r"schedulefree-adamw averages .*; leave out"):
+                cls.of(optimizer="schedulefree-adamw", **wrong)
+    file = tmp_path / "own.toml"
+    file.write_text('preset = "sdxl"\noptimizer = "schedulefree-adamw"\n')
+    assert parse(LoraConfig, [str(file)], "")[0].rate.lr_schedule == "constant"
+
+
+def test_a_rate_that_switches_off_the_search_is_said():
+    assert LoraConfig.of(optimizer="prodigy").training() == "prodigy, learning rate 1, cosine"
+    assert "its own is 1" in LoraConfig.of(optimizer="prodigy", learning_rate=1e-4).training()
+
+
+def test_rates_apart_are_refused_only_where_someone_asked_for_them():
+    words = {"tokens": ("<toy>",), "text_encoder": True}
+    assert LoraConfig.of(optimizer="prodigy", **words).token_rate == 1.0
+    assert LoraConfig.of(**words).token_rate == 5e-4
+    assert LoraConfig.of(optimizer="lion", **words).token_rate == pytest.approx(1e-4)
+    assert LoraConfig.of(optimizer="prodigy", block_rates=("mid_block=0",)).adapters.block_rates
+    apart = {"lora_plus": 4.0, "token_learning_rate": 0.1, "text_encoder_learning_rate": 0.1,
+             "block_rates": ("mid_block=0.5",)}  # fmt: skip
+    for name, value in apart.items():
+        with pytest.raises(InputError, match=f"prodigy finds one rate for all; leave out {name}$"):
+            LoraConfig.of(optimizer="prodigy", **words, **{name: value})
 
 
 # Packages that nobody has vouched for.
@@ -130,9 +172,8 @@ def test_a_file_cannot_allow_it_itself(strange):
 
 
 def test_known_packages_are_those_of_the_presets(toy):
-    assert {"torch", "transformers", "bitsandbytes", "prodigyopt", "lion_pytorch", "schedulefree"} == set(
-        known_packages()
-    )
+    packages = {"torch", "transformers", "bitsandbytes", "prodigyopt", "dadaptation", "lion_pytorch", "schedulefree"}
+    assert set(known_packages()) == packages
     for name in (*PRESETS, "torch.optim.RAdam", "schedulefree.SGDScheduleFree"):
         assert LoraConfig.of(optimizer=name, ema=0.0, lr_schedule="constant").optimizer.optimizer == name
 
