@@ -24,8 +24,10 @@ from sd_ext.training.configs import AutoencoderConfig, AutoencoderSettings
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.images import to_uint8
 from sd_ext.training.data.order import Pass
-from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
+from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels
+from sd_ext.training.data.report import report
 from sd_ext.training.data.strangers import estrange
+from sd_ext.training.data.unused import unused_files
 from sd_ext.training.model.trainable import load_part
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.task import Task
@@ -86,8 +88,10 @@ class AutoencoderTask(Task):
 
     def __init__(self, config: AutoencoderConfig):
         self.config = config
-        self.pictures = Pictures(config.data.data, config.pictures.resolution, config.data.split)
-        report_broken(self.pictures)
+        self.pictures = Pictures(
+            config.data.data, config.pictures.resolution, config.data.split, folder_repeats=config.data.folder_repeats
+        )
+        report(self.pictures, unused_files(config.data.data, config.data.split, self.pictures.items))
         self.sizes = self.pictures.sizes
         self.parts = {"samples": fingerprint(self.pictures, [""] * len(self.pictures))}
         settings, model, side = config.autoencoder, config.start.model, config.pictures.resolution

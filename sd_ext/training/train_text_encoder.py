@@ -22,7 +22,9 @@ from sd_ext.errors import InputError
 from sd_ext.seams.transformers import text_tower
 from sd_ext.training.configs import ClipSettings, TextEncoderConfig
 from sd_ext.training.data.order import Pass
-from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels, report_broken
+from sd_ext.training.data.pictures import Pictures, fingerprint, read_pixels
+from sd_ext.training.data.report import report
+from sd_ext.training.data.unused import unused_files
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import tokenize
 from sd_ext.training.model.tokenizer import save_tokenizer, train_tokenizer
@@ -97,8 +99,10 @@ class TextEncoderTask(Task):
 
     def __init__(self, config: TextEncoderConfig):
         self.config = config
-        self.pictures = Pictures(config.data.data, config.pictures.resolution, config.data.split)
-        report_broken(self.pictures)
+        self.pictures = Pictures(
+            config.data.data, config.pictures.resolution, config.data.split, folder_repeats=config.data.folder_repeats
+        )
+        report(self.pictures, unused_files(config.data.data, config.data.split, self.pictures.items))
         self.sizes = self.pictures.sizes
         self.parts = {"samples": fingerprint(self.pictures, self.pictures.captions)}
         if not any(self.pictures.captions):

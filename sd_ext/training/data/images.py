@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sd_ext.plain_files import PICTURE_BYTES, read_bytes
 from sd_ext.training.data.buckets import Size, cover
+from sd_ext.training.data.colours import to_8_bit, to_srgb
 
 UNREADABLE = (
     OSError,
@@ -21,9 +23,11 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )  # errors that Pillow and readers raise for files that cannot be used
 
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 
 def open_picture(data: bytes) -> Image.Image:
-    """Decode a picture completely, and turn it upright as its EXIF orientation says.
+    """Decode a picture completely: upright as its EXIF orientation says, of 8 bits, its colours in sRGB.
 
     Args:
         data: the bytes of the file.
@@ -31,16 +35,40 @@ def open_picture(data: bytes) -> Image.Image:
     Raises:
         any of `UNREADABLE`: the data is damaged, no picture, or has too many pixels.
     """
+    return decode_picture(data)[0]
+
+
+def decode_picture(data: bytes) -> tuple[Image.Image, list[str]]:
+    """`open_picture`, and what was done to the picture on the way: what is converted, guessed or left out of it."""
+    knows_heif()
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
-            if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
-                return ImageOps.exif_transpose(Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)))
-            return ImageOps.exif_transpose(picture)
+            frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
+            several = f"holds {frames} pictures, of which the first is taken" if frames > 1 else ""
+            plain, depth = to_8_bit(picture)
+            colours, profile = to_srgb(plain)
+            notes = [note for note in (several, depth, profile) if note]
+            return ImageOps.exif_transpose(colours), notes
+    except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS and not knows_heif():
+            raise OSError("a HEIC picture, for which pillow-heif is needed: pip install pillow-heif") from error
+        raise OSError("no picture that Pillow can read") from error
     except UNREADABLE:
         raise
     except Exception as error:  # Pillow's decoders raise many other types of errors
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+@cache
+def knows_heif() -> bool:
+    """Whether pictures as phones take them can be read: through `pillow-heif`, if it is installed."""
+    try:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def on_white(picture: Image.Image) -> Image.Image:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from sd_ext.declared import shown
+from sd_ext.declared import check, shown
 from sd_ext.errors import InputError
 from sd_ext.plain_files import PICTURE_BYTES, open_file, read_bytes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".heic", ".heif"),
+    *(".jp2", ".j2k", ".bmp", ".gif", ".tif", ".tiff", ".tga", ".qoi", ".ppm", ".pgm", ".pnm"),
+)
 MAX_REPEATS = 1000  # more is a mistake, such as a folder name that starts with a year ("2023_holidays")
 CAPTION_NAMES = ("text", "caption", "prompt")  # caption fields that are tried in this order when none is named
 
@@ -27,6 +31,9 @@ class Item:
         repeats: how many times an epoch contains the picture.
         weight: factor of its loss.
         prior: True for a class picture of prior preservation; its caption gets no prefix and no augmentation.
+        others: more captions of the same picture; each time one of all its captions is drawn.
+        files: the files that it is read from, as far as they are files of their own.
+        notes: what is worth knowing about it, such as what was not read; reported with the data.
     """
 
     name: str
@@ -36,6 +43,14 @@ class Item:
     repeats: int = 1
     weight: float = 1.0
     prior: bool = False
+    others: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All its captions; none if it has none."""
+        return (self.caption, *self.others) if self.caption else ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,24 @@ def inside(folder: Path, name: str, where: str) -> Path:
 def one_line(text: str | float | None) -> str:
     """A caption with line breaks and repeated spaces replaced by single spaces; "" for None."""
     return "" if text is None else " ".join(str(text).split())
+
+
+def wordings_of(said: object, where: str, name: str) -> tuple[str, ...]:
+    """The captions that metadata gives a picture: a text, a number, or a list of texts to choose from.
+
+    Args:
+        said: the value.
+        where, name: the place of the entry and the field, for the message.
+
+    Returns:
+        Different captions, each on one line, without empty ones.
+
+    Raises:
+        InputError: it is something else.
+    """
+    check(said, str | float | None | list[str], where, name)
+    several: Sequence[Any] = said if isinstance(said, list) else [said]
+    return tuple(dict.fromkeys(text for each in several if (text := one_line(each))))
 
 
 def check_repeats(value: object, where: str) -> int:

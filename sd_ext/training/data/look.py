@@ -9,9 +9,20 @@ from PIL import Image
 from torch import Tensor
 
 from sd_ext.errors import InputError, UnknownNameError
-from sd_ext.training.data.buckets import Buckets, Size, centre, room
-from sd_ext.training.data.images import UNREADABLE, covering, crop_to, has_proportions, on_white, open_picture
+from sd_ext.training.data.buckets import Buckets, Size, centre, cover, room
+from sd_ext.training.data.images import (
+    UNREADABLE,
+    covering,
+    crop_to,
+    decode_picture,
+    has_proportions,
+    on_white,
+    open_picture,
+)
 from sd_ext.training.data.items import Item, Refused
+
+MUCH_LOST = 0.3  # a larger share of a picture's area that is cut off is reported
+MUCH_ENLARGED = 1.5
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class Look:
         masked: whether it has a mask.
         sizes: height and width of each of its samples.
         pixels: for each size (3, height, width) uint8; empty unless pixels are kept in memory.
+        notes: what is converted, guessed, cut or enlarged.
     """
 
     problem: str = ""
@@ -105,6 +117,7 @@ class Look:
     masked: bool = False
     sizes: list[Size] = field(default_factory=list)
     pixels: list[Tensor] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 def look_at(item: Item, wanted: Wanted) -> Look:
@@ -112,25 +125,45 @@ def look_at(item: Item, wanted: Wanted) -> Look:
     if isinstance(item.read, Refused):
         return Look(item.read.reason)
     if wanted.caption and not item.caption:
-        return Look("no caption")
+        return Look(": ".join(["no caption", *item.notes]))
     try:
         data = item.read()
-        picture = open_picture(data)
+        picture, notes = decode_picture(data)
         mask = read_mask(item, picture, wanted.alpha_mask)
     except InputError as error:
         return Look(str(error))
     except UNREADABLE as error:
-        return Look(f"{type(error).__name__}: {error}")
+        return Look(str(error) if type(error) is OSError else f"{type(error).__name__}: {error}")
     original = (picture.height, picture.width)
     sizes = wanted.buckets.assign(*original)
     least = wanted.min_size if sizes else max(wanted.min_size, wanted.buckets.step)
     if min(original) < least:
         return Look(f"too small: {picture.width} x {picture.height}, the shorter side must have {least} pixels")
     look = Look("", original, hashlib.sha256(data).hexdigest(), mask is not None, sizes)
+    look.notes = (*item.notes, *notes, *fitting(original, sizes))
     if wanted.keep:
         upright = on_white(picture)
         look.pixels = [kept(covering(upright, size), original, size, wanted.crop) for size in sizes]
     return look
+
+
+def fitting(original: Size, sizes: list[Size]) -> list[str]:
+    """Notes on sizes for which much of a picture is cut off, or it is much enlarged."""
+    notes = []
+    for size in sizes:
+        lost, scale = share_lost(original, size), cover(original, size)[0] / original[0]
+        at = f"at {size[1]} x {size[0]}"
+        if lost > MUCH_LOST:
+            notes.append(f"{lost:.0%} of it is cut off {at}")
+        if scale > MUCH_ENLARGED:
+            notes.append(f"is enlarged {scale:.1f} times {at}")
+    return notes
+
+
+def share_lost(original: Size, size: Size) -> float:
+    """The share of a picture's area that is cut off when it is scaled to cover a size, from 0 to 1."""
+    height, width = cover(original, size)
+    return 1 - size[0] * size[1] / (height * width)
 
 
 def kept(pixels: Tensor, original: Size, size: Size, crop: str) -> Tensor:

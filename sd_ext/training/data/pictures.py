@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from sd_ext.errors import InputError, TrainingError, UnknownNameError, printable
+from sd_ext.errors import InputError, TrainingError, UnknownNameError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.buckets import Buckets, Size
 from sd_ext.training.data.draws import Stream, stream_generator
@@ -45,11 +45,15 @@ class Pictures:
         repeats: how many times an epoch contains each picture; multiplied by the item's own repeats.
         keep: hold decoded pixels in memory, if all of them take at most `IN_MEMORY` bytes.
         console: where the progress bar is shown; None for the standard error.
+        folder_repeats: as for `read_items`, if `data` is a source.
 
     Attributes:
+        items: the items, those that are left out as well.
         samples: the samples. A picture that is repeated, or trained at several sizes, has several.
         sizes: height and width of each sample, in pixels.
-        captions: the caption of each sample.
+        captions: the caption of each sample; of several, the first.
+        several: all captions of each sample.
+        notes: (name, what is worth knowing) of pictures that are used: what was converted, guessed or cut.
         skipped: one line for each picture that was left out: its name and the reason.
         masked: whether any picture has a mask.
 
@@ -71,12 +75,15 @@ class Pictures:
         repeats: int = 1,
         keep: bool = True,
         console: Console | None = None,
+        folder_repeats: bool = False,
     ):
         if captionless not in ("use", "skip"):
             raise UnknownNameError("choice for captionless", captionless, ("use", "skip"))
-        items = read_items(data, split) if isinstance(data, (str, os.PathLike)) else list(data)
+        source = isinstance(data, (str, os.PathLike))
+        items = read_items(data, split, folder_repeats=folder_repeats) if source else list(data)
         buckets = sizes if isinstance(sizes, Buckets) else Buckets((sizes,), step=1, enabled=False)
         keep = keep and len(items) * sum(r**2 for r in buckets.resolutions) * 3 <= IN_MEMORY
+        self.items = items
         self.wanted = Wanted(buckets, min_size, captionless == "skip" and not caption, crop, alpha_mask, keep)
         self._gather(items, self._look_at_all(items, console), caption, repeats)
         if not self.samples:
@@ -107,7 +114,9 @@ class Pictures:
                 self.samples += [Sample(item, size, look.original, look.digest, view)] * (item.repeats * repeats)
                 view += 1
         self.sizes = [sample.size for sample in self.samples]
-        self.captions = [sample.item.caption or caption for sample in self.samples]
+        self.several = [sample.item.captions or (caption,) for sample in self.samples]
+        self.captions = [each[0] for each in self.several]
+        self.notes = [(item.name, note) for item, look in zip(items, looks, strict=True) for note in look.notes]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -203,14 +212,6 @@ class Pictures:
             raise InputError("a latent cache cannot hold random crops, which differ each time: use one or the other")
         sample = self.samples[index]
         return sample.digest, sample.size, sample.crop, flipped
-
-
-def report_broken(pictures: Pictures) -> None:
-    """Print which pictures were left out, and why, to the standard error."""
-    if pictures.skipped:
-        console = Console(stderr=True)
-        lines = [f"{len(pictures.skipped)} pictures are left out:", *map(printable, pictures.skipped)]
-        console.print("\n  ".join(lines), highlight=False, markup=False)
 
 
 def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) -> str:

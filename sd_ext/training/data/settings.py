@@ -28,6 +28,9 @@ class SourceSettings(Settings):
         free=True,
     )
     split: str = setting("train", "train on the pictures with this split in metadata.jsonl; 'all' for every picture")
+    folder_repeats: bool = setting(
+        False, "read folder names such as '10_sks cat' as kohya does: ten times an epoch, captions 'sks cat'"
+    )
     flip: bool = setting(False, "mirror half of the pictures, drawn anew each time")
 
 

@@ -10,11 +10,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from sd_ext.declared import check
 from sd_ext.errors import InputError
 from sd_ext.plain_files import TEXT_BYTES, decode, why_not
 from sd_ext.reading import parse_json
-from sd_ext.training.data.items import CAPTION_NAMES, SUFFIXES, FileReader, Item, Refused, one_line
+from sd_ext.training.data.items import CAPTION_NAMES, SUFFIXES, FileReader, Item, Refused, one_line, wordings_of
 
 MASK = ".mask.png"
 
@@ -75,12 +74,28 @@ def shard_items(path: Path, text: str | None) -> list[Item]:
         picture = next((ending for ending in files if ending in SUFFIXES), None)
         if picture:
             name = f"{path.name}/{key}{picture}"
-            items.append(Item(name, files[picture], caption(files, text, name), files.get(MASK)))
+            items.append(shard_item(name, files, picture, text))
     return items
 
 
-def caption(files: dict[str, FileReader], text: str | None, name: str) -> str:
-    """The caption of a sample: its `.txt` or `.caption` file, or a field of its `.json` file; "" if it has none.
+def shard_item(name: str, files: dict[str, FileReader], picture: str, text: str | None) -> Item:
+    """The item of a sample; if its caption cannot be read, a stand-in that says why.
+
+    Args:
+        name: its name.
+        files: readers of its files, by ending.
+        picture: the ending of its picture.
+        text: as for `read_shards`.
+    """
+    try:
+        said = captions(files, text, name)
+    except InputError as problem:
+        return Item(name, Refused(str(problem)))
+    return Item(name, files[picture], said[0], files.get(MASK), others=said[1:])
+
+
+def captions(files: dict[str, FileReader], text: str | None, name: str) -> tuple[str, ...]:
+    """The captions of a sample: its `.txt` or `.caption` file, or a field of its `.json` file; ("",) if it has none.
 
     Args:
         files: readers of the sample's files, by ending.
@@ -93,15 +108,12 @@ def caption(files: dict[str, FileReader], text: str | None, name: str) -> str:
     where = f"the caption of {name}"
     for ending in () if text else (".txt", ".caption"):
         if ending in files:
-            return one_line(decode(_short(files[ending], where), where))
+            return (one_line(decode(_short(files[ending], where), where)),)
     if ".json" not in files:
-        return ""
+        return ("",)
     said: dict[str, Any] = parse_json(_short(files[".json"], where), where, dict)
-    field = next((n for n in ([text] if text else CAPTION_NAMES) if n in said), None)
-    if field is None:
-        return ""
-    check(said[field], str | float | None, where, field)
-    return one_line(said[field])
+    fields = [name for name in ([text] if text else CAPTION_NAMES) if name in said]
+    return next((found for name in fields if (found := wordings_of(said[name], where, name))), ("",))
 
 
 def _short(read: FileReader, where: str) -> bytes:

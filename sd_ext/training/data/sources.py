@@ -11,15 +11,20 @@ from pathlib import Path
 from sd_ext.errors import InputError
 from sd_ext.models import is_hub_id
 from sd_ext.plain_files import why_not
-from sd_ext.training.data.folders import linked_folders, metadata_files, picture_files, read_metadata, read_pairs
+from sd_ext.training.data.folders import metadata_files, read_metadata, read_pairs
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.shards import read_shards
 from sd_ext.training.data.shipped import shipped_sets
 from sd_ext.training.data.tables import read_table
+from sd_ext.training.data.walk import walk
 
 
 def read_items(
-    source: str | os.PathLike[str], split: str = "train", image: str | None = None, text: str | None = None
+    source: str | os.PathLike[str],
+    split: str = "train",
+    image: str | None = None,
+    text: str | None = None,
+    folder_repeats: bool = False,
 ) -> list[Item]:
     """List the items of a data source. Pictures are not read yet.
 
@@ -30,6 +35,7 @@ def read_items(
         split: the split to list; "all" for all pictures. Shards have no splits.
         image: the column with the pictures, if the source is a table; None to find it.
         text: the column or field with the captions; None to find it.
+        folder_repeats: whether names of folders such as `10_sks cat` say repeats and caption.
 
     Raises:
         InputError: the source does not exist or holds no pictures, its metadata is damaged, a path leads out of the
@@ -42,13 +48,13 @@ def read_items(
         )
     folder = Path(source)
     if folder.is_dir():
-        return read_folder(folder, split, image, text)
+        return read_folder(folder, split, image, text, folder_repeats)
     if source.endswith((".tar", ".parquet")) or glob.has_magic(source):
         return read_files(source, sorted(Path(name) for name in glob.glob(source, recursive=True)), split, image, text)
     if folder.exists():
         raise InputError(f"{source} is a file; give a folder of pictures, *.tar shards or *.parquet files")
     if source in (ours := shipped_sets()):
-        return read_folder(ours[source], split, image, text)
+        return read_folder(ours[source], split, image, text, folder_repeats)
     if not is_hub_id(source):
         raise InputError(f"no folder of pictures at {source}; with sd_ext comes {', '.join(ours) or 'none'}")
     try:
@@ -57,21 +63,24 @@ def read_items(
         raise InputError(f"no folder of pictures at {source}, and as a data set of the Hub: {error}") from error
 
 
-def read_folder(folder: Path, split: str, image: str | None, text: str | None) -> list[Item]:
+def read_folder(
+    folder: Path, split: str, image: str | None, text: str | None, folder_repeats: bool = False
+) -> list[Item]:
     """The items of a folder: with metadata, of pictures with text files, of shards, or of Parquet files.
 
     Arguments and errors as for `read_items`.
     """
     if metadata_files(folder):
         return read_metadata(folder, split, text)
+    there = walk(folder)
     kinds = {
-        "pictures": picture_files(folder),
+        "pictures": there.pictures,
         "*.tar": sorted(folder.glob("*.tar")),
         "*.parquet": sorted(folder.rglob("*.parquet")),
     }
     found = [kind for kind, files in kinds.items() if files]
     if not found:
-        links = "; links to other folders are not followed" if linked_folders(folder, "*") else ""
+        links = "; links to other folders are not followed" if there.closed else ""
         raise InputError(f"{folder} holds no pictures and no metadata.jsonl, *.tar or *.parquet{links}")
     if len(found) > 1:
         raise InputError(f"{folder} holds {' and '.join(found)}; say which, for example {folder / found[-1]}")
@@ -82,7 +91,7 @@ def read_folder(folder: Path, split: str, image: str | None, text: str | None) -
             if reason := why_not(path, folder):
                 raise InputError(f"{path} {reason}; remove it")
         return read_table(str(folder), split, image, text)
-    return read_pairs(folder, split)
+    return read_pairs(folder, split, folder_repeats)
 
 
 def read_files(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.plain_files import PICTURE_BYTES, read_bytes
-from sd_ext.training.data.items import CAPTION_NAMES, Item, one_line
+from sd_ext.training.data.items import CAPTION_NAMES, Item, wordings_of
 
 
 def library() -> Any:
@@ -96,9 +96,13 @@ def read_table(
         return CellReader(parts[column], number, column, roots)
 
     return [
-        Item(f"{source}[{n}]", reader(n, image), one_line(captions[n]), reader(n, mask) if mask and masked[n] else None)
-        for n in range(len(rows))
-    ]
+        Item(
+            f"{source}[{n}]", reader(n, image), said[0], reader(n, mask) if mask and masked[n] else None,
+            others=said[1:],
+        )
+        for n, each in enumerate(captions)
+        for said in [wordings_of(each, f"{source}[{n}]", text or "") or ("",)]
+    ]  # fmt: skip
 
 
 def allowed_roots(source: str, datasets: Any) -> tuple[Path, ...]:
@@ -130,7 +134,7 @@ def choose_text(features: Any, named: str | None, source: str) -> str | None:
     Raises:
         InputError: there are several text columns of other names, or none called `named`.
     """
-    strings = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
+    strings = [name for name, kind in features.items() if is_text(getattr(kind, "feature", kind))]  # or lists of them
     if named:
         if named not in strings:
             raise UnknownNameError(f"column of text in {source}", named, strings)
@@ -139,3 +143,8 @@ def choose_text(features: Any, named: str | None, source: str) -> str | None:
     if not known and len(strings) > 1:
         raise InputError(f"which column of {source} holds the captions? There are {', '.join(strings)}; name one")
     return (known or strings or [None])[0]
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a column's type is text."""
+    return getattr(kind, "dtype", None) in ("string", "large_string")

@@ -18,7 +18,7 @@ def outside_training(settings: CaptionSettings, caption: str) -> str:
 def texts_of(
     settings: CaptionSettings,
     seed: int,
-    captions: Sequence[str],
+    captions: Sequence[str | tuple[str, ...]],
     exact: Sequence[bool] | None = None,
     rephrase: float = 0.0,
 ) -> tuple[list[list[int]], list[str]]:
@@ -27,7 +27,7 @@ def texts_of(
     Args:
         settings: prefix and augmentation of captions.
         seed: the run's seed.
-        captions: the caption of each sample.
+        captions: the caption of each sample, or several to choose from.
         exact: for each sample, whether its caption is used unchanged, without prefix and augmentation; None if no
             sample's is.
         rephrase: probability that a sample gets a rephrased caption, from 0 to 1.
@@ -37,12 +37,13 @@ def texts_of(
         An index that is listed twice is twice as likely.
     """
     indices: dict[str, int] = {}
-    known = set(captions)
-    pairs = list(zip(captions, exact or [False] * len(captions), strict=True))
+    several = [(each,) if isinstance(each, str) else each for each in captions]
+    known = {caption for each in several for caption in each}
+    pairs = list(zip(several, exact or [False] * len(captions), strict=True))
     choices = {}
-    for caption, as_it_is in dict.fromkeys(pairs):
-        texts = [caption] if as_it_is else wordings(settings, seed, caption, known, rephrase)
-        choices[caption, as_it_is] = [indices.setdefault(text, len(indices)) for text in texts]
+    for each, as_it_is in dict.fromkeys(pairs):
+        texts = list(each) if as_it_is else [t for c in each for t in wordings(settings, seed, c, known, rephrase)]
+        choices[each, as_it_is] = [indices.setdefault(text, len(indices)) for text in texts]
     return [choices[pair] for pair in pairs], list(indices)
 
 

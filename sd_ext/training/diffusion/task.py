@@ -9,6 +9,7 @@ stratified.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +29,15 @@ from sd_ext.training.data.texts import outside_training, texts_of
 from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.samples import open_pictures
-from sd_ext.training.encoding.encoded import Encoded
+from sd_ext.training.encoding.encoded import Encoded, settled
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective.levels import NoiseLevels
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.objective.noise import draw_noise
 from sd_ext.training.run.task import Task
+
+log = logging.getLogger(__name__)
 
 PREVIEWS = 8  # if no prompts are given, previews show this many captions of the data
 
@@ -92,7 +95,7 @@ class DiffusionTask(Task):
         self.levels = NoiseLevels(self.noise, config.loss, config.timesteps)
         class_pictures = [sample.item.prior for sample in self.pictures.samples]
         self.choices, self.texts = texts_of(
-            config.captions, config.loop.seed, self.pictures.captions, class_pictures, rephrase
+            config.captions, config.loop.seed, self.pictures.several, class_pictures, rephrase
         )
         held_out = self.held_out.captions if self.held_out else []
         self.held_out_texts = [outside_training(config.captions, caption) for caption in held_out]
@@ -137,10 +140,24 @@ class DiffusionTask(Task):
             config.cache, self.files, accelerator, out=config.folder.out, flip=config.data.flip,
             side=max(config.pictures.resolution), workers=config.machine.workers,
         )  # fmt: skip
+        if accelerator.is_main_process:
+            self.say_cut()
         self.encoded.prepare([self.pictures, *([self.held_out] if self.held_out else [])], self.all_texts())
         self.model = self.make_model()
         self.unet = self.model.unet
         prepare_unet(self.unet, config.unet)
+
+    def spelled(self, text: str) -> str:
+        """A text as the tokenizer gets it; a subclass may replace words in it."""
+        return text
+
+    def say_cut(self) -> None:
+        """Warn of captions that have more tokens than the text encoder reads."""
+        lengths, most = self.encoded.lengths([self.spelled(text) for text in self.texts])
+        if long := [text for text, length in zip(self.texts, lengths, strict=True) if length > most]:
+            log.warning(
+                "%d of %d captions are cut off after %d tokens, e.g. %r", len(long), len(lengths), most, long[0][:60]
+            )
 
     def all_texts(self) -> list[str]:
         """Every text that must be encoded: those of samples, validation and previews, and the empty text."""
@@ -236,6 +253,10 @@ class DiffusionTask(Task):
         if moments is None:
             assert read.pixels is not None
             moments = self.encoded.encode(read.pixels.to(device)).cpu()
+            spreads = moments[:, 1].flatten(1).amax(1).tolist()
+            names = [self.pictures.samples[s].item.name for s in each.samples]
+            self.encoded.note_spreads(dict(zip(names, spreads, strict=True)))
+        moments = settled(moments)
         posterior, eps, eps_in_input = read.noises
         x0 = moments[:, 0].float() + moments[:, 1].float() * posterior
         samples = [self.pictures.samples[s] for s in each.samples]

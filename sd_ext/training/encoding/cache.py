@@ -42,8 +42,10 @@ class Cache:
     Args:
         folder: the cache's folder; made if it does not exist.
 
+    A folder that may only be read serves as long as it has every entry that is asked for.
+
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -52,8 +54,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"no cache can be kept in {folder}: {error.strerror}; name another folder") from error
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise InputError(f"no cache can be kept in {folder}: it cannot be written to; name another folder")
+        self.writable = os.access(self.folder, os.W_OK | os.X_OK)
 
     def path(self, key: str) -> Path:
         """The file of an entry."""
@@ -74,8 +75,9 @@ class Cache:
         except FileNotFoundError:
             return None
         except DamagedError:
-            log.warning("the cache entry %s was damaged and has been removed; it is made anew", path)
-            path.unlink(missing_ok=True)
+            if self.writable:
+                log.warning("the cache entry %s was damaged and has been removed; it is made anew", path)
+                path.unlink(missing_ok=True)
             return None
         except OSError as error:  # such as too many open files: no reason to remove anything
             raise TrainingError(f"the cache entry {path} cannot be read: {error}") from error
@@ -135,13 +137,19 @@ class Cache:
             The number of entries that this process wrote.
 
         Raises:
+            InputError: entries are missing, and the folder cannot be written to.
             TrainingError: the disk is full.
         """
-        if process == 0:
+        if process == 0 and self.writable:
             for folder in self.folder.glob("??"):
                 whole.sweep(folder)
         mine = batched(jobs, batch_size)[process::processes]
         missing = {name for batch in mine for name in batch if self.read(name) is None}
+        if missing and not self.writable:
+            raise InputError(
+                f"no cache can be kept in {self.folder}: it cannot be written to, and {len(missing)} of "
+                f"{sum(map(len, mine))} entries are missing or damaged; name another folder"
+            )
         batches = [batch for batch in mine if not missing.isdisjoint(batch)]
 
         def loaded(batch: list[str]) -> list[Any]:

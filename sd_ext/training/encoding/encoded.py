@@ -7,7 +7,8 @@ fresh sample. If all entries are in the cache already, no encoder is loaded.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch import Tensor
 from sd_ext.models import Model
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, Entry
-from sd_ext.training.encoding.keys import latent_key, text_key
+from sd_ext.training.encoding.keys import key, latent_key, text_key
 from sd_ext.training.encoding.settings import CacheSettings
-from sd_ext.training.model.text_encoders import TextTowers
+from sd_ext.training.model.text_encoders import TextTowers, token_counts
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 TEXTS_AT_ONCE = 64
@@ -28,6 +29,25 @@ TEXTS_AT_ONCE = 64
 # on the batch, and cached latents would then depend on that setting. On a CPU, larger batches take more memory but are
 # no faster.
 PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**19}
+
+NAMED = 5  # pictures with a wide posterior that are named
+SPREAD = 0.5  # latents have about unit size: a posterior wider than this is noise more than picture
+
+log = logging.getLogger(__name__)
+
+
+def settled(moments: Tensor) -> Tensor:
+    """Moments with the standard deviation of pictures whose posterior is wider than `SPREAD` set to 0.
+
+    Args:
+        moments: mean and standard deviation of latents, (b, 2, c, h, w).
+
+    Returns:
+        Of the same shape.
+    """
+    wide = moments[:, 1].flatten(1).amax(1) > SPREAD
+    mean, deviation = moments.unbind(1)
+    return torch.stack([mean, deviation.masked_fill(wide[:, None, None, None], 0)], dim=1)
 
 
 class Encoded:
@@ -42,8 +62,11 @@ class Encoded:
         side: the largest resolution, in pixels; the encoder's batch size is chosen by it.
         workers: threads that read pictures ahead.
 
+    Attributes:
+        spreads: the largest standard deviation in the latent of each picture that was encoded, by the picture's name.
+
     Raises:
-        InputError: the cache's folder cannot be written to.
+        InputError: the cache's folder cannot be made.
     """
 
     def __init__(
@@ -64,6 +87,7 @@ class Encoded:
         self.cache = Cache(Path(settings.cache_dir or Path(out) / "cache"))
         self._vae: Any = None
         self._latents: dict[int, Cached] = {}
+        self.spreads: dict[str, float] = {}
 
     def prepare(self, sets: Sequence[Pictures], texts: Sequence[str]) -> None:
         """Encode what is not in the cache yet. Without the setting `cache`, pictures are encoded each step instead.
@@ -101,13 +125,37 @@ class Encoded:
     # Latents
 
     def fill_latents(self, pictures: Pictures) -> None:
-        """Encode and cache the latent of every sample, and of its mirror image if `flip` is on."""
+        """Encode and cache the latent of every sample, and of its mirror image if `flip` is on; name wide ones."""
         flips = (False, True) if self.flip else (False,)
         places = [(i, flip) for i in range(len(pictures)) for flip in flips]
         keys = {place: latent_key(*pictures.content(*place), self.vae_digest, self.dtype) for place in places}
         jobs = {key: (pictures.sizes[place[0]], (pictures, *place)) for place, key in keys.items()}
         self.fill(jobs, self._encode_pictures, self.at_once, "pictures", lambda job: job[0].pixels(*job[1:]))
-        self._latents[id(pictures)] = Cached(self.cache, keys)
+        cached = self._latents[id(pictures)] = Cached(self.cache, keys)
+        spread = {
+            pictures.samples[i].item.name: float(cached[i, False]["moments"][1].max()) for i in range(len(pictures))
+        }
+        self.note_spreads(spread)
+
+    def note_spreads(self, spreads: Mapping[str, float]) -> None:
+        """Remember the spread of pictures, and name those that are wide for the first time.
+
+        Args:
+            spreads: the largest standard deviation in a picture's latent, by the picture's name.
+        """
+        known = self.wide
+        self.spreads |= spreads
+        if new := [name for name in self.wide if name not in known][: max(0, NAMED - len(known))]:
+            more = " and others, not named here" if len(self.wide) > NAMED else ""
+            log.warning(
+                "the autoencoder is unsure of %s%s (spread above %s): the mean of the latent is taken",
+                ", ".join(new), more, SPREAD,
+            )  # fmt: skip
+
+    @property
+    def wide(self) -> list[str]:
+        """The pictures whose posterior is wider than `SPREAD`."""
+        return [name for name, spread in self.spreads.items() if spread > SPREAD]
 
     def _encode_pictures(self, pixels: Sequence[Tensor]) -> list[Entry]:
         moments = self.encode(torch.stack(list(pixels)).to(self.accelerator.device)).to(self.dtype)
@@ -160,6 +208,23 @@ class Encoded:
         keys = {text: text_key(text, self.text_digest, self.dtype) for text in texts}
         self.fill({key: ("texts", text) for text, key in keys.items()}, encode, TEXTS_AT_ONCE, "texts")
         self._states = Cached(self.cache, keys)
+
+    def lengths(self, texts: Sequence[str]) -> tuple[list[int], int]:
+        """Count the tokens of texts. The counts of a list of texts are one entry of the cache, so that a tokenizer is
+        loaded for new lists only.
+
+        Returns:
+            (tokens of each text with those of beginning and end, how many the text encoder reads).
+        """
+        name = key("lengths 1", self.files.digest("tokenizer"), list(texts))
+        entry = self.cache.read(name)
+        if entry is None:
+            tokenizer = self.files.load("tokenizer")
+            counts, most = token_counts(tokenizer, texts), tokenizer.model_max_length
+            entry = {"lengths": torch.tensor(counts, dtype=torch.int32), "most": torch.tensor(most)}
+            if self.cache.writable:
+                self.cache.write(name, entry)
+        return entry["lengths"].tolist(), int(entry["most"])
 
     def states(self, texts: Sequence[str]) -> Entry:
         """The text encoders' outputs for texts that were added before.

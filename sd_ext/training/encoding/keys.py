@@ -14,7 +14,7 @@ import torch
 
 Part = Any  # str, bytes, bool, int, float, None, torch.dtype, or a tuple or list of them
 
-LATENT, TEXT = "latent 1", "text 1"  # increase the number whenever the preparation of pictures or captions changes
+LATENT, TEXT = "latent 2", "text 1"  # increase the number whenever the preparation of pictures or captions changes
 
 
 def encode(part: Part) -> bytes:

@@ -62,10 +62,9 @@ def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
     ).input_ids
 
 
-def cut_off(tokenizer: Any, captions: Sequence[str]) -> list[str]:
-    """The captions that have more tokens than the text encoder reads, so that their ends are cut off."""
-    lengths = [len(ids) for ids in tokenizer(list(captions)).input_ids] if captions else []
-    return [caption for caption, n in zip(captions, lengths, strict=True) if n > tokenizer.model_max_length]
+def token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
+    """The number of tokens of each caption, with those of its beginning and end."""
+    return [len(ids) for ids in tokenizer(list(captions)).input_ids] if captions else []
 
 
 def unet_arguments(conditions: dict[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.items import Item
-from sd_ext.training.data.pictures import Pictures, report_broken
+from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.report import report
 from sd_ext.training.data.sources import read_folder, read_items
 
 
@@ -70,7 +71,7 @@ def test_links_out_and_pipes_are_left_out_and_named(data, capsys):
     assert set(told) == set(REASONS)
     for name, reason in REASONS.items():
         assert reason in told[name]
-    report_broken(pictures)
+    report(pictures, {})
     said = capsys.readouterr().err
     assert all(name in said for name in REASONS)
 
@@ -139,8 +140,9 @@ def test_repeats_have_a_bound(tmp_path, repeats):
         read_items(tmp_path)
     if len(repeats) < 100:
         png(tmp_path / "set" / f"{repeats}_holiday" / "a.png")
+        assert [item.repeats for item in read_items(tmp_path / "set")] == [1]
         with pytest.raises(InputError, match=f"{repeats}_holiday: repeats is '{repeats}'"):
-            read_items(tmp_path / "set")
+            read_items(tmp_path / "set", folder_repeats=True)
 
 
 def test_an_epoch_has_a_bound():
@@ -153,6 +155,6 @@ def test_an_epoch_has_a_bound():
 def test_names_of_pictures_cannot_steer_the_terminal(tmp_path, capsys):
     png(tmp_path / "good.png")
     (tmp_path / "bad\x1b[2J.png").write_bytes(b"?")
-    report_broken(Pictures(tmp_path, 8))
+    report(Pictures(tmp_path, 8), {})
     told = capsys.readouterr().err
     assert "bad" in told and "\x1b" not in told

@@ -12,7 +12,9 @@ from PIL import Image
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.data.items import Item, inside
 from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.report import report
 from sd_ext.training.data.sources import hold_out, read_items
+from sd_ext.training.data.unused import unused_files
 
 
 def png(colour="red", size=(20, 20)) -> bytes:
@@ -146,12 +148,16 @@ def test_numbered_folders_repeat_and_name(tmp_path):
         tmp_path,
         **{"10_sks cat/a.png": png(), "10_sks cat/b.png": png(), "10_sks cat/b.txt": "own", "plain/c.png": png()},
     )
-    found = {item.name: (item.caption, item.repeats) for item in read_items(tmp_path)}
+    plain = {item.name: (item.caption, item.repeats) for item in read_items(tmp_path)}
+    assert plain == {"10_sks cat/a.png": ("", 1), "10_sks cat/b.png": ("own", 1), "plain/c.png": ("", 1)}
+    notes = {item.name: item.notes for item in read_items(tmp_path)}
+    assert [bool(note) for note in notes.values()] == [True, True, False]
+    found = {item.name: (item.caption, item.repeats) for item in read_items(tmp_path, folder_repeats=True)}
     assert found == {"10_sks cat/a.png": ("sks cat", 10), "10_sks cat/b.png": ("own", 10), "plain/c.png": ("", 1)}
-    assert len(Pictures(tmp_path, 8)) == 21
+    assert len(Pictures(tmp_path, 8, folder_repeats=True)) == 21
     put(tmp_path, **{"0_none/d.png": png()})
-    with pytest.raises(InputError, match="repeats is '0'"):
-        read_items(tmp_path)
+    for pictures in (Pictures(tmp_path, 8), Pictures(tmp_path, 8, folder_repeats=True)):
+        assert pictures.skipped == ["0_none/d.png: its folder 0_none says 0 repeats; rename it to train on it"]
 
 
 def test_subfolders_are_splits_where_they_are_named_so(tmp_path):
@@ -163,10 +169,71 @@ def test_subfolders_are_splits_where_they_are_named_so(tmp_path):
         read_items(tmp_path, "held_out")
 
 
-def test_captions_that_are_not_text(tmp_path):
-    put(tmp_path, a__png=png(), a__txt=b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"a\.txt is not UTF-16 text from line 1 on; save it as UTF-8"):
-        read_items(tmp_path)
+@pytest.mark.parametrize("bad", [b"\xff\xfe\x00", "caf\u00e9".encode("latin-1"), "hello".encode("utf-16-le")])
+def test_a_caption_that_is_not_text_costs_its_picture_alone(tmp_path, bad):
+    put(tmp_path, a__png=png(), a__txt=bad, b__png=png(), b__txt="B")
+    pictures = Pictures(tmp_path, 8)
+    assert pictures.captions == ["B"]
+    (told,) = pictures.skipped
+    assert told.startswith("a.png: its caption a.txt ") and told.endswith("save it as UTF-8")
+
+
+def test_a_bad_entry_costs_its_picture_alone(tmp_path):
+    put(tmp_path, **{f"{name}.png": png() for name in "abcde"})
+    lines = [{"file_name": "a.png", "text": "A"}, {"file_name": "b.png", "text": {"en": "B"}}, {"text": "C"}]
+    entries(
+        tmp_path, *lines, {"file_name": "../d.png", "text": "D"}, {"file_name": "e.png", "text": ["E", "", "e", "E"]}
+    )
+    with (tmp_path / "metadata.jsonl").open("a") as file:
+        file.write("\n{not json\n")
+    pictures = Pictures(tmp_path, 8)
+    assert pictures.several == [("A",), ("E", "e")]
+    assert [line.split(" (")[0].split(":")[0] for line in pictures.skipped] == [
+        "b.png", "metadata.jsonl, line 3", "../d.png", "metadata.jsonl, line 6"
+    ]  # fmt: skip
+    unused = unused_files(tmp_path, "train", pictures.items)
+    assert unused == {f"{name}.png": "a picture that the metadata does not list" for name in "bcd"}
+
+
+def test_captions_of_all_spellings(tmp_path):
+    put(tmp_path, a__png=png(), a__TXT="A", b__png=png(), **{"b.png.txt": "B", "c.jpg": png(), "c.Caption": "C"})
+    assert listed(tmp_path) == {"a.png": "A", "b.png": "B", "c.jpg": "C"}
+    entries(tmp_path / "lines", {"file_name": "a.png", "text": "", "prompt": "one\u2028two"})
+    assert listed(tmp_path / "lines") == {"a.png": "one two"}
+
+
+def test_files_that_are_not_used_are_named_with_the_reason(tmp_path):
+    put(tmp_path, a__png=png(), a__txt="A", a__caption="second", b__txt="no picture", notes__md="x", film__mp4="x")
+    put(
+        tmp_path, **{"dog.mask.png": png(), "old.zip": "x", "meta_cap.json": "{}", ".DS_Store": "x", "sub/d.png": png()}
+    )
+    assert unused_files(tmp_path, "train", read_items(tmp_path)) == {
+        "a.caption": "a caption, but a.txt is taken for a.png",
+        "b.txt": "a text, and there is no picture b",
+        "notes.md": "no picture, caption or metadata",
+        "film.mp4": "a video",
+        "dog.mask.png": "named like a mask, and there is no picture dog",
+        "old.zip": "an archive, which is not opened",
+        "meta_cap.json": "metadata of another name; only metadata.jsonl and metadata.csv are read",
+        ".DS_Store": "hidden: its name begins with a dot",
+    }
+    put(tmp_path, **{"train/t.png": png()})
+    assert unused_files(tmp_path, "train", read_items(tmp_path))["a.png"] == "outside of train, the folder of the split"
+
+
+def test_what_is_left_out_not_used_or_changed_is_told(tmp_path, capsys):
+    put(tmp_path, a__png=png(size=(90, 20)), a__txt="one\ntwo", b__png=b"?", c__zip="x")
+    pictures = Pictures(tmp_path, 8)
+    report(pictures, unused_files(tmp_path, "train", pictures.items))
+    said = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "data: 1 picture, 1 sample an epoch, 1 size, 1 left out, 1 other file not used",
+        "1 picture left out:",
+        "b.png: no picture that Pillow can read",
+        "1 file not used: an archive, which is not opened",
+        "a.png: the 2 lines of its caption are read as one",
+        "a.png: 78% of it is cut off at 8 x 8",
+    ]
 
 
 # Shards

@@ -170,6 +170,19 @@ def test_a_folder_that_cannot_be(tmp_path):
         Cache(tmp_path / "file")
 
 
+def test_a_full_cache_that_may_only_be_read_is_used_and_one_with_gaps_is_refused(tmp_path, monkeypatch):
+    Cache(tmp_path).fill(jobs(1, 2), make, 1)
+    monkeypatch.setattr("sd_ext.training.encoding.cache.os.access", lambda *_: False)
+    cache = Cache(tmp_path)
+    assert cache.fill(jobs(1, 2), make, 1) == 0
+    with pytest.raises(InputError, match="cannot be written to, and 1 of 3 entries are missing"):
+        cache.fill(jobs(1, 2, 3), make, 1)
+    cache.path(key(1)).write_bytes(b"damaged")
+    with pytest.raises(InputError, match="1 of 2 entries are missing or damaged"):
+        cache.fill(jobs(1, 2), make, 1)
+    assert cache.path(key(1)).exists()
+
+
 # Filling
 
 

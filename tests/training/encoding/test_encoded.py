@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from sd_ext.models import Folder
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.data.order import Pass
+from sd_ext.training.encoding.encoded import settled
 from sd_ext.training.train_text_to_image import TextToImageTask
 
 from ..conftest import TINY
@@ -56,7 +57,7 @@ def nudge(path: Path) -> None:
 
 def test_a_second_run_loads_no_encoder(own, loaded, tmp_path):
     begin(own)
-    assert sorted(loaded) == ["text_encoder", "tokenizer", "unet", "vae"]
+    assert set(loaded) == {"text_encoder", "tokenizer", "unet", "vae"}
     loaded.clear()
     begin({**own, "out": str(tmp_path / "second")}, batch_size=3, seed=7)
     assert loaded == ["unet"]
@@ -67,10 +68,10 @@ def test_a_second_run_loads_no_encoder(own, loaded, tmp_path):
 
 
 def test_what_has_changed_and_nothing_else_is_encoded_anew(own, loaded):
-    """11 pictures, each and its mirror image, and 12 texts with the empty one."""
+    """11 pictures, each and its mirror image, 12 texts with the empty one, and the lengths of all texts."""
     begin(own)
     data, model, seen = Path(own["data"]), Path(own["model"]), entries(own)
-    assert len(seen) == 2 * 11 + 12
+    assert len(seen) == 2 * 11 + 12 + 1
 
     def new(parts: set[str]) -> int:
         loaded.clear()
@@ -90,14 +91,14 @@ def test_what_has_changed_and_nothing_else_is_encoded_anew(own, loaded):
     assert new(set()) == 0  # the old entry is still true
     metadata = data / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("blue bar", "azure bar"))
-    assert new({"text_encoder", "tokenizer"}) == 1
+    assert new({"text_encoder", "tokenizer"}) == 1 + 1
     nudge(model / "vae" / "diffusion_pytorch_model.safetensors")
     assert new({"vae"}) == 22
     nudge(model / "text_encoder" / "model.safetensors")
     assert new({"text_encoder", "tokenizer"}) == 12
     config = model / "tokenizer" / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 20}))
-    assert new({"text_encoder", "tokenizer"}) == 12
+    assert new({"text_encoder", "tokenizer"}) == 12 + 1
 
 
 @pytest.mark.parametrize("cache_dtype", ["fp32", "fp16"])
@@ -160,3 +161,20 @@ def test_the_autoencoder_computes_in_float32(own):
     task = begin(own, mixed_precision="bf16")
     assert task.encoded.vae().dtype == torch.float32
     assert task.encoded.moments(task.pictures, [0], [False]).dtype == torch.float32
+
+
+def test_of_a_wide_posterior_the_mean_is_taken(own, caplog):
+    moments = torch.rand(2, 2, 4, 3, 3) * 0.4
+    moments[1, 1, 2, 1, 1] = 0.6
+    got = settled(moments)
+    assert torch.equal(got[:, 0], moments[:, 0])
+    assert torch.equal(got[0, 1], moments[0, 1])
+    assert not got[1, 1].any()
+    task = begin(own, cache=False)
+    task.encoded.vae().quant_conv.bias.data[4:] += 20  # log-variances far above 0
+    each = Pass(0, (2, 5), (0, 1), 2)
+    for _ in range(2):
+        task.batch(each, task.read(each), torch.device("cpu"))
+    said = [record.message for record in caplog.records if "the mean of the latent is taken" in record.message]
+    assert len(said) == 1
+    assert all(task.pictures.samples[i].item.name in said[0] for i in each.samples)
