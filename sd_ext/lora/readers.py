@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 from .lora import Lora
 
-FLAT = "lora_", "lycoris_"  # how keys of kohya's and LyCORIS's files begin
+KOHYA = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"  # how names of modules begin in kohya's files
+DIFFUSERS = "unet", "text_encoder", "text_encoder_2"  # and, before the first dot, in Diffusers'
+BUNDLED = "bundle_emb"
+TO_KOHYA = "`sd-ext convert lora IN OUT --to kohya` makes a file that it reads"
 
 
 class Reader(NamedTuple):
@@ -27,36 +30,69 @@ def readers_of(lora: Lora, keys: Iterable[str]) -> tuple[Reader, ...]:
         lora: what is in it.
         keys: the names of its tensors.
     """
-    flat = any(key.startswith(FLAT) for key in keys)
-    dora = any("dora" in adapter.tensors for adapter in lora)
+    keys = list(keys)
+    names = {key.partition(".")[0] for key in keys} - {BUNDLED}
+    names_of = _Names(
+        kohya=all(name.startswith(KOHYA) for name in names),
+        flat=all(name.startswith((*KOHYA, "lycoris_")) for name in names),
+        dotted=names <= {*DIFFUSERS},
+        alphas=any(key.endswith(".alpha") for key in keys),
+    )
     return (
-        Reader("A1111", _a1111(flat)),
-        Reader("ComfyUI", _comfyui(lora, flat, dora)),
-        Reader("Diffusers", _diffusers(lora, flat, dora)),
+        Reader("A1111", "yes" if names_of.flat else f"no; {TO_KOHYA}"),
+        Reader("ComfyUI", _comfyui(lora, names_of)),
+        Reader("Diffusers", _diffusers(lora, names_of)),
     )
 
 
-def _a1111(flat: bool) -> str:
-    return "yes" if flat else "no; `sd-ext convert lora IN OUT --to kohya` makes a file that it reads"
+class _Names(NamedTuple):
+    """How a file's tensors are called.
+
+    Args:
+        kohya: all as in kohya's files.
+        flat: all as there or as in LyCORIS's.
+        dotted: all as in Diffusers' files.
+        alphas: whether there are strengths among the tensors.
+    """
+
+    kohya: bool
+    flat: bool
+    dotted: bool
+    alphas: bool
 
 
-def _comfyui(lora: Lora, flat: bool, dora: bool) -> str:
-    if dora:
+def _dora(lora: Lora) -> bool:
+    return any("dora" in adapter.tensors for adapter in lora)
+
+
+def _comfyui(lora: Lora, names: _Names) -> str:
+    if _dora(lora):
         return "otherwise than it was trained: DoRA is divided by the norm of the base's weight alone; see docs/lora.md"
-    if not flat and any(adapter.scale != 1 for adapter in lora):
+    if not names.alphas and any(adapter.scale != 1 for adapter in lora if adapter.rules.has_alpha):
         return "at another strength: it does not look for alphas in the header; convert it to kohya's format"
     return "yes"
 
 
-def _diffusers(lora: Lora, flat: bool, dora: bool) -> str:
+def _diffusers(lora: Lora, names: _Names) -> str:
     others = sorted({adapter.rules.name for adapter in lora if not adapter.rules.in_diffusers})
     if others:
         return f"no, since it does not know {', '.join(others)}; sd_ext.use_lora does"
-    if not flat:
+    if lora.bundled:
+        return "no, because of the words bundled with it; convert it with --to diffusers, which puts them beside"
+    if not names.kohya and not (names.dotted and not names.alphas):
+        return "no; `sd-ext convert lora IN OUT --to diffusers` makes a file that it reads"
+    if names.dotted:
         return "yes"
-    if dora:
+    if _dora(lora):
         return "without DoRA's vectors, which it drops; convert it with --to diffusers"
+    if any(_lacks_out_proj(lora, part) for part in lora.parts):
+        return "without the text encoder's attention, or not at all; convert it with --to diffusers"
     mixed = [p for p in lora.parts if len({adapter.alpha for adapter in lora.of_part(p).values()}) > 1]
     if mixed:
         return f"with wrong strengths in {', '.join(mixed)}, whose alphas differ; convert it"
     return "yes"
+
+
+def _lacks_out_proj(lora: Lora, part: str) -> bool:
+    inside = [path for path in lora.of_part(part) if ".self_attn." in path]
+    return bool(inside) and not any(path.endswith(".out_proj") for path in inside)

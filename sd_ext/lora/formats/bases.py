@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from torch import Size
+
+from ...errors import InputError
 from ...models.original.families import families
 from ...models.original.modules import CONV, LINEAR
 from ..adapter import Adapter, ModuleName
@@ -22,7 +25,13 @@ VERSIONS = {
     "sd_v1": "sd15",
     "sd_1": "sd15",
 }
-TEXT_WIDTHS = {768: {"sd15", "sdxl"}, 1024: {"sd21"}, 1280: {"sdxl", "sdxl-refiner"}}  # of the encoders' states
+TEXT_WIDTHS = {
+    ("text_encoder", 768): {"sd15", "sdxl"}, ("text_encoder", 1024): {"sd21"},
+    ("text_encoder_2", 1280): {"sdxl", "sdxl-refiner"},
+}  # fmt: skip
+"""A text encoder and the width of its states -> the families that have it."""
+OF_BASE = "ss_v2", "ss_base_model_version", "modelspec.architecture", "modelspec.implementation", "modelspec.resolution"
+"""Entries of a header that follow from the base."""
 LIKELIEST = "sd15", "sd21", "sdxl", "sdxl-refiner"
 
 
@@ -50,6 +59,12 @@ def base_from_header(metadata: Mapping[str, str]) -> str | None:
     return next((base for beginning, base in VERSIONS.items() if version.startswith(beginning)), None)
 
 
+def true_of(header: Mapping[str, str], base: str | None) -> dict[str, str]:
+    """A header without what it says of its base, if that is another than `base`."""
+    wrong = OF_BASE if base is not None and base_from_header(header) not in (None, base) else ()
+    return {key: value for key, value in header.items() if key not in wrong}
+
+
 def decide_base(
     adapters: Mapping[ModuleName, Adapter],
     places: Iterable[Place] | None = None,
@@ -64,19 +79,22 @@ def decide_base(
         adapters: the adapters by module.
         places: what the names in the file mean; None if there is no file.
         header: the file's header.
+
+    Raises:
+        InputError: some are as wide as those of one family, and others as those of another.
     """
     known = list(places) if places is not None else [_place(module) for module in adapters]
-    told = base_from_header(header or {})
+    told, as_wide = base_from_header(header or {}), _by_width(adapters)
     fitting = set(families()).intersection(*(place.families for place in known)) if known else set()
     if not fitting:  # of a model of its own, such as the embedded one
         return Decided(told, [])
-    fitting = (fitting & _by_width(adapters)) or fitting
+    fitting = (fitting & as_wide) or fitting
     if told in fitting:
         return Decided(told, [])
     base = _likeliest(fitting, known, adapters)
     if told is None:
         return Decided(base, [])
-    theirs = " or ".join(families()[name].title for name in LIKELIEST if name in ({base} if base else fitting))
+    theirs = _titles({base} if base else fitting)
     return Decided(base, [f"its header says {families()[told].title}, and its modules are those of {theirs}"])
 
 
@@ -99,16 +117,31 @@ def _likeliest(fitting: set[str], places: list[Place], adapters: Mapping[ModuleN
 
 def _by_width(adapters: Mapping[ModuleName, Adapter]) -> set[str]:
     """The families with weights as wide as those that the adapters are made for; all if no width tells."""
-    left, contexts = set(families()), {family.context: name for name, family in families().items()}
+    left, told = set(families()), dict[frozenset[str], ModuleName]()
     for module, adapter in adapters.items():
-        shape = adapter.shape
-        if shape is None or len(shape) < 2:
+        if (fitting := _as_wide(module, adapter.shape)) is None:
             continue
-        if module.part == "unet" and module.path.endswith(("attn2.to_k", "attn2.to_v")) and shape[1] in contexts:
-            left &= {contexts[shape[1]]}
-        elif ".self_attn." in module.path and shape[0] == shape[1] and shape[0] in TEXT_WIDTHS:
-            left &= TEXT_WIDTHS[shape[0]]
+        told.setdefault(frozenset(fitting), module)
+        if not left & fitting:
+            what = [f"{_titles(names)} ({module})" for names, module in told.items()]
+            raise InputError(f"it holds modules of several models, and none takes all: {' and '.join(what)}")
+        left &= fitting
     return left
+
+
+def _as_wide(module: ModuleName, shape: Size | None) -> set[str] | None:
+    """The families whose module is as wide as this one; None if its width does not tell."""
+    if shape is None or len(shape) < 2:
+        return None
+    if module.part == "unet" and module.path.endswith(("attn2.to_k", "attn2.to_v")):
+        return {name for name, family in families().items() if family.context == shape[1]} or None
+    if ".self_attn." in module.path and shape[0] == shape[1]:
+        return TEXT_WIDTHS.get((module.part, shape[0]))
+    return None
+
+
+def _titles(names: Iterable[str]) -> str:
+    return " or ".join(families()[name].title for name in LIKELIEST if name in names)
 
 
 def wrong_shape(module: ModuleName, adapter: Adapter, base: str | None) -> bool:

@@ -18,6 +18,7 @@ from ...seams.peft import pattern_for
 from ..adapter import Adapter, ModuleName
 from ..kinds import kinds_beside
 from ..lora import Lora
+from .bases import true_of
 from .keys import Alphas
 from .names import to_text_model
 
@@ -49,7 +50,7 @@ def tensors_of(lora: Lora) -> Iterator[tuple[str, Tensor]]:
 def header_of(lora: Lora) -> dict[str, str]:
     """The entries of the header to write, including peft's settings of every part."""
     settings = {f"{part}.{key}": value for part in lora.parts for key, value in _settings(lora.of_part(part)).items()}
-    return {**lora.metadata, "format": "pt", SETTINGS: json.dumps(settings, sort_keys=True)}
+    return {**true_of(lora.metadata, lora.base), "format": "pt", SETTINGS: json.dumps(settings, sort_keys=True)}
 
 
 def _settings(adapters: Mapping[str, Adapter]) -> dict[str, Any]:

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 
 from ...errors import InputError, UnknownNameError
 from ...models.original.families import KNOWN
-from ...models.original.told import SIGNS, what_is
+from ...models.original.told import SIGNS, Sign, what_is
 from .keys import split
 from .names import flat, look_up
 
 SHARED = "weight", "alpha", "scalar", "bias"  # what the keys of other files end with too
-OF_OTHERS = (
-    ("a video model (Wan or another)", ("diffusion_model.blocks.", "lora_unet_blocks_", "transformer.blocks.")),
-    ("a text model", ("model.layers.", "base_model.model.model.layers.", "language_model.")),
-    ("a model with a T5 text encoder (Stable Diffusion 3 or FLUX)", ("text_encoders.t5xxl.", "lora_te3_",
-                                                                     "text_encoder_3.")),
+OTHERS = (
+    *(sign for sign in SIGNS if sign.kind != "lora"),
+    Sign("transformer", "a transformer (Stable Diffusion 3, FLUX, PixArt, LTX-Video or another)", (), adapted=(
+        "transformer_blocks.", "transformer.transformer_blocks.", "diffusion_model.transformer_blocks.",
+        "lora_transformer_", "lora_unet_transformer_blocks_")),
 )  # fmt: skip
-"""What a LoRA is for -> how its keys begin; besides what tells checkpoints (`sd_ext.models.original.told`)."""
+"""What a LoRA may be for besides; the last is all that the names of many models' modules tell."""
 
 
 def refuse_foreign(keys: Iterable[str], header: Mapping[str, str]) -> None:
@@ -32,7 +32,10 @@ def refuse_foreign(keys: Iterable[str], header: Mapping[str, str]) -> None:
         return
     if any(key.startswith("bundle_emb.") for key in keys):
         raise InputError("there is no LoRA in it, only words (bundle_emb); give it as an embedding")
-    raise InputError(f"there is no LoRA in it; it is {what_is(dict.fromkeys(keys), header)[1]}")
+    kind, title, _ = what_is(dict.fromkeys(keys), header)
+    if kind == "lora":
+        raise InputError(f"it is a LoRA of a kind that is not known here (its first tensor is {min(keys)[:80]})")
+    raise InputError(f"there is no LoRA in it; it is {title}")
 
 
 def _is_adapters(key: str) -> bool:
@@ -51,13 +54,15 @@ def _is_adapters(key: str) -> bool:
 
 def for_another(keys: Iterable[str]) -> InputError | None:
     """The error for a LoRA whose modules are of another model; None if nothing tells which."""
-    names = ["_" + flat(key) for key in keys if _no_module(key)]
-    inside = [(sign.title, ["_" + flat(word) for word in sign.words]) for sign in SIGNS if sign.kind != "lora"]
-    title = next((title for title, words in inside if any(word in name for name in names for word in words)), None)
-    for other, words in OF_OTHERS:
-        if title is None and any(name.startswith("_" + flat(word)) for name in names for word in words):
-            title = other
+    names = [key for key in keys if _no_module(key)]
+    title = next((other.title for other in OTHERS if any(_is_of(other, name) for name in names)), None)
     return InputError(f"it is a LoRA for {title}, and only those for {KNOWN} are read") if title else None
+
+
+def _is_of(other: Sign, name: str) -> bool:
+    """Whether a module's name is one of another model's. Of `words`, dots may be underscores."""
+    dotted, level = f".{name}", f"_{flat(name)}"
+    return name.startswith(other.adapted) or any(f".{w}" in dotted or f"_{flat(w)}" in level for w in other.words)
 
 
 def _no_module(key: str) -> bool:

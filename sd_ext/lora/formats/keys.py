@@ -36,12 +36,14 @@ class Found:
         fields: the same -> tensors.
         places: what the names in the file mean.
         skipped: keys that mean nothing.
+        empty: modules whose factors have rank 0, so that they change nothing.
     """
 
     kinds: dict[ModuleName, str] = field(default_factory=dict)
     fields: dict[ModuleName, Fields] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    empty: list[ModuleName] = field(default_factory=list)
 
 
 def split(key: str, known: Mapping[str, Meaning] | None = None) -> tuple[str, Meaning, str]:
@@ -107,7 +109,16 @@ def collect(tensors: Mapping[str, Tensor], part: str | None = None, skip: bool =
             raise InputError(f"{place.module} is given twice: as {called[place.module]} and as {name}")
         _add(found, bias_of(place.module) if meaning.bias else place.module, meaning, key, tensors[key])
     found.places = list(places.values())
+    found.empty = [module for module, fields in found.fields.items() if _is_empty(fields)]
+    if len(found.empty) < len(found.fields):  # else the first of them is refused
+        for module in found.empty:
+            del found.fields[module]
     return found
+
+
+def _is_empty(fields: Fields) -> bool:
+    factors = [tensor for name, tensor in fields.items() if name not in ("alpha", "scalar")]
+    return bool(factors) and not any(tensor.numel() for tensor in factors)
 
 
 def _add(found: Found, module: ModuleName, meaning: Meaning, key: str, tensor: Tensor) -> None:

@@ -22,7 +22,7 @@ from ..aside import Later
 from ..kinds.kind import Kind
 from ..kinds.lora import LoraKind
 from ..lora import Lora
-from .bases import decide_base
+from .bases import decide_base, true_of
 from .body import Body
 from .files import MODEL_HASH
 from .names import kinds_of_modules, to_kohya
@@ -84,7 +84,9 @@ def header_of(lora: Lora, body: Body, name: str, given: Mapping[str, str]) -> di
         given: the caller's entries, which take precedence over entries about the tensors, those over the LoRA's own
             metadata, and those over defaults.
     """
-    header = {**_defaults(base_of(lora), lora.metadata, name), **lora.metadata, **_layout(lora), **given}
+    base = base_of(lora)
+    own = true_of(lora.metadata, base)
+    header = {**_defaults(base, own, name), **own, **_layout(lora), **given}
     trained = {key: value for key, value in header.items() if key.startswith("ss_")}
     model, legacy = body.hashes(trained)
     return {**header, MODEL_HASH: model, "sshs_legacy_hash": legacy}

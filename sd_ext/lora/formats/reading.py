@@ -22,7 +22,7 @@ from .diffusers import SETTINGS, alphas_of, settings_in
 from .file_names import DIFFUSERS_FILE, PEFT_FILE, PEFT_SETTINGS
 from .files import MODEL_HASH, read_tensors, readable
 from .foreign import for_another, refuse_foreign
-from .keys import Alphas, Found, assemble, collect, said
+from .keys import Alphas, assemble, collect, said
 
 # Header entries that describe the file rather than the LoRA: dropped here, made anew when a file is written.
 LAYOUT = {"format", SETTINGS, MODEL_HASH, "sshs_legacy_hash", "modelspec.hash_sha256"}
@@ -146,7 +146,15 @@ def _from_tensors(
         notes.append(f"left out {len(found.skipped)} unknown tensors: {said(found.skipped, SHOWN)}")
     if not found.fields:
         raise for_another(tensors) or InputError("there is no LoRA in it")
-    adapters = assemble(found, alphas or _alphas(found, header))
+    if found.empty:
+        notes.append(
+            f"left out {len(found.empty)} modules of rank 0, which change nothing: {said(map(str, found.empty))}"
+        )
+    settings = {} if any("alpha" in fields for fields in found.fields.values()) else settings_in(header)
+    adapters = assemble(found, alphas or alphas_of(settings))
+    notes += _strengths_missing(settings, adapters) if alphas is None else []
+    if all(_does_nothing(adapter) for adapter in adapters.values()):
+        notes.append("none of its modules changes anything, since their factors or strengths are 0")
     adapters, note = _rank_stabilised(adapters, header)
     notes += [note] if note else []
     base, contradicted = decide_base(adapters, found.places, header)
@@ -159,10 +167,17 @@ def _from_tensors(
     return Lora({**adapters, **brought}, metadata, base, bundled, skipped=tuple(found.skipped)), notes
 
 
-def _alphas(found: Found, header: Mapping[str, str]) -> Alphas:
-    """The alphas that peft's settings in a Diffusers file's header say. A file with alphas of its own needs none."""
-    own = any("alpha" in fields for fields in found.fields.values())
-    return alphas_of({} if own else settings_in(header))
+def _strengths_missing(settings: Mapping[str, Any], adapters: Mapping[ModuleName, Adapter]) -> list[str]:
+    """A sentence on the parts whose strengths peft's settings in a header leave out, "" if there are none."""
+    gone = sorted({module.part for module in adapters} - settings.keys())
+    if not settings or not gone:
+        return []
+    return [f"its header has settings of peft, and none for {', '.join(gone)}, which is read at strength 1"]
+
+
+def _does_nothing(adapter: Adapter) -> bool:
+    """Whether an adapter is a plain LoRA that adds 0."""
+    return adapter.plain and not (adapter.scale and adapter.up.any() and adapter.down.any())
 
 
 def _rank_stabilised(

@@ -25,12 +25,14 @@ class Sign:
         title: what the file is, as in "... is a LoRA".
         words: the file is of this kind if the name of a tensor contains one of them.
         use: what to do with it, as the end of a sentence; "" if nothing here uses it.
+        adapted: how the names of modules begin in a LoRA for such a model, where they have none of `words`.
     """
 
     kind: str
     title: str
     words: tuple[str, ...]
     use: str = ""
+    adapted: tuple[str, ...] = ()
 
 
 WITH_A_MODEL = "use it together with a model"
@@ -38,8 +40,8 @@ SIGNS = (  # the first that fits decides
     Sign("adapter", "an image prompt adapter (IP-Adapter)", ("ip_adapter.", "image_proj.")),
     Sign("lllite", "a ControlNet-LLLite, which draws after pictures in ComfyUI and kohya's scripts", ("lllite_unet_",)),
     Sign("lora", "a LoRA, which changes a model", (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.",
-         ".lora.up.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag", ".boft_", "_lora.down.", ".diff_b"),
-         WITH_A_MODEL),
+         ".lora.up.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag", ".oft_R.", ".boft_", ".ia3_l",
+         "_lora.down.", ".diff_b"), WITH_A_MODEL),
     Sign("controlnet", "a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.",
          "input_hint_block.", "lora_controlnet", "control_all_x_embedder.", "controlnet_blocks."), WITH_A_MODEL),
     Sign("t2i", "a T2I-Adapter", ("adapter.body.", "body.0.in_conv.", "body.0.block1.")),
@@ -50,19 +52,24 @@ SIGNS = (  # the first that fits decides
     Sign("eye", "an image encoder (CLIP or its kind)", ("vision_model.", "visual_projection.", "visual.transformer.")),
     Sign("motion", "a motion module (AnimateDiff)", ("motion_modules.", "temporal_transformer.")),
     Sign("video", "a video model", ("temporal_", "time_stack.", "time_mix_", "head.modulation",
-         "individual_token_refiner.", "attn.qkv_x.", "patchify_proj.", "vace_blocks.", "blocks.0.cross_attn.k")),
+         "individual_token_refiner.", "attn.qkv_x.", "patchify_proj.", "vace_blocks.", "blocks.0.cross_attn.k"),
+         adapted=("diffusion_model.blocks.", "lora_unet_blocks_", "transformer.blocks.")),
     Sign("sd3", "Stable Diffusion 3", ("joint_blocks.", "context_embedder.", "joint_transformer_blocks.")),
     Sign("flux2", "FLUX.2", ("single_stream_modulation.", "double_stream_modulation_img.")),
     Sign("hidream", "HiDream", ("double_stream_blocks.",)),
     Sign("flux", "FLUX or one of its descendants", ("double_blocks.", "single_blocks.", "single_transformer_blocks.")),
     Sign("auraflow", "AuraFlow", ("double_layers.", "single_layers.")),
     Sign("pixart", "PixArt", ("y_embedder.y_embedding", "adaln_single.", "t_block.1")),
-    Sign("cascade", "Stable Cascade", ("clip_txt_mapper.", "effnet_mapper.", "channelwise.")),
-    Sign("lumina", "Lumina or Z-Image", ("cap_embedder.", "context_refiner.", "noise_refiner.")),
-    Sign("qwen", "Qwen-Image", ("txt_norm.", "text_norm.", "txt_mlp.")),
+    Sign("cascade", "Stable Cascade", ("clip_txt_mapper.", "effnet_mapper.", "channelwise.", "attention.attn."),
+         adapted=("lora_prior_unet_",)),
+    Sign("lumina", "Lumina or Z-Image", ("cap_embedder.", "context_refiner.", "noise_refiner."),
+         adapted=("diffusion_model.layers.", "transformer.layers.", "lora_unet_layers_")),
+    Sign("qwen", "Qwen-Image", ("txt_norm.", "text_norm.", "txt_mlp.", "img_mlp.", "txt_mod.", "img_mod.")),
     Sign("llm", "a language model", ("model.embed_tokens.", "lm_head.", "model.layers.0.", "transformer.wte.",
-         "language_model.")),
-    Sign("t5", "a T5 text encoder", ("encoder.block.0.layer.0.SelfAttention.",)),
+         "language_model.", "transformer.h.0.", "self_attention.query_key_value."),
+         adapted=("model.layers.", "base_model.model.model.layers.", "base_model.model.transformer.h.")),
+    Sign("t5", "a T5 text encoder, as Stable Diffusion 3 and FLUX have", ("encoder.block.0.layer.0.SelfAttention.",),
+         adapted=("text_encoders.t5xxl.", "lora_te3_", "text_encoder_3.")),
     Sign("upscaler", "the upscaler of Stable Diffusion", ("low_scale_model.",)),
     Sign("depth", "the depth-guided model of Stable Diffusion 2", ("depth_model.",)),
     Sign("playground", "Playground v2.5, whose noise schedule (EDM) is another than Stable Diffusion XL's",
