@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import InputError, UnknownNameError
 from ..seams.peft import adapter_names, adapter_of
 from .adapter import Adapter, ModuleName
-from .formats.keys import completed
+from .formats.keys import bias_of, completed
 from .kinds import kind_of, kinds_beside, spellings
 from .lora import Lora
 from .weights import canonical, models_by_part
@@ -40,7 +40,7 @@ def from_peft(models: Any, adapter: str = "default", base: str | None = None) ->
             if adapter in carried:
                 name = canonical(part, path)
                 try:
-                    found[name] = _adapter_of(module, adapter)
+                    found |= _adapters_of(name, module, adapter)
                 except InputError as error:
                     raise InputError(f"{name}: {error}") from None
     if not found:
@@ -50,16 +50,20 @@ def from_peft(models: Any, adapter: str = "default", base: str | None = None) ->
     return Lora(found, base=base)
 
 
-def _adapter_of(module: Any, name: str) -> Adapter:
+def _adapters_of(name: ModuleName, module: Any, adapter: str) -> dict[ModuleName, Adapter]:
+    """What an adapter does to a layer's weight, and to its bias if it has one of its own (peft's `lora_bias`)."""
     meanings = {spelling.removesuffix(".weight"): meaning for spelling, meaning in spellings().items()}
-    held = adapter_of(module, name, meanings)
+    held = adapter_of(module, adapter, meanings)
     if held.variant and not any(kind.name in held.variant.lower() for kind in kinds_beside()):
         raise InputError(f"{held.variant} is a LoRA of a kind that fits no file format")
-    if held.bias:
-        raise InputError("a LoRA with a bias (lora_bias=True) fits no file format")
+    if held.bias is not None and held.variant:
+        raise InputError("a DoRA with a bias (lora_bias=True) is trained otherwise than peft merges it")
     kinds = {meanings[factor].kind for factor in held.factors} - {""}
     if len(kinds) != 1:
-        raise InputError(f"a {held.package} adapter cannot be written to a file")
+        raise InputError(f"a {held.package} adapter is not read from memory; read the folder that peft saves it in")
     (kind,) = kinds
     tensors = completed(kind, {meanings[factor].tensor: tensor for factor, tensor in held.factors.items()})
-    return Adapter(kind, *kind_of(kind, tensors).from_training(tensors, held.alpha, held.rank))
+    made = {name: Adapter(kind, *kind_of(kind, tensors).from_training(tensors, held.alpha, held.rank))}
+    if held.bias is not None:
+        made[bias_of(name)] = Adapter("diff", {"diff": held.bias * (held.alpha / held.rank)}, 1.0)
+    return made

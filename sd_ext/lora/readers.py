@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .kinds import kinds_beside
 from .lora import Lora
 
 KOHYA = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"  # how names of modules begin in kohya's files
 DIFFUSERS = "unet", "text_encoder", "text_encoder_2"  # and, before the first dot, in Diffusers'
+A1111 = frozenset({"lora", "loha", "lokr", "ia3", "glora", "oft", "diff", "dora", "sparse"})
+COMFYUI = frozenset({"lora", "loha", "lokr", "glora", "oft", "diff", "set", "dora"})
+"""Kinds that these know, and tensors beside them."""
 BUNDLED = "bundle_emb"
 TO_KOHYA = "`sd-ext convert lora IN OUT --to kohya` makes a file that it reads"
 
@@ -37,9 +41,10 @@ def readers_of(lora: Lora, keys: Iterable[str]) -> tuple[Reader, ...]:
         flat=all(name.startswith((*KOHYA, "lycoris_")) for name in names),
         dotted=names <= {*DIFFUSERS},
         alphas=any(key.endswith(".alpha") for key in keys),
+        biases=any(key.endswith(".lora_B.bias") for key in keys),
     )
     return (
-        Reader("A1111", "yes" if names_of.flat else f"no; {TO_KOHYA}"),
+        Reader("A1111", _a1111(lora, names_of)),
         Reader("ComfyUI", _comfyui(lora, names_of)),
         Reader("Diffusers", _diffusers(lora, names_of)),
     )
@@ -53,19 +58,42 @@ class _Names(NamedTuple):
         flat: all as there or as in LyCORIS's.
         dotted: all as in Diffusers' files.
         alphas: whether there are strengths among the tensors.
+        biases: whether there are biases as peft calls them.
     """
 
     kohya: bool
     flat: bool
     dotted: bool
     alphas: bool
+    biases: bool
 
 
 def _dora(lora: Lora) -> bool:
     return any("dora" in adapter.tensors for adapter in lora)
 
 
+def _without(lora: Lora, known: frozenset[str]) -> str:
+    """A sentence on what a program leaves out that knows these kinds; "" if it knows all."""
+    beside = {kind.beside for kind in kinds_beside()}
+    found = {adapter.kind for adapter in lora} | {name for a in lora for name in beside & a.tensors.keys()}
+    others = sorted(found - known)
+    if not others:
+        return ""
+    if found - {"dora", "sparse"} <= {*others}:
+        return f"no, since it does not know {', '.join(others)}"
+    return f"without its {', '.join(others)}, which it does not know"
+
+
+def _a1111(lora: Lora, names: _Names) -> str:
+    without = _without(lora, A1111)
+    if names.flat or without.startswith("no"):
+        return without or "yes"
+    return f"no; {TO_KOHYA}"
+
+
 def _comfyui(lora: Lora, names: _Names) -> str:
+    if without := _without(lora, COMFYUI):
+        return without
     if _dora(lora):
         return "otherwise than it was trained: DoRA is divided by the norm of the base's weight alone; see docs/lora.md"
     if not names.alphas and any(adapter.scale != 1 for adapter in lora if adapter.rules.has_alpha):
@@ -74,7 +102,10 @@ def _comfyui(lora: Lora, names: _Names) -> str:
 
 
 def _diffusers(lora: Lora, names: _Names) -> str:
-    others = sorted({adapter.rules.name for adapter in lora if not adapter.rules.in_diffusers})
+    read = [
+        adapter for module, adapter in lora.adapters.items() if not (names.biases and module.path.endswith(".bias"))
+    ]
+    others = sorted({adapter.rules.name for adapter in read if not adapter.rules.in_diffusers})
     if others:
         return f"no, since it does not know {', '.join(others)}; sd_ext.use_lora does"
     if lora.bundled:

@@ -20,7 +20,7 @@ class PeftAdapter:
         factors: by peft's names: "lora_A" (rank, in, ...), "lora_B" (out, rank, ...), "hada_w1_a", ...
         alpha: the configured strength is alpha / rank; for rank-stabilised LoRA alpha is converted accordingly.
         rank: as configured.
-        bias: whether a factor has a bias.
+        bias: the bias of a factor (out,), at the strength of the factors; None if there is none.
         variant: the class name of a LoRA's variant, such as "DoraLinearVariant"; "" for none.
         package: the package of the layer's class, for messages.
     """
@@ -28,19 +28,22 @@ class PeftAdapter:
     factors: dict[str, Tensor]
     alpha: float
     rank: int
-    bias: bool
+    bias: Tensor | None
     variant: str
     package: str
 
 
 def adapter_names(module: Any) -> tuple[str, ...]:
     """The names of a layer's adapters; empty if it is no peft layer."""
-    strengths = getattr(module, "scaling", None)
-    return tuple(strengths) if hasattr(module, "get_base_layer") and isinstance(strengths, dict) else ()
+    if not hasattr(module, "get_base_layer"):
+        return ()
+    held = [getattr(module, name, None) for name in ("scaling", *getattr(module, "adapter_layer_names", ()))]
+    by_name = [found for found in held if isinstance(found, dict | nn.ParameterDict | nn.ModuleDict)]
+    return tuple(dict.fromkeys(name for found in by_name for name in found))
 
 
 @seam(
-    *("scaling", "lora_variant", "use_rslora", "lora_alpha", "alpha", "r"),
+    *("scaling", "adapter_layer_names", "lora_variant", "use_rslora", "lora_alpha", "alpha", "r"),
     seen="peft 0.18 to 0.21, tuners.lora.layer and tuners.lycoris_utils",
     gone="saving the adapters of models in memory",
 )
@@ -53,19 +56,22 @@ def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
         factors: peft's names of all factors to look for.
 
     Returns:
-        The adapter with the factors that it has. If it has none of them, alpha and rank are 0.
+        The adapter with the factors that it has; without any, and with alpha and rank 0, if it has none of them or no
+        strength (peft's BOFT).
     """
-    held, bias = {}, False
+    held: dict[str, Tensor] = {}
+    bias: Tensor | None = None
     for factor in factors:
         by_name = getattr(module, factor, None)
         if isinstance(by_name, nn.ParameterDict | nn.ModuleDict) and name in by_name:
             found: Any = by_name[name]  # type: ignore[operator]
-            bias = bias or getattr(found, "bias", None) is not None
+            own: Any = getattr(found, "bias", None)
+            bias = bias if own is None else own.detach()
             tensor: Any = found.weight if isinstance(found, nn.Module) else found
             held[factor] = tensor.detach()
     package = type(module).__module__.rpartition(".")[0]
-    if not held:
-        return PeftAdapter(held, 0.0, 0, bias, "", package)
+    if not held or not (hasattr(module, "lora_A") or hasattr(module, "alpha")):
+        return PeftAdapter({}, 0.0, 0, bias, "", package)
     if not hasattr(module, "lora_A"):  # LyCORIS's kinds
         return PeftAdapter(held, float(module.alpha[name]), module.r[name], bias, "", package)
     variant = module.lora_variant.get(name)

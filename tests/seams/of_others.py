@@ -43,12 +43,13 @@ def adapters_in_memory_are_what_they_compute() -> None:
         assert held.alpha / held.rank == pytest.approx(scale)
         change = x @ (held.factors["lora_B"] @ held.factors["lora_A"]).T * (held.alpha / held.rank)
         torch.testing.assert_close(layer(x), layer.get_base_layer()(x) + change)
-        assert not held.bias
+        assert held.bias is None
         assert held.variant == ""
     dora = peft_seam.adapter_of(adapted(peft.LoraConfig(**lora, use_dora=True))[0], "one", names)
     assert "dora" in dora.variant.lower()
     assert dora.factors["lora_magnitude_vector"].shape == (8,)
-    assert peft_seam.adapter_of(adapted(peft.LoraConfig(**lora, lora_bias=True))[0], "one", names).bias
+    layer = adapted(peft.LoraConfig(**lora, lora_bias=True))[0]
+    assert peft_seam.adapter_of(layer, "one", names).bias is not None
     for config in (peft.LoHaConfig(r=2, alpha=3, target_modules=["0"]), peft.LoKrConfig(r=2, target_modules=["0"])):
         held = peft_seam.adapter_of(adapted(config)[0], "one", names)
         assert held.rank == 2

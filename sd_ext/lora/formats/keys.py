@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -131,6 +132,24 @@ def _add(found: Found, module: ModuleName, meaning: Meaning, key: str, tensor: T
     found.kinds[module] = meaning.kind or before
 
 
+def configure(found: Found, settings: Mapping[str, Any]) -> None:
+    """Make tensors what peft's settings say they are.
+
+    Args:
+        found: the result of `collect`, which is changed.
+        settings: those in adapter_config.json.
+
+    Raises:
+        InputError: a module's tensors are not such; the message names the module.
+    """
+    for module, fields in found.fields.items():
+        if kind := found.kinds[module]:
+            try:
+                found.fields[module] = find_kind(kind).configured(fields, settings, module.path)
+            except (InputError, TypeError, ValueError) as error:
+                raise InputError(f"{module}: {error}") from None
+
+
 def bias_of(module: ModuleName) -> ModuleName:
     """What a module's bias is called."""
     return ModuleName(module.part, f"{module.path}.bias")
@@ -168,10 +187,15 @@ def _adapters(module: ModuleName, kind: str, fields: Fields, alpha_of: Alphas) -
     tensors = made.tensors if factor is None else made.rules.stronger(made.tensors, factor)
     if tensors is None:
         raise InputError(f"a {made.rules.name} has no scalar")
-    adapters = {module: Adapter(kind, tensors, alpha)}
-    if has_bias(module.path) and (bias := made.rules.of_bias(fields)) is not None:
-        adapters[bias_of(module)] = Adapter(kind, bias, alpha)
-    return adapters
+    adapter = Adapter(kind, tensors, alpha)
+    bias = adapter.rules.of_bias(fields, adapter.scale)
+    if bias is None:
+        return {module: adapter}
+    if has_bias(module.path):
+        return {module: adapter, bias_of(module): Adapter(*bias, alpha)}
+    if bias[0] != kind:  # else it only scales a bias, which is not there
+        raise InputError("it adds to the bias, which this layer does not have")
+    return {module: adapter}
 
 
 def number(tensor: Tensor | None, what: str) -> float | None:

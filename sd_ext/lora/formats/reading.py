@@ -22,12 +22,13 @@ from .diffusers import SETTINGS, alphas_of, settings_in
 from .file_names import DIFFUSERS_FILE, PEFT_FILE, PEFT_SETTINGS
 from .files import MODEL_HASH, read_tensors, readable
 from .foreign import for_another, refuse_foreign
-from .keys import Alphas, assemble, collect, said
+from .keys import assemble, collect, configure, said
 
 # Header entries that describe the file rather than the LoRA: dropped here, made anew when a file is written.
 LAYOUT = {"format", SETTINGS, MODEL_HASH, "sshs_legacy_hash", "modelspec.hash_sha256"}
 BUNDLED = "bundle_emb."
 PEFTS = "base_model."  # how names begin in files that peft itself wrote
+WIDE = "ComfyUI widens the base's weight with zeros where it is smaller (reshape_weight); here it must fit as it is"
 SHOWN = 40  # skipped keys in a message
 
 log = logging.getLogger(__name__)
@@ -124,16 +125,17 @@ def _from_peft(path: Path, settings_file: Path, part: str | None, skip: bool) ->
     if kind not in able:
         raise InputError(f"{settings_file.parent} holds a {shown(kind)}; {', '.join(able)} can be read")
     tensors, header = read_tensors(path)
-    return _from_tensors(tensors, header, skip, alphas_of(dict.fromkeys(PARTS, settings)), part)
+    return _from_tensors(tensors, header, skip, settings, part)
 
 
 def _from_tensors(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, str],
     skip: bool,
-    alphas: Alphas | None = None,
+    peft: Mapping[str, Any] | None = None,
     part: str | None = None,
 ) -> Read:
+    """A LoRA from a file's tensors and header, peft's settings, and the part of names that do not say theirs."""
     tensors, note = readable(tensors)
     notes = [note] if note else []
     bundled = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLED)}
@@ -150,9 +152,15 @@ def _from_tensors(
         notes.append(
             f"left out {len(found.empty)} modules of rank 0, which change nothing: {said(map(str, found.empty))}"
         )
-    settings = {} if any("alpha" in fields for fields in found.fields.values()) else settings_in(header)
-    adapters = assemble(found, alphas or alphas_of(settings))
-    notes += _strengths_missing(settings, adapters) if alphas is None else []
+    if wide := [module for module, fields in found.fields.items() if "wide" in fields]:
+        notes.append(f"{WIDE}: {said(map(str, wide))}")
+    settings: Mapping[str, Any] = dict.fromkeys(PARTS, peft)
+    if peft is None:
+        settings = {} if any("alpha" in fields for fields in found.fields.values()) else settings_in(header)
+    else:
+        configure(found, peft)
+    adapters = assemble(found, alphas_of(settings))
+    notes += _strengths_missing(settings, adapters)
     if all(_does_nothing(adapter) for adapter in adapters.values()):
         notes.append("none of its modules changes anything, since their factors or strengths are 0")
     adapters, note = _rank_stabilised(adapters, header)

@@ -18,6 +18,7 @@ from .kind import Kind
 from .loha import LohaKind
 from .lokr import LokrKind
 from .lora import LoraKind
+from .of_inputs import BoftInputsKind, OftInputsKind
 from .oft import OftKind
 from .sparse import SparseKind
 from .tlora import TloraKind
@@ -28,7 +29,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         LoraKind(), SparseKind(), DoraKind(), LohaKind(), LokrKind(), Ia3Kind(), GloraKind(), OftKind(), TloraKind(),
-        DiffKind(), SetKind(),
+        DiffKind(), SetKind(), OftInputsKind(), BoftInputsKind(),
     )
 }  # fmt: skip
 

@@ -2,12 +2,14 @@
 
 `gains` is what is added to the factor 1: (out, 1) or (1, in), followed by ones up to the weight's dimensions. LyCORIS
 stores it as `weight`, with `on_input` saying which; peft stores 1 + gains as `ia3_l`, and its factors of outputs apply
-to the bias too.
+to the bias too. Of a convolution, peft's are (1, n, 1, 1) in both cases, and its settings say which.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from .given_weight import GivenWeight
@@ -46,15 +48,28 @@ class Ia3Kind(GivenWeight):
     def stronger(self, tensors: Tensors, factor: float) -> dict[str, Tensor]:
         return {"gains": (tensors["gains"].detach().float() * factor).to(tensors["gains"].dtype)}
 
-    def of_bias(self, tensors: Tensors) -> dict[str, Tensor] | None:
+    def configured(self, tensors: Tensors, settings: Mapping[str, Any], path: str) -> dict[str, Tensor]:
         factors = tensors.get("factors")
-        return self.complete({"factors": factors}) if factors is not None and factors.shape[0] > 1 else None
+        if factors is None or factors.ndim < 3:
+            return dict(tensors)
+        inputs = settings.get("feedforward_modules") or ()
+        on_input = re.fullmatch(inputs, path) if isinstance(inputs, str) else path.endswith(tuple(map(str, inputs)))
+        made = {name: tensor for name, tensor in tensors.items() if name != "factors"}
+        return {**made, "inputs" if on_input else "outputs": factors}
+
+    def of_bias(self, tensors: Tensors, scale: float) -> tuple[str, dict[str, Tensor]] | None:
+        found = {name: tensors[name] for name in ("factors", "outputs") if name in tensors}
+        made = self.complete(found).get("gains") if found else None
+        return None if made is None or made.shape[0] == 1 else (self.name, {"gains": made})
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
         made = dict(tensors)
-        if "factors" in made:
-            factors = made.pop("factors")
-            made["gains"] = (factors.float() - 1).to(factors.dtype)
+        if "factors" in made and made["factors"].ndim > 2:
+            raise InputError("peft's (IA)^3 of a convolution needs its adapter_config.json, which is not beside it")
+        for name in {"factors", "inputs", "outputs"} & made.keys():
+            factors = made.pop(name)
+            gains = (factors.float() - 1).to(factors.dtype)
+            made["gains"] = gains.transpose(0, 1) if name == "outputs" else gains
         if {"weight", "on_input"} <= made.keys():
             given, on_input = made.pop("weight"), bool(made.pop("on_input").any())
             size = (1, given.numel()) if on_input else (given.numel(), 1)

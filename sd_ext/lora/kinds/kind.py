@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Size, Tensor
 
 Tensors = Mapping[str, "Tensor"]
+AS_PLAIN = "turn it into plain LoRA (sd_ext.lora.resize, sd-ext convert resize {}), which says what that costs"
 
 
 class Kind:
@@ -143,6 +144,19 @@ class Kind:
 
     # Files and models.
 
+    def configured(self, tensors: Tensors, settings: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+        """Tensors as they were read, made what peft's settings (adapter_config.json) say they are.
+
+        Args:
+            tensors: as they were read.
+            settings: peft's.
+            path: the module's.
+
+        Raises:
+            InputError: they are not such tensors.
+        """
+        return dict(tensors)
+
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
         """Convert tensors as they were read to one of the sets in `factors`.
 
@@ -158,8 +172,13 @@ class Kind:
         """
         return None
 
-    def of_bias(self, tensors: Tensors) -> dict[str, Tensor] | None:
-        """Of tensors as they were read: what changes the module's bias as well, in the form of `complete`; or None."""
+    def of_bias(self, tensors: Tensors, scale: float) -> tuple[str, dict[str, Tensor]] | None:
+        """Of tensors as they were read: what changes the module's bias as well, as a kind and its tensors; or None.
+
+        Args:
+            tensors: as they were read.
+            scale: see `scale`.
+        """
         return None
 
     def for_kohya(self, tensors: Tensors, of: str = "weight") -> dict[str, Tensor]:
@@ -175,7 +194,9 @@ class Kind:
         if of == "weight":
             return spelled(self.kohya, tensors)
         if of not in self.elsewhere:
-            raise InputError(f"is a {self.name} of a {of}, for which kohya's format has no names")
+            raise InputError(
+                f"is a {self.name} of a {of}, for which kohya's format has no names; {AS_PLAIN.format('--base-model')}"
+            )
         return spelled(self.elsewhere[of], tensors)
 
     def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:
@@ -190,8 +211,8 @@ class Kind:
         """
         if not self.in_diffusers:
             raise InputError(
-                f"is a {self.name}, which Diffusers' loader cannot read; write kohya's format, or turn it into "
-                "plain LoRA (sd_ext.lora.resize, sd-ext convert resize --plain), which says what that costs"
+                f"is a {self.name}, which Diffusers' loader cannot read; write kohya's format, or "
+                f"{AS_PLAIN.format('--plain')}"
             )
         return spelled(self.dotted, tensors)
 

@@ -2,6 +2,9 @@
 
 `down` is (rank, in) and `up` (out, rank); of a convolution (rank, in, k, k) and (out, rank, 1, 1). LyCORIS's
 convolutions may be of three factors: `down` (rank, in, 1, 1), `mid` (rank, rank, k, k), `up`; two are written.
+
+peft's `lora_B.bias` is added to the bias at the same scale. ComfyUI's `reshape_weight`, the shape that it widens the
+base's weight to with zeros, is not kept: here the base has that shape already, or is refused.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ if TYPE_CHECKING:
     from torch import Size, Tensor
 
 
-KOHYA = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid"}
+KOHYA = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "reshape_weight": "wide"}
 DOTTED = {
     "lora_A.weight": "down", "lora_B.weight": "up",
     "lora.down.weight": "down", "lora.up.weight": "up",
     "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
-    "lora_down.weight": "down", "lora_up.weight": "up",
+    "lora_down.weight": "down", "lora_up.weight": "up", "lora_B.bias": "up_bias", "reshape_weight": "wide",
 }  # fmt: skip
 
 
@@ -61,10 +64,22 @@ class LoraKind(Kind):
 
     def complete(self, tensors: Tensors) -> dict[str, Tensor]:
         """Give both factors the same dimensions: DyLoRA's files have `up` as (out, r) of convolutions too."""
-        made = dict(tensors)
+        made = {name: tensor for name, tensor in tensors.items() if name not in ("up_bias", "wide")}
         if {"up", "down"} <= made.keys() and made["up"].ndim == 2 < made["down"].ndim:
             made["up"] = made["up"].reshape(*made["up"].shape, *[1] * (made["down"].ndim - 2))
+        if "wide" in tensors and {"up", "down"} <= made.keys():
+            wide, own = tuple(tensors["wide"].flatten().tolist()), (made["up"].shape[0], *folded(made).shape[1:])
+            if wide != own:
+                raise InputError(f"reshape_weight widens to {wide}, and its factors are for {own}")
         return made
+
+    def of_bias(self, tensors: Tensors, scale: float) -> tuple[str, dict[str, Tensor]] | None:
+        if "up_bias" not in tensors:
+            return None
+        if "magnitude" in tensors:
+            raise InputError("is a DoRA with a bias (lora_B.bias), which peft trains otherwise than it merges it")
+        bias = tensors["up_bias"]
+        return "diff", {"diff": (bias.detach().float() * scale).to(bias.dtype)}
 
     def for_kohya(self, tensors: Tensors, of: str = "weight") -> dict[str, Tensor]:
         return super().for_kohya(in_two(tensors), of)

@@ -40,7 +40,7 @@ SIGNS = (  # the first that fits decides
     Sign("adapter", "an image prompt adapter (IP-Adapter)", ("ip_adapter.", "image_proj.")),
     Sign("lllite", "a ControlNet-LLLite, which draws after pictures in ComfyUI and kohya's scripts", ("lllite_unet_",)),
     Sign("lora", "a LoRA, which changes a model", (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.",
-         ".lora.up.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag", ".oft_R.", ".boft_", ".ia3_l",
+         ".lora.up.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag", ".oft_R.", ".oft_r", ".boft_", ".ia3_l",
          "_lora.down.", ".diff_b"), WITH_A_MODEL),
     Sign("controlnet", "a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.",
          "input_hint_block.", "lora_controlnet", "control_all_x_embedder.", "controlnet_blocks."), WITH_A_MODEL),
