@@ -161,8 +161,8 @@ def test_what_cannot_work_is_named(values, message):
         {"checkpoint_blocks": "down"},
         {"keep_tokens": 1},
         {"tag_separator": ";"},
-        {"optimizer": "schedulefree-adamw", "lr_schedule": "constant"},
-        {"optimizer": "schedulefree-adamw", "ema": 0.0},
+        {"optimizer": "schedulefree-adamw", "lr_schedule": "cosine"},
+        {"optimizer": "schedulefree-adamw", "ema": 0.9},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values):
