@@ -26,6 +26,7 @@ FLOORS = (
         "endings",
         "tensors",
         "checked",
+        "held",
         "reading",
         "whole",
         "model_configs",

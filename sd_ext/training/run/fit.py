@@ -1,6 +1,7 @@
 """One run from settings to a saved model: folder, resume, logging, previews, checkpoints, Ctrl-C.
 
 OUT/run.json        the settings; a folder that holds another run is refused
+OUT/run.lock        locked by the process that trains here
 OUT/checkpoints/    step-00000500, ...
 OUT/history.jsonl   the log of metrics
 OUT/previews/       contact sheets
@@ -38,7 +39,7 @@ from sd_ext.training.quick.attention import quicken_attention
 from sd_ext.training.quick.group_norm import quicken
 from sd_ext.training.run import checkpoint
 from sd_ext.training.run.config import RunConfig
-from sd_ext.training.run.folder import open_run
+from sd_ext.training.run.folder import alone, open_run
 from sd_ext.training.run.history import History
 from sd_ext.training.run.loop import Ema, Run, train
 from sd_ext.training.run.machine import check_machine, uses_cpu
@@ -177,11 +178,17 @@ def fit(task: Task, config: RunConfig) -> Path:
         The folder of the result, OUT/model.
 
     Raises:
-        InputError: the folder belongs to another run, or the settings do not work on this machine.
+        InputError: the folder belongs to another run or is in use, or the settings do not work on this machine.
         TrainingError: a loss was not finite, the disk is full, or all checkpoints are damaged.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint of the last completed step was written.
     """
     accelerator = make_accelerator(config)
+    with alone(config, task.name, task.parts, accelerator.is_main_process):
+        return fit_alone(task, config, accelerator)
+
+
+def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
+    """See `fit`, of which this is what happens while the folder is this run's own."""
     with accelerator.main_process_first():
         folder = open_run(config, task.name, task.parts)
     result = folder / "model"

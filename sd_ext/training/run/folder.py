@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sd_ext import whole
 from sd_ext.declared import shown
 from sd_ext.errors import InputError
+from sd_ext.held import held
 from sd_ext.reading import read_json
 from sd_ext.training.run.config import RunConfig
 
-RECORD = "run.json"
+RECORD, LOCK = "run.json", "run.lock"
 
 
 def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
@@ -45,8 +48,8 @@ def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = No
 
 
 def is_fresh(folder: Path) -> bool:
-    """Whether a folder is empty, except for temporary files of a run that was killed while it opened the folder."""
-    return folder.is_dir() and all(whole.is_temporary(path.name) for path in folder.iterdir())
+    """Whether a folder is empty, except for what a run that was killed while it opened the folder has left."""
+    return folder.is_dir() and all(whole.is_temporary(path.name) or path.name == LOCK for path in folder.iterdir())
 
 
 def compare(folder: Path, settings: dict[str, Any]) -> None:
@@ -59,6 +62,25 @@ def compare(folder: Path, settings: dict[str, Any]) -> None:
     if differing:
         changes = ", ".join(f"{key} {shown(before.get(key))} -> {shown(settings.get(key))}" for key in differing)
         raise InputError(f"{folder} holds a run with other settings ({changes}); choose another --out")
+
+
+@contextlib.contextmanager
+def alone(config: RunConfig, name: str, parts: dict[str, str], first: bool) -> Iterator[None]:
+    """A context in which no other run uses the folder; the lock is gone with the process that holds it.
+
+    Args:
+        config, name, parts: as for `check_folder`.
+        first: whether this is the run's first process, which holds the lock for all.
+
+    Raises:
+        InputError: another process trains in the folder; or see `check_folder`.
+    """
+    if not first:
+        yield
+        return
+    folder, _ = check_folder(config, name, parts)
+    with held(folder / LOCK, "trains"):
+        yield
 
 
 def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:

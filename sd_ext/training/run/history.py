@@ -73,8 +73,9 @@ class Entry:
 def read_history(path: Path) -> list[dict[str, float]]:
     """Read the entries of a log file; empty if it does not exist.
 
-    Damaged lines, such as a last line cut off when the process was killed, are left out with a warning. If the file
-    cannot be read at all, the entries read so far are returned, with a warning as well: a log never stops a run.
+    Damaged lines are left out with a warning; a last line that was cut off when the process was killed without one,
+    since its step is done again. If the file cannot be read at all, the entries read so far are returned, with a
+    warning as well: a log never stops a run.
     """
     if not os.path.lexists(path):
         return []
@@ -87,6 +88,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
                     if line.strip():
                         entries.append(_entry(line, f"line {number}"))
                 except InputError as error:
+                    if not line.endswith(b"\n") and len(line) < LINE_BYTES:
+                        continue
                     damaged.append(f"first: {error}" if not damaged else "")
                 if len(damaged) > MOST_DAMAGED:
                     damaged[0] += f"; nothing is read from line {number} on"

@@ -141,6 +141,7 @@ def goes_on(file: Path, out: Path, alone: Alone, why: str) -> None:
     assert code_of(start(file, out)) == 0, f"{why}: {Path(f'{out}.log').read_text()}"
     said = Path(f"{out}.log").read_text().splitlines()
     assert finished or any(line.endswith(f"from step {before}") for line in said), why
+    assert not any("damaged" in line for line in said), f"{why}: {said}"
     for name in FILES:
         assert (out / "model" / name).read_bytes() == (alone.out / "model" / name).read_bytes(), f"{why}: {name}"
     assert losses(out) == losses(alone.out), why

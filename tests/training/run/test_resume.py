@@ -17,6 +17,7 @@ from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextTo
 from sd_ext.training.run import fit as run_module
 from sd_ext.training.run.checkpoint import checkpoints
 from sd_ext.training.run.fit import Interrupted, make_accelerator, open_run
+from sd_ext.training.run.folder import alone
 from sd_ext.training.train_autoencoder import run as run_autoencoder
 from sd_ext.training.train_text_encoder import run as run_text_encoder
 from sd_ext.training.train_text_to_image import TextToImageTask
@@ -331,6 +332,16 @@ def test_a_folder_of_something_else_is_refused(picture_folder, tmp_path):
     assert [p.name for p in thesis.iterdir()] == ["chapter1.txt"]
     with pytest.raises(InputError, match="give --out"):
         open_run(AutoencoderConfig(), "autoencoder")
+
+
+def test_a_folder_has_one_run_at_a_time(picture_folder, tmp_path):
+    config = AutoencoderConfig.of(data=str(picture_folder), out=str(tmp_path / "run"), steps=1, **TINY_AUTOENCODER)
+    with alone(config, "autoencoder", {}, first=True):
+        with alone(config, "autoencoder", {}, first=False):  # the run's other processes
+            pass
+        with pytest.raises(InputError, match=rf"process {os.getpid()} .* trains in {tmp_path / 'run'} already; wait"):
+            run_autoencoder(config)
+    assert run_autoencoder(config).exists()
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(picture_folder, tmp_path, caplog):
