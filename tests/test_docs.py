@@ -63,6 +63,12 @@ def test_what_the_pages_say_of_the_code_is_up_to_date(sampler_pages):
     assert not stale, "run python benchmarks/sampler_pages.py"
 
 
+def test_the_tables_of_the_options_of_u_nets_are_up_to_date():
+    options, text = script("unet_options"), (DOCS / "unets.md").read_text("utf-8")
+    assert options.page(text) == text, "run python benchmarks/unet_options.py"
+    assert not options.unnamed(text)
+
+
 def test_every_sampler_is_on_one_page_and_in_the_index():
     on_pages = Counter(name for page in PAGES for name in rows(part(page.read_text("utf-8"), "facts")))
     index = rows(part(INDEX.read_text("utf-8"), "samplers"))

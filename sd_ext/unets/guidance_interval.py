@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
@@ -22,6 +21,7 @@ from ..seams.diffusers.pipelines import can_be_guided, count_steps, has_three_br
 from ..seams.torch import is_compiled_in_place
 from .inside.branches import conditional_half
 from .inside.levels import is_number
+from .inside.noise import noise_over_signal
 from .inside.told import Statement, place, saying
 
 NETWORKS = ("unet", "controlnet")
@@ -174,11 +174,11 @@ def _check_pipeline(pipe: Any) -> None:
 
 
 def _sigma_of_step(pipe: Any, step: int) -> float:
-    """sigma / alpha at a step's timestep; its logarithm is interpolated between trained timesteps."""
-    alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
-    if alphas is None:
-        raise InputError(f"GuidanceInterval: {type(pipe.scheduler).__name__} has no alphas_cumprod to tell sigma from")
+    """sigma / alpha at a step's timestep."""
     timesteps = pipe.scheduler.timesteps
-    timestep = float(timesteps[len(timesteps) - count_steps(pipe, len(timesteps)) + step])
-    alphas = np.clip(np.asarray(alphas.cpu(), dtype=np.float64), 1e-12, None)  # keeps sigma finite at zero terminal SNR
-    return float(np.exp(np.interp(timestep, np.arange(len(alphas)), 0.5 * np.log((1 - alphas) / alphas))))
+    sigma = noise_over_signal(
+        pipe.scheduler, float(timesteps[len(timesteps) - count_steps(pipe, len(timesteps)) + step])
+    )
+    if sigma is None:
+        raise InputError(f"GuidanceInterval: {type(pipe.scheduler).__name__} has no alphas_cumprod to tell sigma from")
+    return sigma

@@ -25,6 +25,7 @@ from .features.feature import Feature, Inner, check_conflicts
 from .features.freeu import FreeU, FreeUSwitch, adopted
 from .features.gate import CrossAttentionGate
 from .features.highres import HighRes
+from .features.mix import GuidanceMix
 from .features.options import Option
 from .features.perturbed import PerturbedGuidance
 from .features.tokens import TokenReduction
@@ -35,6 +36,7 @@ from .inside.told import UNTOLD, tell
 from .overrides import Overrides
 
 FEATURES: tuple[type[Feature], ...] = (
+    GuidanceMix,
     PerturbedGuidance,
     HighRes,
     TokenReduction,

@@ -293,6 +293,7 @@ EVERY: list[dict[str, Any]] = [
     {"token_merge_ratio": 0.5, "tile_size": 4},
     {"highres_factor": 2.0},
     {"pag_scale": 2.0},
+    {"apg_eta": 0.0},
     {"freeu_s1": 0.9, "freeu_s2": 0.2, "freeu_b1": 1.2, "freeu_b2": 1.4},
 ]
 

@@ -5,6 +5,7 @@ cache_schedule   the steps that are computed in full
 gate             cross-attention frozen after some steps
 tokens           fewer tokens, and tiles, in self-attention
 highres          large pictures
+mix              how the two halves of guidance are mixed: APG, CFG-Zero*, dynamic thresholding, rescaling
 perturbed        perturbed-attention and smoothed-energy guidance
 freeu            FreeU
 options          what is declared of an option

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from ..inside.branches import conditional_half, say_unsure
 from ..inside.hooks import OfThread
 from ..inside.host import Host
 from ..inside.say import say
+from ..inside.told import CONDITIONAL
 from .feature import Feature, Inner, Options
 from .options import Option, interval
 
@@ -115,11 +116,14 @@ class PerturbedGuidance(Feature):
         if branches == 2:
             inputs = conditional_half(inputs, len(sample))
         conditional = output.chunk(branches)[-1]
-        push = torch.zeros_like(conditional)
+        push, told = torch.zeros_like(conditional), replace(self.host.told, branches=CONDITIONAL)
         for kind in kinds:
             self.now.kind = kind.name
             try:
-                with views.processed(self.host, kind.layers, self._perturbation(kind.name, sample)):
+                with (
+                    self.host.telling(told),
+                    views.processed(self.host, kind.layers, self._perturbation(kind.name, sample)),
+                ):
                     push += kind.scale * (conditional - inner(**_own_lists(inputs)))
             finally:
                 self.now.kind = None

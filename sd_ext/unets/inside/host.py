@@ -56,6 +56,10 @@ class Host(Protocol):
         """Context manager: calls of this thread run another network, which is a view of this one."""
         ...
 
+    def telling(self, told: Told) -> AbstractContextManager[None]:
+        """Context manager: other things are said of the calls that a feature makes by itself."""
+        ...
+
     def reuse_keys(self) -> tuple[Hashable, ...]:
         """The active features' values that must be equal in two calls for one to reuse features of the other."""
         ...
@@ -95,7 +99,11 @@ class Runs(nn.Module):
 
     def running(self, network: Any) -> AbstractContextManager[None]:
         """Context manager: calls of this thread run another network; see `Host`."""
-        return _Running(self._states.current(), network)
+        return _Set(self._states.current(), "base", network)
+
+    def telling(self, told: Told) -> AbstractContextManager[None]:
+        """Context manager: other things are said of the calls that a feature makes by itself; see `Host`."""
+        return _Set(self._states.current(), "told", told)
 
     def reset(self) -> None:
         """Forget all runs, so that the next call begins a new one.
@@ -125,14 +133,15 @@ class Runs(nn.Module):
             log.warning("%s: %s", type(self).__name__, message)
 
 
-class _Running:
-    """See `Host.running`."""
+class _Set:
+    """Context manager: a state's attribute has another value; see `Host.running` and `Host.telling`."""
 
-    def __init__(self, state: State, network: Any):
-        self.state, self.network = state, network
+    def __init__(self, state: State, name: str, value: Any):
+        self.state, self.name, self.value = state, name, value
 
     def __enter__(self) -> None:
-        self.before, self.state.base = self.state.base, self.network
+        self.before = getattr(self.state, self.name)
+        setattr(self.state, self.name, self.value)
 
     def __exit__(self, *_: object) -> None:
-        self.state.base = self.before
+        setattr(self.state, self.name, self.before)

@@ -15,9 +15,9 @@ in their first step, and are none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class Told:
         step: the step in the run, from 0, if known.
         total: the number of steps, if known.
         sure: whether somebody said so.
+        apart: whether each half of guidance has a call of its own.
+        pipe: the pipeline that makes the call, if one does.
+        scheduler: what its run is made with, if known.
+        texts: prompt -> text states, `(1, tokens, channels)`, for a loop of one's own.
     """
 
     branches: tuple[str, ...] = CONDITIONAL
@@ -50,6 +54,10 @@ class Told:
     step: int | None = None
     total: int | None = None
     sure: bool = True
+    apart: bool = False
+    pipe: Any = field(default=None, compare=False)
+    scheduler: Any = field(default=None, compare=False)
+    texts: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
 
     @property
     def guided(self) -> bool:
@@ -110,7 +118,12 @@ def saying(statement: Statement) -> Iterator[None]:
 
 @contextmanager
 def sampling(
-    pipe: Any, *, guidance_scale: float | None = None, branches: Sequence[str] | None = None
+    pipe: Any,
+    *,
+    guidance_scale: float | None = None,
+    branches: Sequence[str] | None = None,
+    scheduler: Any = None,
+    texts: Mapping[str, torch.Tensor] | None = None,
 ) -> Iterator[None]:
     """Context manager: U-Nets and samplers are told what the pipeline does, so that nothing has to be inferred.
 
@@ -127,16 +140,21 @@ def sampling(
         guidance_scale: for a network: the weight of guidance, if there is any. Batches are then
             [unconditional, conditional], unless `branches` says otherwise.
         branches: for a network: what the parts of a batch are, in their order.
+        scheduler: for a network: the scheduler of the run, which guidance on x0 needs.
+        texts: for a network: prompt -> text states `(1, tokens, channels)`, for guidance by further texts; the
+            unconditional one is `""`.
 
     Raises:
         InputError: an object without a U-Net, or something said about a pipeline that it says by itself.
     """
     if isinstance(pipe, torch.nn.Module):
-        with saying(Statement(uncompiled(pipe), _said(guidance_scale, branches))):
+        said = replace(_said(guidance_scale, branches), scheduler=scheduler, texts=dict(texts or {}))
+        with saying(Statement(uncompiled(pipe), said)):
             yield
         return
-    if guidance_scale is not None or branches is not None:
-        raise InputError("sampling: a pipeline says its guidance_scale and branches by itself; leave them out")
+    given = {"guidance_scale": guidance_scale, "branches": branches, "scheduler": scheduler, "texts": texts}
+    if named := [name for name, value in given.items() if value is not None]:
+        raise InputError(f"sampling: a pipeline says its {' and '.join(named)} by itself; leave them out")
     with attached(pipe), saying(Statement(pipe)):
         yield
 
@@ -183,9 +201,10 @@ def of_pipeline(pipe: Any, timestep: Any) -> Told:
     guider = getattr(pipe, "guider", None)
     weight = getattr(pipe if guider is None else guider, "guidance_scale", None)
     parts = batch_parts(pipe) if guider is None else CONDITIONAL  # guiders call the network for each half
+    known = Told(step=step, total=total, apart=guider is not None, pipe=pipe, scheduler=pipe.scheduler)
     if parts is None:
-        return replace(UNTOLD, step=step, total=total)
-    return Told(parts, float(weight) if weight is not None and is_number(weight) else None, step, total)
+        return replace(known, sure=False)
+    return replace(known, branches=parts, guidance=float(weight) if is_number(weight) else None)
 
 
 def place(pipe: Any, timestep: Any) -> tuple[int, int] | None:

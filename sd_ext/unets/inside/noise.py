@@ -1,0 +1,104 @@
+"""From what a network predicts to the picture that it has in mind, x0, and back: what guidance on x0 needs.
+
+A network sees x = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1 (of flow matching: alpha + sigma = 1) and predicts
+eps, v = alpha eps - sigma x0, x0 itself, or the flow eps - x0. Each is linear in x0, given x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+
+
+def noise_over_signal(scheduler: Any, timestep: float) -> float | None:
+    """sigma / alpha at a timestep; its logarithm is interpolated between trained timesteps. None if it is not known.
+
+    Args:
+        scheduler: one with `alphas_cumprod`.
+        timestep: in trained timesteps, which need not be whole.
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        return None
+    alphas = np.clip(np.asarray(alphas.cpu(), dtype=np.float64), 1e-12, None)  # keeps it finite at zero terminal SNR
+    return float(np.exp(np.interp(timestep, np.arange(len(alphas)), 0.5 * np.log((1 - alphas) / alphas))))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How noisy the latents of a call are, and what the network makes of them.
+
+    Args:
+        alpha, sigma: see the top of this file.
+        predicts: "epsilon", "v_prediction", "sample" or "flow_prediction".
+    """
+
+    alpha: float
+    sigma: float
+    predicts: str
+
+    @classmethod
+    def of(cls, scheduler: Any, timestep: float, option: str) -> Noise:
+        """The noise at a timestep of a run.
+
+        Args:
+            scheduler: the run's; None if nobody has said which.
+            timestep: in trained timesteps.
+            option: for which option of a U-Net it is asked, for messages.
+
+        Raises:
+            InputError: the scheduler is not known, or does not say what the network was trained on.
+        """
+        if scheduler is None:
+            raise InputError(
+                f"{option} needs to know the noise of each step: call the U-Net by a pipeline of Diffusers, or within "
+                "sd_ext.sampling(unet, guidance_scale=..., scheduler=...)"
+            )
+        predicts = scheduler.config.get("prediction_type")
+        if predicts == "flow_prediction" or (predicts is None and not hasattr(scheduler, "alphas_cumprod")):
+            sigma = timestep / scheduler.config.get("num_train_timesteps", 1000)
+            return cls(1 - sigma, sigma, "flow_prediction")
+        ratio = noise_over_signal(scheduler, timestep)
+        if ratio is None or predicts not in ("epsilon", "v_prediction", "sample"):
+            what = "no alphas_cumprod" if ratio is None else f"the prediction type {predicts!r}"
+            raise InputError(f"{option} needs to know the noise of each step: {type(scheduler).__name__} has {what}")
+        alpha = (1 + ratio**2) ** -0.5
+        return cls(alpha, ratio * alpha, predicts)
+
+    @property
+    def slope(self) -> float:
+        """By how much x0 changes with the prediction."""
+        if self.predicts == "epsilon":
+            return -self.sigma / self.alpha
+        return 1.0 if self.predicts == "sample" else -self.sigma
+
+    def x0(self, x: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        """The picture that is predicted.
+
+        Args:
+            x: the noisy latents as the network sees them, `(batch, channels, height, width)`.
+            predicted: what it predicts, of the same shape.
+        """
+        at_zero = {"epsilon": 1 / self.alpha, "v_prediction": self.alpha, "sample": 0.0, "flow_prediction": 1.0}
+        return at_zero[self.predicts] * x + self.slope * predicted
+
+    def epsilon(self, x: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        """The noise that is predicted; arguments as of `x0`."""
+        if self.predicts == "epsilon":
+            return predicted
+        if self.predicts == "v_prediction":
+            return self.alpha * predicted + self.sigma * x
+        return (x - self.alpha * self.x0(x, predicted)) / self.sigma
+
+    def standing(self, x: torch.Tensor) -> torch.Tensor:
+        """The prediction of a network that lets the latents stand still.
+
+        Along a step, x moves by v in the angle whose cosine is alpha, or by the flow in sigma; both are then 0.
+        """
+        still = {"epsilon": self.sigma, "sample": self.alpha}
+        return still.get(self.predicts, 0.0) * x
