@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -62,6 +64,15 @@ TINY_TEXT = {
     "vocab_size": WORDS, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
     "projection_dim": WIDTH,
 }  # fmt: skip
+
+
+def on_shapes(names: Iterable[str]) -> list[Any]:
+    """Parameters (name, shape) of tests: each name with one shape by default, in turn, and with all among the slow."""
+    return [
+        pytest.param(name, shape, marks=() if i == number % len(SHAPES) else pytest.mark.slow, id=f"{name}-{shape}")
+        for number, name in enumerate(names)
+        for i, shape in enumerate(SHAPES)
+    ]
 
 
 def tiny_unet(shape: str) -> UNet2DConditionModel:

@@ -31,15 +31,15 @@ CONFIGS = {
 
 
 @functools.cache
-def trained_as(kind: str) -> tuple[Lora, dict[ModuleName, tuple[torch.Tensor, torch.Tensor]]]:
+def trained_as(kind: str, shape: str) -> tuple[Lora, dict[ModuleName, tuple[torch.Tensor, torch.Tensor]]]:
     """A LoRA of this kind, and of each of its modules the base's weight and what peft's own merging makes of it."""
-    model = copy.deepcopy(models.tiny_models("sd15")["unet"])
+    model = copy.deepcopy(models.tiny_models(shape)["unet"])
     base = {name: weight.clone() for name, weight in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         inject_adapter_in_model(copy.deepcopy(CONFIGS[kind]), model)
         adapters.shake(model)
-    lora = from_peft({"unet": model}, base="sd15")
+    lora = from_peft({"unet": model}, base=shape)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge()
@@ -47,21 +47,26 @@ def trained_as(kind: str) -> tuple[Lora, dict[ModuleName, tuple[torch.Tensor, to
     return lora, {module: (base[f"{module.path}.weight"], merged.weight(module)) for module in lora.adapters}
 
 
-@pytest.fixture(params=CONFIGS)
-def trained(request):
-    """The kind, the LoRA, and the weights before and after. Shared by all tests: only to be read."""
-    return request.param, *trained_as(request.param)
+@pytest.fixture
+def trained(kind, shape):
+    """The kind, the shape, the LoRA, and the weights before and after. Shared by all tests: only to be read."""
+    return kind, shape, *trained_as(kind, shape)
 
 
+each_kind = pytest.mark.parametrize(("kind", "shape"), models.on_shapes(CONFIGS))
+
+
+@each_kind
 def test_delta_is_what_peft_adds(trained):
-    _, lora, weights = trained
+    _, _, lora, weights = trained
     assert len(weights) > 30
     for module, (before, after) in weights.items():
         torch.testing.assert_close(before + lora.delta(module, before), after, rtol=1e-4, atol=1e-5)
 
 
+@each_kind
 def test_kohyas_file_keeps_it(trained, tmp_path):
-    kind, lora, weights = trained
+    kind, _, lora, weights = trained
     save_lora(lora, tmp_path / "a.safetensors", "kohya")
     again = read_lora(tmp_path / "a.safetensors")
     for module, (before, _) in weights.items():
@@ -71,9 +76,10 @@ def test_kohyas_file_keeps_it(trained, tmp_path):
     assert module == ("networks.lora" if kind in ("lora", "rslora") else "lycoris.kohya")
 
 
+@each_kind
 def test_as_plain_lora_it_is_the_same_and_says_so(trained, tmp_path):
-    kind, lora, weights = trained
-    base = models.tiny_models("sd15")
+    kind, shape, lora, weights = trained
+    base = models.tiny_models(shape)
     plain = resize(lora, energy=1.0, base=base if kind == "dora" else None)
     assert plain.plain
     assert max(plain.errors.values()) < 1e-5
@@ -82,8 +88,9 @@ def test_as_plain_lora_it_is_the_same_and_says_so(trained, tmp_path):
     save_lora(plain, tmp_path / "a.safetensors", "diffusers")
 
 
+@each_kind
 def test_diffusers_format_refuses_what_diffusers_cannot_read(trained, tmp_path):
-    kind, lora, _ = trained
+    kind, _, lora, _ = trained
     if (kind.startswith("lo") and "," in kind) or kind in ("loha", "lokr"):
         with pytest.raises(InputError, match=r"unet\..* is a lo(ha|kr), .* plain LoRA"):
             save_lora(lora, tmp_path / "a.safetensors", "diffusers")

@@ -20,15 +20,21 @@ from sd_ext.errors import InputError
 from sd_ext.lora import Lora, ModuleName, apply_lora, merge, read_lora, resize, save_lora
 
 from . import models
+from .adapters import kohya_name
 
 lycoris = pytest.importorskip("lycoris.modules")
-PATHS = {
-    "linear": "mid_block.attentions.0.transformer_blocks.0.ff.net.2",
-    "conv": "mid_block.resnets.0.conv1",
-    "point": "mid_block.attentions.0.proj_in",
-    "norm": "mid_block.resnets.0.norm1",
+PLACES = {
+    "linear": ("unet", "mid_block.attentions.0.transformer_blocks.0.ff.net.2"),
+    "conv": ("unet", "mid_block.resnets.0.conv1"),
+    "point": ("unet", "up_blocks.0.resnets.0.conv_shortcut"),  # a 1 x 1 convolution
+    "proj": ("unet", "mid_block.attentions.0.proj_in"),  # that or a linear layer, by the family
+    "norm": ("unet", "mid_block.resnets.0.norm1"),
+    "text": ("text_encoder", "encoder.layers.0.self_attn.q_proj"),
+    "text 2": ("text_encoder_2", "encoder.layers.1.mlp.fc2"),
+    "text norm": ("text_encoder", "encoder.layers.0.layer_norm1"),
 }
-ALL = "linear", "conv", "point"
+TEXTS = "text", "text 2"
+ALL = "linear", "conv", "point", "proj", *TEXTS
 
 
 class Case(NamedTuple):
@@ -61,9 +67,9 @@ def cases():
         "Diag-OFT, limited": Case("DiagOFTModule", {"lora_dim": 4, "constraint": 0.02, "rescaled": True}),
         "BOFT": Case("ButterflyOFTModule", {"lora_dim": 4}),
         "BOFT, limited": Case("ButterflyOFTModule", {"lora_dim": 4, "constraint": 0.02, "rescaled": True}),
-        "T-LoRA": Case("TLoraModule", {"lora_dim": 2, "alpha": 3}, ("linear", "point")),
+        "T-LoRA": Case("TLoraModule", {"lora_dim": 2, "alpha": 3}, ("linear", "point", "proj", *TEXTS)),
         "full": Case("FullModule", {}),
-        "norm": Case("NormModule", {}, ("norm",)),
+        "norm": Case("NormModule", {}, ("norm", "text norm")),
     }
 
 
@@ -79,85 +85,104 @@ def shake(adapter):
         parameter.data = scaled.get(name, whole + 0.4 * draw)
 
 
+def layers_of(shape):
+    """Module -> layer of the tiny models of this shape."""
+    return {
+        ModuleName(part, path.removeprefix("text_model.")): layer
+        for part, model in models.tiny_models(shape).items()
+        for path, layer in model.named_modules()
+    }
+
+
 @functools.cache
-def trained(name, shape="sd15"):
-    """(LyCORIS's file, header, its adapters by path, a base model without them). Shared: only to be read."""
-    case, made, tensors = CASES[name], {}, {}
-    base = copy.deepcopy(models.tiny_models(shape)["unet"])
+def trained(name, shape):
+    """(LyCORIS's file, its header, its adapters by module, base models without them). Shared: only to be read."""
+    case, made, tensors, layers = CASES[name], {}, {}, layers_of(shape)
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
-        for layer in case.layers:
-            path = PATHS[layer]
-            module = copy.deepcopy(base.get_submodule(path))
-            made[path] = adapter = getattr(lycoris, case.kind)(path, module, 1.0, **case.options).eval()
+        for place in (ModuleName(*PLACES[layer]) for layer in case.layers):
+            if place not in layers:
+                continue  # the second text encoder of other families
+            flat = kohya_name(shape, *place)
+            adapter = getattr(lycoris, case.kind)(flat, copy.deepcopy(layers[place]), 1.0, **case.options).eval()
             if case.kind == "FullModule":
                 adapter.apply_to()
             shake(adapter)
-            flat = f"lora_unet_{path.replace('.', '_')}"
+            made[place] = adapter
             tensors |= {f"{flat}.{key}": tensor.detach().clone() for key, tensor in adapter.state_dict().items()}
     rs = {"rs_lora": "True"} if case.options.get("rs_lora") else {}
-    return tensors, {"ss_network_args": json.dumps({"algo": adapter.name, **rs})}, made, base
+    return tensors, {"ss_network_args": json.dumps({"algo": adapter.name, **rs})}, made, models.tiny_models(shape)
 
 
 def inputs(module):
     draw = torch.Generator().manual_seed(4)
     if isinstance(module, nn.Linear):
         return torch.randn(3, module.in_features, generator=draw)
+    if isinstance(module, nn.LayerNorm):
+        return torch.randn(3, *module.normalized_shape, generator=draw)
     return torch.randn(2, getattr(module, "in_channels", None) or module.num_channels, 6, 6, generator=draw)
 
 
 @torch.no_grad()
-def check(name, lora: Lora, tolerance=1e-4, strength=1.0):
-    """That the layers with the LoRA compute what LyCORIS's do."""
-    _, _, made, base = trained(name)
-    with apply_lora({"unet": base}, lora, strength):
-        after = {path: base.get_submodule(path)(inputs(base.get_submodule(path))) for path in made}
-    for path, adapter in made.items():
-        module = base.get_submodule(path)
-        before, expected = module(inputs(module)), adapter(inputs(module))
-        change = (expected - before).norm()
-        assert change > 0.005 * before.norm()
-        assert (after[path] - (before + strength * (expected - before))).norm() <= tolerance * change, path
+def check(name, shape, lora: Lora, strength=1.0):
+    """That the layers with the LoRA compute what LyCORIS's do, within 1e-4 of what they change."""
+    _, _, made, base = trained(name, shape)
+    layers = layers_of(shape)
+    given = {place: inputs(layers[place]) for place in made}
+    before = {place: layers[place](x) for place, x in given.items()}
+    with apply_lora(base, lora, strength):
+        after = {place: layers[place](x) for place, x in given.items()}
+    assert {ModuleName(m.part, m.path.removesuffix(".bias")) for m in lora.adapters} == made.keys()
+    for place, adapter in made.items():
+        change = adapter(given[place]) - before[place]
+        assert change.norm() > 0.005 * before[place].norm()
+        assert (after[place] - (before[place] + strength * change)).norm() <= 1e-4 * change.norm(), place
 
 
-def read(name) -> Lora:
-    tensors, header, *_ = trained(name)
+def read(name, shape) -> Lora:
+    tensors, header, *_ = trained(name, shape)
     return read_lora(tensors, header)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_file_means_what_lycoris_computes(name, tmp_path):
-    lora = read(name)
-    check(name, lora)
-    check(name, lora, strength=-0.5)
-    save_lora(lora, tmp_path / "a.safetensors", "kohya", base="sd15")
-    check(name, read_lora(tmp_path / "a.safetensors"))
+@pytest.mark.parametrize(("name", "shape"), models.on_shapes(CASES))
+def test_a_file_means_what_lycoris_computes(name, shape, tmp_path):
+    lora = read(name, shape)
+    check(name, shape, lora)
+    check(name, shape, lora, strength=-0.5)
+    save_lora(lora, tmp_path / "a.safetensors", "kohya", base=shape)
+    check(name, shape, read_lora(tmp_path / "a.safetensors"))
+    if all(adapter.rules.in_diffusers for adapter in lora) and "dora in" not in name:
+        save_lora(lora, tmp_path / "b.safetensors", "diffusers")
+        check(name, shape, read_lora(tmp_path / "b.safetensors"))
 
 
 KINDS = [name for name in CASES if " rs" not in name and "tucker" not in name]
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_merge_and_a_plain_lora_are_the_same_and_say_their_error(name, tmp_path):
-    lora, base = read(name), {"unet": trained(name)[3]}
+@pytest.mark.parametrize(("name", "shape"), models.on_shapes(KINDS))
+def test_a_merge_and_a_plain_lora_are_the_same_and_say_their_error(name, shape, tmp_path):
+    lora, base = read(name, shape), trained(name, shape)[3]
     for made in (resize(lora, energy=1.0, base=base), merge([(lora, 0.75), (lora, 0.25)], energy=1.0, base=base)):
-        check(name, made, 1e-3)
+        check(name, shape, made)
         assert max(made.errors.values()) < 1e-4
         whole = {module for module, adapter in made.adapters.items() if not adapter.plain}
         assert all(module.path.endswith((".bias", "norm1")) for module in whole)
+    if not whole:
+        save_lora(made, tmp_path / "a.safetensors", "diffusers")
+        check(name, shape, read_lora(tmp_path / "a.safetensors"))
     if whole != set(lora.adapters):
         plain = resize(lora, rank=1, base=base, plain=True)
         assert plain.plain and max(plain.errors.values()) > 0
-        save_lora(plain, tmp_path / "a.safetensors", "diffusers")
+        save_lora(plain, tmp_path / "b.safetensors", "diffusers")
     if not next(iter(lora)).rules.in_diffusers:
         with pytest.raises(InputError, match="which Diffusers' loader cannot read"):
-            save_lora(lora, tmp_path / "b.safetensors", "diffusers")
+            save_lora(lora, tmp_path / "c.safetensors", "diffusers")
 
 
 @pytest.mark.parametrize("name", ["(IA)^3", "GLoRA", "Diag-OFT", "T-LoRA"])
 def test_what_depends_on_the_base_is_refused_without_it(name):
-    lora = read(name)
+    lora = read(name, "sd15")
     for attempt in (
         lambda: resize(lora, rank=1),
         lambda: merge([(lora, 1.0)], rank=1),

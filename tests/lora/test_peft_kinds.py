@@ -74,8 +74,7 @@ def others(shape: str):
     return {part: model for part, model in models.tiny_models(shape).items() if part != "unet"}
 
 
-@pytest.mark.parametrize("shape", models.SHAPES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "shape"), models.on_shapes(CASES))
 @torch.no_grad()
 def test_a_folder_means_what_peft_computes(name, shape, tmp_path):
     model, base, expected = trained(name, shape)
@@ -90,6 +89,8 @@ def test_a_folder_means_what_peft_computes(name, shape, tmp_path):
         assert (got - expected).norm() <= tolerance * (expected - plain).norm()
 
     check(lora)
+    if "," in name:
+        return  # only what is computed from the settings differs
     made = resize(lora, energy=1.0, base=rest)
     check(made, 1e-3)
     check(merge([(lora, 0.5), (lora, 0.5)], energy=1.0, base=rest), 1e-3)
