@@ -29,6 +29,7 @@ LAYOUT = {"format", SETTINGS, MODEL_HASH, "sshs_legacy_hash", "modelspec.hash_sh
 BUNDLED = "bundle_emb."
 PEFTS = "base_model."  # how names begin in files that peft itself wrote
 WIDE = "ComfyUI widens the base's weight with zeros where it is smaller (reshape_weight); here it must fit as it is"
+SKIPPING = "`sd-ext convert lora IN OUT --skip-unknown` leaves out what is not known, and lists it"
 SHOWN = 40  # skipped keys in a message
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ def _from_tensors(
     try:
         found = collect({key: tensor for key, tensor in tensors.items() if key not in bundled}, part, skip)
     except UnknownNameError as error:
+        error.args = (f"{error} ({SKIPPING})",)
         raise for_another(tensors) or error from None
     if found.skipped:
         notes.append(f"left out {len(found.skipped)} unknown tensors: {said(found.skipped, SHOWN)}")
