@@ -127,6 +127,17 @@ def lora(ctx: typer.Context) -> None:
     )
 
 
+@app.command(context_settings=FORWARD)
+def look(ctx: typer.Context) -> None:
+    """Show what a LoRA would be trained on, as one HTML page: `sd-ext train look DATA`, or a file of its settings."""
+    if ctx.args and not ctx.args[0].startswith("-") and not ctx.args[0].partition("#")[0].endswith(".toml"):
+        ctx.args[:1] = ["--data", ctx.args[0]]
+    _script(
+        ctx, "doctor.settings:LookConfig", "doctor.look",
+        "Show what a LoRA would be trained on: sd-ext train look DATA, or CONFIG.toml, and the settings of train lora.",
+    )  # fmt: skip
+
+
 @app.command()
 def from_scratch(
     out: Annotated[str, typer.Option(help="Folder of the run; the same command resumes it.", metavar="DIR")],

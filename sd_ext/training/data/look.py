@@ -35,6 +35,7 @@ class Sample:
         original: height and width of the upright picture in the file, in pixels.
         digest: sha256 of the file's bytes, hexadecimal.
         view: number of the (picture, size) pair; repeats of a picture at one size share it.
+        masked: whether it has a mask.
     """
 
     item: Item
@@ -42,6 +43,7 @@ class Sample:
     original: Size
     digest: str
     view: int
+    masked: bool = False
 
     @property
     def weight(self) -> float:

@@ -54,7 +54,7 @@ class Pictures:
         captions: the caption of each sample; of several, the first.
         several: all captions of each sample.
         notes: (name, what is worth knowing) of pictures that are used: what was converted, guessed or cut.
-        skipped: one line for each picture that was left out: its name and the reason.
+        problems: (name, reason) of each picture that was left out.
         masked: whether any picture has a mask.
 
     Raises:
@@ -101,7 +101,7 @@ class Pictures:
 
     def _gather(self, items: list[Item], looks: list[Look], caption: str, repeats: int) -> None:
         self.samples: list[Sample] = []
-        self.skipped = [f"{item.name}: {look.problem}" for item, look in zip(items, looks, strict=True) if look.problem]
+        self.problems = [(item.name, look.problem) for item, look in zip(items, looks, strict=True) if look.problem]
         self.masked = any(look.masked for look in looks)
         self._pixels = [pixels for look in looks for pixels in look.pixels]  # by view
         self._masks: dict[tuple[int, int], Tensor] = {}  # by view and downscale
@@ -111,12 +111,18 @@ class Pictures:
         view = 0
         for item, look in zip(items, looks, strict=True):
             for size in look.sizes:
-                self.samples += [Sample(item, size, look.original, look.digest, view)] * (item.repeats * repeats)
+                sample = Sample(item, size, look.original, look.digest, view, look.masked)
+                self.samples += [sample] * (item.repeats * repeats)
                 view += 1
         self.sizes = [sample.size for sample in self.samples]
         self.several = [sample.item.captions or (caption,) for sample in self.samples]
         self.captions = [each[0] for each in self.several]
         self.notes = [(item.name, note) for item, look in zip(items, looks, strict=True) for note in look.notes]
+
+    @property
+    def skipped(self) -> list[str]:
+        """One line for each picture that was left out: its name and the reason."""
+        return [f"{name}: {problem}" for name, problem in self.problems]
 
     def __len__(self) -> int:
         return len(self.samples)

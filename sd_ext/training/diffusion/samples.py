@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.buckets import Buckets
@@ -14,18 +15,38 @@ from sd_ext.training.data.unused import unused_files
 from sd_ext.training.diffusion.config import DiffusionConfig
 
 
-def open_pictures(
+@dataclass
+class Gathered:
+    """The pictures that the settings of a run name.
+
+    Args:
+        pictures: the samples to train on.
+        held_out: the samples to validate with; None for no validation.
+        unused: the files of the data that are neither, with the reasons.
+        held_out_unused: the same of `validation_data`.
+    """
+
+    pictures: Pictures
+    held_out: Pictures | None
+    unused: dict[str, str]
+    held_out_unused: dict[str, str]
+
+    def report(self) -> None:
+        """Print totals, and what is left out, not used or changed."""
+        report(self.pictures, self.unused)
+        if self.held_out:
+            report(self.held_out, self.held_out_unused, "held-out data")
+
+
+def gather(
     config: DiffusionConfig, scale: int, complete: Callable[[list[Item]], list[Item]] = lambda items: items
-) -> tuple[Pictures, Pictures | None]:
-    """Read the samples of a run. Pictures that are left out are printed with the reason.
+) -> Gathered:
+    """Read the samples of a run.
 
     Args:
         config: the settings.
         scale: pixels per latent, in height and in width.
         complete: called with the items to train on, returns them with others added, such as class pictures.
-
-    Returns:
-        (samples to train on, held-out samples or None).
 
     Raises:
         InputError: there are no pictures, or none can be used.
@@ -40,11 +61,12 @@ def open_pictures(
         others = read_items(data.data, held_out.validation_split, folder_repeats=data.folder_repeats)
     pictures = _pictures(complete(items), config, scale, config.pictures.crop, config.pictures.repeats)
     validation = _pictures(others, config, scale, "center", 1) if others else None
-    report(pictures, unused_files(data.data, data.split, [*items, *others]))
-    if validation:
-        unused = unused_files(held_out.validation_data, "all", others) if held_out.validation_data else {}
-        report(validation, unused, "held-out data")
-    return pictures, validation
+    return Gathered(
+        pictures,
+        validation,
+        unused_files(data.data, data.split, [*items, *others]),
+        unused_files(held_out.validation_data, "all", others) if held_out.validation_data else {},
+    )
 
 
 def _pictures(items: list[Item], config: DiffusionConfig, scale: int, crop: str, repeats: int) -> Pictures:

@@ -28,7 +28,7 @@ from sd_ext.training.data.pictures import fingerprint
 from sd_ext.training.data.texts import outside_training, texts_of
 from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.diffusion.previews import draw
-from sd_ext.training.diffusion.samples import open_pictures
+from sd_ext.training.diffusion.samples import gather
 from sd_ext.training.encoding.encoded import Encoded, settled
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
@@ -89,7 +89,9 @@ class DiffusionTask(Task):
     def __init__(self, config: DiffusionConfig, files: Model, rephrase: float = 0.0):
         self.config, self.files = config, files
         self.scale, self.channels = files.pixels_per_latent, files.setting("vae", "latent_channels", int, 4)
-        self.pictures, self.held_out = open_pictures(config, self.scale, self.complete)
+        data = gather(config, self.scale, self.complete)
+        data.report()
+        self.pictures, self.held_out = data.pictures, data.held_out
         self.sizes = self.pictures.sizes
         self.noise = self.noise_settings()
         self.levels = NoiseLevels(self.noise, config.loss, config.timesteps)

@@ -64,7 +64,7 @@ def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
 
 def token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
     """The number of tokens of each caption, with those of its beginning and end."""
-    return [len(ids) for ids in tokenizer(list(captions)).input_ids] if captions else []
+    return [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids] if captions else []
 
 
 def unet_arguments(conditions: dict[str, Tensor]) -> dict[str, Any]:
