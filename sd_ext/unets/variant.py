@@ -26,8 +26,11 @@ from .features.freeu import FreeU, FreeUSwitch, adopted
 from .features.gate import CrossAttentionGate
 from .features.highres import HighRes
 from .features.mix import GuidanceMix
+from .features.nag import NormalisedAttentionGuidance
 from .features.options import Option
+from .features.perp_neg import PerpNeg
 from .features.perturbed import PerturbedGuidance
+from .features.sag import SelfAttentionGuidance
 from .features.tokens import TokenReduction
 from .inside.host import Host, Runs
 from .inside.sharing import share
@@ -37,10 +40,13 @@ from .overrides import Overrides
 
 FEATURES: tuple[type[Feature], ...] = (
     GuidanceMix,
+    PerpNeg,
+    SelfAttentionGuidance,
     PerturbedGuidance,
     HighRes,
     TokenReduction,
     FreeU,
+    NormalisedAttentionGuidance,
     CrossAttentionGate,
     DeepFeatureCache,
 )

@@ -129,7 +129,7 @@ _PROCESSORS: dict[str, type[MemoryEfficientAttnProcessor]] = {
 }
 
 
-def _is_replaceable(attn: Any) -> bool:
+def is_replaceable(attn: Any) -> bool:
     """Whether the layer's processor has neither weights nor settings.
 
     Compares exact classes: subclasses may have some.
@@ -160,7 +160,7 @@ def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
         raise UnknownNameError("attention backend", backend, kernels.BACKENDS)
     found = _layers(pipe_or_model)
     for attn in found.values():
-        if _is_replaceable(attn):
+        if is_replaceable(attn):
             attn.set_processor(_default(attn) if backend == "default" else _PROCESSORS[backend]())
     for model in _models(pipe_or_model).values():
         if callable(forget := getattr(model, "forget", None)):

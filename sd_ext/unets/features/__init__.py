@@ -6,7 +6,11 @@ gate             cross-attention frozen after some steps
 tokens           fewer tokens, and tiles, in self-attention
 highres          large pictures
 mix              how the two halves of guidance are mixed: APG, CFG-Zero*, dynamic thresholding, rescaling
-perturbed        perturbed-attention and smoothed-energy guidance
+perturbed        perturbed-attention, smoothed-energy and skip-layer guidance
+sag              self-attention guidance
+perp_neg         what is orthogonal to the prompt of a negative prompt
+nag              a negative prompt within cross-attention
 freeu            FreeU
+perturbations    how a network is made worse for it
 options          what is declared of an option
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +99,11 @@ class DeepFeatureCache(Feature):
         cache_schedule.check(self.schedule, options["cache_threshold"])
         self.threshold = options["cache_threshold"] if self.schedule == "threshold" else None
         self.cut = chosen_cut(host, options)
+
+    def takes(self) -> Mapping[tuple[str, str], str]:
+        """The deep part, which is not computed at every step."""
+        on = "cache_interval" if self.interval != 1 else "cache_schedule"
+        return {("computation at every step", "mid_block"): on}
 
     def forward(
         self, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any

@@ -28,6 +28,8 @@ from .options import Option
 Options = Mapping[str, Any]
 Inner = Callable[..., torch.Tensor]
 """The next feature or the plain network: a function of (sample, timestep, encoder_hidden_states, **kwargs)."""
+PREDICTION = ("plain prediction", "the network")
+"""What guidance by a difference starts from and changes, as something that features take and need."""
 
 
 class Feature:
@@ -39,6 +41,8 @@ class Feature:
             option, its value and what this model allows. The model's weights may be on the meta device.
 
     Attributes:
+        host: the model.
+        values: the options' values.
         name: its name in messages.
         options: its options, by name. Names begin with the feature, as in `cache_interval`.
         before_steps: whether `forward` runs before the step is counted. Such a feature may call `inner` several times;
@@ -50,7 +54,7 @@ class Feature:
     before_steps: ClassVar[bool] = False
 
     def __init__(self, host: Host, options: Options):
-        self.host = host
+        self.host, self.values = host, options
 
     @classmethod
     def is_neutral(cls, options: Options) -> bool:

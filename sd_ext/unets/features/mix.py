@@ -24,7 +24,7 @@ import torch
 from ...board import BOARD
 from ...errors import InputError
 from ..inside import mixing
-from ..inside.branches import say_unsure
+from ..inside.branches import halves_in
 from ..inside.host import Host
 from ..inside.noise import Noise
 from ..inside.say import say
@@ -92,7 +92,6 @@ class GuidanceMix(Feature):
 
     def __init__(self, host: Host, options: Options):
         super().__init__(host, options)
-        self.values = options
         self.projects = any(options[name] != neutral for name, neutral in APG.items())
 
     def forward(
@@ -119,12 +118,9 @@ class GuidanceMix(Feature):
         told, call = self.host.told, self.host.call
         if self.host.training or call is None:
             return None
-        if not told.sure and call.step == 0:
-            say_unsure(self.host, sample)
-        if told.apart or not (told.guided or len(told.branches) == 1):
-            what = "calls of their own for each half" if told.apart else f"batches of {', '.join(told.branches)}"
-            say(logging.WARNING, f"{self.named()} changes nothing: it knows no {what}")
-        if told.apart or not told.guided:
+        if told.apart:
+            say(logging.WARNING, f"{self.named()} changes nothing: each half of guidance has a call of its own")
+        if told.apart or halves_in(self.host, sample, self.named()) != 2:
             return None
         if told.guidance is None or told.guidance <= 0:
             say(logging.WARNING, f"{self.named()} changes nothing: the weight of guidance is not known, or not above 0")

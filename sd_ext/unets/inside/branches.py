@@ -15,6 +15,26 @@ SHARED = ("ip_adapter_masks",)
 """Entries of `cross_attention_kwargs` that all samples share: never halved, even if their length is the batch's."""
 
 
+def halves_in(host: Host, sample: torch.Tensor, option: str) -> int | None:
+    """In how many branches the batch of the present call is said to be.
+
+    Args:
+        host: the model; it has counted the call.
+        sample: `(batch, channels, height, width)`.
+        option: the option for which it is asked, for messages.
+
+    Returns:
+        2 for [unconditional, conditional], else 1; None for batches of other parts, which is said.
+    """
+    told, call = host.told, host.call
+    if not told.sure and call is not None and call.step == 0:
+        say_unsure(host, sample)
+    if told.guided or len(told.branches) == 1:
+        return len(told.branches)
+    say(logging.WARNING, f"{option} changes nothing: it knows no batches of {', '.join(told.branches)}")
+    return None
+
+
 def say_unsure(host: Host, sample: torch.Tensor) -> None:
     """Say once, if a batch looks like the two halves of guidance, that nobody has said whether it is. Reads the device.
 
@@ -39,10 +59,24 @@ def conditional_half(value: Any, batch: int) -> Any:
             except those under the names in `SHARED`; everything else is kept.
         batch: the size of the whole batch.
     """
+    return _rows(value, batch, slice(batch // 2, None))
+
+
+def unconditional_half(value: Any, batch: int) -> Any:
+    """Reduce an argument of the network to the first half of the batch; see `conditional_half`."""
+    return _rows(value, batch, slice(None, batch // 2))
+
+
+def _rows(value: Any, batch: int, rows: slice) -> Any:
     if isinstance(value, torch.Tensor):
-        return value[batch // 2 :] if value.ndim and len(value) == batch else value
+        return value[rows] if value.ndim and len(value) == batch else value
     if isinstance(value, list | tuple):
-        return type(value)([conditional_half(each, batch) for each in value])
+        return type(value)([_rows(each, batch, rows) for each in value])
     if isinstance(value, Mapping):
-        return {key: each if key in SHARED else conditional_half(each, batch) for key, each in value.items()}
+        return {key: each if key in SHARED else _rows(each, batch, rows) for key, each in value.items()}
     return value
+
+
+def own_lists(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments with all lists copied, for one call: Diffusers removes items from the lists that it gets."""
+    return {key: list(value) if isinstance(value, list) else value for key, value in inputs.items()}

@@ -19,6 +19,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from ...errors import InputError
 from ...seams import torch as torch_seam
 from ...seams.diffusers.unets import has_skip_for_each_layer, is_offloaded_in_groups, say_whether_cross
 from .host import Host
@@ -173,14 +174,47 @@ def processed(host: Host, layers: Iterable[str], processor: Any) -> AbstractCont
         processor: a processor without weights.
     """
     network = host.network
+    if _replaced_around(network, layers):
+        found = [network.get_submodule(name) for name in layers]
+        return torch_seam.shadowed(found, "processor", processor)
+    return host.running(with_processor(network, layers, processor))
+
+
+def with_processor(network: Any, layers: Iterable[str], processor: Any) -> Any:
+    """A view with another processor in some attention layers.
+
+    Args:
+        network: the model, or a view of it.
+        layers: the names of the layers.
+        processor: a processor without weights.
+    """
     found = {name: network.get_submodule(name) for name in layers}
-    around = {name.rsplit(".", depth)[0] for name in found for depth in range(name.count(".") + 1)}
-    if any("forward" in vars(network.get_submodule(name)) for name in around):
-        return torch_seam.shadowed(list(found.values()), "processor", processor)
-    changed = {
-        name: torch_seam.replica(layer, {}, attributes={"processor": processor}) for name, layer in found.items()
-    }
-    return host.running(substitute(network, changed))
+    changed = {name: torch_seam.replica(each, {}, attributes={"processor": processor}) for name, each in found.items()}
+    return substitute(network, changed)
+
+
+def without(host: Host, replacements: Mapping[str, nn.Module], option: str) -> AbstractContextManager[None]:
+    """Context manager: this thread runs the model with other modules in some places.
+
+    Args:
+        host: the model.
+        replacements: see `substitute`.
+        option: the option that asks for it, for messages.
+
+    Raises:
+        InputError: a forward has been replaced on the way there, as by offloading in groups.
+    """
+    if _replaced_around(host.network, replacements):
+        raise InputError(
+            f"{option} needs a network whose layers are not offloaded or replaced; offload the whole model"
+        )
+    return host.running(substitute(host.network, replacements))
+
+
+def _replaced_around(network: Any, names: Iterable[str]) -> bool:
+    """Whether the forward of a module, or of one that contains it, has been replaced."""
+    around = {name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)}
+    return any("forward" in vars(network.get_submodule(name)) for name in around)
 
 
 def obstacle(unet: Any) -> str | None:

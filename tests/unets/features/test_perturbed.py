@@ -14,13 +14,14 @@ from diffusers import (
     StableDiffusionPAGPipeline,
     StableDiffusionXLPAGPipeline,
 )
+from diffusers.guiders import SkipLayerGuidance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
-from sd_ext.unets.features.perturbed import find_self_attention
+from sd_ext.unets.features.perturbations import find_self_attention
 from sd_ext.unets.inside import say
 from sd_ext.unets.inside.blur import blur, grid_of
 from sd_ext.unets.inside.branches import conditional_half
@@ -131,6 +132,38 @@ def test_ip_adapter(tiny_pipeline, variant):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
+def test_skipped_layers_by_diffusers_guider(tiny_pipeline, variant):
+    """Diffusers' guider mixes; the plain network leaves out the blocks by hooks."""
+    guider = SkipLayerGuidance(5.0, 2.8, 0.0, 0.75, skip_layer_guidance_layers=[0])
+    plain, blocks, step = tiny_pipeline.unet, "mid_block.attentions.0.transformer_blocks", iter(range(4))
+    skipped = plain.get_submodule(blocks)[0]
+
+    def mix(unet, args, kwargs, output):
+        handle.remove()
+        hook = skipped.register_forward_hook(lambda module, args, output: args[0])
+        now = conditional_half((args, kwargs), 4)
+        guider.set_state(next(step), 4, args[1])
+        u, c = output[0].chunk(2)
+        worse = plain(*now[0], **now[1])[0] if guider.num_conditions == 3 else None
+        hook.remove()
+        again()
+        return (torch.cat([guider.forward(c, u, worse).pred] * 2),)
+
+    def again():
+        nonlocal handle
+        handle = plain.register_forward_hook(mix, with_kwargs=True)
+
+    handle = None
+    again()
+    expected = picture(tiny_pipeline, guidance_scale=5.0, num_inference_steps=4)
+    handle.remove()
+    variant.set_options(slg_scale=2.8, slg_interval=[0.25, 0.75])  # of its 4 steps 1 and 2
+    plainly = picture(tiny_pipeline, guidance_scale=5.0, num_inference_steps=4)
+    got = picture(with_unet(tiny_pipeline, variant), guidance_scale=5.0, num_inference_steps=4)
+    assert (expected - plainly).abs().max() > 1e-3
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
 # ---- algebra ---------------------------------------------------------------------------------------------------------
 
 
@@ -145,7 +178,7 @@ def test_the_difference_passes_guidance_unchanged(variant):
     torch.testing.assert_close(alone, c2)
 
 
-@pytest.mark.parametrize("kind", ["pag", "seg"])
+@pytest.mark.parametrize("kind", ["pag", "slg"])
 def test_cost_is_one_conditional_call(tiny_pipeline, variant, kind):
     seen = Counted(variant)
     variant.set_options(**{f"{kind}_scale": 3.0})
