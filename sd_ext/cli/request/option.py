@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
@@ -79,13 +79,15 @@ def declared(group: type) -> Iterator[Declared]:
             yield Declared(field.name, kind, option, titles[field.name], default)
 
 
-def with_options(*groups: type) -> Callable[[F], F]:
+def with_options(*groups: type, without: Collection[str] = ()) -> Callable[[F], F]:
     """Give a function, which takes `**given`, one option for every field of the groups, as typer reads them.
 
-    The function then gets each option's value by its field's name: None, or an empty list, where it was not given.
+    The function then gets each option's value by its field's name: None, or an empty list, where it was not given. Of
+    a name that several groups have, the option is the first group's.
 
     Args:
         groups: dataclasses.
+        without: names of fields that get no option.
     """
 
     def decorate(function: F) -> F:
@@ -95,7 +97,10 @@ def with_options(*groups: type) -> Callable[[F], F]:
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is not parameter.VAR_KEYWORD
         ]
-        parameters += [_parameter(each) for group in groups for each in declared(group)]
+        named: dict[str, Declared] = {}
+        for each in (each for group in groups for each in declared(group) if each.name not in without):
+            named.setdefault(each.name, each)
+        parameters += map(_parameter, named.values())
         function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return function
