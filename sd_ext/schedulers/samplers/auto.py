@@ -70,9 +70,10 @@ def choose(guidance_scale: float, calls: int) -> Choice:
 class AutoScheduler(TableScheduler):
     """The recommended sampler: the solver and the grid that `CHOICES` names for the guidance and the number of calls.
 
-    Order 2 and above, 1 call a step: DPM++ multistep (arXiv 2211.01095), UniPC (2302.04867), DEIS and iPNDM
-    (2204.13902). Which is best where was measured on Gaussian mixtures, on data near a sheet and with heavy tails, whose
-    scores are exact, and on trained networks (`benchmarks/auto.py`, half "choose"); it is judged on others.
+    Order 2 to 4, 1 call a step. Sources: arXiv 2211.01095, alg. 2 (DPM++ multistep); arXiv 2302.04867, alg. 1-2
+    (UniPC); arXiv 2204.13902, prop. 3 and eq. 4 (DEIS, iPNDM). Which is best where was measured on Gaussian mixtures,
+    on data near a sheet and with heavy tails, whose scores are exact, and on trained networks (`benchmarks/auto.py`,
+    half "choose"); it is judged on others.
 
     A grid named by `grid` or by one of Diffusers' flags goes before its own. Flow matching keeps the grid of its
     `timestep_spacing`.
