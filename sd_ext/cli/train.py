@@ -139,6 +139,28 @@ def look(ctx: typer.Context) -> None:
 
 
 @app.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="RUN[@STEP]", help="A run's folder, and a step.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write.", show_default="RUN/exports/step-...")
+    ] = None,
+    ema: Annotated[
+        bool | None, typer.Option("--ema/--no-ema", help="Averaged weights or not.", show_default="if there are any")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write the LoRA of a checkpoint, for Diffusers and for A1111 and ComfyUI."""
+    if out is not None and out.exists() and not overwrite:
+        raise InputError(f"{out} exists; give --overwrite or another name")
+    from ..training.lora.export import export
+
+    folder, notes = export(source, out, ema, overwrite)
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(folder)
+
+
+@app.command()
 def from_scratch(
     out: Annotated[str, typer.Option(help="Folder of the run; the same command resumes it.", metavar="DIR")],
     recipe: Annotated[str, typer.Option(help="cpu (64 x 64), gpu (128 x 128), or a TOML file.")] = "cpu",

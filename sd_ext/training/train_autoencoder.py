@@ -133,7 +133,7 @@ class AutoencoderTask(Task):
             rows += [*to_uint8(pixels[start : start + 16]), *to_uint8(decoded[start : start + 16])]
         return contact_sheet([Image.fromarray(picture) for picture in rows], columns=min(16, len(pixels)))
 
-    def export(self, new: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
         """Measure the scaling factor, 1 / standard deviation of the latents, and save the autoencoder with it; the
         factor of latents that were not to change stays.
         """

@@ -126,7 +126,7 @@ class TextEncoderTask(Task):
         """The arguments of `ContrastiveLoss.forward`: pictures and token ids."""
         return read.to(device), self.tokens[list(each.samples)].to(device)
 
-    def export(self, new: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
         """Save `text_encoder/` and `tokenizer/` as in a pipeline, and the complete CLIP, for training it further."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.clip.eval().save_pretrained(new / "clip")

@@ -131,7 +131,7 @@ class TextToImageTask(DiffusionTask):
         pictures = [Image.fromarray(picture) for picture in self.draw_prompts(pipe)]
         return labelled_sheet({"": pictures}, self.prompts)
 
-    def export(self, new: Path, history: list[dict[str, float]]) -> None:
+    def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
         """Save the whole pipeline."""
         towers, vae = TextTowers.load(self.files), self.encoded.vae().cpu()
         fill_pipeline(make_pipeline(vae, self.unet, self.noise, towers, self.files), new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ...checked import CONTENT
 from ...errors import InputError, UnknownNameError
 from ...models.original.families import KNOWN
 from ...models.original.told import SIGNS, Sign, what_is
@@ -28,6 +29,11 @@ def refuse_foreign(keys: Iterable[str], header: Mapping[str, str]) -> None:
         header: its header.
     """
     keys = list(keys)
+    if CONTENT in header:
+        raise InputError(
+            "it is a file of a training run, such as a checkpoint, and not at the strength of the LoRA; "
+            "`sd-ext train export RUN@STEP` writes the LoRA of a checkpoint"
+        )
     if any(_is_adapters(key) for key in keys):
         return
     if any(key.startswith("bundle_emb.") for key in keys):

@@ -35,6 +35,7 @@ from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective.levels import NoiseLevels
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.objective.noise import draw_noise
+from sd_ext.training.objective.settings import PredictionSettings
 from sd_ext.training.run.task import Task
 
 log = logging.getLogger(__name__)
@@ -126,12 +127,8 @@ class DiffusionTask(Task):
         return [sample for sample in self.pictures.samples if not sample.item.prior]
 
     def noise_settings(self) -> dict[str, Any]:
-        """The model's noise schedule, as keyword arguments of Diffusers' schedulers, changed as the settings say."""
-        prediction, schedule = self.config.prediction, self.files.noise()
-        if prediction.prediction_type != "auto":
-            schedule["prediction_type"] = prediction.prediction_type
-        schedule["rescale_betas_zero_snr"] = prediction.zero_snr or schedule["rescale_betas_zero_snr"]
-        return schedule
+        """The noise schedule that is trained with, as keyword arguments of Diffusers' schedulers."""
+        return noise_of(self.files, self.config.prediction)
 
     # Encoding, and the model.
 
@@ -330,3 +327,12 @@ class DiffusionTask(Task):
     def preview_words(self, text: str) -> dict[str, Tensor]:
         """A preview's encoded text: "states" (1, n, d) and for SDXL "pooled" (1, p), on the device."""
         return {name: value.to(self.device) for name, value in self.encoded.states([text]).items()}
+
+
+def noise_of(files: Model, prediction: PredictionSettings) -> dict[str, Any]:
+    """A model's noise schedule, as keyword arguments of Diffusers' schedulers, changed as the settings say."""
+    schedule = files.noise()
+    if prediction.prediction_type != "auto":
+        schedule["prediction_type"] = prediction.prediction_type
+    schedule["rescale_betas_zero_snr"] = prediction.zero_snr or schedule["rescale_betas_zero_snr"]
+    return schedule

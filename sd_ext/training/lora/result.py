@@ -37,40 +37,53 @@ SAVED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
+class Noted:
+    """What a result tells of the data that were trained on; each checkpoint has it.
+
+    Args:
+        samples: number of samples of the data in an epoch.
+        class_samples: number of samples of class pictures in an epoch.
+        held_out: number of held-out samples.
+        pictures: number of different pictures of the data.
+        steps_per_epoch: optimizer steps in an epoch.
+        prompts: the prompts of the previews.
+    """
+
+    samples: int
+    class_samples: int
+    held_out: int
+    pictures: int
+    steps_per_epoch: int
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Finished:
-    """The results of a finished run.
+    """The results of a run, at its end or before.
 
     Args:
         config: all settings.
+        step: the number of steps done.
         lora: the trained LoRA.
         new_words: the embedding table with the new words of each text encoder.
         base: the base model's family: "sd15", "sd21" or "sdxl".
         model: the base model.
         noise: the noise schedule: keyword arguments of Diffusers' schedulers.
         history: the entries of the log.
-        samples: number of samples of the data in an epoch.
-        class_samples: number of samples of class pictures in an epoch.
-        held_out: number of held-out samples.
-        pictures: number of different pictures of the data.
-        steps_per_epoch: optimizer steps in an epoch.
-        prompts: the prompts of the pictures.
-        base_drawn: a picture of each prompt by the base model; empty if previews are off.
-        drawn: a picture of each prompt by the LoRA; empty if previews are off.
+        noted: facts on the data.
+        base_drawn: a picture of each prompt by the base model; empty if there are none.
+        drawn: a picture of each prompt by the LoRA; empty if there are none.
     """
 
     config: LoraConfig
+    step: int
     lora: Lora
     new_words: list[Words]
     base: str
     model: Model
     noise: dict[str, Any]
     history: list[dict[str, float]]
-    samples: int
-    class_samples: int
-    held_out: int
-    pictures: int
-    steps_per_epoch: int
-    prompts: list[str]
+    noted: Noted
     base_drawn: list[Image.Image]
     drawn: list[Image.Image]
 
@@ -131,7 +144,7 @@ def kohya_metadata(finished: Finished) -> dict[str, str]:
     side, loop, loss = config.pictures.resolution[0], config.loop, config.loss
     entries: dict[str, Any] = {
         "ss_output_name": config.result.name,
-        "ss_steps": loop.steps,
+        "ss_steps": finished.step,
         "ss_max_train_steps": loop.steps,
         "ss_learning_rate": rate,
         "ss_unet_lr": rate,
@@ -140,11 +153,11 @@ def kohya_metadata(finished: Finished) -> dict[str, str]:
         "ss_optimizer": config.optimizer.optimizer,
         "ss_batch_size_per_device": loop.batch_size,
         "ss_gradient_accumulation_steps": loop.accumulation,
-        "ss_num_train_images": finished.samples,
-        "ss_num_reg_images": finished.class_samples,
+        "ss_num_train_images": finished.noted.samples,
+        "ss_num_reg_images": finished.noted.class_samples,
         "ss_prior_loss_weight": config.prior.prior_weight,
-        "ss_num_validation_images": finished.held_out,
-        "ss_num_batches_per_epoch": finished.steps_per_epoch * loop.accumulation,
+        "ss_num_validation_images": finished.noted.held_out,
+        "ss_num_batches_per_epoch": finished.noted.steps_per_epoch * loop.accumulation,
         "ss_lr_warmup_steps": config.rate.warmup,
         "ss_gradient_checkpointing": config.unet.gradient_checkpointing,
         "ss_network_dropout": config.adapters.dropout or None,
@@ -170,7 +183,9 @@ def write_pictures(finished: Finished, new: Path) -> None:
     new.mkdir()
     for number, picture in enumerate(finished.drawn):
         picture.save(new / f"{number:04d}.png")
-    labelled_sheet({"base": finished.base_drawn, "LoRA": finished.drawn}, finished.prompts).save(new / "sheet.png")
+    labelled_sheet({"base": finished.base_drawn, "LoRA": finished.drawn}, finished.noted.prompts).save(
+        new / "sheet.png"
+    )
 
 
 def facts(finished: Finished) -> Facts:
@@ -182,12 +197,12 @@ def facts(finished: Finished) -> Facts:
         base_model=base_model(finished.model.name),
         family=finished.base,
         instance_prompt=config.captions.instance_prompt or " ".join([config.captions.prefix, *tokens]).strip(),
-        prompts=tuple(finished.prompts[: len(finished.drawn)]),
+        prompts=tuple(finished.noted.prompts[: len(finished.drawn)]),
         seeds=tuple(previews.preview_seed + number for number in range(len(finished.drawn))),
         guidance=previews.preview_guidance,
         settings=config.result_settings(),
-        steps=config.loop.steps,
-        pictures=finished.pictures,
+        steps=finished.step,
+        pictures=finished.noted.pictures,
         validation=tuple((int(entry["step"]), entry["validation_loss"]) for entry in measured),
         tokens=tokens,
         sd_ext=__version__,

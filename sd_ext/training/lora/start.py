@@ -62,6 +62,23 @@ def keep_start(models: Mapping[str, nn.Module], path: Path, accelerator: Acceler
     return on_cpu(start)
 
 
+def start_of(models: Mapping[str, nn.Module], path: Path) -> Lora:
+    """The starting adapters from a file, put into models without weights, in place.
+
+    Args:
+        models: the models with adapters, by part name, on PyTorch's meta device.
+        path: the file that `keep_start` wrote.
+
+    Raises:
+        DamagedError: the file is damaged.
+    """
+    tensors = load_checked(path, path.name)
+    for part, model in models.items():
+        mine = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
+        model.load_state_dict(mine, strict=False, assign=True)
+    return on_cpu(from_peft(dict(models)))
+
+
 def adapters_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     """The trained matrices of all adapters: "part.parameter name" -> parameter."""
     return {

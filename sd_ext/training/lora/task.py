@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from sd_ext.training.lora.estimate import Workload
 from sd_ext.training.lora.network import adapt_towers, adapt_unet, base_dtype, quantize, trains_text
 from sd_ext.training.lora.new_words import Words, spell_out
 from sd_ext.training.lora.rates import text_share
-from sd_ext.training.lora.result import Finished, write_result
+from sd_ext.training.lora.result import Finished, Noted, write_result
 from sd_ext.training.lora.start import keep_start, without_start
 from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
@@ -187,24 +189,33 @@ class LoraTask(DiffusionTask):
         lora = from_peft(self.adapted(), base=self.files.family)
         return without_start(lora, self.at_start) if self.at_start else lora
 
-    def export(self, new: Path, history: list[dict[str, float]]) -> None:
+    def notes(self) -> dict[str, Any]:
+        """See `Noted`."""
+        noted = Noted(
+            samples=len(self.learnt),
+            class_samples=len(self.pictures) - len(self.learnt),
+            held_out=len(self.held_out or ()),
+            pictures=len({sample.digest for sample in self.learnt}),
+            steps_per_epoch=self.steps_per_epoch(PartialState().num_processes),
+            prompts=tuple(self.prompts),
+        )
+        return asdict(noted)
+
+    def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
         """Write the LoRA and everything that goes with it, see `write_result`; its notes are printed."""
+        draws = last and self.config.folder.validate_every
         finished = Finished(
             config=self.config,
+            step=step,
             lora=self.trained(),
             new_words=self.new_words,
             base=self.files.family,
             model=self.files,
             noise=self.noise,
             history=history,
-            samples=len(self.learnt),
-            class_samples=len(self.pictures) - len(self.learnt),
-            held_out=len(self.held_out or ()),
-            pictures=len({sample.digest for sample in self.learnt}),
-            steps_per_epoch=self.steps_per_epoch(self.accelerator.num_processes),
-            prompts=self.prompts,
-            base_drawn=self.base_pictures,
-            drawn=self.draw_trained() if self.config.folder.validate_every else [],
+            noted=Noted(**self.notes()),
+            base_drawn=self.base_pictures if draws else [],
+            drawn=self.draw_trained() if draws else [],
         )
         for note in write_result(finished, new):
             self.accelerator.print(note)

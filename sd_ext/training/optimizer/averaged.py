@@ -13,6 +13,11 @@ from typing import Any
 from sd_ext.seams.accelerate import inner_optimizer
 
 
+def averages(optimizer: Any) -> bool:
+    """Whether it keeps an average of the weights by itself."""
+    return callable(getattr(inner_optimizer(optimizer), "eval", None))
+
+
 def to_training(optimizer: Any) -> None:
     """Put the weights at which gradients are taken into the model."""
     switch = getattr(inner_optimizer(optimizer), "train", None)
@@ -36,8 +41,8 @@ def evaluating(optimizer: Any) -> Iterator[None]:
     """
     import torch
 
-    switches = callable(getattr(inner_optimizer(optimizer), "eval", None))
-    weights = [p for group in inner_optimizer(optimizer).param_groups for p in group["params"]] if switches else []
+    groups = inner_optimizer(optimizer).param_groups if averages(optimizer) else []
+    weights = [p for group in groups for p in group["params"]]
     before = [p.detach().clone() for p in weights]
     to_evaluation(optimizer)
     try:

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-00001500` of safetensors files and one JSON file, each with a checksum of its contents:
 
-    model.safetensors      trained weights          ema.safetensors   their moving average
-    optimizer.safetensors  optimizer state tensors  state.json        step, other optimizer state, loss scale
+    model.safetensors      trained weights          ema.safetensors   their moving average, or the optimizer's own
+    optimizer.safetensors  optimizer state tensors  state.json        step, other optimizer state, loss scale, notes
 
 Older checkpoints are removed only after the new one is complete. No random state is stored: all random numbers of
 step s come from generators seeded with (seed, s).
@@ -34,6 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 PREFIX, DAMAGED, STATE = "step-", "damaged-", "state.json"
+NAME = rf"{PREFIX}\d+"
 CHECKSUM, FILES = "checksum", "files"  # entries that `write_folder` adds to state.json
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class State:
     optimizer: dict[str, Any] | None = None
     loss_scale: dict[str, Any] | None = None
     history: str | None = None
+    notes: dict[str, Any] | None = None
 
 
 def write_folder(target: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -89,17 +91,29 @@ def state_checksum(state: dict[str, Any]) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The folders of the checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and re.fullmatch(NAME, path.name))
 
 
-def prune(folder: Path, keep: int) -> None:
+def named(step: int) -> str:
+    """The name of the folder of a checkpoint."""
+    return f"{PREFIX}{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, from its name."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def prune(folder: Path, keep: int, save_every: int = 0) -> None:
     """Remove all but the newest `keep` checkpoints, and temporary files of processes that were killed while writing.
 
-    A checkpoint is renamed before its files are removed, so that no incomplete one is ever found.
+    Checkpoints at multiples of `save_every`, if that is not 0, stay too. A checkpoint is renamed before its files are
+    removed, so that no incomplete one is ever found.
     """
     whole.sweep(folder)
     for old in checkpoints(folder)[:-keep]:
-        whole.remove(old)
+        if not save_every or step_of(old) % save_every:
+            whole.remove(old)
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

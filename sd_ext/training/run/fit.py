@@ -2,7 +2,9 @@
 
 OUT/run.json        the settings; a folder that holds another run is refused
 OUT/run.lock        locked by the process that trains here
+OUT/config.toml     all settings, also those that do not affect the result; written at every start
 OUT/checkpoints/    step-00000500, ...
+OUT/exports/        results from before the end, see the setting `save_every`
 OUT/history.jsonl   the log of metrics
 OUT/previews/       contact sheets
 OUT/logs/           TensorBoard
@@ -32,8 +34,8 @@ from sd_ext import whole
 from sd_ext.errors import TrainingError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
+from sd_ext.training.optimizer.averaged import averages, to_training
 from sd_ext.training.optimizer.averaged import evaluating as averaged
-from sd_ext.training.optimizer.averaged import to_training
 from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
 from sd_ext.training.quick.attention import quicken_attention
 from sd_ext.training.quick.group_norm import quicken
@@ -47,7 +49,9 @@ from sd_ext.training.run.progress import TrainingProgress
 from sd_ext.training.run.result import check as check_result
 from sd_ext.training.run.result import record as record_result
 from sd_ext.training.run.task import Task
+from sd_ext.training.settings.kept import SETTINGS, keep_settings
 
+EXPORTS = "exports"
 SAME_REQUEST = 2.0  # seconds in which signals count as one: the terminal and the launcher both send Ctrl-C
 
 
@@ -92,13 +96,18 @@ def save(run: Run, folder: Path, history: History) -> None:
     Raises:
         TrainingError: the disk is full or fails.
     """
-    target = folder / f"{checkpoint.PREFIX}{run.step:08d}"
+    target = folder / checkpoint.named(run.step)
     if run.accelerator.is_main_process:
         names = trained(run)
         moments, scalars = checkpoint.optimizer_state(run.optimizer, names)
         tensors = {"model.safetensors": {name: p for p, name in names.items()}, "optimizer.safetensors": moments}
         if run.ema:
             tensors["ema.safetensors"] = run.ema.average
+        elif averages(run.optimizer):
+            with averaged(run.optimizer):
+                tensors["ema.safetensors"] = {
+                    name: p.detach().clone() for name, p in tensors["model.safetensors"].items()
+                }
         scaler = run.accelerator.scaler
         state = {
             "step": run.step,
@@ -106,9 +115,10 @@ def save(run: Run, folder: Path, history: History) -> None:
             "loss_scale": scaler.state_dict() if scaler else None,
             "torch": torch.__version__,
             "history": history.seal(),
+            "notes": dict(run.notes),
         }
         checkpoint.write_folder(target, tensors, state)
-        checkpoint.prune(folder, run.config.folder.keep)
+        checkpoint.prune(folder, run.config.folder.keep, run.config.folder.save_every)
     run.accelerator.wait_for_everyone()
     run.last_checkpoint = str(target)
 
@@ -191,6 +201,8 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     """See `fit`, of which this is what happens while the folder is this run's own."""
     with accelerator.main_process_first():
         folder = open_run(config, task.name, task.parts)
+        if accelerator.is_main_process:
+            keep_settings(config, folder / SETTINGS)
     result = folder / "model"
     if result.exists():
         if accelerator.is_main_process:
@@ -202,6 +214,7 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     task.after(run.step)
     history = History(folder / "history.jsonl", run.step, accelerator.is_main_process)
     history.check(sealed)
+    export_due(run, task, history, folder)  # it may have been killed between checkpoint and export
     accelerator.init_trackers("logs")
     try:
         with (
@@ -217,7 +230,7 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
                 observe(run, task, folder, metrics, progress, history)
                 if agreed(accelerator, bool(asked)) and run.step < config.loop.steps:
                     save(run, folder / "checkpoints", history)
-                    raise Interrupted(f"stopped at step {run.step}; the same command resumes {run.last_checkpoint}")
+                    raise Interrupted(stopped(run, task, history, folder))
         save_result(run, task, history, result)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
@@ -229,14 +242,45 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     return result
 
 
-def save_result(run: Run, task: Task, history: History, result: Path) -> None:
-    """Save the result as a folder that appears when it is complete. The first process saves, the others wait."""
+def save_result(run: Run, task: Task, history: History, result: Path, last: bool = True) -> None:
+    """Save the result as a folder that appears when it is complete. The first process saves, the others wait.
+
+    Args:
+        run, task, history: as in `observe`.
+        result: the folder.
+        last: whether the run is complete.
+    """
     with evaluating(run, task):
         if run.accelerator.is_main_process:
             with whole.folder(result) as new:
-                task.export(new, history.entries)
-                record_result(new, result)
+                task.export(new, history.entries, run.step, last)
+                if last:
+                    record_result(new, result)
     run.accelerator.wait_for_everyone()
+
+
+def export_now(run: Run, task: Task, history: History, folder: Path) -> Path:
+    """Save what is trained so far in the run's folder of exports, unless it is there already. Returns its folder."""
+    target = folder / EXPORTS / checkpoint.named(run.step)
+    run.accelerator.wait_for_everyone()  # all see whether it is there before the first process writes it
+    if not target.exists():
+        save_result(run, task, history, target, last=False)
+    return target
+
+
+def export_due(run: Run, task: Task, history: History, folder: Path) -> None:
+    """Export if the setting `save_every` says so. The last step has no export, but the result itself."""
+    every = run.config.folder.save_every
+    if every and run.step and run.step % every == 0 and run.step < run.config.loop.steps:
+        export_now(run, task, history, folder)
+
+
+def stopped(run: Run, task: Task, history: History, folder: Path) -> str:
+    """What to say of a run that was asked to stop and has saved; if the settings say so, it is exported too."""
+    also = ""
+    if run.config.folder.on_interrupt == "export":
+        also = f"; as it is now: {export_now(run, task, history, folder)}"
+    return f"stopped at step {run.step}{also}; the same command resumes {run.last_checkpoint}"
 
 
 def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
@@ -252,8 +296,9 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     to_training(prepared)
     ema = Ema(accelerator.unwrap_model(model), config.loop.ema) if config.loop.ema else None
     return Run(
-        config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names
-    )
+        config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names,
+        notes=task.notes(),
+    )  # fmt: skip
 
 
 def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
@@ -294,7 +339,7 @@ def evaluating(run: Run, task: Task) -> Iterator[None]:
 def observe(
     run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress, history: History
 ) -> None:
-    """After a step: update the progress bar and, when they are due, validate, preview, log and write a checkpoint.
+    """After a step: update the progress bar and, when they are due, validate, preview, log, save and export.
 
     Args:
         run: the run.
@@ -312,8 +357,10 @@ def observe(
     if step % settings.log_every == 0 or last or "validation_loss" in metrics:
         run.accelerator.log(metrics, step=step)
         history.add(step, metrics)
-    if step % settings.checkpoint_every == 0 or last:
+    exported = settings.save_every and step % settings.save_every == 0
+    if step % settings.checkpoint_every == 0 or exported or last:
         save(run, folder / "checkpoints", history)
+    export_due(run, task, history, folder)
 
 
 def look(run: Run, task: Task, path: Path) -> dict[str, float]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -83,6 +84,7 @@ class Run:
             (pass, arguments of `model`).
         ema: the averaged weights; None for no averaging.
         names: names the samples of a pass, for messages.
+        notes: see `Task.notes`.
         step: optimizer steps done so far.
         last_checkpoint: path of the last checkpoint, for messages.
     """
@@ -94,6 +96,7 @@ class Run:
     batches: Batches
     ema: Ema | None = None
     names: Callable[[Pass], str] = str
+    notes: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
     last_checkpoint: str = field(default="none")
 

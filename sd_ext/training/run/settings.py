@@ -18,6 +18,14 @@ class FolderSettings(Settings):
     )
     checkpoint_every: int = setting(500, "steps between two checkpoints", "STEPS", free=True, within=AT_LEAST_1)
     keep: int = setting(2, "checkpoints kept", "N", free=True, within=AT_LEAST_1)
+    save_every: int = setting(
+        0, "steps between two results in OUT/exports, whose checkpoints are kept; 0 for none", "STEPS", free=True,
+        within=NOT_NEGATIVE,
+    )  # fmt: skip
+    on_interrupt: str = setting(
+        "save", "on Ctrl-C and SIGTERM: save a checkpoint, or also export a result", choices=("save", "export"),
+        free=True,
+    )  # fmt: skip
     tracker: str = setting("tensorboard", "where metrics go", choices=("tensorboard", "wandb", "none"), free=True)
 
 

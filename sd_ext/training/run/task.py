@@ -71,11 +71,17 @@ class Task:
         """A contact sheet that shows what the model does at present; None for no preview."""
         return None
 
-    def export(self, new: Path, history: list[dict[str, float]]) -> None:
-        """Save the result of the run.
+    def notes(self) -> dict[str, Any]:
+        """What a result tells of the run beside its settings, as JSON values; kept in every checkpoint."""
+        return {}
+
+    def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
+        """Save what is trained, at the end of the run or before.
 
         Args:
             new: an empty folder to write into.
             history: the entries of the log, see `History`.
+            step: the number of steps done.
+            last: whether the run is complete; only then pictures need to be drawn.
         """
         raise AssertionError("every task saves its own result")

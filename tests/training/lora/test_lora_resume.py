@@ -34,13 +34,14 @@ from ..conftest import forget_accelerate_state
 STEPS, EVERY = 8, 2
 SETTINGS = {
     "device": "cpu", "tracker": "none", "resolution": 32, "bucket_step": 8, "batch_size": 2, "accumulation": 2,
-    "steps": STEPS, "checkpoint_every": EVERY, "log_every": 1, "validate_every": 8, "preview_steps": 1, "rank": 2,
+    "steps": STEPS, "checkpoint_every": EVERY, "save_every": 4, "log_every": 1,
+    "validate_every": 8, "preview_steps": 1, "rank": 2,
     "prompts": "red <toy>", "validation_split": "held_out", "text_encoder": True, "tokens": "<toy>",
     "prefix": "<toy>, ", "shuffle_tags": True, "caption_variants": 3, "flip": True, "ema": 0.9, "dropout": 0.1,
     "learning_rate": 0.01, "memory_check": False,
 }  # fmt: skip
 FILES = ("pytorch_lora_weights.safetensors", "lora_kohya.safetensors", "learned_embeds.safetensors", "training.json",
-         "samples/0000.png")  # fmt: skip
+         "samples/0000.png", "../exports/step-00000004/lora_kohya.safetensors")  # fmt: skip
 WORKING = re.compile(r"\.sd-ext-[\w-]+\.partial(/(new|old)/?)?")  # where a file is as long as it is written
 TOUCHES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")  # what the interpreter tells of files
 
@@ -54,15 +55,15 @@ class Alone:
     seconds: float
 
 
-def start(file: Path, out: Path, before: Callable[[], Any] = lambda: None) -> Any:
-    """`train_lora.py FILE --out OUT` as a process of its own; what it prints goes to OUT.log."""
+def start(file: Path, out: Path, before: Callable[[], Any] = lambda: None, *more: str) -> Any:
+    """`train_lora.py FILE --out OUT MORE` as a process of its own; what it prints goes to OUT.log."""
 
     def work() -> None:
         log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)
         sys.stdout = sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115  # as long as the process lives
-        sys.argv = ["train_lora.py", str(file), "--out", str(out)]
+        sys.argv = ["train_lora.py", str(file), "--out", str(out), *more]
         forget_accelerate_state()
         before()
         os._exit(main(LoraConfig, "sd_ext.training.train_lora:run", train_lora.__doc__))
@@ -162,7 +163,12 @@ def touched_numbers(alone: Alone, part: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "part", ["checkpoints", *(pytest.param(part, marks=pytest.mark.slow) for part in ("run.json", "cache", "model"))]
+    "part",
+    [
+        "checkpoints",
+        "exports",
+        *(pytest.param(part, marks=pytest.mark.slow) for part in ("run.json", "config.toml", "cache", "model")),
+    ],
 )
 def test_killed_while_it_writes(alone, file, tmp_path, part):
     """At random in this part of its life; and once more when it goes on."""
@@ -196,6 +202,16 @@ def test_killed_at_random(alone, file, tmp_path, attempt):
     number = random.randint(1, len(alone.touched))
     assert code_of(start(file, out, watch(out, die_at(number)))) == -signal.SIGKILL
     goes_on(file, out, alone, f"killed at {number}, {alone.touched[number - 1]}")
+
+
+def test_asked_to_stop_it_leaves_a_usable_lora(file, tmp_path):
+    out = tmp_path / "run"
+    install = send_at(3, signal.SIGTERM)
+    assert code_of(start(file, out, install, "--on-interrupt", "export")) == 130
+    exported = out / "exports" / "step-00000003"
+    assert f"stopped at step 3; as it is now: {exported}; the same command resumes" in Path(f"{out}.log").read_text()
+    assert json.loads((exported / "training.json").read_text())["steps"] == 3
+    assert (exported / FILES[0]).exists() and (exported / FILES[1]).exists()
 
 
 def send_at(step: int, *numbers: int, patience: float | None = None) -> Callable[[], None]:
