@@ -23,6 +23,7 @@ ALLOWED = {
     ("cli/verify.py", "_kept", "Image.open"): IN_MEMORY,
     ("endings.py", "_discard", "open"): "the null device",
     ("endings.py", "_fill_standard_streams", "open"): "the null device",
+    ("held.py", "held", "open"): "to lock it; its text is shown, not understood",
     ("hub/stage.py", "_copy_picture", "Image.open"): IN_MEMORY,
     ("disguised.py", "_said", "json.loads"): "a kilobyte at most, and only shown",
     ("lora/formats/body.py", "__init__", "open"): OWN_WORK,

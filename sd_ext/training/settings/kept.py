@@ -21,16 +21,14 @@ def keep_settings(config: Config, path: Path) -> None:
 
     Args:
         config: the settings.
-        path: the file; replaced if it holds other settings.
+        path: the file; an existing one is replaced.
     """
     known = every_setting(type(config))
     lines = ["# All settings of this run, as they were when it last began.", f"[{config.section}]"]
     for name, value in config.values().items():
         if known[name].meta["in_files"]:
             lines.append(as_toml(name, value))
-    text = "\n".join(lines) + "\n"
-    if not path.is_file() or path.read_bytes() != text.encode():
-        whole.write_text(path, text)
+    whole.write_text(path, "\n".join(lines) + "\n")
 
 
 def as_toml(name: str, value: Any) -> str:
