@@ -1,13 +1,15 @@
 """Time and peak memory of converting, merging, resizing and extracting LoRA files, beside LyCORIS where it can do it.
 
-    python benchmarks/lora_files.py                  # SDXL's shapes, rank 32, a tenth of the modules
-    python benchmarks/lora_files.py --share 1        # all of them; LyCORIS's decompositions take hours
+    python benchmarks/lora_files.py                  # SDXL's shapes, rank 32, an eleventh of the modules
+    python benchmarks/lora_files.py --every 87 --repeats 1      # quick
+    python benchmarks/lora_files.py --every 1        # all of them; LyCORIS's decompositions take hours
 
 Each operation runs in a process of its own, on one thread, on the same files of random numbers: two LoRAs of the linear
 layers in the attention blocks of SDXL's U-Net, and two U-Nets that differ by a change of rank 64. Of LyCORIS (PyPI
 lycoris-lora) the function behind its extraction is called, `extract_linear` (a singular value decomposition), also for
-resizing; it has nothing that merges LoRA files into one. Memory is the peak beyond what the process held when its
-libraries had been imported.
+resizing; it has nothing that merges LoRA files into one. kohya's scripts are in no package and are not run. Time is the
+processor's, so that other processes on the machine count little. Memory is the peak beyond what the process held when
+its libraries had been imported.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from _report import write
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RANK, TUNED_RANK = 32, 64
-SHARE = 0.1
+EVERY = 11  # of SDXL's modules one is taken; without a factor of 10, as a block has ten, so that all kinds are there
 
 
-def shapes(share: float) -> dict[str, tuple[int, int]]:
-    """Path in Diffusers' naming -> (out, in) of the linear layers of SDXL's attention blocks, evenly thinned."""
+def shapes(every: int) -> dict[str, tuple[int, int]]:
+    """Path in Diffusers' naming -> (out, in) of every so many linear layers of SDXL's attention blocks."""
     levels = {"down_blocks.1": (640, 2, 2), "down_blocks.2": (1280, 2, 10), "mid_block": (1280, 1, 10),
               "up_blocks.0": (1280, 3, 10), "up_blocks.1": (640, 3, 2)}  # fmt: skip
     found: dict[str, tuple[int, int]] = {}
@@ -41,11 +45,10 @@ def shapes(share: float) -> dict[str, tuple[int, int]]:
                     found |= {f"{path}.attn{attention}.to_{n}": (width, inside if n in "kv" else width) for n in "qkv"}
                     found[f"{path}.attn{attention}.to_out.0"] = width, width
                 found |= {f"{path}.ff.net.0.proj": (8 * width, width), f"{path}.ff.net.2": (width, 4 * width)}
-    step = max(1, round(1 / share))
-    return dict(list(found.items())[::step])
+    return dict(list(found.items())[::every])
 
 
-def make(folder: Path, share: float) -> None:
+def make(folder: Path, every: int) -> None:
     """Write the files of random numbers."""
     import torch
     from safetensors.torch import save_file
@@ -53,7 +56,7 @@ def make(folder: Path, share: float) -> None:
     from sd_ext.lora import Adapter, Lora, ModuleName, save_lora
 
     draw = torch.Generator().manual_seed(0)
-    listed = shapes(share)
+    listed = shapes(every)
     for name in ("one", "two"):
         adapters = {}
         for path, (out, inside) in listed.items():
@@ -158,20 +161,38 @@ def one(side: str, operation: str, folder: Path) -> None:
     """Run one operation in this process, and print its seconds and bytes."""
     import torch
 
-    import sd_ext.lora.tools
+    import sd_ext.lora.tools  # noqa: F401  as its libraries are imported before memory is looked at
 
     torch.set_num_threads(1)
     if side == "LyCORIS":
         import lycoris.utils  # noqa: F401
     Path("/proc/self/clear_refs").write_text("5")
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start = memory("VmRSS"), time.process_time()
     SIDES[side][operation](folder, folder / f"{side}_{operation}.safetensors")
-    print(json.dumps([time.perf_counter() - start, memory("VmHWM") - before, sd_ext.__version__]))
+    print(json.dumps([time.process_time() - start, memory("VmHWM") - before]))
+
+
+def measured(side: str, operation: str, work: str, repeats: int) -> dict[str, float] | None:
+    """The least seconds and the most bytes of an operation; None if this side has none such."""
+    if operation not in SIDES[side]:
+        return None
+    command = [sys.executable, __file__, "--one", side, operation, work]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(repeats)]
+    told = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+    return {"seconds": min(seconds for seconds, _ in told), "bytes": max(count for _, count in told)}
+
+
+def table(found: Mapping[str, Mapping[str, dict[str, float] | None]]) -> str:
+    lines = ["| operation | sd_ext, s | sd_ext, MiB | LyCORIS, s | LyCORIS, MiB |", "|---|---:|---:|---:|---:|"]
+    for operation, sides in found.items():
+        cells = [f"{each['seconds']:.1f} | {each['bytes'] / 2**20:.0f}" if each else "- | -" for each in sides.values()]
+        lines.append(f"| {operation} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=SHARE, help="of SDXL's modules")
+    parser.add_argument("--every", type=int, default=EVERY, help="of SDXL's modules one is taken of so many")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest is taken")
     parser.add_argument("--one", nargs=3, metavar=("SIDE", "OPERATION", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -179,24 +200,15 @@ def main() -> None:
         one(given.one[0], given.one[1], Path(given.one[2]))
         return
     with tempfile.TemporaryDirectory() as work:
-        make(Path(work), given.share)
-        size = (Path(work) / "one.safetensors").stat().st_size
-        print(f"LoRA files of {size / 2**20:.0f} MiB, {len(shapes(given.share))} modules\n")
-        print("| operation | sd_ext, s | sd_ext, MiB | LyCORIS, s | LyCORIS, MiB |\n|---|---|---|---|---|")
-        for operation in OURS:
-            print(f"| {operation} |", " | ".join(cell(side, operation, work, given.repeats) for side in SIDES), "|")
-
-
-def cell(side: str, operation: str, work: str, repeats: int) -> str:
-    """Seconds and MiB of one operation, as two cells of a table."""
-    if operation not in SIDES[side]:
-        return "- | -"
-    command = [sys.executable, __file__, "--one", side, operation, work]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(repeats)]
-    if any(run.returncode for run in runs):
-        return f"{(runs[0].stderr.splitlines() or ['failed'])[-1][:60]} | -"
-    told = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
-    return f"{min(t for t, *_ in told):.1f} | {max(m for _, m, *_ in told) / 2**20:.0f}"
+        make(Path(work), given.every)
+        size, count = (Path(work) / "one.safetensors").stat().st_size, len(shapes(given.every))
+        found = {name: {side: measured(side, name, work, given.repeats) for side in SIDES} for name in OURS}
+    text = (
+        f"LoRA files of {size / 2**20:.1f} MiB (rank {RANK}, {count} of SDXL's linear layers, float16), resized to "
+        f"rank 8, and extracted at rank {RANK}.\nOne thread; seconds of processor time, the least of "
+        f"{given.repeats}; other processes shared the machine. MiB beyond the libraries.\n\n{table(found)}\n"
+    )
+    write("lora_files", {"modules": count, "file": size, "repeats": given.repeats, "results": found}, text)
 
 
 if __name__ == "__main__":

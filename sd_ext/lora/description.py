@@ -38,6 +38,8 @@ class Description:
         parts: part of the pipeline -> how many of its modules are changed.
         dtypes: number format, such as "float16" -> how many tensors have it.
         ranks, alphas: block ("BASE", "IN04", "MID", ...; see `sd_ext.lora.blocks`) -> those of its modules, sorted.
+        strengths: block -> what the products of its modules' factors are multiplied by, alpha / rank for most kinds,
+            sorted; without kinds that have no such number.
         norms: block -> the Frobenius norm of all changes in it at strength 1; without those that depend on the base's
             weights, such as DoRA's.
         title: as the header says; "" if it does not, like all below.
@@ -58,6 +60,7 @@ class Description:
     dtypes: Mapping[str, int]
     ranks: Mapping[str, list[int]]
     alphas: Mapping[str, list[float]]
+    strengths: Mapping[str, list[float]]
     norms: Mapping[str, float]
     title: str
     trigger: str
@@ -82,6 +85,7 @@ class Description:
             "tensors": ", ".join(f"{count} in {name}" for name, count in self.dtypes.items()),
             "ranks": by_block(self.ranks),
             "alphas": by_block(self.alphas),
+            "strengths": by_block(self.strengths),
             "norms": ", ".join(f"{block} {norm:.3g}" for block, norm in self.norms.items()),
             "trigger": self.trigger,
             "tags": ", ".join([*tags, "…"] if len(self.tags) > MOST_TAGS else tags),
@@ -123,6 +127,7 @@ def describe(path: str | Path) -> Description:
         dtypes=_counted(entry.dtype.lower() for entry in header.tensors.values()),
         ranks={block: sorted({a.rank for a in adapters}) for block, adapters in sorted(blocks.items())},
         alphas={block: sorted({a.alpha for a in adapters}) for block, adapters in sorted(blocks.items())},
+        strengths={block: found for block, a in sorted(blocks.items()) if (found := _strengths(a))},
         norms={block: norm for block, a in sorted(blocks.items()) if (norm := norm_of(a)) is not None},
         title=told.get("modelspec.title") or told.get("ss_output_name", ""),
         trigger=trigger_of(told),
@@ -138,6 +143,10 @@ def describe(path: str | Path) -> Description:
 
 def _counted(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
+
+
+def _strengths(adapters: Iterable[Adapter]) -> list[float]:
+    return sorted({adapter.scale for adapter in adapters if adapter.rules.has_alpha and adapter.rank})
 
 
 def norm_of(adapters: Iterable[Adapter]) -> float | None:

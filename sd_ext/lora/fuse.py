@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from ..errors import InputError
 from ..models.model import Stored
 from ..models.written import check_out, write_model
 from .adapter import ModuleName
+from .formats.words import write_words
+from .headers import merged_words
 from .lora import Lora
 from .strength import AnyStrength, acting, weighed
 from .weights import BaseWeights, ModelWeights, StoredWeights, check_loras, check_strengths, open_base
+
+log = logging.getLogger(__name__)
 
 Loras = Sequence[tuple[Lora, AnyStrength]]  # each with its strength
 OnModule = Callable[[int, int, ModuleName], object]  # progress: (modules done, all modules, the module just done)
@@ -132,7 +137,8 @@ def merge_into(
 ) -> None:
     """Add LoRAs to a base model permanently.
 
-    Each is computed from the original weights, so their order does not matter.
+    Each is computed from the original weights, so their order does not matter. Words that are bundled in a LoRA's file
+    are no weights: they are written beside a model on disk, in the folder OUT_words, or else named in a warning.
 
     Args:
         target: a pipeline or models by part, changed in place; or a model on disk (pipeline folder, single file, Hub
@@ -149,6 +155,8 @@ def merge_into(
     base = open_base(target)
     if not isinstance(base, StoredWeights):
         apply_loras(target, loras, on_module)
+        if words := sorted({key.split(".")[1] for lora, _ in loras for key in lora.bundled}):
+            log.warning("left out the bundled words, which are no weights: %s; use_lora can use them", ", ".join(words))
         return
     if out is None:
         raise InputError("a model on disk is merged into a new folder or file; say where with out")
@@ -169,3 +177,5 @@ def _merge_stored(base: StoredWeights, loras: Loras, out: Path, on_module: OnMod
         return made
 
     write_model(base.model, out, base.parts, change, overwrite)
+    if words := merged_words(loras):
+        log.warning("%s", write_words(words, out, None, "a model"))

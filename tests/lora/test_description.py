@@ -53,6 +53,10 @@ def test_numbers_by_block(described):
     for block, square in norms.items():
         assert found.norms[block] == pytest.approx(square**0.5, rel=1e-5)
         assert found.ranks[block] == sorted(ranks[block])
+    scales = {}
+    for module, adapter in read_lora(path).adapters.items():
+        scales.setdefault(block_of(module), set()).add(adapter.alpha / len(adapter.tensors["down"]))
+    assert found.strengths == {block: sorted(each) for block, each in scales.items()}
     assert found.parts == {part: len(read_lora(path).of_part(part)) for part in ("unet", "text_encoder")}
 
 

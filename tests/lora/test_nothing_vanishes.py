@@ -62,6 +62,11 @@ def test_words_are_written_beside_where_the_format_has_no_place(tmp_path):
     assert {each.part for each in read_embedding(tmp_path / "a_words" / "xl.safetensors")} == {
         "text_encoder", "text_encoder_2"
     }  # fmt: skip
+    other = read_lora(tensors(**{WORD: 2 * vectors}))
+    for again, name in ((lora, "ohwx."), (other, "ohwx-2."), (other, "ohwx-2."), (lora, "ohwx.")):  # none is replaced
+        assert name in save_lora(again, tmp_path / "a.safetensors", "diffusers")
+    (second,) = read_embedding(tmp_path / "a_words" / "ohwx-2.safetensors")
+    assert second.word == "ohwx-2" and torch.equal(second.vectors, 2 * vectors)
     assert save_lora(lora, tmp_path / "k.safetensors", "kohya") == ""
     assert torch.equal(load_file(tmp_path / "k.safetensors")[WORD], vectors)
 
@@ -76,6 +81,19 @@ def test_a_merge_keeps_the_words_of_all(caplog):
     assert both.bundled.keys() == {WORD, second}
     assert torch.equal(both.bundled[second], other)
     assert "two of the LoRAs bring the word ohwx; the second is called ohwx-2" in caplog.text
+
+
+def test_words_stay_beside_a_model_that_takes_a_lora_in(tmp_path, caplog):
+    lora = read_lora(tensors(**{WORD: torch.randn(3, 768)}))
+    base = copy.deepcopy(models.tiny_models("sd15"))
+    for part, model in base.items():
+        model.save_pretrained(tmp_path / "base" / part)
+    merge_into(tmp_path / "base", [(lora, 1.0)], tmp_path / "v1.5")
+    (word,) = read_embedding(tmp_path / "v1.5_words" / "ohwx.safetensors")
+    assert torch.equal(word.vectors, lora.bundled[WORD])
+    assert f"a model has no place for the words bundled with it; written beside it: ohwx in {tmp_path}" in caplog.text
+    merge_into(base, [(lora, 1.0)])
+    assert "left out the bundled words, which are no weights: ohwx" in caplog.text
 
 
 # ---- headers

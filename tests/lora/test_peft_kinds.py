@@ -179,3 +179,34 @@ def test_comfyuis_wider_weights_are_named(caplog):
         apply_lora({"unet": models.tiny_models("sd15")["unet"]}, lora)
     with pytest.raises(InputError, match="reshape_weight widens to"):
         read_lora({**tensors, f"{name}.reshape_weight": torch.tensor([8, 4, 3, 3])})
+
+
+@torch.no_grad()
+def test_what_was_trained_on_changed_weights_is_refused_and_what_to_do_helps(tmp_path):
+    base = models.tiny_models("sd15")["unet"]
+    settings = {"r": 2, "lora_alpha": 3, "target_modules": ["to_q"]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**settings, init_lora_weights="pissa")).eval()
+        model.peft_config["default"].init_lora_weights = True  # as peft's documentation has it
+        model.save_pretrained(tmp_path / "start")
+        model.peft_config["default"].init_lora_weights = "pissa"
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                parameter.data += 0.2 * torch.randn_like(parameter)
+    expected = models.outputs({"unet": model, **others("sd15")})["unet"]
+    model.save_pretrained(tmp_path / "unet")
+    with pytest.raises(InputError, match=r"init_lora_weights = 'pissa'.*path_initial_model_for_weight_conversion"):
+        read_lora(tmp_path / "unet")
+    model.save_pretrained(tmp_path / "made", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    lora, made = read_lora(tmp_path / "made"), {"unet": base}
+    plain = models.outputs({"unet": base, **others("sd15")})["unet"]
+    with apply_lora(made, lora):
+        got = models.outputs({"unet": base, **others("sd15")})["unet"]
+    assert (got - expected).norm() <= 1e-4 * (expected - plain).norm()
+
+
+def test_settings_that_make_something_else_of_the_tensors_are_refused(tmp_path):
+    for setting in ("use_qalora", "alora_invocation_tokens", "layer_replication"):
+        with pytest.raises(InputError, match=f"its settings have {setting}, with which peft computes otherwise"):
+            read_lora(folder("LoRA with biases", tmp_path / "unet", **{setting: [[1]]}))

@@ -94,6 +94,27 @@ PATTERN = re.compile(r"\^?[\w.\\-]*(?:\.\*[\w.\\-]*){0,2}\$?")
 """A module's path or a simple regular expression. Others are refused, since matching them could take for ever."""
 
 
+OTHER_BASES = "pissa", "olora", "corda", "loftq", "lora_ga"
+"""Beginnings of peft's `init_lora_weights` that change the base's weights before training."""
+OTHERWISE = (
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config", "use_bdlora",
+    "use_qalora",
+)  # fmt: skip
+"""Other settings of peft's that make something else of the same tensors."""
+
+
+def _check_computed(settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` if the tensors mean something else than what is added to the model as it was."""
+    init = settings.get("init_lora_weights")
+    if isinstance(init, str) and init.startswith(OTHER_BASES):
+        raise InputError(
+            f"its settings say init_lora_weights = {shown(init)}: it was trained on changed weights, not the model's; "
+            "save it with peft's path_initial_model_for_weight_conversion, which makes a LoRA of the model itself"
+        )
+    if others := [name for name in OTHERWISE if settings.get(name)]:
+        raise InputError(f"its settings have {', '.join(others)}, with which peft computes otherwise than as a LoRA")
+
+
 def _check_strengths(part: str, settings: Mapping[str, Any]) -> None:
     where = f"the settings of {part} in the header"
     check(settings, Strengths, where)
@@ -121,6 +142,7 @@ def alphas_of(settings: Mapping[str, Mapping[str, Any]]) -> Alphas:
     """
     for part, known in settings.items():
         _check_strengths(part, known)
+        _check_computed(known)
 
     def alpha(module: ModuleName, rank: int) -> float | None:
         known = settings.get(module.part)

@@ -73,5 +73,5 @@ def save_lora(
         raise UnknownNameError("LoRA format", format, FORMATS)
     note = casting.note
     if format == "diffusers" and lora.bundled:
-        note = ". ".join(filter(None, [note, write_words(lora.bundled, path, dtype)]))
+        note = ". ".join(filter(None, [note, write_words(lora.bundled, path, dtype, "Diffusers' format")]))
     return note
