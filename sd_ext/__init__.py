@@ -18,6 +18,7 @@ Samplers
 U-Nets
     VariantUNet2DConditionModel       Diffusers' U-Net with features; also Cached..., TokenReduced..., HighRes...
     set_attention, attention_report   kernels of attention, and which are used
+    DeepCacheConfig                   for unet.enable_cache(...), which Diffusers' own U-Net lacks
     GuidanceInterval                  guidance in a part of the steps only, with `with`
     sampling(pipe)                    tell U-Nets and samplers what a pipeline does, with `with`
 
@@ -45,6 +46,7 @@ _ROOMS = {"Scheduler": "sd_ext.schedulers", "UNet2DConditionModel": "sd_ext.unet
 """End of a class's name -> its package. Saved pipelines record classes as `sd_ext.NAME`, so each must be found here."""
 
 _OTHERS = {
+    "DeepCacheConfig": "sd_ext.unets",
     "GuidanceInterval": "sd_ext.unets",
     "NoiseSchedule": "sd_ext.schedulers",
     "SamplerInfo": "sd_ext.schedulers",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attention.processors import attention_report, set_attention
+    from .caching import DeepCacheConfig
     from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
     from .guidance_interval import GuidanceInterval
     from .inside.told import sampling
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CachedUNet2DConditionModel",
+    "DeepCacheConfig",
     "GuidanceInterval",
     "HighResUNet2DConditionModel",
     "TokenReducedUNet2DConditionModel",
@@ -28,6 +30,7 @@ __all__ = [
 
 _PLACES = {
     "CachedUNet2DConditionModel": "classes",
+    "DeepCacheConfig": "caching",
     "GuidanceInterval": "guidance_interval",
     "HighResUNet2DConditionModel": "classes",
     "TokenReducedUNet2DConditionModel": "classes",

@@ -20,6 +20,7 @@ from ..seams.accelerate import stands_for
 from ..seams.diffusers.records import bare_constructor, record_as_ours, write_options
 from ..seams.torch import uncompiled
 from .attention.processors import AttentionSwitch
+from .caching import CacheSwitch
 from .features.cache import DeepFeatureCache
 from .features.feature import Feature, Inner, check_conflicts
 from .features.freeu import FreeU, FreeUSwitch, adopted
@@ -64,7 +65,9 @@ ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
 
 
-class VariantUNet2DConditionModel(GuardedConfig, AttentionSwitch, FreeUSwitch, Overrides, Runs, UNet2DConditionModel):
+class VariantUNet2DConditionModel(
+    GuardedConfig, AttentionSwitch, CacheSwitch, FreeUSwitch, Overrides, Runs, UNet2DConditionModel
+):
     """`UNet2DConditionModel` with this package's features. Takes all of its arguments, and the options of the features.
 
     Options are in the config: `save_pretrained` and `from_pretrained` keep them, and Diffusers' own class can load what

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sd_ext
-from sd_ext.seams.diffusers import attention, pipelines, records, unets
+from sd_ext.seams.diffusers import attention, dispatch, pipelines, records, unets
 
 from ..unets.inside.test_views import ip_adapter
 from ..unets.tiny import BASE
@@ -220,6 +220,16 @@ def processors_are_told_and_made() -> None:
 
     layer.set_processor(type("Derived", (AttnProcessor2_0,), {})())
     assert attention.processor_kind(layer) is None
+
+
+@probe("diffusers.backend_names", "diffusers.prepare_backend", "diffusers.dispatch")
+def kernels_compute_by_name() -> None:
+    assert {"native", "_native_math", "flash", "sage", "xformers"} <= set(dispatch.backend_names())
+    dispatch.prepare_backend("_native_math")
+    query, key, value = (torch.rand(1, 6, 2, 4) for _ in range(3))
+    weights = (query.transpose(1, 2) @ key.transpose(1, 2).mT * 0.3).softmax(-1)
+    expected = (weights @ value.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(dispatch.dispatch(query, key, value, None, 0.3, "_native_math"), expected)
 
 
 # ---- pipelines -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Attention processors that work on every device, and a report of what each layer uses.
+"""The choice of the kernels of a pipeline or model, and a report of what each layer uses.
 
 `set_attention(pipe, "auto")` changes the layers of this pipeline or model only. It sets no process-wide default, leaves
 processors alone that have weights or settings (IP-Adapter, custom diffusion, added keys and values), and raises no
@@ -13,120 +13,13 @@ from typing import Any
 
 import torch
 
-from ...errors import InputError, UnknownNameError
+from ...errors import InputError
 from ...seams.diffusers import attention as layers
 from ..inside.say import say
-from . import kernels
+from .classes import PROCESSORS, MemoryEfficientAttnProcessor
+from .dispatched import DispatchedAttnProcessor, check_backend, processor_class
 from .kernels import Choice
 from .report import AttentionReport, Layer
-
-
-class MemoryEfficientAttnProcessor:
-    """Computes softmax(scale Q K^T + mask) V with a kernel chosen per call, if possible without storing the scores.
-
-    Processors have no state, and each kernel has its own subclass instead of an argument, because `load_ip_adapter`
-    recreates the processors of all self-attentions by calling their class without arguments.
-    """
-
-    backend = "auto"
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-        *_: Any,
-        **__: Any,
-    ) -> torch.Tensor:
-        """Compute a layer's attention. Arguments as for Diffusers' `AttnProcessor`.
-
-        Args:
-            attn: the layer.
-            hidden_states: `(batch, tokens, channels)` or `(batch, channels, height, width)`.
-            encoder_hidden_states: for cross-attention, `(batch, key tokens, channels)`.
-            attention_mask: the mask, as Diffusers passes it.
-            temb: the time embedding, for layers with a spatial norm.
-
-        Returns:
-            A tensor of the shape of `hidden_states`.
-        """
-        x = layers.tokens_of(attn, hidden_states, temb)
-        context = x if encoder_hidden_states is None else layers.context_of(attn, encoder_hidden_states)
-        return layers.output_of(attn, self.attend(attn, x, context, attention_mask), hidden_states)
-
-    def query(self, attn: Any, x: torch.Tensor) -> torch.Tensor:
-        """The queries, `(batch, tokens, channels)`. Overridden by processors that modify them."""
-        return attn.to_q(x)
-
-    def attend(self, attn: Any, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """The attention's result before the output projection, `(batch, tokens, channels)`.
-
-        Args:
-            attn: the layer.
-            x: its normalized tokens, `(batch, tokens, channels)`.
-            context: what keys and values are computed from, `(batch, key tokens, channels)`.
-            mask: the mask that the layer was called with, or None.
-        """
-        query, key, value = layers.by_heads(attn, self.query(attn, x), attn.to_k(context), attn.to_v(context))
-        dtype = query.dtype
-        if layers.upcasts(attn):  # the scores too; the softmax is in float32 in every kernel
-            query, key, value = query.float(), key.float(), value.float()
-        bias = layers.bias_of(attn, mask, context)
-        bias = None if bias is None else bias.to(query.dtype)
-        chosen = self.choose(query.device.type, query.dtype, query.shape[-1], bias is not None)
-        out = kernels.attend(chosen.backend, query, key, value, bias, attn.scale)
-        return out.flatten(2).to(dtype)
-
-    @classmethod
-    def choose(cls, device: str, dtype: torch.dtype, head_size: int, has_mask: bool) -> Choice:
-        """Choose the kernel for such a call; within torch.compile always SDPA, which the compiler supports."""
-        if torch.compiler.is_compiling():
-            return Choice("sdpa", "torch.compile")
-        chosen = kernels.choose(cls.backend, device, dtype, head_size, has_mask, kernels.available())
-        if chosen.backend != cls.backend:
-            missed = cls.backend != "auto"
-            level = logging.WARNING if missed else logging.INFO
-            say(level, f"attention {cls.backend!r} computes by {chosen.backend}: {chosen.why}")
-        return chosen
-
-
-class SDPAAttnProcessor(MemoryEfficientAttnProcessor):
-    """Always torch's scaled_dot_product_attention.
-
-    Unlike Diffusers' processor it applies the layer's scale and upcasting.
-    """
-
-    backend = "sdpa"
-
-
-# The name avoids "XFormers": when loading an IP-Adapter, Diffusers treats classes with that name as CUDA-only.
-class XfAttnProcessor(MemoryEfficientAttnProcessor):
-    """xFormers' memory-efficient attention where it supports the call, else SDPA."""
-
-    backend = "xformers"
-
-
-class SageAttnProcessor(MemoryEfficientAttnProcessor):
-    """SageAttention where it supports the call, else SDPA.
-
-    Products in 8 bits: close to the exact picture, not equal.
-    """
-
-    backend = "sage"
-
-
-class SlicedSDPAAttnProcessor(MemoryEfficientAttnProcessor):
-    """SDPA, for one sample of the batch at a time."""
-
-    backend = "sliced"
-
-
-_BASE = MemoryEfficientAttnProcessor
-_PROCESSORS: dict[str, type[MemoryEfficientAttnProcessor]] = {
-    cls.backend: cls for cls in (_BASE, SDPAAttnProcessor, XfAttnProcessor, SageAttnProcessor, SlicedSDPAAttnProcessor)
-}
 
 
 def is_replaceable(attn: Any) -> bool:
@@ -134,7 +27,8 @@ def is_replaceable(attn: Any) -> bool:
 
     Compares exact classes: subclasses may have some.
     """
-    return type(attn.processor) in _PROCESSORS.values() or layers.processor_kind(attn) is not None
+    ours = type(attn.processor) in PROCESSORS.values() or isinstance(attn.processor, DispatchedAttnProcessor)
+    return ours or layers.processor_kind(attn) is not None
 
 
 def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
@@ -148,20 +42,47 @@ def set_attention(pipe_or_model: Any, backend: str = "auto") -> AttentionReport:
         pipe_or_model: a Diffusers pipeline (its U-Net, ControlNet and autoencoder) or a model.
         backend: "auto" uses xFormers where it is installed and supports the call, else torch's SDPA. "sdpa",
             "xformers", "sage" and "sliced" use that kernel, or SDPA where it does not support the call. "default"
-            restores Diffusers' own processors.
+            restores Diffusers' own processors. Any other name is one of Diffusers' kernels ("native", "flash",
+            "flash_hub", "_native_math", ...), computed by its `dispatch_attention_fn` for these layers alone.
 
     Returns:
         The `attention_report` after the change.
 
     Raises:
-        InputError: an unknown backend, or an object without attention layers of Diffusers' class.
+        InputError: an unknown backend, one of Diffusers' that cannot be had here, or an object without attention
+            layers of Diffusers' class.
     """
-    if backend not in kernels.BACKENDS:
-        raise UnknownNameError("attention backend", backend, kernels.BACKENDS)
+    return _set(pipe_or_model, backend, None if backend == "default" else _processor_class(backend))
+
+
+def set_kernel(model: torch.nn.Module, backend: str) -> None:
+    """Compute a model's attention by one of Diffusers' kernels; see `set_attention` for what is left alone.
+
+    Args:
+        model: the model.
+        backend: any of Diffusers' names, also "xformers" and "sage", with which `set_attention` means its own.
+
+    Raises:
+        InputError: an unknown one, or one that cannot be had here.
+    """
+    _set(model, backend, _dispatched(backend))
+
+
+def _processor_class(backend: str) -> type[MemoryEfficientAttnProcessor]:
+    return PROCESSORS[backend] if backend in PROCESSORS else _dispatched(backend)
+
+
+def _dispatched(backend: str) -> type[MemoryEfficientAttnProcessor]:
+    check_backend(backend)
+    return processor_class(backend)
+
+
+def _set(pipe_or_model: Any, backend: str, processor: type[MemoryEfficientAttnProcessor] | None) -> AttentionReport:
+    """Give the layers processors of a class; None is Diffusers' own."""
     found = _layers(pipe_or_model)
     for attn in found.values():
         if is_replaceable(attn):
-            attn.set_processor(_default(attn) if backend == "default" else _PROCESSORS[backend]())
+            attn.set_processor(_default(attn) if processor is None else processor())
     for model in _models(pipe_or_model).values():
         if callable(forget := getattr(model, "forget", None)):
             forget()  # what a variant remembers was computed by other kernels
@@ -208,14 +129,8 @@ def _describe(name: str, attn: Any) -> Layer:
     processor, (heads, head_size) = attn.processor, layers.size_of(attn)
     if isinstance(processor, MemoryEfficientAttnProcessor):
         weight = next(attn.parameters())
-        chosen = kernels.choose(
-            processor.backend,
-            weight.device.type,
-            torch.float32 if layers.upcasts(attn) else weight.dtype,
-            head_size,
-            False,
-            kernels.available(),
-        )
+        dtype = torch.float32 if layers.upcasts(attn) else weight.dtype
+        chosen = processor.planned(weight.device.type, dtype, head_size)
     else:
         chosen = _KNOWN[layers.processor_kind(attn)]
     kind = "cross" if layers.is_cross(attn) else "self"
@@ -265,6 +180,21 @@ class AttentionSwitch:
         if attention_op is not None:
             raise InputError("attention_op cannot be chosen here; leave it out, and xformers takes its fastest")
         set_attention(self, "xformers" if valid else "default")
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Compute this model's attention by one of Diffusers' kernels, and no other model's.
+
+        Args:
+            backend: "native", "flash", "sage", "xformers", "flash_hub", ...; see `diffusers.attention_dispatch`.
+
+        Raises:
+            InputError: an unknown one, or one that cannot be had here.
+        """
+        set_kernel(self, backend.lower())  # type: ignore[arg-type]
+
+    def reset_attention_backend(self) -> None:
+        """Restore Diffusers' processors."""
+        set_attention(self, "default")
 
     def set_default_attn_processor(self) -> None:
         """Restore Diffusers' processors.

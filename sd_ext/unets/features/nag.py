@@ -16,7 +16,8 @@ import torch
 
 from ...errors import InputError
 from ...seams.diffusers import attention as layers
-from ..attention.processors import MemoryEfficientAttnProcessor, is_replaceable
+from ..attention.classes import MemoryEfficientAttnProcessor
+from ..attention.processors import is_replaceable
 from ..inside import views
 from ..inside.branches import halves_in
 from ..inside.host import Host

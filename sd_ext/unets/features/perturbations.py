@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import InputError
 from ...seams.diffusers.attention import attention_layers, is_cross
 from ...seams.diffusers.unets import is_transformer_block
-from ..attention.processors import MemoryEfficientAttnProcessor
+from ..attention.classes import MemoryEfficientAttnProcessor
 from ..inside.blur import blur
 
 SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}

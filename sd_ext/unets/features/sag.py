@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from ...seams.diffusers import attention as layers
-from ..attention.processors import MemoryEfficientAttnProcessor
+from ..attention.classes import MemoryEfficientAttnProcessor
 from ..inside import views
 from ..inside.blur import grid_of
 from ..inside.branches import halves_in, own_lists, unconditional_half

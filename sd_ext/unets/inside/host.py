@@ -116,13 +116,14 @@ class Runs(nn.Module):
         """Forget all that features remember, as after a change of the weights. The steps of runs are counted on."""
         self._states.forget()
 
-    def cache_context(self, name: str) -> AbstractContextManager[None]:
+    def cache_context(self, name: str, **_: Any) -> AbstractContextManager[None]:
         """Context manager: calls within it belong to a separate run, for pipelines that take turns with one U-Net.
 
         Threads do not need this, since each has separate runs anyway.
 
         Args:
-            name: the run's name; using it again continues the same run.
+            name: the run's name; using it again continues the same run. What Diffusers gives besides, the place in the
+                run, is known from the timesteps.
         """
         return self._states.context(name)
 

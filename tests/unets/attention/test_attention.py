@@ -23,7 +23,8 @@ from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention import kernels as backends
 from sd_ext.unets.attention import processors as attention
-from sd_ext.unets.attention.processors import MemoryEfficientAttnProcessor, attention_report, set_attention
+from sd_ext.unets.attention.classes import MemoryEfficientAttnProcessor
+from sd_ext.unets.attention.processors import attention_report, set_attention
 from sd_ext.unets.inside import say
 
 ON_CPU = ["auto", "sdpa", "xformers", "sage", "sliced"]
