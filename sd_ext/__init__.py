@@ -20,6 +20,7 @@ U-Nets
     set_attention, attention_report   kernels of attention, and which are used
     DeepCacheConfig                   for unet.enable_cache(...), which Diffusers' own U-Net lacks
     GuidanceInterval                  guidance in a part of the steps only, with `with`
+    guided_by(pipe, guider)           guidance by one of Diffusers' guiders, with `with`
     sampling(pipe)                    tell U-Nets and samplers what a pipeline does, with `with`
 
 Prompts and LoRAs
@@ -56,6 +57,7 @@ _OTHERS = {
     "calibrate": "sd_ext.calibration",
     "detach": "sd_ext.board",
     "encode_prompt": "sd_ext.prompts",
+    "guided_by": "sd_ext.unets",
     "list_grids": "sd_ext.schedulers",
     "list_samplers": "sd_ext.schedulers",
     "make_scheduler": "sd_ext.schedulers",

@@ -21,8 +21,8 @@ HeunPPDiscreteScheduler HighResUNet2DConditionModel IPNDMScheduler KDPM2Ancestra
 KDPM2DiscreteScheduler LCMScheduler LMSDiscreteScheduler NoiseSchedule PNDMScheduler RESMultistepScheduler
 RESSinglestepScheduler RestartScheduler SASolverScheduler SEEDSScheduler SamplerInfo TCDScheduler Table TableScheduler
 TokenReducedUNet2DConditionModel UniPCMultistepScheduler VariantUNet2DConditionModel __version__ attach
-attention_report calibrate detach encode_prompt list_grids list_samplers make_scheduler pretrained_path sampling
-set_attention use_embedding use_lora
+attention_report calibrate detach encode_prompt guided_by list_grids list_samplers make_scheduler
+pretrained_path sampling set_attention use_embedding use_lora
 """.split()  # noqa: SIM905
 
 

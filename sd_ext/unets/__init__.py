@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .caching import DeepCacheConfig
     from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
     from .guidance_interval import GuidanceInterval
+    from .guiders import guided_by
     from .inside.told import sampling
     from .variant import VariantUNet2DConditionModel
 
@@ -24,6 +25,7 @@ __all__ = [
     "TokenReducedUNet2DConditionModel",
     "VariantUNet2DConditionModel",
     "attention_report",
+    "guided_by",
     "sampling",
     "set_attention",
 ]
@@ -36,6 +38,7 @@ _PLACES = {
     "TokenReducedUNet2DConditionModel": "classes",
     "VariantUNet2DConditionModel": "variant",
     "attention_report": "attention.processors",
+    "guided_by": "guiders",
     "sampling": "inside.told",
     "set_attention": "attention.processors",
 }

@@ -76,11 +76,13 @@ class Statement:
         about: a pipeline or a network.
         fixed: what is said of a network; None asks the pipeline.
         guided_at: (step, pipeline) -> whether the unconditional half is computed at this step.
+        alone: () -> what the batch of the present call is, where each half has a call of its own.
     """
 
     about: Any
     fixed: Told | None = None
     guided_at: Callable[[Any, int], bool] | None = None
+    alone: Callable[[], tuple[str, ...]] | None = None
 
     def covers(self, network: Any) -> bool:
         """Whether it is about this network."""
@@ -91,6 +93,8 @@ class Statement:
         if self.fixed is not None:
             return self.fixed
         told = of_pipeline(self.about, timestep)
+        if self.alone:
+            return replace(told, branches=self.alone(), apart=True)
         if self.guided_at and told.guided and told.step is not None and not self.guided_at(self.about, told.step):
             return replace(told, branches=CONDITIONAL)
         return told
