@@ -21,6 +21,7 @@ U-Nets
     DeepCacheConfig                   for unet.enable_cache(...), which Diffusers' own U-Net lacks
     GuidanceInterval                  guidance in a part of the steps only, with `with`
     guided_by(pipe, guider)           guidance by one of Diffusers' guiders, with `with`
+    publishable(pipe, folder)         save a pipeline that loads without this package, as the plain one
     sampling(pipe)                    tell U-Nets and samplers what a pipeline does, with `with`
 
 Prompts and LoRAs
@@ -62,6 +63,7 @@ _OTHERS = {
     "list_samplers": "sd_ext.schedulers",
     "make_scheduler": "sd_ext.schedulers",
     "pretrained_path": "sd_ext.pretrained",
+    "publishable": "sd_ext.unets",
     "sampling": "sd_ext.unets",
     "set_attention": "sd_ext.unets",
     "use_embedding": "sd_ext.prompts",

@@ -177,12 +177,43 @@ class Removable(Protocol):
 ATTACHED: WeakKeyDictionary[Any, Removable] = WeakKeyDictionary()
 """The hooks that `attach` has put on networks and guiders."""
 
-PIPELINES: WeakSet[Any] = WeakSet()
+ALONE: WeakSet[torch.nn.Module] = WeakSet()
+"""The networks that were attached by themselves, not with a pipeline."""
+
+
+class Things:
+    """A set of objects that are told apart by identity and not kept alive. They need not be hashable."""
+
+    def __init__(self) -> None:
+        self._refs: dict[int, ref[Any]] = {}
+
+    def add(self, thing: Any) -> None:
+        """Raises `TypeError` for objects that allow no weak references."""
+        key = id(thing)
+        self._refs[key] = ref(thing, lambda _: self._refs.pop(key, None))
+
+    def discard(self, thing: Any) -> None:
+        self._refs.pop(id(thing), None)
+
+    def clear(self) -> None:
+        self._refs.clear()
+
+    def __contains__(self, thing: Any) -> bool:
+        return id(thing) in self._refs
+
+    def __bool__(self) -> bool:
+        return bool(self._refs)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([thing for each in list(self._refs.values()) if (thing := each()) is not None])
+
+
+PIPELINES = Things()
 """The pipelines that were attached; samplers that depend on the strength of guidance ask their own for it, and U-Nets
 the one that calls them what it does."""
 
-_HOLDS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""How many blocks of `attached` keep a pipeline attached that was not so before."""
+_HOLDS: dict[int, int] = {}
+"""How many blocks of `attached` keep a pipeline, by its id, attached that was not so before."""
 
 _LOCK = threading.RLock()
 
@@ -235,18 +266,37 @@ def attach(pipe: Any) -> None:
         ATTACHED[network] = network.register_forward_hook(note_output, with_kwargs=True)
     if hasattr(guider, "get_state") and guider not in ATTACHED:
         ATTACHED[guider] = GuiderHook(guider)
-    if network is not pipe:
+    if network is pipe:
+        ALONE.add(network)
+    else:
         with suppress(TypeError), _LOCK:  # of objects that cannot be kept track of; their samplers ask for the strength
             PIPELINES.add(pipe)
 
 
 def detach(pipe: Any) -> None:
-    """Undo `attach`; nothing happens where nothing was attached."""
-    for thing in (_network(pipe), getattr(pipe, "guider", None)):
-        if hook := ATTACHED.pop(thing, None) if thing is not None else None:
-            hook.remove()
-    with suppress(TypeError), _LOCK:
+    """Undo `attach`; nothing happens where nothing was attached.
+
+    A U-Net that another attached pipeline has too, or that was attached by itself, goes on leaving its predictions.
+    """
+    network = _network(pipe)
+    with _LOCK:
         PIPELINES.discard(pipe)
+        if network is pipe:
+            ALONE.discard(network)
+        for thing in (network, getattr(pipe, "guider", None)):
+            if thing is None or thing in ALONE or any(thing in _parts(other) for other in PIPELINES):
+                continue
+            if hook := ATTACHED.pop(thing, None):
+                hook.remove()
+
+
+def _parts(pipe: Any) -> Things:
+    """What `attach` puts hooks on in a pipeline."""
+    parts = Things()
+    for name in ("unet", "guider"):
+        if (part := getattr(pipe, name, None)) is not None:
+            parts.add(part)
+    return parts
 
 
 @contextmanager
@@ -258,19 +308,19 @@ def attached(pipe: Any) -> Iterator[None]:
     """
     _network(pipe)
     with _LOCK:
-        first = pipe not in PIPELINES and not _HOLDS.get(pipe)
+        first = pipe not in PIPELINES and not _HOLDS.get(id(pipe))
         if first:
             attach(pipe)
-        if first or pipe in _HOLDS:
-            _HOLDS[pipe] = _HOLDS.get(pipe, 0) + 1
+        if first or id(pipe) in _HOLDS:
+            _HOLDS[id(pipe)] = _HOLDS.get(id(pipe), 0) + 1
     try:
         yield
     finally:
         with _LOCK:
-            if pipe in _HOLDS:
-                _HOLDS[pipe] -= 1
-                if not _HOLDS[pipe]:
-                    del _HOLDS[pipe]
+            if id(pipe) in _HOLDS:
+                _HOLDS[id(pipe)] -= 1
+                if not _HOLDS[id(pipe)]:
+                    del _HOLDS[id(pipe)]
                     detach(pipe)
 
 

@@ -129,6 +129,45 @@ def test_attached_networks_write_and_detached_ones_do_not(how):
     assert BOARD.take(t, like) is None
 
 
+class Pipe:
+    """A pipeline that cannot be hashed, as one with `__eq__` alone."""
+
+    def __init__(self, unet):
+        self.unet = unet
+
+    def __eq__(self, other):
+        return isinstance(other, Pipe)
+
+
+def test_a_network_of_two_pipelines_is_detached_with_the_last():
+    network, x, t = Network(), torch.ones(2, 4, 1, 1), torch.tensor(3)
+    one, two = Pipe(network), Pipe(network)
+
+    def writes():
+        network(x, t)
+        return BOARD.take(t, x[:1]) is not None
+
+    attach(one)
+    with sd_ext.sampling(two):
+        assert writes()
+    attach(two)
+    detach(one)
+    assert writes()
+    attach(network)
+    detach(two)
+    assert writes()
+    detach(network)
+    assert not writes()
+    with sd_ext.sampling(one):
+        assert writes()
+    assert not writes()
+    attach(one)
+    del one
+    attach(two)
+    detach(two)
+    assert not writes()
+
+
 def test_what_has_no_network():
     for thing in (object(), type("Pipe", (), {"unet": None})()):
         with pytest.raises(InputError, match="has no U-Net"):

@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..endings import run_to_end
 from ..errors import InputError
-from . import calibrate, compare, convert, generate, info, publish, samplers, train, verify, words
+from . import calibrate, compare, convert, generate, info, publish, samplers, train, unets, verify, words
 from .silence import silence
 from .usage import UNREADABLE, in_one_sentence, is_help
 
@@ -30,6 +30,7 @@ app.command()(compare.compare)
 app.command()(words.words)
 app.command()(calibrate.calibrate)
 app.command()(samplers.samplers)
+app.command()(unets.unets)
 app.command()(info.info)
 app.command()(verify.verify)
 app.add_typer(train.app, name="train")

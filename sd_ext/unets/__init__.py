@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .guidance_interval import GuidanceInterval
     from .guiders import guided_by
     from .inside.told import sampling
+    from .publishing import publishable
     from .variant import VariantUNet2DConditionModel
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "VariantUNet2DConditionModel",
     "attention_report",
     "guided_by",
+    "publishable",
     "sampling",
     "set_attention",
 ]
@@ -39,6 +41,7 @@ _PLACES = {
     "VariantUNet2DConditionModel": "variant",
     "attention_report": "attention.processors",
     "guided_by": "guiders",
+    "publishable": "publishing",
     "sampling": "inside.told",
     "set_attention": "attention.processors",
 }

@@ -24,3 +24,15 @@ def test_a_search_finds_by_name_alias_class_note_and_source(run):
     refused = run("samplers", "--search", "quantum")
     assert (refused.code, refused.out) == (2, "")
     assert "'quantum'" in refused.err
+
+
+def test_every_option_of_the_u_net_is_listed_in_80_columns(run):
+    from sd_ext.unets.variant import OPTIONS
+
+    shown = run("unets")
+    assert (shown.code, shown.err) == (0, "")
+    assert max(map(len, shown.out.splitlines())) < 80
+    assert set(OPTIONS) <= {line.split(" ")[0] for line in shown.out.splitlines()}
+    assert "apg_eta" in run("unets", "--search", "2410.02416").out
+    refused = run("unets", "--search", "quantum")
+    assert (refused.code, refused.out) == (2, "")

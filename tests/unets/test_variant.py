@@ -207,6 +207,33 @@ def test_pipelines_record_the_class(tiny_pipeline, tmp_path):
     assert torch.equal(*pictures)
 
 
+def test_what_is_publishable_loads_as_the_plain_pipeline_and_keeps_its_options(tiny_pipeline, tmp_path):
+    plain, theirs = tiny_pipeline.unet, tmp_path / "theirs"
+    with pytest.raises(InputError, match="a UNet2DConditionModel, none of this package"):
+        sd_ext.publishable(tiny_pipeline, theirs)
+    tiny_pipeline.unet = CachedUNet2DConditionModel.from_unet(plain, pag_scale=2.0)
+    scheduler = tiny_pipeline.scheduler
+    tiny_pipeline.scheduler = sd_ext.make_scheduler("ddim", scheduler.config)
+    with pytest.raises(InputError, match="the scheduler is sd_ext's DDIMScheduler"):
+        sd_ext.publishable(tiny_pipeline, theirs)
+    assert not theirs.exists()
+    tiny_pipeline.scheduler = scheduler
+    assert sd_ext.publishable(tiny_pipeline, theirs) == theirs
+    assert "sd_ext" not in (theirs / "model_index.json").read_text()
+    loaded = DiffusionPipeline.from_pretrained(theirs)
+    assert type(loaded.unet) is UNet2DConditionModel
+    assert all(torch.equal(loaded.unet.state_dict()[name], weight) for name, weight in plain.state_dict().items())
+    config = json.loads((theirs / "unet" / "config.json").read_text())
+    assert {name for name in config if name in OPTIONS} == {"cache_interval", "pag_scale"}
+    ours = VariantUNet2DConditionModel.from_pretrained(theirs, subfolder="unet")
+    assert ours.options == tiny_pipeline.unet.options
+    with pytest.raises(InputError, match="theirs"):
+        sd_ext.publishable(tiny_pipeline, theirs)
+    tiny_pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(InputError, match="LoRA adapters"):
+        sd_ext.publishable(tiny_pipeline, theirs, overwrite=True)
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ class Weights(Group):
     ] = None
     unet_option: Annotated[
         tuple[str, ...],
-        Option("Set one option of the U-Net (docs/unets.md), such as pag_scale=3; repeat for more.", "NAME=VALUE"),
+        Option("Set one option of the U-Net (see sd-ext unets), such as pag_scale=3; repeat for more.", "NAME=VALUE"),
     ] = ()
     lora: Annotated[
         tuple[str, ...],
