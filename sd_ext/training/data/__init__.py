@@ -2,6 +2,8 @@
 
 settings   the settings of pictures and captions
 sources    lists the items of a folder, of shards or of a Hub data set
+several    several data sets in one run, each with settings of its own
+kohya      kohya's files that list several data sets
 folders, shards, tables   readers for each of these kinds of source
 walk       every file of a folder; captions and masks beside pictures
 unused     the files that are not used, and why

@@ -30,10 +30,15 @@ class Item:
         mask: returns the bytes of the mask file, which is white where the picture is to be learned; None for no mask.
         repeats: how many times an epoch contains the picture.
         weight: factor of its loss.
-        prior: True for a class picture of prior preservation; its caption gets no prefix and no augmentation.
+        prior: True for a class picture of prior preservation, or one of regularisation; its caption gets no prefix and
+            no augmentation.
         others: more captions of the same picture; each time one of all its captions is drawn.
         files: the files that it is read from, as far as they are files of their own.
         notes: what is worth knowing about it, such as what was not read; reported with the data.
+        masks: whether its mask is used, be it a file or its transparency.
+        flip: whether it is mirrored half of the times.
+        prefix: put before its captions; None for the prefix of the run.
+        group: which of several data sets it belongs to; "" where there is one.
     """
 
     name: str
@@ -46,6 +51,10 @@ class Item:
     others: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    masks: bool = True
+    flip: bool = False
+    prefix: str | None = None
+    group: str = ""
 
     @property
     def captions(self) -> tuple[str, ...]:

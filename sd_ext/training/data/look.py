@@ -182,12 +182,14 @@ def read_mask(item: Item, picture: Image.Image, alpha_mask: bool) -> Image.Image
         alpha_mask: without a mask file, use the picture's alpha channel.
 
     Returns:
-        The mask in 8-bit grey, white where the picture is to be learned; None if there is no mask.
+        The mask in 8-bit grey, white where the picture is to be learned; None if there is no mask, or it is not used.
 
     Raises:
         ValueError: the mask has other proportions than the picture.
         any of `UNREADABLE`: the mask cannot be read.
     """
+    if not item.masks:
+        return None
     if item.mask:
         mask = open_picture(item.mask())
         if not has_proportions(mask, picture):

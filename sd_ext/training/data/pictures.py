@@ -233,8 +233,8 @@ def fingerprint(pictures: Pictures, said: Sequence[Any], masks: bool = False) ->
     """
     whole = hashlib.sha256()
     for sample, words in zip(pictures.samples, said, strict=True):
-        whole.update(repr((sample.digest, sample.size, sample.weight, words)).encode())
-        if masks and sample.item.mask:
+        whole.update(repr((sample.digest, sample.size, sample.weight, sample.item.flip, words)).encode())
+        if masks and sample.masked and sample.item.mask:
             whole.update(hashlib.sha256(sample.item.mask()).digest())
     return whole.hexdigest()
 

@@ -33,6 +33,21 @@ def totals(pictures: Pictures, unused: Mapping[str, str]) -> str:
     return ", ".join(parts)
 
 
+def groups(pictures: Pictures) -> list[str]:
+    """A line for each of several data sets: its pictures and samples."""
+    names: dict[str, set[int]] = {}
+    samples = Counter(sample.item.group for sample in pictures.samples)
+    for sample in pictures.samples:
+        names.setdefault(sample.item.group, set()).add(id(sample.item))
+    prior = {sample.item.group for sample in pictures.samples if sample.item.prior}
+    return [
+        f"{group}: {counted(len(names[group]), 'picture')}, {counted(count, 'sample')} an epoch"
+        + (", for regularisation" if group in prior else "")
+        for group, count in samples.items()
+        if group
+    ]
+
+
 def remarks(pictures: Pictures) -> list[str]:
     """A line for each kind of note, with its number and the first pictures it is true of."""
     names: dict[str, list[str]] = {}
@@ -52,7 +67,7 @@ def told(pictures: Pictures, unused: Mapping[str, str]) -> list[str]:
         pictures: the samples.
         unused: files that are not used, with the reasons, from `unused_files`.
     """
-    lines = [totals(pictures, unused)]
+    lines = [totals(pictures, unused), *groups(pictures)]
     if pictures.skipped:
         lines += [f"{counted(len(pictures.skipped), 'picture')} left out:", *(f"  {each}" for each in pictures.skipped)]
     lost = {name: why for name, why in unused.items() if why.startswith("a picture that")}

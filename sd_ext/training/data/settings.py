@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sd_ext.training.data.items import MAX_REPEATS
 from sd_ext.training.settings.setting import (
@@ -32,6 +33,33 @@ class SourceSettings(Settings):
         False, "read folder names such as '10_sks cat' as kohya does: ten times an epoch, captions 'sks cat'"
     )
     flip: bool = setting(False, "mirror half of the pictures, drawn anew each time")
+
+
+def sets_from(value: Any, where: str) -> Any:
+    """The value of the setting `sets`, see `read_sets`."""
+    from sd_ext.training.data.several import read_sets
+
+    return read_sets(value, where)
+
+
+@dataclass(frozen=True)
+class SeveralSettings(SourceSettings):
+    """Where pictures come from."""
+
+    sets: tuple[Any, ...] = setting(
+        (), "several data sets, in place of data: [[data]] tables here, or a file with them or kohya's [[datasets]]",
+        "FILE.toml", free=True, tables="data", read=sets_from,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sets and self.data:
+            raise contradiction("give data or several sets of it, not both")
+
+    @property
+    def named(self) -> str:
+        """What the data is called in messages."""
+        return self.data or ", ".join(map(str, self.sets))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,29 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from sd_ext.training.data.captions import CaptionTricks
+from sd_ext.training.data.items import Item
 from sd_ext.training.data.phrases import rephrasings
+from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.data.settings import CaptionSettings
 
 
-def outside_training(settings: CaptionSettings, caption: str) -> str:
+def outside_training(settings: CaptionSettings, item: Item, caption: str) -> str:
     """A caption as previews and validation use it: with the prefix, but without shuffling or dropout of tags."""
-    return CaptionTricks(prefix=settings.prefix).variant(caption, 0, 0)
+    return CaptionTricks(prefix=own_settings(settings, item).prefix).variant(caption, 0, 0)
+
+
+def own_settings(settings: CaptionSettings, item: Item) -> CaptionSettings:
+    """The settings of captions for one picture, whose data set may have a prefix of its own."""
+    return settings if item.prefix is None else settings.change(prefix=item.prefix)
+
+
+def texts_of_pictures(
+    settings: CaptionSettings, seed: int, pictures: Pictures, rephrase: float = 0.0
+) -> tuple[list[list[int]], list[str]]:
+    """`texts_of` for the samples of a run."""
+    items = [sample.item for sample in pictures.samples]
+    prefixes = [settings.prefix if item.prefix is None else item.prefix for item in items]
+    return texts_of(settings, seed, pictures.several, [item.prior for item in items], rephrase, prefixes)
 
 
 def texts_of(
@@ -21,6 +37,7 @@ def texts_of(
     captions: Sequence[str | tuple[str, ...]],
     exact: Sequence[bool] | None = None,
     rephrase: float = 0.0,
+    prefixes: Sequence[str] | None = None,
 ) -> tuple[list[list[int]], list[str]]:
     """The texts that each sample may be paired with.
 
@@ -31,6 +48,7 @@ def texts_of(
         exact: for each sample, whether its caption is used unchanged, without prefix and augmentation; None if no
             sample's is.
         rephrase: probability that a sample gets a rephrased caption, from 0 to 1.
+        prefixes: what is put before each sample's captions; None for the settings' prefix.
 
     Returns:
         (choices, texts): `texts` are all texts, each once; sample i draws one of the indices `choices[i]` into `texts`.
@@ -39,12 +57,15 @@ def texts_of(
     indices: dict[str, int] = {}
     several = [(each,) if isinstance(each, str) else each for each in captions]
     known = {caption for each in several for caption in each}
-    pairs = list(zip(several, exact or [False] * len(captions), strict=True))
+    many = len(captions)
+    kinds = list(zip(several, exact or [False] * many, prefixes or [settings.prefix] * many, strict=True))
     choices = {}
-    for each, as_it_is in dict.fromkeys(pairs):
-        texts = list(each) if as_it_is else [t for c in each for t in wordings(settings, seed, c, known, rephrase)]
-        choices[each, as_it_is] = [indices.setdefault(text, len(indices)) for text in texts]
-    return [choices[pair] for pair in pairs], list(indices)
+    for kind in dict.fromkeys(kinds):
+        each, as_it_is, prefix = kind
+        own = settings.change(prefix=prefix)
+        texts = list(each) if as_it_is else [t for c in each for t in wordings(own, seed, c, known, rephrase)]
+        choices[kind] = [indices.setdefault(text, len(indices)) for text in texts]
+    return [choices[kind] for kind in kinds], list(indices)
 
 
 def wordings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sd_ext.training.data.settings import BucketSettings, CaptionSettings, HeldOutSettings, SourceSettings
+from sd_ext.training.data.settings import BucketSettings, CaptionSettings, HeldOutSettings, SeveralSettings
 from sd_ext.training.diffusion.settings import PreviewSettings
 from sd_ext.training.encoding.settings import CacheSettings
 from sd_ext.training.model.settings import BaseSettings, UnetSettings
@@ -18,7 +18,7 @@ class DiffusionConfig(RunConfig):
     """Base of `LoraConfig` and `TextToImageConfig`."""
 
     base: BaseSettings = BaseSettings()
-    data: SourceSettings = SourceSettings()
+    data: SeveralSettings = SeveralSettings()
     pictures: BucketSettings = BucketSettings()
     captions: CaptionSettings = CaptionSettings()
     held_out: HeldOutSettings = HeldOutSettings()

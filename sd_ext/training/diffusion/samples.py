@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.buckets import Buckets
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.data.report import report
+from sd_ext.training.data.several import DataSet, overlaps_noted, read_set
 from sd_ext.training.data.sources import hold_out, read_items
 from sd_ext.training.data.unused import unused_files
 from sd_ext.training.diffusion.config import DiffusionConfig
@@ -52,21 +53,41 @@ def gather(
         InputError: there are no pictures, or none can be used.
     """
     data, held_out = config.data, config.held_out
-    items, others = read_items(data.data, data.split, folder_repeats=data.folder_repeats), []
+    sets = data.sets or (DataSet(data.data, data.split),)
+    items, others = _read(config, sets), []
     if held_out.validation_share:
         items, others = hold_out(items, held_out.validation_share)
     elif held_out.validation_data:
         others = read_items(held_out.validation_data, "all", folder_repeats=data.folder_repeats)
     elif held_out.validation_split:
-        others = read_items(data.data, held_out.validation_split, folder_repeats=data.folder_repeats)
+        others = _read(config, [replace(each, split=held_out.validation_split) for each in sets])
+    others = [replace(item, flip=False) for item in others]
     pictures = _pictures(complete(items), config, scale, config.pictures.crop, config.pictures.repeats)
     validation = _pictures(others, config, scale, "center", 1) if others else None
     return Gathered(
         pictures,
         validation,
-        unused_files(data.data, data.split, [*items, *others]),
+        _unused(config, sets, [*items, *others]),
         unused_files(held_out.validation_data, "all", others) if held_out.validation_data else {},
     )
+
+
+def _read(config: DiffusionConfig, sets: Sequence[DataSet]) -> list[Item]:
+    """The items of the data; with several sets, those of all, and pictures that belong to two are noted."""
+    data = config.data
+    if data.sets:
+        return overlaps_noted([item for each in sets for item in read_set(each, data.flip, data.folder_repeats)])
+    found = read_items(sets[0].data, sets[0].split, folder_repeats=data.folder_repeats)
+    return [replace(item, flip=data.flip) for item in found]
+
+
+def _unused(config: DiffusionConfig, sets: Sequence[DataSet], items: list[Item]) -> dict[str, str]:
+    """The files that no item is read from; with several sets, names begin with that of the set."""
+    if not config.data.sets:
+        return unused_files(sets[0].data, sets[0].split, items)
+    return {
+        f"{each.data}/{name}": why for each in sets for name, why in unused_files(each.data, each.split, items).items()
+    }
 
 
 def _pictures(items: list[Item], config: DiffusionConfig, scale: int, crop: str, repeats: int) -> Pictures:

@@ -25,7 +25,7 @@ from sd_ext.training.data.items import Item
 from sd_ext.training.data.look import Sample
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.data.pictures import fingerprint
-from sd_ext.training.data.texts import outside_training, texts_of
+from sd_ext.training.data.texts import outside_training, texts_of_pictures
 from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.samples import gather
@@ -96,12 +96,9 @@ class DiffusionTask(Task):
         self.sizes = self.pictures.sizes
         self.noise = self.noise_settings()
         self.levels = NoiseLevels(self.noise, config.loss, config.timesteps)
-        class_pictures = [sample.item.prior for sample in self.pictures.samples]
-        self.choices, self.texts = texts_of(
-            config.captions, config.loop.seed, self.pictures.several, class_pictures, rephrase
-        )
-        held_out = self.held_out.captions if self.held_out else []
-        self.held_out_texts = [outside_training(config.captions, caption) for caption in held_out]
+        self.choices, self.texts = texts_of_pictures(config.captions, config.loop.seed, self.pictures, rephrase)
+        held_out = zip(self.held_out.samples, self.held_out.captions, strict=True) if self.held_out else []
+        self.held_out_texts = [outside_training(config.captions, sample.item, said) for sample, said in held_out]
         wordings = [[self.texts[index] for index in indices] for indices in self.choices]
         self.parts = {
             "base": files.digest(*files.decisive),
@@ -136,7 +133,7 @@ class DiffusionTask(Task):
         """Encode pictures and texts, then load the model (in this order, so that less is in memory at once)."""
         config, self.device, self.accelerator = self.config, accelerator.device, accelerator
         self.encoded = Encoded(
-            config.cache, self.files, accelerator, out=config.folder.out, flip=config.data.flip,
+            config.cache, self.files, accelerator, out=config.folder.out,
             side=max(config.pictures.resolution), workers=config.machine.workers,
         )  # fmt: skip
         if accelerator.is_main_process:
@@ -168,8 +165,9 @@ class DiffusionTask(Task):
         """The captions of the previews."""
         if self.config.previews.prompts:
             return list(self.config.previews.prompts)
-        learnt = [c for s, c in zip(self.pictures.samples, self.pictures.captions, strict=True) if not s.item.prior]
-        return [outside_training(self.config.captions, caption) for caption in dict.fromkeys(learnt)][:PREVIEWS]
+        pairs = zip(self.pictures.samples, self.pictures.captions, strict=True)
+        learnt = [outside_training(self.config.captions, s.item, c) for s, c in pairs if not s.item.prior]
+        return list(dict.fromkeys(learnt))[:PREVIEWS]
 
     def make_model(self) -> DiffusionLoss:
         """Build the module whose output is minimised; the U-Net's parameters that require gradients are trained."""
@@ -216,7 +214,7 @@ class DiffusionTask(Task):
             (posterior, *draw_noise(shape, generators, config.noise)),
             self.timesteps(each),
             texts=[self.choose_text(s, choice) for s, choice in zip(each.samples, choices, strict=True)],
-            flips=[config.data.flip and choice[0] < 0.5 for choice in choices],
+            flips=[s.item.flip and choice[0] < 0.5 for s, choice in zip(samples, choices, strict=True)],
             crops=[self.corner(sample, choice) for sample, choice in zip(samples, choices, strict=True)],
         )
         places = list(zip(each.samples, drawn.flips, drawn.crops, strict=True))

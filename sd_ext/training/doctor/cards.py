@@ -24,6 +24,7 @@ def card(number: int, seen: Seen, shots: Shots) -> str:
     facts = [
         f"{seen.original[1]} × {seen.original[0]} in the file",
         *(f"seen at {v.size[1]} × {v.size[0]}, {times(v.times)} an epoch" for v in seen.views),
+        *(["mirrored half of the times"] if seen.flip else []),
         *([f"its loss counts {seen.weight:g} times"] if seen.weight != 1 else []),
         *([f"spread {seen.spread:.3f}"] if seen.spread is not None else []),
     ]

@@ -21,8 +21,8 @@ from sd_ext.errors import InputError
 from sd_ext.models import Model, find_model
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.pictures import Pictures
-from sd_ext.training.data.report import remarks, totals
-from sd_ext.training.data.texts import texts_of
+from sd_ext.training.data.report import groups, remarks, totals
+from sd_ext.training.data.texts import texts_of_pictures
 from sd_ext.training.diffusion.samples import Gathered, gather
 from sd_ext.training.doctor.page import Page, html
 from sd_ext.training.doctor.seen import Seen, seen_in
@@ -69,8 +69,7 @@ def run(config: LookConfig) -> str:
 
 def look_at_texts(config: LookConfig, pictures: Pictures, model: Model | None) -> list[Seen]:
     """What is known of each picture; texts are cut into tokens where a model is named."""
-    prior = [sample.item.prior for sample in pictures.samples]
-    choices, texts = texts_of(config.captions, config.loop.seed, pictures.several, prior)
+    choices, texts = texts_of_pictures(config.captions, config.loop.seed, pictures)
     pieces: dict[str, Pieces] = {}
     if model:
         tokenizer, words = model.load("tokenizer"), config.words
@@ -144,9 +143,8 @@ def counted(data: Gathered, seen: Sequence[Seen]) -> Counted:
 def as_json(config: LookConfig, data: Gathered, seen: Sequence[Seen]) -> dict[str, Any]:
     """Everything about the data, as JSON values."""
     return {
-        "data": config.data.data,
+        "data": [str(each) for each in config.data.sets] or config.data.data,
         "totals": vars(counted(data, seen)),
-        "flip": config.data.flip,
         "crop": config.pictures.crop,
         "text_dropout": config.captions.text_dropout,
         "pictures": [each.as_json() for each in seen],
@@ -158,7 +156,7 @@ def as_json(config: LookConfig, data: Gathered, seen: Sequence[Seen]) -> dict[st
 def page_of(config: LookConfig, data: Gathered, seen: Sequence[Seen], shown: range, shots: Sequence[Shots]) -> Page:
     """The contents of the page."""
     return Page(
-        title=config.data.data,
+        title=config.data.named,
         totals=totals(data.pictures, data.unused),
         numbers=tiles(counted(data, seen)),
         sizes=counted(data, seen).sizes,
@@ -170,7 +168,7 @@ def page_of(config: LookConfig, data: Gathered, seen: Sequence[Seen], shown: ran
         of=len(seen),
         left_out=data.pictures.problems,
         unused=data.unused,
-        flip=config.data.flip,
+        flip=any(each.flip for each in seen),
     )
 
 
@@ -191,9 +189,10 @@ def tiles(found: Counted) -> dict[str, str]:
 
 def rules(config: LookConfig, data: Gathered) -> list[str]:
     """What is true of all pictures, in sentences."""
-    captions = config.captions
+    captions, flips = config.captions, {sample.item.flip for sample in data.pictures.samples}
     said = [
-        "Each is mirrored half of the times." if config.data.flip else "None is mirrored.",
+        *(f"{line}." for line in groups(data.pictures)),
+        "Each is mirrored half of the times." if flips == {True} else "None is mirrored." if flips == {False} else "",
         "Crops are drawn at random each time; the centre is shown." if config.pictures.crop == "random" else "",
         f"Of the captions, {captions.text_dropout:.0%} are replaced by the empty one." if captions.text_dropout else "",
         f"{len(data.held_out)} pictures are held out for validation." if data.held_out else "",

@@ -58,6 +58,7 @@ class Seen:
         wordings: the texts it may be paired with.
         masked: whether it has a mask.
         weight: factor of its loss.
+        flip: whether it is mirrored half of the times.
         notes: what is converted, guessed, cut or enlarged.
         twin: an earlier picture that it is nearly the same as, and how; "" for none.
         spread: the largest standard deviation in its latent; None if it was not measured.
@@ -69,6 +70,7 @@ class Seen:
     wordings: list[Wording]
     masked: bool
     weight: float
+    flip: bool
     notes: list[str] = field(default_factory=list)
     twin: str = ""
     spread: float | None = None
@@ -103,6 +105,7 @@ class Seen:
             ],
             "masked": self.masked,
             "weight": self.weight,
+            "flip": self.flip,
             "notes": self.notes,
             "nearly_the_same": self.twin or None,
             "spread": self.spread,
@@ -131,7 +134,14 @@ def seen_in(pictures: Pictures, choices: list[list[int]], texts: list[str], piec
             drawn = Counter(choices[number])
             wordings = [Wording(texts[i], n / len(choices[number]), pieces.get(texts[i])) for i, n in drawn.items()]
             found[id(item)] = Seen(
-                item.name, sample.original, [], wordings, sample.masked, sample.weight, notes.get(item.name, [])
+                item.name,
+                sample.original,
+                [],
+                wordings,
+                sample.masked,
+                sample.weight,
+                item.flip,
+                notes.get(item.name, []),
             )
         found[id(item)].views.append(view_of(number, sample, times[sample.view]))
     return list(found.values())

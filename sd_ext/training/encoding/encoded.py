@@ -58,7 +58,6 @@ class Encoded:
         files: the base model, whose encoders are used.
         accelerator: the device that encoders run on, and the processes that share the work.
         out: the run's folder; the cache lies in it unless the settings name another folder.
-        flip: whether mirrored pictures are encoded as well.
         side: the largest resolution, in pixels; the encoder's batch size is chosen by it.
         workers: threads that read pictures ahead.
 
@@ -76,12 +75,11 @@ class Encoded:
         accelerator: Accelerator,
         *,
         out: str,
-        flip: bool,
         side: int,
         workers: int,
     ):
         self.settings, self.files, self.accelerator = settings, files, accelerator
-        self.flip, self.workers = flip, workers
+        self.workers = workers
         self.at_once = max(1, PIXELS_AT_ONCE.get(accelerator.device.type, 2**19) // side**2)
         self.dtype = DTYPES[settings.cache_dtype]
         self.cache = Cache(Path(settings.cache_dir or Path(out) / "cache"))
@@ -125,9 +123,9 @@ class Encoded:
     # Latents
 
     def fill_latents(self, pictures: Pictures) -> None:
-        """Encode and cache the latent of every sample, and of its mirror image if `flip` is on; name wide ones."""
-        flips = (False, True) if self.flip else (False,)
-        places = [(i, flip) for i in range(len(pictures)) for flip in flips]
+        """Encode and cache the latent of every sample, and of the mirror image if it is mirrored; name wide ones."""
+        flips = [(False, True) if sample.item.flip else (False,) for sample in pictures.samples]
+        places = [(i, flip) for i, both in enumerate(flips) for flip in both]
         keys = {place: latent_key(*pictures.content(*place), self.vae_digest, self.dtype) for place in places}
         jobs = {key: (pictures.sizes[place[0]], (pictures, *place)) for place, key in keys.items()}
         self.fill(jobs, self._encode_pictures, self.at_once, "pictures", lambda job: job[0].pixels(*job[1:]))

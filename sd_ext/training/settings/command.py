@@ -22,7 +22,7 @@ from sd_ext.declared import check, shown
 from sd_ext.endings import run_to_end
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.reading import read_toml
-from sd_ext.training.settings.config import Config, check_names, every_setting
+from sd_ext.training.settings.config import Config, Setting, check_names, every_setting
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 C = TypeVar("C", bound=Config)
@@ -95,8 +95,22 @@ def converted(cls: type[Config], values: dict[str, Any], where: str) -> dict[str
         InputError: a value is of another type.
     """
     known, normal = every_setting(cls), {name.replace("-", "_"): value for name, value in values.items()}
+    for name, each in known.items():
+        tables = each.meta["tables"]
+        if tables and isinstance(normal.get(tables), list):
+            normal[name] = normal.pop(tables)
     check_names(cls, normal, where)
-    return {name: convert(known[name].kind, value, f"{where}: {name}") for name, value in normal.items()}
+    return {name: read_value(known[name], value, f"{where}: {name}") for name, value in normal.items()}
+
+
+def read_value(setting: Setting, value: Any, where: str) -> Any:
+    """The value of a setting from a flag's text or a TOML value.
+
+    Raises:
+        InputError: it is of another type; names the place.
+    """
+    read = setting.meta["read"]
+    return read(value, where) if read else convert(setting.kind, value, where)
 
 
 def flag(name: str) -> str:
@@ -223,7 +237,7 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
     source = file or path
     start, values = read_settings(cls, source) if source else (cls(), {})
     known = every_setting(cls)
-    values |= {name: convert(known[name].kind, text, flag(name)) for name, text in flags.items()}
+    values |= {name: read_value(known[name], text, flag(name)) for name, text in flags.items()}
     pairs = [pair.partition("=") for pair in overrides]
     if malformed := [pair for pair in pairs if not pair[1]]:
         raise InputError(f"--override {malformed[0][0]}: write key=value")

@@ -48,6 +48,8 @@ def setting(
     within: Range | None = None,
     packages: Mapping[str, str] = MappingProxyType({}),
     in_files: bool = True,
+    tables: str = "",
+    read: Callable[[Any, str], Any] | None = None,
 ) -> Any:
     """Declare a setting: a field of a `Settings` dataclass.
 
@@ -60,10 +62,13 @@ def setting(
         within: the allowed numbers. A tuple must have at least one number, and all must be allowed.
         packages: choice -> the optional package that it needs.
         in_files: False if only the command line may set it, not a settings file, which may be from an untrusted source.
+        tables: the name of the tables `[[name]]` that a file may write the setting as.
+        read: makes the value from a flag's text or a TOML value, and the place it stands at; None to convert it to the
+            setting's type.
     """
     metadata = {
         "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages,
-        "in_files": in_files,
+        "in_files": in_files, "tables": tables, "read": read,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 
