@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .kinds import Kind, kind_of
+from .kinds.kind import one
 
 PARTS = "unet", "text_encoder", "text_encoder_2"
 
@@ -55,7 +56,7 @@ class Adapter:
     def __post_init__(self) -> None:
         if set(self.tensors) not in self.rules.factors:
             given = ", ".join(sorted(self.tensors)) or "nothing"
-            raise InputError(f"a {self.kind} cannot be made of {given}")
+            raise InputError(f"{one(self.kind)} cannot be made of {given}")
         if not math.isfinite(self.alpha):
             raise InputError(f"alpha is {self.alpha}")
         for name, tensor in self.tensors.items():

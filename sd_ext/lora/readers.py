@@ -12,6 +12,7 @@ from .kinds import kinds_beside
 from .lora import Lora
 
 KOHYA = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"  # how names of modules begin in kohya's files
+OFT = "oft_unet_"  # in those of its OFT
 DIFFUSERS = "unet", "text_encoder", "text_encoder_2"  # and, before the first dot, in Diffusers'
 A1111 = frozenset({"lora", "loha", "lokr", "ia3", "glora", "oft", "diff", "dora", "sparse"})
 COMFYUI = frozenset({"lora", "loha", "lokr", "glora", "oft", "diff", "set", "dora"})
@@ -38,7 +39,8 @@ def readers_of(lora: Lora, keys: Iterable[str]) -> tuple[Reader, ...]:
     names = {key.partition(".")[0] for key in keys} - {BUNDLED}
     names_of = _Names(
         kohya=all(name.startswith(KOHYA) for name in names),
-        flat=all(name.startswith((*KOHYA, "lycoris_")) for name in names),
+        flat=all(name.startswith((*KOHYA, OFT, "lycoris_")) for name in names),
+        oft=any(name.startswith(OFT) for name in names),
         dotted=names <= {*DIFFUSERS},
         alphas=any(key.endswith(".alpha") for key in keys),
         biases=any(key.endswith(".lora_B.bias") for key in keys),
@@ -56,6 +58,7 @@ class _Names(NamedTuple):
     Args:
         kohya: all as in kohya's files.
         flat: all as there or as in LyCORIS's.
+        oft: some as in kohya's files of OFT.
         dotted: all as in Diffusers' files.
         alphas: whether there are strengths among the tensors.
         biases: whether there are biases as peft calls them.
@@ -63,6 +66,7 @@ class _Names(NamedTuple):
 
     kohya: bool
     flat: bool
+    oft: bool
     dotted: bool
     alphas: bool
     biases: bool
@@ -94,6 +98,8 @@ def _a1111(lora: Lora, names: _Names) -> str:
 def _comfyui(lora: Lora, names: _Names) -> str:
     if without := _without(lora, COMFYUI):
         return without
+    if names.oft:
+        return f"no; {TO_KOHYA}"
     if _dora(lora):
         return "otherwise than it was trained: DoRA is divided by the norm of the base's weight alone; see docs/lora.md"
     if not names.alphas and any(adapter.scale != 1 for adapter in lora if adapter.rules.has_alpha):

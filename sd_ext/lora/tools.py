@@ -13,6 +13,7 @@ from .aside import Aside
 from .combine import SUM, Combine
 from .fuse import Loras, OnModule, quiet
 from .headers import common_dtype, merged_header, merged_words
+from .kinds.kind import one
 from .lora import Lora
 from .low_rank import Keep
 from .making import Making
@@ -162,5 +163,5 @@ def _rescaled(module: ModuleName, adapter: Adapter, factor: float) -> Adapter:
         return adapter
     tensors = None if adapter.rules.beside else adapter.rules.stronger(adapter.tensors, factor)
     if tensors is None:
-        raise InputError(f"{module}: a {adapter.rules.name} cannot be rescaled; make it a plain LoRA (resize) first")
+        raise InputError(f"{module}: {one(adapter.rules.name)} cannot be rescaled; make it a plain LoRA (resize) first")
     return replace(adapter, tensors=tensors)

@@ -10,9 +10,10 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sd_ext.errors import InputError
-from sd_ext.lora import Adapter, Lora, ModuleName, apply_lora, from_peft, merge, read_lora, resize, save_lora
+from sd_ext.lora import Adapter, Lora, ModuleName, apply_lora, describe, from_peft, merge, read_lora, resize, save_lora
 from sd_ext.lora.weights import ModelWeights
 
 from . import adapters, models
@@ -119,11 +120,36 @@ def test_dora_over_inputs_as_old_lycoris_wrote_it():
         save_lora(lora, "a.safetensors", "diffusers")
 
 
+def test_oft_as_kohyas_trainer_writes_and_merges_it(tmp_path):
+    """Restated from its format: Q = B - B^T, its norm at most alpha times the outputs, R^T W by blocks of outputs."""
+    draw = torch.Generator().manual_seed(0)
+    base = models.tiny_models("sd15")["unet"]
+    tensors, expected = {}, {}
+    for path in ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.resnets.0.conv1"):
+        weight, blocks = base.get_submodule(path).weight, 0.3 * torch.randn(4, 4, 4, generator=draw)
+        name = f"oft_unet_{path.replace('.', '_')}"
+        tensors |= {f"{name}.oft_blocks": blocks, f"{name}.alpha": torch.tensor(0.05)}
+        skew = blocks - blocks.transpose(1, 2)
+        assert skew.norm() > 0.05 * len(weight)
+        skew = skew * (0.05 * len(weight) / skew.norm())
+        turn = (torch.eye(4) + skew) @ torch.linalg.inv(torch.eye(4) - skew)
+        expected[path] = torch.einsum("knm,knp->kmp", turn, weight.reshape(4, 4, -1)).reshape(weight.shape)
+    save_file(tensors, tmp_path / "a.safetensors")
+    save_lora(read_lora(tmp_path / "a.safetensors"), tmp_path / "k.safetensors", "kohya", base="sd15")
+    for name, reads in (("a", False), ("k", True)):
+        lora = read_lora(tmp_path / f"{name}.safetensors")
+        for path, after in expected.items():
+            before = base.get_submodule(path).weight
+            torch.testing.assert_close(before + lora.delta(("unet", path), before), after, rtol=1e-5, atol=1e-6)
+        told = {reader.program: reader.how for reader in describe(tmp_path / f"{name}.safetensors").readers}
+        assert told["A1111"] == "yes" and (told["ComfyUI"] == "yes") == reads
+
+
 def test_dora_needs_the_base():
     tensors = {"down": torch.ones(1, 4), "up": torch.ones(6, 1), "dora": torch.ones(6, 1)}
     lora = Lora({ModuleName("unet", "conv_in"): Adapter("lora", tensors, 1.0)})
     for attempt in (lambda: lora.delta(("unet", "conv_in")), lambda: resize(lora, rank=1)):
-        with pytest.raises(InputError, match=r"unet.conv_in: DoRA .* give the weight"):
+        with pytest.raises(InputError, match=r"unet.conv_in: what DoRA adds depends .* give the base"):
             attempt()
 
 

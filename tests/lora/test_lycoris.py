@@ -188,7 +188,7 @@ def test_what_depends_on_the_base_is_refused_without_it(name):
         lambda: merge([(lora, 1.0)], rank=1),
         lambda: lora.delta(next(iter(lora.adapters))),
     ):
-        with pytest.raises(InputError, match="depends on the base's weight; give the weight"):
+        with pytest.raises(InputError, match=r"depends on the base's weight; give the base \(--base-model MODEL"):
             attempt()
 
 

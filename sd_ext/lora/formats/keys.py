@@ -18,6 +18,7 @@ from ...errors import InputError, UnknownNameError
 from ...models.original.modules import has_bias
 from ..adapter import Adapter, ModuleName
 from ..kinds import Meaning, find_kind, kinds_beside, spellings
+from ..kinds.kind import one
 from .names import Place, find_module
 
 Fields = dict[str, Tensor]  # one adapter's tensors by the names that its kind defines, and "alpha"
@@ -127,7 +128,7 @@ def _add(found: Found, module: ModuleName, meaning: Meaning, key: str, tensor: T
     if meaning.tensor in fields:
         raise InputError(f"{module} is given twice: {key} is there under another name")
     if meaning.kind and before and meaning.kind != before:
-        raise InputError(f"{module} is both a {before} and a {meaning.kind}")
+        raise InputError(f"{module} is both {one(before)} and {one(meaning.kind)}")
     fields[meaning.tensor] = tensor
     found.kinds[module] = meaning.kind or before
 
@@ -186,7 +187,7 @@ def _adapters(module: ModuleName, kind: str, fields: Fields, alpha_of: Alphas) -
     alpha = made.rules.usual_alpha(made.tensors) if alpha is None else float(alpha)
     tensors = made.tensors if factor is None else made.rules.stronger(made.tensors, factor)
     if tensors is None:
-        raise InputError(f"a {made.rules.name} has no scalar")
+        raise InputError(f"{one(made.rules.name)} has no scalar")
     adapter = Adapter(kind, tensors, alpha)
     bias = adapter.rules.of_bias(fields, adapter.scale)
     if bias is None:

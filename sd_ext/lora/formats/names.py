@@ -29,7 +29,8 @@ from ..adapter import ModuleName
 
 ANY = ""
 BEGINNINGS = {
-    "lora_unet_": "unet", "unet_": "unet", "diffusion_model_": "unet", "model_diffusion_model_": "unet",
+    "lora_unet_": "unet", "oft_unet_": "unet", "unet_": "unet",
+    "diffusion_model_": "unet", "model_diffusion_model_": "unet",
     "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2",
     "te_": "text_encoder", "te1_": "text_encoder", "te2_": "text_encoder_2",
     "text_encoder_": "text_encoder", "text_encoder_1_": "text_encoder", "text_encoder_2_": "text_encoder_2",

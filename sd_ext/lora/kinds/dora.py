@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from .kind import Kind, Tensors, spelled
+from .kind import NEEDED, Kind, Tensors, spelled
 from .lora import LoraKind
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DoraKind(Kind):
 
     def delta(self, tensors: Tensors, scale: float, weight: Tensor | None) -> Tensor:
         if weight is None:
-            raise InputError("DoRA rescales the base's weight, so that its delta depends on it; give the weight")
+            raise InputError(f"what DoRA adds {NEEDED}")
         weight = weight.detach().float()
         return self._rescaled(tensors["dora"], weight + self.inner.delta(tensors, scale, weight)) - weight
 

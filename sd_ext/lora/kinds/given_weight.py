@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from .kind import Kind, Tensors
+from .kind import NEEDED, Kind, Tensors, one
 
 if TYPE_CHECKING:
     from torch import Size, Tensor
@@ -30,7 +30,7 @@ class GivenWeight(Kind):
 
     def delta(self, tensors: Tensors, scale: float, weight: Tensor | None) -> Tensor:
         if weight is None:
-            raise InputError(f"what a {self.name} adds depends on the base's weight; give the weight")
+            raise InputError(f"what {one(self.name)} adds {NEEDED}")
         weight = weight.detach().float()
         ready = {name: tensor.detach().to(weight) for name, tensor in tensors.items()}
         return self.changed(ready, scale, weight).reshape(weight.shape) - weight

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, "Tensor"]
 AS_PLAIN = "turn it into plain LoRA (sd_ext.lora.resize, sd-ext convert resize {}), which says what that costs"
+NEEDED = "depends on the base's weight; give the base (--base-model MODEL, base=..., weight=...)"
+
+
+def one(kind: str) -> str:
+    """The name of a kind with its article: "a lora", "an oft"."""
+    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
 
 
 class Kind:
@@ -76,7 +82,7 @@ class Kind:
         Raises:
             InputError: for this kind it depends on W.
         """
-        raise InputError(f"what a {self.name} adds depends on the base's weight; give the weight")
+        raise InputError(f"what {one(self.name)} adds {NEEDED}")
 
     def rank(self, tensors: Tensors) -> int:
         """The inner size of the factors; 0 if there is none."""
@@ -195,7 +201,8 @@ class Kind:
             return spelled(self.kohya, tensors)
         if of not in self.elsewhere:
             raise InputError(
-                f"is a {self.name} of a {of}, for which kohya's format has no names; {AS_PLAIN.format('--base-model')}"
+                f"is {one(self.name)} of a {of}, for which kohya's format has no names; "
+                f"{AS_PLAIN.format('--base-model')}"
             )
         return spelled(self.elsewhere[of], tensors)
 
@@ -211,7 +218,7 @@ class Kind:
         """
         if not self.in_diffusers:
             raise InputError(
-                f"is a {self.name}, which Diffusers' loader cannot read; write kohya's format, or "
+                f"is {one(self.name)}, which Diffusers' loader cannot read; write kohya's format, or "
                 f"{AS_PLAIN.format('--plain')}"
             )
         return spelled(self.dotted, tensors)

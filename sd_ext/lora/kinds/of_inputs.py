@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from .given_weight import GivenWeight
-from .kind import AS_PLAIN, Tensors
+from .kind import AS_PLAIN, Tensors, one
 from .oft import cayley, diagonal
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class OfInputs(GivenWeight):
 
     def for_kohya(self, tensors: Tensors, of: str = "weight") -> dict[str, Tensor]:
         raise InputError(
-            f"is an {self.name}, for which only peft's own folders have names; {AS_PLAIN.format('--base-model')}"
+            f"is {one(self.name)}, for which only peft's own folders have names; {AS_PLAIN.format('--base-model')}"
         )
 
     def for_diffusers(self, tensors: Tensors, part: str) -> dict[str, Tensor]:

@@ -126,6 +126,7 @@ def test_names_written_down_from_files_of_other_programs():
         ("unet.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "unet", f"{attention}.to_q"),  # OneTrainer
         ("model.diffusion_model.input_blocks.11.0.in_layers.2", "unet", "down_blocks.3.resnets.1.conv1"),
         ("lycoris_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0", "unet", f"{attention}.to_out.0"),
+        ("oft_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q", "unet", f"{attention}.to_q"),  # kohya
         (f"unet.base_model.model.{attention}.to_v", "unet", f"{attention}.to_v"),
         (f"base_model.model.unet.{attention}.to_v", "unet", f"{attention}.to_v"),
         (f"unet.{attention}.processor.to_out", "unet", f"{attention}.to_out.0"),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sd_ext.errors import InputError
 from sd_ext.lora import describe, read_lora, save_lora
+from tests.models.original.test_told import DISGUISED, FILES, TITLES
 
 from .. import models
 
@@ -198,6 +199,21 @@ def test_loras_for_other_models_are_named(name):
     for sides in (PEFT, ("lora_down.weight", "lora_up.weight")):
         with pytest.raises(InputError, match=f"it is a LoRA for {OTHERS[name]}.*, and only those for"):
             read_lora(pair(name, sides=sides))
+
+
+@pytest.mark.parametrize("read", [read_lora, describe])
+def test_files_that_are_no_lora_are_named_in_one_sentence(read, tmp_path):
+    path = tmp_path / "a.safetensors"
+    for kind in FILES.keys() - {"lora"}:
+        save_file({key: torch.ones(2, 2) for key in FILES[kind]}, path)
+        with pytest.raises(InputError, match=TITLES[kind]) as refused:
+            read(path)
+        assert "\n" not in str(refused.value) and str(path) in str(refused.value), kind
+    for content, sentence in DISGUISED.values():
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=sentence) as refused:
+            read(path)
+        assert "\n" not in str(refused.value)
 
 
 def test_a_misspelled_module_is_not_taken_for_another_models():
