@@ -22,6 +22,7 @@ U-Nets
     GuidanceInterval                  guidance in a part of the steps only, with `with`
     guided_by(pipe, guider)           guidance by one of Diffusers' guiders, with `with`
     publishable(pipe, folder)         save a pipeline that loads without this package, as the plain one
+    regional(pipe, regions)           parts of a picture with prompts of their own, with `with`
     sampling(pipe)                    tell U-Nets and samplers what a pipeline does, with `with`
 
 Prompts and LoRAs
@@ -64,6 +65,7 @@ _OTHERS = {
     "make_scheduler": "sd_ext.schedulers",
     "pretrained_path": "sd_ext.pretrained",
     "publishable": "sd_ext.unets",
+    "regional": "sd_ext.unets",
     "sampling": "sd_ext.unets",
     "set_attention": "sd_ext.unets",
     "use_embedding": "sd_ext.prompts",

@@ -22,7 +22,7 @@ KDPM2DiscreteScheduler LCMScheduler LMSDiscreteScheduler NoiseSchedule PNDMSched
 RESSinglestepScheduler RestartScheduler SASolverScheduler SEEDSScheduler SamplerInfo TCDScheduler Table TableScheduler
 TokenReducedUNet2DConditionModel UniPCMultistepScheduler VariantUNet2DConditionModel __version__ attach
 attention_report calibrate detach encode_prompt guided_by list_grids list_samplers make_scheduler
-pretrained_path publishable sampling set_attention use_embedding use_lora
+pretrained_path publishable regional sampling set_attention use_embedding use_lora
 """.split()  # noqa: SIM905
 
 

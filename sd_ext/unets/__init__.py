@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .guiders import guided_by
     from .inside.told import sampling
     from .publishing import publishable
+    from .regions import regional
     from .variant import VariantUNet2DConditionModel
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "attention_report",
     "guided_by",
     "publishable",
+    "regional",
     "sampling",
     "set_attention",
 ]
@@ -42,6 +44,7 @@ _PLACES = {
     "attention_report": "attention.processors",
     "guided_by": "guiders",
     "publishable": "publishing",
+    "regional": "regions",
     "sampling": "inside.told",
     "set_attention": "attention.processors",
 }

@@ -54,23 +54,28 @@ def _asked(host: Host, option: str, prompt: str, like: torch.Tensor) -> Text:
             f"{option} needs the text states of {prompt!r}: call the U-Net by a pipeline of Diffusers, or within "
             f"sd_ext.sampling(unet, ..., texts={{{prompt!r}: states}})"
         )
-    if not any(getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2")):
-        raise InputError(f"{option} needs the text states of {prompt!r}, and this pipeline has no text encoder now")
-    text = _encode(pipe, prompt, like.device)
-    return Text(*(None if each is None else each.to(like) for each in text))
+    return encode(option, pipe, prompt, like)
 
 
 @torch.no_grad()
-def _encode(pipe: Any, prompt: str, device: torch.device) -> Text:
-    """By `encode_prompt` of Stable Diffusion, which returns two tensors, or of SDXL, which returns four."""
-    found = pipe.encode_prompt(
+def encode(option: str, pipe: Any, prompt: str, like: torch.Tensor) -> Text:
+    """Encode a prompt, by `encode_prompt` of Stable Diffusion, which returns two tensors, or of SDXL, with four.
+
+    Args:
+        option, prompt, like: see `encoded`.
+        pipe: the pipeline.
+
+    Raises:
+        InputError: its text encoders have been taken out.
+    """
+    if not any(getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2")):
+        raise InputError(f"{option} needs the text states of {prompt!r}, and this pipeline has no text encoder now")
+    given, negative, *pooled = pipe.encode_prompt(
         prompt=prompt,
-        device=device,
+        device=like.device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=not prompt,
         clip_skip=getattr(pipe, "clip_skip", None),
     )
-    given, negative, *pooled = found
-    if not prompt:
-        return Text(negative, pooled[1] if pooled else None)
-    return Text(given, pooled[0] if pooled else None)
+    found = (given, *pooled[:1]) if prompt else (negative, *pooled[1:])
+    return Text(*(each.to(like) for each in found))
