@@ -10,6 +10,7 @@ from sd_ext.training.settings.setting import (
     AT_LEAST_1,
     BELOW_1,
     NOT_NEGATIVE,
+    RAISED,
     SHARE,
     Range,
     Settings,
@@ -85,7 +86,9 @@ class BucketSettings(Settings):
     upscale: bool = setting(False, "enlarge pictures that are smaller than their bucket (else they get a smaller one)")
     crop: str = setting("center", "which part of a picture a bucket shows", choices=("center", "random"))
     min_size: int = setting(16, "pictures whose shorter side is below this are left out", "PIXELS", within=AT_LEAST_1)
-    epochs: int = setting(0, "passes over the data, in place of steps; 0 for steps", "N", within=NOT_NEGATIVE)
+    epochs: int = setting(
+        0, "passes over the data, in place of steps; 0 for steps", "N", in_place=RAISED, within=NOT_NEGATIVE
+    )
     repeats: int = setting(
         1,
         "times an epoch holds each picture, beside what the data itself says",

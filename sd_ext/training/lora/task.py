@@ -25,6 +25,7 @@ from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.lora.class_pictures import with_class_pictures
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import Workload
+from sd_ext.training.lora.given import put
 from sd_ext.training.lora.network import adapt_towers, adapt_unet, base_dtype, quantize, trains_text
 from sd_ext.training.lora.new_words import Words, spell_out
 from sd_ext.training.lora.rates import text_share
@@ -100,6 +101,11 @@ class LoraTask(DiffusionTask):
             path = Path(config.folder.out) / "start.safetensors"
             self.at_start = keep_start(self.adapted(), path, self.accelerator)
         return self.model
+
+    def start_from(self, source: str) -> None:
+        """Begin with the LoRA of a file, see `put`."""
+        for note in put(source, self.adapted(), self.files, self.config):
+            self.accelerator.print(note)
 
     def adapted(self) -> dict[str, Any]:
         """The models that have adapters, by part name."""

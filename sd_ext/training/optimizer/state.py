@@ -7,6 +7,7 @@ weight_sum and train_mode). Finite floats survive JSON exactly, since Python wri
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -46,7 +47,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Names) -> tuple[dic
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Names, tensors: dict[str, Tensor], scalars: dict[str, Any]
+    optimizer: torch.optim.Optimizer,
+    names: Names,
+    tensors: dict[str, Tensor],
+    scalars: dict[str, Any],
+    own_settings: bool = False,
 ) -> None:
     """Load a state from `optimizer_state` into an optimizer. If it does not fit, nothing is changed.
 
@@ -58,6 +63,8 @@ def restore_optimizer(
         optimizer: an optimizer, or accelerate's wrapper of one; changed in place.
         names: the names of all its parameters.
         tensors, scalars: the result of `optimizer_state`.
+        own_settings: leave what the optimizer was made with (weight decay, betas, ...) and the groups' ratios as they
+            are, and take only what it has learnt.
 
     Raises:
         InputError: the state is of another optimizer class or of other parameters; says what differs.
@@ -89,8 +96,9 @@ def restore_optimizer(
             placed[p] = {key: _place(value, key, p, on_device) for key, value in found.items()}
     optimizer.state.clear()
     optimizer.state.update({p: state for p, state in placed.items() if state})
+    own = {*inspect.signature(type(optimizer)).parameters, "ratio", "until"} if own_settings else set()
     for group, kept in zip(optimizer.param_groups, settings, strict=True):
-        group.update(kept)
+        group.update({key: value for key, value in kept.items() if key not in own})
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:

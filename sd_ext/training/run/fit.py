@@ -15,6 +15,7 @@ OUT/model.sha256    checksums of the result; running the same command again veri
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -31,12 +32,13 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from sd_ext import whole
-from sd_ext.errors import TrainingError
+from sd_ext.errors import InputError, TrainingError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.optimizer.averaged import averages, to_training
 from sd_ext.training.optimizer.averaged import evaluating as averaged
 from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
+from sd_ext.training.optimizer.schedules import learning_rate
 from sd_ext.training.quick.attention import quicken_attention
 from sd_ext.training.quick.group_norm import quicken
 from sd_ext.training.run import checkpoint
@@ -45,6 +47,7 @@ from sd_ext.training.run.folder import alone, open_run
 from sd_ext.training.run.history import History
 from sd_ext.training.run.loop import Ema, Run, train
 from sd_ext.training.run.machine import check_machine, uses_cpu
+from sd_ext.training.run.parent import Parent, inherit, parent_of
 from sd_ext.training.run.progress import TrainingProgress
 from sd_ext.training.run.result import check as check_result
 from sd_ext.training.run.result import record as record_result
@@ -52,6 +55,8 @@ from sd_ext.training.run.task import Task
 from sd_ext.training.settings.kept import SETTINGS, keep_settings
 
 EXPORTS = "exports"
+log = logging.getLogger(__name__)
+
 SAME_REQUEST = 2.0  # seconds in which signals count as one: the terminal and the launcher both send Ctrl-C
 
 
@@ -123,12 +128,25 @@ def save(run: Run, folder: Path, history: History) -> None:
     run.last_checkpoint = str(target)
 
 
-def resume(run: Run, folder: Path) -> str | None:
+def descent(parent: Parent, run: Run) -> str:
+    """A line that says what the run starts from, and at which learning rate it goes on."""
+    if "step" not in parent:
+        return f"starts from {parent['from']}"
+    step, config = parent["step"], run.config
+    rate = learning_rate(config.rate, step, config.loop.steps)
+    return f"starts from {parent['run']} at step {step} of {config.loop.steps}, where the learning rate is {rate:.3g}"
+
+
+def resume(run: Run, folder: Path, parent: Parent | None = None) -> str | None:
     """Load the newest undamaged checkpoint, if there is one, into the run.
+
+    From its parent's checkpoint a run takes what fits its own settings: of the optimizer what it has learnt, or nothing
+    if it is another one, which is said.
 
     Args:
         run: a run at step 0, changed in place.
         folder: the folder of the checkpoints.
+        parent: what the run starts from; None for nothing.
 
     Returns:
         The checksum of the log (`History.seal`) when the checkpoint was written; None without a checkpoint.
@@ -143,10 +161,25 @@ def resume(run: Run, folder: Path) -> str | None:
         return None
     path, tensors, state = found
     names = trained(run)
-    checkpoint.restore(path, tensors["model.safetensors"], {name: p for p, name in names.items()})
-    if run.ema:
+    inherited = parent is not None and state["step"] == parent.get("step")
+    try:
+        checkpoint.restore(path, tensors["model.safetensors"], {name: p for p, name in names.items()})
+    except InputError as error:
+        more = "; a run of other adapters starts from a LoRA: sd-ext train export, then --from its file"
+        raise InputError(f"{error}{more if inherited else ''}") from error
+    if run.ema and inherited and "ema.safetensors" not in tensors:
+        log.warning("%s has no averaged weights; they begin here", path)
+        run.ema.begin()
+    elif run.ema:
         checkpoint.restore(path, tensors["ema.safetensors"], run.ema.average)
-    checkpoint.restore_optimizer(run.optimizer, names, tensors["optimizer.safetensors"], state["optimizer"])
+    try:
+        checkpoint.restore_optimizer(
+            run.optimizer, names, tensors["optimizer.safetensors"], state["optimizer"], own_settings=inherited
+        )
+    except InputError as error:
+        if not inherited:
+            raise
+        log.warning("the optimizer begins anew: %s", error)
     if state["loss_scale"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["loss_scale"])
     run.step, run.last_checkpoint = state["step"], str(path)
@@ -201,16 +234,21 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     """See `fit`, of which this is what happens while the folder is this run's own."""
     with accelerator.main_process_first():
         folder = open_run(config, task.name, task.parts)
+        parent = parent_of(config, task.name)
         if accelerator.is_main_process:
             keep_settings(config, folder / SETTINGS)
+            if parent:
+                inherit(parent, folder)
     result = folder / "model"
     if result.exists():
         if accelerator.is_main_process:
             check_result(result)
         return result
     task.begin(accelerator)
+    if parent and not checkpoint.checkpoints(folder / "checkpoints"):
+        task.start_from(parent["from"])
     run = start(task, config, accelerator)
-    sealed = resume(run, folder / "checkpoints")
+    sealed = resume(run, folder / "checkpoints", parent)
     task.after(run.step)
     history = History(folder / "history.jsonl", run.step, accelerator.is_main_process)
     history.check(sealed)
@@ -225,6 +263,8 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
         ):
             millions = sum(p.numel() for p in task.model.parameters() if p.requires_grad) / 1e6
             progress.say(config.training())
+            if parent:
+                progress.say(descent(parent, run))
             progress.say(f"{task.name}: {millions:.2f} M parameters on {accelerator.device}, from step {run.step}")
             for metrics in train(run):
                 observe(run, task, folder, metrics, progress, history)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from sd_ext.errors import InputError
 from sd_ext.held import held
 from sd_ext.reading import read_json
 from sd_ext.training.run.config import RunConfig
+from sd_ext.training.run.parent import parent_of
+from sd_ext.training.run.point import RECORD
+from sd_ext.training.run.result import sums_file
 
-RECORD, LOCK = "run.json", "run.lock"
+LOCK = "run.lock"
+
+log = logging.getLogger(__name__)
 
 
 def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
@@ -36,6 +42,7 @@ def check_folder(config: RunConfig, name: str, parts: dict[str, str] | None = No
     if not config.folder.out:
         raise InputError("no folder for the run: give --out DIR")
     folder, settings = Path(config.folder.out), {"run": name, **config.result_settings(), **(parts or {})}
+    settings["parent"] = parent_of(config, name)
     if (folder / RECORD).is_file():
         compare(folder, settings)
         return folder, settings
@@ -52,16 +59,50 @@ def is_fresh(folder: Path) -> bool:
     return folder.is_dir() and all(whole.is_temporary(path.name) or path.name == LOCK for path in folder.iterdir())
 
 
-def compare(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise `InputError` if the folder's record has other settings; the message lists the differences."""
+def compare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Compare the folder's record with the settings that it is to hold.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: settings have changed that may not change in place; the message lists them.
+    """
     try:
         before = read_json(folder / RECORD, dict[str, Any])
     except InputError as error:
         raise InputError(f"{error}; choose another --out") from error
     differing = [key for key in settings if before.get(key) != settings.get(key)]
-    if differing:
-        changes = ", ".join(f"{key} {shown(before.get(key))} -> {shown(settings.get(key))}" for key in differing)
-        raise InputError(f"{folder} holds a run with other settings ({changes}); choose another --out")
+    if refused := [key for key in differing if key not in IN_PLACE or not IN_PLACE[key](before, settings)]:
+        changes = ", ".join(f"{key} {shown(before.get(key))} -> {shown(settings.get(key))}" for key in refused)
+        raise InputError(
+            f"{folder} holds a run with other settings ({changes}); choose another --out, and --from {folder} to go on "
+            "from this one"
+        )
+    return before
+
+
+def _raised(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    steady = after["lr_schedule"] in ("constant", "inverse_sqrt")
+    return steady and all(
+        isinstance(before.get(key), int) and before[key] <= after[key] for key in ("steps", "epochs") if key in after
+    )
+
+
+def _same_product(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    try:
+        return before["batch_size"] * before["accumulation"] == after["batch_size"] * after["accumulation"]
+    except (KeyError, TypeError):
+        return False
+
+
+IN_PLACE: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
+    "steps": _raised,
+    "epochs": _raised,
+    "batch_size": _same_product,
+    "accumulation": _same_product,
+}
+"""Setting -> whether it may change in a folder, given the record before and after; `setting` says the same in words."""
 
 
 @contextlib.contextmanager
@@ -84,9 +125,9 @@ def alone(config: RunConfig, name: str, parts: dict[str, str], first: bool) -> I
 
 
 def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) -> Path:
-    """Open the run's folder: check it, remove temporary files of killed runs, write the record if it is new.
+    """Open the run's folder: check it, remove temporary files of killed runs, write the record if it is new or changed.
 
-    Arguments as for `check_folder`.
+    If there are more steps than before, a result of fewer is kept under another name. Arguments as for `check_folder`.
 
     Returns:
         The folder.
@@ -97,6 +138,20 @@ def open_run(config: RunConfig, name: str, parts: dict[str, str] | None = None) 
     """
     folder, settings = check_folder(config, name, parts)
     whole.sweep(folder)
-    if not (folder / RECORD).is_file():
+    before = compare(folder, settings) if (folder / RECORD).is_file() else None
+    if before is not None and before["steps"] != settings["steps"]:
+        set_result_aside(folder / "model", before["steps"])
+    if before != settings:
         whole.write_json(folder / RECORD, settings)
     return folder
+
+
+def set_result_aside(result: Path, steps: int) -> None:
+    """Rename the result of a run that is to go on; does nothing if there is none."""
+    if not result.exists():
+        return
+    to = result.with_name(f"{result.name}-{steps:08d}")
+    if sums_file(result).exists():
+        whole.remove(sums_file(result))
+    whole.move(result, to)
+    log.warning("the result of %s steps is now %s; the run goes on", steps, to)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +47,10 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.source = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.begin()
+
+    def begin(self) -> None:
+        """Make the averages the present weights."""
         self.average = {name: p.detach().float().clone() for name, p in self.source.items()}
 
     @torch.no_grad()
@@ -117,9 +123,19 @@ def check_finite(run: Run, values: dict[str, float], passes: list[Pass]) -> None
             samples = "; ".join(run.names(each) for each in passes)
             raise TrainingError(
                 f"the {what} is {value} at step {run.step + 1} (samples: {samples}); "
-                f"last good checkpoint: {run.last_checkpoint}. "
-                "Lower the learning rate, or use bf16 in place of fp16, and resume from there"
+                f"last good checkpoint: {run.last_checkpoint}. {advice(run)}"
             )
+
+
+def advice(run: Run) -> str:
+    """How to go on after a loss that is not finite: what to add to the command."""
+    out, rate = run.config.folder.out, run.config.rate.learning_rate / 2
+    bf16 = " --mixed-precision bf16" if run.config.machine.mixed_precision == "fp16" else ""
+    changed = f"--learning-rate {rate:g}{bf16} --out {shlex.quote(f'{out.rstrip(os.sep)}-2')}"
+    if run.last_checkpoint == "none":
+        return f"To begin again more slowly, add: {changed}"
+    step = int(run.last_checkpoint.rpartition("-")[2])
+    return f"To go on from there more slowly, add: --from {shlex.quote(f'{out}@{step}')} {changed}"
 
 
 def backward(run: Run, work: list[tuple[Pass, tuple]]) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from sd_ext.errors import DamagedError, InputError
 from sd_ext.reading import read_json
 from sd_ext.training.run import checkpoint
-from sd_ext.training.run.folder import RECORD
+
+RECORD = "run.json"
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sd_ext.training.settings.setting import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, Settings, setting
+from sd_ext.training.settings.setting import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, RAISED, SAME_PRODUCT, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,9 @@ class FolderSettings(Settings):
     """Where a run is, and what it leaves there meanwhile."""
 
     out: str = setting("", "folder of the run: checkpoints, previews, logs, and at the end the model", "DIR", free=True)
+    from_: str = setting(
+        "", "start from a run, at its newest checkpoint or STEP's, or from a LoRA file", "RUN[@STEP]|FILE", free=True
+    )
     log_every: int = setting(20, "steps between two lines of the log", "STEPS", free=True, within=AT_LEAST_1)
     validate_every: int = setting(
         1000, "steps between two preview pictures; 0 for none", "STEPS", free=True, within=NOT_NEGATIVE
@@ -33,9 +36,13 @@ class FolderSettings(Settings):
 class LoopSettings(Settings):
     """What a step is, and how many there are."""
 
-    steps: int = setting(1000, "optimizer steps in all", "STEPS", within=AT_LEAST_1)
-    batch_size: int = setting(32, "pictures per process in one forward pass", "N", within=AT_LEAST_1)
-    accumulation: int = setting(1, "forward passes whose gradients make one optimizer step", "N", within=AT_LEAST_1)
+    steps: int = setting(1000, "optimizer steps in all", "STEPS", in_place=RAISED, within=AT_LEAST_1)
+    batch_size: int = setting(
+        32, "pictures per process in one forward pass", "N", in_place=SAME_PRODUCT, within=AT_LEAST_1
+    )
+    accumulation: int = setting(
+        1, "forward passes whose gradients make one optimizer step", "N", in_place=SAME_PRODUCT, within=AT_LEAST_1
+    )
     clip: float = setting(1.0, "the gradient's norm is cut to this; 0 for never", "NORM", within=NOT_NEGATIVE)
     ema: float = setting(
         0.999, "decay of the averaged weights, which are what is saved; 0 for no averaging", within=BELOW_1

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from sd_ext.errors import InputError
 from sd_ext.training.data.order import Pass
 
 
@@ -37,6 +38,14 @@ class Task:
 
     def begin(self, accelerator: Accelerator) -> None:
         """Load the models, and fill the cache; called once by every process, before training."""
+
+    def start_from(self, source: str) -> None:
+        """Begin with the weights of a file; called once, after `begin`, if the setting `from` names no run.
+
+        Raises:
+            InputError: the file does not fit, or this kind of training starts from runs only.
+        """
+        raise InputError(f"--from {source}: that is no run, and a run of the {self.name} starts from no file")
 
     def arrange(self) -> None:
         """Change the memory layout of the model's weights to the fastest one; called once, after `begin`."""

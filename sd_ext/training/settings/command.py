@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import keyword
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -94,7 +95,7 @@ def converted(cls: type[Config], values: dict[str, Any], where: str) -> dict[str
         UnknownNameError: a name is no setting; suggests the closest.
         InputError: a value is of another type.
     """
-    known, normal = every_setting(cls), {name.replace("-", "_"): value for name, value in values.items()}
+    known, normal = every_setting(cls), {as_in_python(name): value for name, value in values.items()}
     for name, each in known.items():
         tables = each.meta["tables"]
         if tables and isinstance(normal.get(tables), list):
@@ -113,9 +114,15 @@ def read_value(setting: Setting, value: Any, where: str) -> Any:
     return read(value, where) if read else convert(setting.kind, value, where)
 
 
+def as_in_python(name: str) -> str:
+    """A setting's name as Python has it: "batch-size" -> "batch_size"; "from", a word of Python's own, -> "from_"."""
+    name = name.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
 def flag(name: str) -> str:
-    """The command-line flag of a setting: "batch_size" -> "--batch-size"."""
-    return "--" + name.replace("_", "-")
+    """The command-line flag of a setting: "batch_size" -> "--batch-size", "from_" -> "--from"."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def parser(cls: type[Config], doc: str, prog: str | None = None) -> Parser:
@@ -148,7 +155,7 @@ def parser(cls: type[Config], doc: str, prog: str | None = None) -> Parser:
         text = each.help + (f" ({', '.join(each.choices)})" if each.choices else "")
         switch: Any = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
         headings[each.group].add_argument(
-            flag(name), default=None, metavar=meta["unit"] or "VALUE", **switch,
+            flag(name), dest=name, default=None, metavar=meta["unit"] or "VALUE", **switch,
             help=(f"{text} [{shown}]" if shown != "" else text).replace("%", "%%"),
         )  # fmt: skip
     return made
@@ -280,7 +287,7 @@ def describe(config: Config) -> str:
     for name, value in config.values().items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
         why = f" ({notes[name]})" if name in notes else ""
-        lines.append(f"{name:<{width}}  {text!s:<28} {known[name].help}{why}")
+        lines.append(f"{name.rstrip('_'):<{width}}  {text!s:<28} {known[name].help}{why}")
     return "\n".join(lines)
 
 

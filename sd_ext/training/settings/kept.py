@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,20 +27,31 @@ def keep_settings(config: Config, path: Path) -> None:
     known = every_setting(type(config))
     lines = ["# All settings of this run, as they were when it last began.", f"[{config.section}]"]
     for name, value in config.values().items():
-        if known[name].meta["in_files"]:
+        unset = known[name].meta["tables"] and not value  # an empty list of tables cannot be read back
+        if known[name].meta["in_files"] and not unset:
             lines.append(as_toml(name, value))
     whole.write_text(path, "\n".join(lines) + "\n")
 
 
 def as_toml(name: str, value: Any) -> str:
     """A setting as a line of TOML; a comment for a text that is no Unicode, such as some files' names."""
-    written = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    written = toml_value(value)
     if not written.isascii():
         try:
             written.encode()
         except UnicodeEncodeError:
             return f"# {name} is no text that this file could hold"
-    return f"{name} = {written}".replace("\x7f", "\\u007f")
+    return f"{name.rstrip('_')} = {written}".replace("\x7f", "\\u007f")
+
+
+def toml_value(value: Any) -> str:
+    """A value in TOML: text, number, truth, a list of them, or of tables, whose fields that are None are left out."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if is_dataclass(value):
+        there = {field.name: getattr(value, field.name) for field in fields(value)}
+        return f"{{{', '.join(f'{name} = {toml_value(each)}' for name, each in there.items() if each is not None)}}}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def kept_settings(cls: type[C], path: Path, **more: Any) -> C:

@@ -36,6 +36,8 @@ NOT_NEGATIVE = Range("0 or more", lambda value: value >= 0)
 POSITIVE = Range("more than 0", lambda value: value > 0)
 SHARE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = Range("from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+RAISED = "raised, where the learning rate does not depend on it (`lr_schedule` constant or inverse_sqrt)"
+SAME_PRODUCT = "if `batch_size` x `accumulation` stays the same; the result too then, but for rounding and dropout"
 BETWEEN_0_AND_1 = Range("between 0 and 1", lambda value: 0 < value < 1)
 
 
@@ -45,6 +47,7 @@ def setting(
     unit: str | None = None,
     choices: Sequence[str] | Callable[[], Sequence[str]] = (),
     free: bool = False,
+    in_place: str = "",
     within: Range | None = None,
     packages: Mapping[str, str] = MappingProxyType({}),
     in_files: bool = True,
@@ -59,6 +62,7 @@ def setting(
         unit: placeholder that the help shows after the flag, e.g. "STEPS".
         choices: the allowed texts; empty if any is allowed. Or a function that returns them, if they are from a table.
         free: True if the setting does not affect the result of a run, so that it may change when a run is resumed.
+        in_place: if it is not free, how it may change all the same when a run is resumed; "" if it may not.
         within: the allowed numbers. A tuple must have at least one number, and all must be allowed.
         packages: choice -> the optional package that it needs.
         in_files: False if only the command line may set it, not a settings file, which may be from an untrusted source.
@@ -68,7 +72,7 @@ def setting(
     """
     metadata = {
         "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages,
-        "in_files": in_files, "tables": tables, "read": read,
+        "in_files": in_files, "in_place": in_place, "tables": tables, "read": read,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 

@@ -10,7 +10,7 @@ from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run.config import RunConfig
-from sd_ext.training.settings.command import describe, make_config, parse, parser, run_command
+from sd_ext.training.settings.command import describe, flag, make_config, parse, parser, run_command
 from sd_ext.training.settings.config import Config, every_setting
 from sd_ext.training.settings.setting import Settings, setting
 
@@ -21,13 +21,13 @@ ALL = [AutoencoderConfig, TextEncoderConfig, TextToImageConfig, LoraConfig]
 def test_each_field_is_one_flag_with_one_line_of_help(cls):
     known = every_setting(cls)
     made = [action for action in parser(cls, "")._actions if action.dest in known]
-    assert [action.option_strings for action in made] == [["--" + name.replace("_", "-")] for name in known]
+    assert [action.option_strings for action in made] == [[flag(name)] for name in known]
     for each, action in zip(known.values(), made, strict=True):
         assert each.help
         assert each.help in action.help.replace("%%", "%")
         assert "\n" not in action.help
     lines = describe(cls()).splitlines()
-    assert [line.split()[0] for line in lines] == list(known)
+    assert [line.split()[0] for line in lines] == [name.rstrip("_") for name in known]
 
 
 def test_two_groups_with_a_setting_of_one_name_are_a_mistake():
@@ -70,7 +70,7 @@ def test_every_setting_can_be_given_as_a_flag_in_a_file_and_as_an_override(cls, 
     in_files = {name: each.meta["in_files"] for name, each in every_setting(cls).items()}
     file = tmp_path / "all.toml"
     file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items() if in_files[name]))
-    flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), text(value))]
+    flags = [part for name, value in values.items() for part in (flag(name), text(value))]
     overrides = [part for name, value in values.items() for part in ("--override", f"{name}={text(value)}")]
     for arguments in (["--config", str(file)], flags, overrides):
         assert parse(cls, arguments, "")[0] == config

@@ -4,6 +4,7 @@ import pytest
 
 from sd_ext.errors import InputError
 from sd_ext.training.configs import AutoencoderConfig, TextToImageConfig
+from sd_ext.training.data.several import DataSet
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.settings.command import parse
 from sd_ext.training.settings.kept import keep_settings, kept_settings
@@ -15,6 +16,7 @@ def test_all_settings_come_back(tmp_path):
     for config in (
         LoraConfig.of(instance_prompt=ODD, prompts=(ODD, ", "), optimizer="prodigy", tokens=("<a>",), prefix="<a>"),
         LoraConfig.of(optimizer="schedulefree-adamw"),
+        LoraConfig.of(sets=(DataSet("a b", prefix=ODD, flip=True), DataSet("c", weight=0.5)), from_="runs/a@3"),
         TextToImageConfig.of(channels=(8, 16), attention=(0, 1), lr_end=1e-7, flip=True),
         AutoencoderConfig.of(out="a/b"),
     ):
