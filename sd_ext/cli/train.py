@@ -161,6 +161,28 @@ def export(
 
 
 @app.command()
+def caption(
+    data: Annotated[str, typer.Argument(help="Folder of pictures.", metavar="DATA")],
+    model: Annotated[str, typer.Option(help="Image-to-text model or classifier: a folder, or a Hub id.", metavar="M")],
+    revision: Annotated[str, typer.Option(help="Which branch, tag or commit of a Hub id.", metavar="NAME")] = "",
+    prompt: Annotated[str, typer.Option(help="How captions begin, or what a model that chats is asked.")] = "",
+    tokens: Annotated[int, typer.Option(help="Length of a caption, at most.", metavar="N", min=1)] = 60,
+    threshold: Annotated[float, typer.Option(help="How likely a tag must be.", metavar="SHARE", min=0, max=1)] = 0.35,
+    ending: Annotated[str, typer.Option(help="Of the files: .txt or .caption.")] = ".txt",
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.", metavar="N", min=1)] = 1,
+) -> None:
+    """Write captions beside pictures that have none, by a model of transformers; what is there stays as it is."""
+    from functools import partial
+
+    from ..training.captioner.models import load_captioner
+    from ..training.captioner.write import write_captions
+
+    load = partial(load_captioner, model, revision, prompt, tokens, threshold)
+    for line in write_captions(data, load, ending, batch_size):
+        print(line)
+
+
+@app.command()
 def from_scratch(
     out: Annotated[str, typer.Option(help="Folder of the run; the same command resumes it.", metavar="DIR")],
     recipe: Annotated[str, typer.Option(help="cpu (64 x 64), gpu (128 x 128), or a TOML file.")] = "cpu",
