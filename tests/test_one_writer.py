@@ -34,7 +34,7 @@ ALLOWED = {
     ("plain_files.py", "open_file", "open"): "for reading",
     ("held.py", "held", "open"): "to lock it, and to name the holder",
     ("training/sets/drawings/packages.py", "fetch", "mkdir"): "npm writes into it",
-    ("hub/publish.py", "publish", "TemporaryDirectory"): "goes to the Hub, then is gone",
+    ("hub/publish.py", "publish_content", "TemporaryDirectory"): "goes to the Hub, then is gone",
     ("schedulers/exported.py", "save_config", "mkdir"): "the exported file stands alone, without sd_ext",
     ("schedulers/exported.py", "save_config", "write_bytes"): "the exported file stands alone, without sd_ext",
     ("schedulers/exported.py", "save_config", "save_config"): "the exported file stands alone, without sd_ext",

@@ -1,9 +1,19 @@
-"""Publish a finished LoRA run to the Hugging Face Hub: its files, its pictures and a model card, and nothing else."""
+"""Publish on the Hugging Face Hub: LoRAs, samplers, U-Nets, pipelines. Files and a card, nothing else."""
 
 from __future__ import annotations
 
+from .content import Content, stage_content
 from .finished import FinishedRun, read_finished
-from .publish import Published, publish
+from .publish import Published, publish, publish_content
 from .stage import stage
 
-__all__ = ["FinishedRun", "Published", "publish", "read_finished", "stage"]
+__all__ = [
+    "Content",
+    "FinishedRun",
+    "Published",
+    "publish",
+    "publish_content",
+    "read_finished",
+    "stage",
+    "stage_content",
+]

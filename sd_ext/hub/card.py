@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..models import FAMILIES
 from .base import Base
 from .finished import CURVE, DIFFUSERS_FILE, SHEET, FinishedRun
+from .leaks import shown
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData
@@ -60,11 +61,11 @@ def card_data(run: FinishedRun, base: Base) -> ModelCardData:
     """The metadata (YAML) at the top of the card. Unknown entries are left out."""
     from huggingface_hub import ModelCardData
 
-    widget = [{"text": s["prompt"] or "-", "output": {"url": s["file"]}} for s in _samples(run)]
+    widget = [{"text": shown(s["prompt"]) or "-", "output": {"url": s["file"]}} for s in _samples(run)]
     return ModelCardData(
         base_model=base.hub_id,
         base_model_relation="adapter" if base.hub_id else None,
-        instance_prompt=run.instance_prompt or None,
+        instance_prompt=shown(run.instance_prompt) or None,
         license=base.licence.get("license"),
         license_name=base.licence.get("license_name"),
         license_link=base.licence.get("license_link"),
@@ -138,12 +139,12 @@ def _call(run: FinishedRun) -> str:
 
 def literal(text: str | None) -> str:
     """`text` as a double-quoted Python string without backticks, which could end the Markdown code block around it."""
-    return json.dumps(text, ensure_ascii=False).replace("`", "\\x60")
+    return shown(json.dumps(text, ensure_ascii=False)).replace("`", "\\x60")
 
 
 def code_span(text: str) -> str:
     """`text` as inline Markdown code on one line; backticks in it are allowed."""
-    text = " ".join(text.split())
+    text = shown(" ".join(text.split()))
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}"
@@ -151,7 +152,7 @@ def code_span(text: str) -> str:
 
 def cell(value: Any) -> str:
     """`value` escaped for one cell of a Markdown table."""
-    return re.sub(r"([\\|`*_<\[\]])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\|`*_<\[\]])", r"\\\1", shown(" ".join(str(value).split())))
 
 
 def public_settings(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

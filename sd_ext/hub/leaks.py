@@ -1,6 +1,6 @@
 """Find what must not be published in a text: paths, account names and access tokens.
 
-A finding is reported by its kind and place; the string itself is never repeated.
+A finding is reported by its kind and place; of the string itself no more than a few characters and stars are shown.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from pathlib import Path
 
 TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[opsu]_[A-Za-z0-9]{20,}"
-    r"|github_pat_\w{20,}|sk-[\w-]{20,})|://[^/\s:@]+:[^/\s:@]+@"
+    r"|github_pat_\w{20,}|sk-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])|AIza[\w-]{35}|xox[abprs]-[\w-]{10,})"
+    r"|://[^/\s:@]+:[^/\s:@]+@|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    r"|(?i:aws_?secret_?access_?key)\W{1,6}[A-Za-z0-9/+]{40}"
 )
+"""Of the Hub, GitHub, OpenAI, AWS, Google and Slack; passwords in addresses; private keys."""
+MAIL = re.compile(r"(?<![\w.+/-])[\w.+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,24}(?![\w-])")
+STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""Characters that steer a screen: controls, and those that turn the direction of what follows."""
 ROOTS = (
     "home|root|mnt|media|data|datasets|tmp|var|opt|usr|etc|srv|run|scratch|work|workspace|content|kaggle|Users|Volumes"
 )
@@ -34,16 +40,18 @@ class Secrets:
         user: the account's name; "" for a generic one, such as "root".
         token: the Hub token in use.
         meant: texts that are published on purpose and may contain the account's name, such as the repository's id.
+        mail: whether mail addresses may be published.
     """
 
     home: str = ""
     user: str = ""
     token: str = field(default="", repr=False)
     meant: tuple[str, ...] = ()
+    mail: bool = False
 
     @classmethod
-    def of_this_machine(cls, meant: Iterable[str] = ()) -> Secrets:
-        """Collect them. `meant`: see `Secrets`."""
+    def of_this_machine(cls, meant: Iterable[str] = (), mail: bool = False) -> Secrets:
+        """Collect them. `meant`, `mail`: see `Secrets`."""
         from huggingface_hub import get_token
 
         try:
@@ -51,7 +59,7 @@ class Secrets:
         except (KeyError, OSError, RuntimeError):  # a container's user without an entry in the password file
             home, user = "", ""
         user = "" if user.lower() in NOBODY or len(user) < 2 else user
-        return cls("" if home == "/" else home, user, get_token() or "", tuple(filter(None, meant)))
+        return cls("" if home == "/" else home, user, get_token() or "", tuple(filter(None, meant)), mail)
 
 
 def find_leaks(text: str, secrets: Secrets) -> list[str]:
@@ -62,15 +70,29 @@ def find_leaks(text: str, secrets: Secrets) -> list[str]:
         secrets: the strings that identify the user.
 
     Returns:
-        The kinds found, such as `"an absolute path"`; empty if there are none.
+        The kinds found, such as `"an absolute path"`; empty if there are none. Tokens and mail addresses are shown with
+        stars, to be found by their beginnings.
     """
+    token, address = TOKEN.search(text), None if secrets.mail else MAIL.search(text)
     checks = {
-        "an access token": TOKEN.search(text) or (secrets.token and secrets.token in text),
+        f"an access token ({starred(token[0])})" if token else "an access token": token
+        or (secrets.token and secrets.token in text),
+        f"a mail address ({starred(address[0])})" if address else "": address,
         "the home directory": _holds(text, secrets.home) or HOME_PATH.search(text),
         "an absolute path": POSIX_PATH.search(text) or WINDOWS_PATH.search(text),
         "the user's account name": _names_user(text, secrets),
     }
     return [kind for kind, found in checks.items() if found]
+
+
+def starred(secret: str) -> str:
+    """The first three characters of a secret, and stars."""
+    return f"{secret[:3]}***"
+
+
+def shown(text: str) -> str:
+    """`text` with the characters that steer a screen written as escapes. Joiners stay, of which letters are made."""
+    return STEERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _holds(text: str, path: str) -> bool:

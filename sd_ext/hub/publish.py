@@ -1,22 +1,24 @@
-"""Send a finished LoRA to the Hub: put the files together, verify them, and upload them in one commit."""
+"""Send something to the Hub: put the files together, verify them, and upload them in one commit."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HubError, InputError
-from .stage import README, stage
+from .content import Content, stage_content
+from .stage import README, check_repo_id, finished_run
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-MESSAGE = "LoRA in Diffusers and kohya formats, pictures and card"
+ENDINGS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx", ".gguf", ".json", ".py")
+"""Of files that make a repository something: pictures, cards and texts do not."""
 
 
 @dataclass(frozen=True)
@@ -28,36 +30,79 @@ class Published:
 
 
 def publish(
-    folder: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None, message: str | None = None
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    mail: bool = False,
 ) -> Published:
-    """Publish a finished LoRA run in one commit, after verifying that its files load.
-
-    Nothing on the Hub is deleted; files of the same names are replaced, as in any commit.
+    """Publish a finished LoRA run in one commit, after verifying that its files load; see `publish_content`.
 
     Args:
         folder: the output folder of a finished LoRA run, or the `model` folder in it.
+        repo_id, private, revision, message, mail: as there.
+    """
+    options = {"private": private, "revision": revision, "message": message, "mail": mail}
+    return publish_content(lambda: finished_run(folder, repo_id, online=True), repo_id, **options)
+
+
+def publish_content(
+    make: Callable[[], Content],
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    mail: bool = False,
+) -> Published:
+    """Publish something in one commit, after verifying all of it.
+
+    Nothing on the Hub is deleted; files of the same names are replaced, as in any commit. After a broken connection,
+    the same call goes on: large files that had arrived are not sent again.
+
+    Args:
+        make: says what is published; called when the token is known to be good.
         repo_id: `owner/name`; the repository is created if it does not exist.
         private: create a private repository. An existing public one is refused.
         revision: the branch to commit to, created if it does not exist; None is the main branch.
         message: the commit's first line; None is a standard one.
+        mail: whether mail addresses may be published.
 
     Returns:
         The commit's URL and the names of the files.
 
     Raises:
-        InputError: the run cannot be published (see `sd_ext.hub.stage.stage`); nothing was sent.
+        InputError: it cannot be published, or the repository holds something else; nothing was sent.
         HubError: the Hub refused, or could not be reached.
     """
-    with tempfile.TemporaryDirectory(prefix="sd-ext-publish-") as work:
-        staged = stage(folder, Path(work) / "model", repo_id, online=True)
-        with in_one_sentence(repo_id):
-            return _send(staged, repo_id, private, revision, message or MESSAGE)
-
-
-def _send(staged: Path, repo_id: str, private: bool, revision: str | None, message: str) -> Published:
     from huggingface_hub import HfApi
 
+    check_repo_id(repo_id)
     api = HfApi(library_name="sd_ext")
+    with in_one_sentence(repo_id):
+        _check_owner(api, repo_id)
+    with tempfile.TemporaryDirectory(prefix="sd-ext-publish-") as work:
+        content = make()
+        staged = stage_content(content, Path(work) / "model", mail)
+        with in_one_sentence(repo_id):
+            return _send(api, staged, repo_id, private, revision, message or content.what)
+
+
+def _check_owner(api: HfApi, repo_id: str) -> None:
+    """Raise `InputError` if the token in use is nobody's, or of somebody who does not own the repository."""
+    told = api.whoami()
+    owner, names = repo_id.partition("/")[0], [told.get("name"), *(each.get("name") for each in told.get("orgs", ()))]
+    if owner.lower() not in [str(name).lower() for name in names]:
+        raise InputError(
+            f"{repo_id} is not yours: the token in use is of {names[0]}; publish as {names[0]}/... instead"
+        )
+
+
+def _send(api: HfApi, staged: Path, repo_id: str, private: bool, revision: str | None, message: str) -> Published:
+    files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+    _check_vacant(api, repo_id, files)
     _check_card_online(staged)
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     if private:
@@ -67,8 +112,21 @@ def _send(staged: Path, repo_id: str, private: bool, revision: str | None, messa
     commit = api.upload_folder(
         repo_id=repo_id, folder_path=staged, commit_message=message, revision=revision, repo_type="model"
     )
-    files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
     return Published(commit.commit_url, tuple(files))
+
+
+def _check_vacant(api: HfApi, repo_id: str, files: Sequence[str]) -> None:
+    """Raise `InputError` if the repository is there and holds a model that shares no file with what is to be sent."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        there = [name for name in api.list_repo_files(repo_id) if name.endswith(ENDINGS)]
+    except RepositoryNotFoundError:
+        return
+    if there and not set(there) & set(files):
+        raise InputError(
+            f"{repo_id} holds something else ({there[0]}); choose another name, or empty it on the Hub first"
+        )
 
 
 def _check_card_online(staged: Path) -> None:
@@ -115,7 +173,10 @@ def explain(error: Exception, repo_id: str) -> str:
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
-        return "the Hub knows no valid token here; run `hf auth login` with a token that may write, or set HF_TOKEN"
+        return (
+            "the Hub knows no valid token here, or it has expired; run `hf auth login` with one that may write, or set "
+            "HF_TOKEN"
+        )
     if isinstance(error, OfflineModeIsEnabled):
         return "the Hub is switched off here: unset HF_HUB_OFFLINE to publish"
     if status == 403:

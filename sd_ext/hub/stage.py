@@ -6,29 +6,27 @@ import io
 import shutil
 from pathlib import Path
 
-from .. import whole
 from ..errors import InputError
 from ..plain_files import PICTURE_BYTES, read_bytes
 from .base import Base, look_up
 from .card import make_card
-from .finished import CURVE, SHEET, FinishedRun, read_finished
-from .leaks import Secrets
-from .verify import verify
+from .content import Content, plain_source, stage_content
+from .finished import CURVE, DIFFUSERS_FILE, SHEET, FinishedRun, read_finished
+from .stranger import LORA_STRANGER
+from .verify import check_run
 
 README = "README.md"
 
 
-def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = False) -> Path:
-    """Write to the folder `target` exactly what publishing a run would send, and verify it.
-
-    That is the LoRA files, the new tokens and the pictures that exist, and a model card. Pictures are encoded anew,
-    since PNG files may contain hidden text. `target` appears complete or not at all.
+def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = False, mail: bool = False) -> Path:
+    """Write to the folder `target` exactly what publishing a run would send, and verify it; see `stage_content`.
 
     Args:
         folder: the output folder of a finished LoRA run, or the `model` folder in it.
         target: a folder that does not exist yet, or is empty.
         repo_id: `owner/name` on the Hub.
         online: whether the base model's licence may be looked up on the Hub.
+        mail: whether mail addresses may be published.
 
     Returns:
         `target`, with ~ expanded.
@@ -36,27 +34,44 @@ def stage(folder: str | Path, target: str | Path, repo_id: str, online: bool = F
     Raises:
         InputError: `folder` holds no finished run, or something that must not be published, or files that do not load.
     """
-    check_repo_id(repo_id)
-    run, target = read_finished(folder), Path(target).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there already; give a folder that does not exist or is empty")
-    base = look_up(run.base_model, online)
-    with whole.folder(target) as new:
-        expected = _write(run, base, new, repo_id)
-        verify(new, expected, run, Secrets.of_this_machine(_meant(run, base, repo_id)))
-    return target
+    return stage_content(finished_run(folder, repo_id, online), target, mail)
 
 
-def left_out(folder: str | Path, staged: Path) -> list[str]:
-    """The files of the run's model folder that are not published, as paths relative to it.
+def finished_run(folder: str | Path, repo_id: str, online: bool = False) -> Content:
+    """What is published of a finished run: the LoRA files, the new tokens, the pictures that exist, and a model card.
 
-    Args:
-        folder: as in `stage`.
-        staged: the folder that `stage` wrote.
+    Pictures are encoded anew, since PNG files may contain hidden text. For arguments and errors see `stage`.
     """
-    root = read_finished(folder).folder
-    names = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file())
-    return [name for name in names if not (staged / name).exists() or name == README]
+    check_repo_id(repo_id)
+    run = read_finished(folder)
+    base = look_up(run.base_model, online)
+
+    def write(new: Path) -> set[str]:
+        return _write(run, base, new, repo_id)
+
+    loads = run.in_diffusers and not (run.folder / DIFFUSERS_FILE).is_symlink()
+    loader = "StableDiffusionXLLoraLoaderMixin" if run.family == "sdxl" else "StableDiffusionLoraLoaderMixin"
+    return Content(
+        "LoRA in Diffusers and kohya formats, pictures and card",
+        write,
+        _meant(run, base, repo_id),
+        lambda staged: check_run(staged, run),
+        LORA_STRANGER.format(loader=loader, name=DIFFUSERS_FILE) if loads else "",
+        _left_out(run),
+    )
+
+
+def _left_out(run: FinishedRun) -> list[str]:
+    """The files of the run's model folder that are not published, as paths relative to it; its card is written anew."""
+    names = (path.relative_to(run.folder).as_posix() for path in sorted(run.folder.rglob("*")) if path.is_file())
+    kept = _names(run)
+    return [name for name in names if name not in kept]
+
+
+def _names(run: FinishedRun) -> set[str]:
+    """The files of a run that are published."""
+    pictures = [*run.samples, *(name for name in (SHEET, CURVE) if run.has(name))]
+    return {*run.weights, *run.embeddings, *pictures}
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -77,7 +92,7 @@ def _write(run: FinishedRun, base: Base, new: Path, repo_id: str) -> set[str]:
     pictures = [*run.samples, *(name for name in (SHEET, CURVE) if run.has(name))]
     (new / "samples").mkdir()
     for name in weights:
-        shutil.copyfile(run.folder / name, new / name)
+        shutil.copyfile(plain_source(run.folder / name), new / name)
     for name in pictures:
         _copy_picture(run.folder / name, new / name)
     if not any((new / "samples").iterdir()):
@@ -91,7 +106,7 @@ def _copy_picture(source: Path, new: Path) -> None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(read_bytes(source, PICTURE_BYTES))) as picture:
+        with Image.open(io.BytesIO(read_bytes(plain_source(source), PICTURE_BYTES))) as picture:
             pixels = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except Exception as error:  # Pillow's decoders raise all kinds of errors
         raise InputError(f"{source} is no picture that can be read: {error}") from error
@@ -100,6 +115,5 @@ def _copy_picture(source: Path, new: Path) -> None:
 
 
 def _meant(run: FinishedRun, base: Base, repo_id: str) -> list[str]:
-    """The texts that the user publishes on purpose, longest first; they may contain the account's name."""
-    meant = [repo_id, run.name, run.instance_prompt, *run.prompts, *run.tokens, base.hub_id or ""]
-    return sorted(meant, key=len, reverse=True)
+    """The texts that the user publishes on purpose; they may contain the account's name."""
+    return [repo_id, run.name, run.instance_prompt, *run.prompts, *run.tokens, base.hub_id or ""]

@@ -9,22 +9,31 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..errors import InputError
-from ..plain_files import read_text
+from ..plain_files import MIB, read_text
 from ..reading import open_tensors
 from .finished import DIFFUSERS_FILE, FinishedRun
-from .leaks import Secrets, find_leaks
+from .leaks import STEERS, Secrets, find_leaks
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
+CONFIG_BYTES = 64 * MIB  # tables of a sampler can be long
 
-def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Secrets) -> None:
+
+class MailFoundError(InputError):
+    """A mail address would be published. It may be meant, so this is asked about."""
+
+
+SCANNED = re.compile(r"(.*/)?((.*_)?config|model_index|words|.*\.index)\.json")
+"""JSON that people and programs write. What tokenizers know holds every kind of text, and is nobody's secret."""
+
+
+def verify(staged: Path, expected: Iterable[str], secrets: Secrets) -> None:
     """Raise `InputError` unless the folder holds exactly the expected files, none contains private text, and all load.
 
     Args:
         staged: the folder that would be published.
         expected: the paths within it.
-        run: the run that it was made from.
         secrets: what must not appear in any text.
     """
     names = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if not path.is_dir()}
@@ -36,11 +45,17 @@ def verify(staged: Path, expected: Iterable[str], run: FinishedRun, secrets: Sec
             _check_texts(name, enumerate(lines, 1), "line", secrets)
             # Once more without Markdown's escaping backslashes, which would hide a token as `hf\_...`.
             _check_texts(name, enumerate((re.sub(r"\\(\W|_)", r"\1", line) for line in lines), 1), "line", secrets)
+        elif SCANNED.fullmatch(name):
+            _check_texts(name, enumerate(read_text(staged / name, CONFIG_BYTES).splitlines(), 1), "line", secrets)
         elif name.endswith(".safetensors"):
             _check_weights(staged, name, secrets)
+    _check_card(staged, names)
+
+
+def check_run(staged: Path, run: FinishedRun) -> None:
+    """Raise `InputError` unless the LoRA files of a run agree and load, and new words are as the run says."""
     for name in run.embeddings:
         _check_embeddings(staged / name, run.tokens)
-    _check_card(staged, names)
     _check_loras(staged, run)
 
 
@@ -54,10 +69,19 @@ def _check_texts(name: str, texts: Iterable[tuple[Any, str]], place: str, secret
         secrets: what must not appear.
     """
     for where, text in texts:
-        if kinds := find_leaks(text, secrets):
+        if STEERS.search(text.replace("\t", "")):
             raise InputError(
-                f"{name}, {place} {where}: {' and '.join(kinds)} must not be published; take it out of "
-                f"{'training.json' if name.endswith('.md') else 'the file'} and publish again (nothing was sent)"
+                f"{name}, {place} {where} holds characters that steer a screen; take them out of the source"
+            )
+        if kinds := find_leaks(text, secrets):
+            wrong = f"{name}, {place} {where}: {' and '.join(kinds)} must not be published"
+            if all(kind.startswith("a mail address") for kind in kinds):
+                raise MailFoundError(
+                    f"{wrong} without being asked about; give --allow-mail if it may (nothing was sent)"
+                )
+            raise InputError(
+                f"{wrong}; take it out of {'training.json' if name.endswith('.md') else 'the file'} and publish again "
+                "(nothing was sent)"
             )
 
 

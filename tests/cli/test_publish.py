@@ -5,7 +5,7 @@ import pytest
 from tests.cli.test_startup import SLOW, modules_after
 from tests.hub import conftest as hub_tests
 
-finished, hub = hub_tests.finished, hub_tests.hub
+finished, hub, _no_stranger = hub_tests.finished, hub_tests.hub, hub_tests._no_stranger
 
 
 def test_a_dry_run_writes_and_sends_nothing(run, finished, hub, tmp_path):
@@ -29,8 +29,16 @@ def test_publishing(run, finished, hub):
 
 
 def test_a_mistake_is_one_sentence(run, tmp_path, hub):
-    for arguments in ((tmp_path, "alice/brush"), (tmp_path, "brush"), (tmp_path / "missing", "alice/brush")):
-        shown = run("publish", "lora", *arguments)
+    for arguments in (
+        ("lora", tmp_path, "alice/brush"),
+        ("lora", tmp_path, "brush"),
+        ("lora", tmp_path / "missing", "alice/brush"),
+        ("lora", tmp_path, "alice/brush", "--license", "mit"),
+        ("sampler", "euler", "alice/brush"),
+        ("unet", tmp_path, "alice/brush"),
+        ("pipeline", tmp_path, "alice/brush", "--dry-run", tmp_path / "staged"),
+    ):
+        shown = run("publish", *arguments)
         assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
     assert hub.calls == []
 
@@ -39,6 +47,23 @@ def test_a_failure_of_the_hub_is_one_sentence(run, finished, hub):
     hub.fails["create_repo"] = ConnectionResetError("gone")
     shown = run("publish", "lora", finished, "alice/brush")
     assert (shown.code, shown.err.count("\n")) == (1, 1)
+
+
+def test_a_sampler_is_staged_from_the_command(run, tiny_pipeline_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("sd_ext.schedulers.export.COUNTS", range(5, 7))
+    to = tmp_path / "staged"
+    shown = run("publish", "sampler", "euler", "alice/brush", "--model", tiny_pipeline_dir, "--dry-run", to)
+    assert shown.code == 0, shown.err
+    assert set(shown.paths) == {path for path in to.rglob("*") if path.is_file()}
+
+
+def test_mail_is_asked_about(run, hub, tiny_pipeline_dir, tmp_path):
+    """Nobody can answer here, so it is refused until the command says otherwise."""
+    arguments = ("publish", "pipeline", tiny_pipeline_dir, "alice/brush", "--dry-run", tmp_path / "staged")
+    link = ("--license", "other", "--license-link", "https://example.org/?ask=bob@example.org")
+    shown = run(*arguments, *link)
+    assert (shown.code, shown.err.count("\n")) == (2, 1) and "--allow-mail" in shown.err and "bob@" not in shown.err
+    assert run(*arguments, *link, "--allow-mail").code == 0
 
 
 @pytest.mark.parametrize("arguments", [["publish", "--help"], ["publish", "lora", "--help"], ["publish", "lora", "x"]])

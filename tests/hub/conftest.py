@@ -100,6 +100,28 @@ def finished(_tiny_components, tiny_pipeline_dir, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def _no_stranger(monkeypatch) -> None:
+    """A process of its own takes seconds; `strangers` has one."""
+    monkeypatch.setattr("sd_ext.hub.stranger.run_alone", lambda code, folder: (0, ""))
+
+
+@pytest.fixture
+def strangers(fresh, monkeypatch) -> list[str]:
+    """What is read back in a process without this package; the list gets the code that was run there."""
+    from sd_ext.hub.stranger import WITHOUT_US
+
+    ran: list[str] = []
+
+    def run_alone(code: str, folder: Path) -> tuple[int, str]:
+        ran.append(code)
+        done = fresh(WITHOUT_US + code, folder)
+        return done.returncode, done.stderr
+
+    monkeypatch.setattr("sd_ext.hub.stranger.run_alone", run_alone)
+    return ran
+
+
 @pytest.fixture
 def out(finished, tmp_path) -> Path:
     """A run to spoil."""
@@ -179,6 +201,12 @@ def hub(monkeypatch) -> FakeHub:
     class Api:
         def __init__(self, **options):
             pass
+
+        def whoami(self):
+            return {"name": "alice", "orgs": []}
+
+        def list_repo_files(self, repo_id):
+            return []
 
         def create_repo(self, repo_id, **options):
             fake.note("create_repo", repo_id=repo_id, **options)

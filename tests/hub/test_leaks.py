@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sd_ext.hub.leaks import Secrets, find_leaks
+from sd_ext.hub.leaks import Secrets, find_leaks, shown
 
 ALICE = Secrets(home="/home/alice", user="alice", token="abcdef123456", meant=("alice/brush", "a photo of alice"))
 TOKEN = "hf_" + "aB3" * 11
@@ -15,6 +15,10 @@ TOKEN = "hf_" + "aB3" * 11
         ("the token is abcdef123456.", "an access token"),
         ("https://alice:secret@example.org", "an access token"),
         ("ghp_" + "a1" * 18, "an access token"),
+        ("key AKIAIOSFODNN7EXAMPLE", "an access token"),
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "an access token"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "an access token"),
+        ("by bob@example.org.", "a mail address"),
         ("data: /home/alice/pictures", "the home directory"),
         ("/home/alice", "the home directory"),
         ("~/pictures", "the home directory"),
@@ -34,7 +38,9 @@ TOKEN = "hf_" + "aB3" * 11
     ],
 )
 def test_found(text, kind):
-    assert kind in find_leaks(text, ALICE)
+    found = find_leaks(text, ALICE)
+    assert kind in [each.partition(" (")[0] for each in found]
+    assert not any(len(secret) > 3 and secret in str(found) for secret in (TOKEN[3:], "bob@example", "IOSFODNN7"))
 
 
 @pytest.mark.parametrize(
@@ -70,3 +76,9 @@ def test_this_machine(monkeypatch):
     assert "xyzzy" not in repr(secrets)
     monkeypatch.setenv("LOGNAME", "root")  # an account that names nobody
     assert Secrets.of_this_machine().user == ""
+
+
+def test_mail_is_let_through_where_it_is_meant_and_text_that_steers_a_screen_is_escaped():
+    assert find_leaks("by bob@example.org", Secrets(mail=True)) == []
+    assert shown("a\u202eb\x1b[2Jc\u2066") == "a\\u202eb\\x1b[2Jc\\u2066"
+    assert shown("👩\u200d🔬 naïve\tعربي\n") == "👩\u200d🔬 naïve\tعربي\n"

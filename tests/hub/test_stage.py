@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sd_ext.errors import InputError
 from sd_ext.hub import stage
-from sd_ext.hub.stage import check_repo_id, left_out
+from sd_ext.hub.stage import check_repo_id, finished_run
 
 REPO = "alice/brush"
 DIFFUSERS, KOHYA = "pytorch_lora_weights.safetensors", "brush_kohya.safetensors"
@@ -53,7 +53,7 @@ def test_exactly_what_is_to_be_published(out, tmp_path):
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"staged"}
     for name in (DIFFUSERS, KOHYA, "learned_embeds.safetensors"):
         assert (staged / name).read_bytes() == (model / name).read_bytes()
-    assert {"optimizer.bin", ".env", "README.md", "training.json"} <= set(left_out(out, staged))
+    assert {"optimizer.bin", ".env", "README.md", "training.json"} <= set(finished_run(out, REPO).left_out)
     assert not any(TOKEN.encode() in path.read_bytes() for path in staged.rglob("*") if path.is_file())
 
 
@@ -261,10 +261,10 @@ def test_a_dry_run_touches_no_network(finished, tmp_path, monkeypatch):
     assert stage(finished, tmp_path / "staged", REPO)
 
 
-def test_links_are_followed_not_sent(out, tmp_path):
-    """Files in the Hub's cache are links; a repository must not hold them."""
+def test_links_are_neither_followed_nor_sent(out, tmp_path):
+    """They may lead to what nobody meant to publish."""
     kept = tmp_path / "run" / "kept"
     shutil.move(out / "model" / KOHYA, kept)
     (out / "model" / KOHYA).symlink_to(kept)
-    staged = stage(out, tmp_path / "staged", REPO)
-    assert not (staged / KOHYA).is_symlink()
+    with pytest.raises(InputError, match="is a link, and links are not followed"):
+        stage(out, tmp_path / "staged", REPO)
