@@ -39,6 +39,8 @@ WITH_A_MODEL = "use it together with a model"
 SIGNS = (  # the first that fits decides
     Sign("adapter", "an image prompt adapter (IP-Adapter)", ("ip_adapter.", "image_proj.")),
     Sign("lllite", "a ControlNet-LLLite, which draws after pictures in ComfyUI and kohya's scripts", ("lllite_unet_",)),
+    Sign("numbered", "a LoRA of the first trainer (cloneofsimo's), which numbers modules in place of naming them",
+         (":0:up", ":0:down")),
     Sign("lora", "a LoRA, which changes a model", (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.",
          ".lora.up.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag", ".oft_R.", ".oft_r", ".boft_", ".ia3_l",
          "_lora.down.", ".diff_b"), WITH_A_MODEL),

@@ -20,6 +20,7 @@ FILES = {
     "cascade": ["clip_txt_mapper.weight", "down_blocks.0.0.channelwise.0.weight"],
     "vae": ["decoder.conv_in.weight", "encoder.conv_in.weight", "post_quant_conv.weight", "quant_conv.weight"],
     "lora": ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "lora_te_text_model.alpha"],
+    "numbered": ["unet:0:up", "unet:0:down", "text_encoder:0:up"],
     "embedding": ["clip_g", "clip_l"],
     "controlnet": ["control_model.input_hint_block.0.weight", "control_model.time_embed.0.weight"],
     "upscaler": ["low_scale_model.betas", "model.diffusion_model.input_blocks.0.0.weight"],
@@ -46,6 +47,7 @@ FILES = {
 TITLES = {
     "flux": "FLUX", "sd3": "Stable Diffusion 3", "video": "a video model", "auraflow": "AuraFlow", "pixart": "PixArt",
     "cascade": "Stable Cascade", "vae": "an autoencoder", "lora": "a LoRA", "embedding": "an embedding",
+    "numbered": "a LoRA of the first trainer",
     "controlnet": "a ControlNet", "upscaler": "the upscaler", "depth": "the depth-guided model",
     "playground": "Playground v2.5", "motion": "a motion module", "unet": "a U-Net in Diffusers' layout",
     "adapter": "an image prompt adapter", "lllite": "a ControlNet-LLLite", "t2i": "a T2I-Adapter",
