@@ -23,7 +23,7 @@ from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention import kernels as backends
 from sd_ext.unets.attention import processors as attention
-from sd_ext.unets.attention.classes import MemoryEfficientAttnProcessor
+from sd_ext.unets.attention.classes import PROCESSORS, MemoryEfficientAttnProcessor
 from sd_ext.unets.attention.processors import attention_report, set_attention
 from sd_ext.unets.inside import say
 
@@ -52,7 +52,7 @@ def both(attn: Attention, backend: str, x: torch.Tensor, *args) -> tuple[torch.T
     """What the plain formula gives, and what ours does."""
     attn.set_processor(AttnProcessor())
     expected = attn(x, *args)
-    attn.set_processor(attention._PROCESSORS[backend]())
+    attn.set_processor(PROCESSORS[backend]())
     return expected, attn(x, *args)
 
 
@@ -127,7 +127,7 @@ def test_gradients(backend):
     plain = layer(4, 8, cross_attention_dim=24)
     ours = copy.deepcopy(plain)
     plain.set_processor(AttnProcessor())
-    ours.set_processor(attention._PROCESSORS[backend]())
+    ours.set_processor(PROCESSORS[backend]())
     x, states, weights = torch.randn(2, 6, 32), torch.randn(2, 5, 24), torch.randn(2, 6, 32)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     for attn, own in zip((plain, ours), inputs, strict=True):
@@ -386,7 +386,7 @@ def test_on_cuda(backend, heads, size, context, masked):
     mask = mask if masked else None
     attn.set_processor(AttnProcessor())
     expected = attn(x, states, mask)
-    attn.half().set_processor(attention._PROCESSORS[backend]())
+    attn.half().set_processor(PROCESSORS[backend]())
     got = attn(x.half(), states.half(), None if mask is None else mask.half())
     tolerance = 5e-2 if backend == "sage" else 1e-2
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=tolerance)
@@ -430,7 +430,7 @@ def test_ip_adapters_keep_the_choice(tiny_pipeline, backend, ours):
     set_attention(unet, backend)
     unet._load_ip_adapter_weights([ip_adapter(unet)], low_cpu_mem_usage=False)
     kinds = {name: type(processor) for name, processor in unet.attn_processors.items()}
-    assert {kind for name, kind in kinds.items() if "attn1" in name} == {attention._PROCESSORS[backend]}
+    assert {kind for name, kind in kinds.items() if "attn1" in name} == {PROCESSORS[backend]}
     assert {kind for name, kind in kinds.items() if "attn2" in name} == {IPAdapterAttnProcessor2_0}
     torch.manual_seed(0)
     given = {"added_cond_kwargs": {"image_embeds": [torch.randn(2, 1, 16)]}}
