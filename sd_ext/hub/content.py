@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..plain_files import why_not
 from .leaks import Secrets
 from .stranger import read_back
-from .verify import verify
+from .verify import check_names, verify
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def stage_content(content: Content, target: str | Path, mail: bool = False) -> P
         content.check(new)
         if content.stranger:
             read_back(content.stranger, new)
+            check_names(new, expected)  # loading must not have left anything, such as compiled code
     return target
 
 

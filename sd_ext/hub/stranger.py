@@ -21,7 +21,7 @@ assert loaded[0] and all("lora" in key for key in loaded[0]), "no LoRA is found 
 
 
 def run_alone(code: str, folder: Path) -> tuple[int, str]:
-    """Run Python code in a new process that knows no token, no network and nothing of this folder or the user's.
+    """Run Python code in a new process that knows no token, no network and none of the user's modules, and writes none.
 
     Args:
         code: gets the folder as its first argument.
@@ -32,7 +32,7 @@ def run_alone(code: str, folder: Path) -> tuple[int, str]:
     """
     kept = {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper()}
     environment = {**kept, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder.parent / "modules")}
-    command = [sys.executable, "-I", "-c", WITHOUT_US + code, str(folder)]
+    command = [sys.executable, "-I", "-B", "-c", WITHOUT_US + code, str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WAIT, errors="replace")
     except subprocess.TimeoutExpired:

@@ -36,9 +36,7 @@ def verify(staged: Path, expected: Iterable[str], secrets: Secrets) -> None:
         expected: the paths within it.
         secrets: what must not appear in any text.
     """
-    names = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if not path.is_dir()}
-    if strange := names ^ set(expected):
-        raise InputError(f"what would be published is not what should be: {', '.join(sorted(strange))}")
+    names = check_names(staged, expected)
     for name in sorted(names):
         if name.endswith(".md"):
             lines = read_text(staged / name).splitlines()
@@ -50,6 +48,14 @@ def verify(staged: Path, expected: Iterable[str], secrets: Secrets) -> None:
         elif name.endswith(".safetensors"):
             _check_weights(staged, name, secrets)
     _check_card(staged, names)
+
+
+def check_names(staged: Path, expected: Iterable[str]) -> set[str]:
+    """The names of the files in a folder. Raises `InputError` unless they are exactly the expected ones."""
+    names = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if not path.is_dir()}
+    if strange := names ^ set(expected):
+        raise InputError(f"what would be published is not what should be: {', '.join(sorted(strange))}")
+    return names
 
 
 def check_run(staged: Path, run: FinishedRun) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 import sd_ext
 from sd_ext.errors import InputError
-from sd_ext.hub import stage_content
+from sd_ext.hub import Content, stage_content
 from sd_ext.hub.kinds import lora_file, pipeline, sampler, unet
 from sd_ext.hub.stranger import run_alone
 
@@ -35,7 +35,8 @@ def test_a_stranger_has_neither_this_package_nor_a_token(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "mine.py").write_text("")
     code = """
-import os
+import os, sys
+assert sys.dont_write_bytecode
 assert not any("TOKEN" in name for name in os.environ) and os.environ["HF_HUB_OFFLINE"] == "1"
 for name in ("sd_ext", "mine"):
     try:
@@ -46,6 +47,21 @@ for name in ("sd_ext", "mine"):
 raise SystemExit("as it should be in " + sys.argv[1])
 """
     assert run_alone(code, tmp_path) == (1, f"as it should be in {tmp_path}\n")
+
+
+def test_what_reading_back_leaves_in_the_folder_is_not_sent(tmp_path, monkeypatch):
+    def leaves(code, folder):
+        (folder / "left.pyc").write_text("")
+        return 0, ""
+
+    def write(new):
+        (new / "README.md").write_text("---\nlicense: mit\n---\n")
+        return {"README.md"}
+
+    monkeypatch.setattr("sd_ext.hub.stranger.run_alone", leaves)
+    with pytest.raises(InputError, match=r"left\.pyc"):
+        stage_content(Content("a thing", write, stranger="pass"), tmp_path / "staged")
+    assert not (tmp_path / "staged").exists()
 
 
 # ---- LoRA files ------------------------------------------------------------------------------------------------------

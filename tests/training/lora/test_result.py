@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from sd_ext.errors import InputError
 from sd_ext.hub import read_finished, stage
+from sd_ext.hub.stranger import WITHOUT_US
 from sd_ext.lora import read_lora
 from sd_ext.lora.weights import StoredWeights
 from sd_ext.models import find_model
@@ -120,7 +121,12 @@ def test_training_json_is_what_the_hubs_part_reads(lora_run):
         },
     ],
 )
-def test_a_run_can_be_published(lora_run, tmp_path, settings):
+def test_a_run_can_be_published(lora_run, tmp_path, settings, fresh, monkeypatch):
+    def run_alone(code, folder):
+        done = fresh(WITHOUT_US + code, folder)
+        return done.returncode, done.stderr
+
+    monkeypatch.setattr("sd_ext.hub.stranger.run_alone", run_alone)  # without waiting for the libraries each time
     trained = lora_run("sdxl", **settings)
     staged = stage(trained.folder, tmp_path / "staged", "someone/shapes")
     assert (staged / trained.kohya.name).read_bytes() == trained.kohya.read_bytes()
