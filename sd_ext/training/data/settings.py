@@ -116,6 +116,9 @@ class CaptionSettings(Settings):
     caption_variants: int = setting(
         8, "shuffled or shortened wordings of a caption in an epoch's choice", "N", within=AT_LEAST_1
     )
+    clip_skip: int = setting(
+        1, "read the text encoder's layer that is Nth from the end, as A1111", "N", within=AT_LEAST_1
+    )
     text_dropout: float = setting(
         0.1, "share of captions replaced by the empty one (classifier-free guidance)", within=SHARE
     )

@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
+from sd_ext.errors import InputError
 from sd_ext.models import Model
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.items import Item
@@ -89,6 +90,7 @@ class DiffusionTask(Task):
 
     def __init__(self, config: DiffusionConfig, files: Model, rephrase: float = 0.0):
         self.config, self.files = config, files
+        check_clip_skip(config.captions.clip_skip, files)
         self.scale, self.channels = files.pixels_per_latent, files.setting("vae", "latent_channels", int, 4)
         data = gather(config, self.scale, self.complete)
         data.report()
@@ -133,7 +135,7 @@ class DiffusionTask(Task):
         """Encode pictures and texts, then load the model (in this order, so that less is in memory at once)."""
         config, self.device, self.accelerator = self.config, accelerator.device, accelerator
         self.encoded = Encoded(
-            config.cache, self.files, accelerator, out=config.folder.out,
+            config.cache, self.files, accelerator, out=config.folder.out, clip_skip=config.captions.clip_skip,
             side=max(config.pictures.resolution), workers=config.machine.workers,
         )  # fmt: skip
         if accelerator.is_main_process:
@@ -334,3 +336,14 @@ def noise_of(files: Model, prediction: PredictionSettings) -> dict[str, Any]:
         schedule["prediction_type"] = prediction.prediction_type
     schedule["rescale_betas_zero_snr"] = prediction.zero_snr or schedule["rescale_betas_zero_snr"]
     return schedule
+
+
+def check_clip_skip(clip_skip: int, files: Model) -> None:
+    """Raise `InputError` if a model's text encoder has no such layer, or the model always reads another one."""
+    if clip_skip == 1:
+        return
+    if files.family == "sdxl":
+        raise InputError(f"clip_skip is {clip_skip}, and SDXL always reads the last layer but one; leave it out")
+    layers = files.setting("text_encoder", "num_hidden_layers", int, 12)
+    if clip_skip > layers:
+        raise InputError(f"clip_skip is {clip_skip}; the text encoder of {files.name} has 1 to {layers}")

@@ -58,6 +58,7 @@ class Encoded:
         files: the base model, whose encoders are used.
         accelerator: the device that encoders run on, and the processes that share the work.
         out: the run's folder; the cache lies in it unless the settings name another folder.
+        clip_skip: which layer of the text encoder is read, see `TextTowers`.
         side: the largest resolution, in pixels; the encoder's batch size is chosen by it.
         workers: threads that read pictures ahead.
 
@@ -75,11 +76,12 @@ class Encoded:
         accelerator: Accelerator,
         *,
         out: str,
+        clip_skip: int = 1,
         side: int,
         workers: int,
     ):
         self.settings, self.files, self.accelerator = settings, files, accelerator
-        self.workers = workers
+        self.workers, self.clip_skip = workers, clip_skip
         self.at_once = max(1, PIXELS_AT_ONCE.get(accelerator.device.type, 2**19) // side**2)
         self.dtype = DTYPES[settings.cache_dtype]
         self.cache = Cache(Path(settings.cache_dir or Path(out) / "cache"))
@@ -198,12 +200,13 @@ class Encoded:
         @torch.no_grad()
         def encode(texts: Sequence[str]) -> list[Entry]:
             if not towers:
-                towers.append(TextTowers.load(self.files).to(self.accelerator.device))
+                towers.append(TextTowers.load(self.files, clip_skip=self.clip_skip).to(self.accelerator.device))
             tokens = towers[0].tokenize(texts).to(self.accelerator.device)
             found = {name: value.to(self.dtype).cpu() for name, value in towers[0](tokens).items()}
             return [{name: value[i] for name, value in found.items()} for i in range(len(texts))]
 
-        keys = {text: text_key(text, self.text_digest, self.dtype) for text in texts}
+        skip = (("clip_skip", self.clip_skip),) if self.clip_skip > 1 else ()
+        keys = {text: text_key(text, self.text_digest, self.dtype, *skip) for text in texts}
         self.fill({key: ("texts", text) for text, key in keys.items()}, encode, TEXTS_AT_ONCE, "texts")
         self._states = Cached(self.cache, keys)
 

@@ -49,6 +49,8 @@ class LoraConfig(DiffusionConfig):
         precision = self.memory.base_precision
         if precision in ("bf16", "fp16") and precision != self.machine.mixed_precision:
             raise contradiction(f"weights in {precision} need passes in it: set mixed_precision = {precision}")
+        if self.text.text_encoder and self.captions.clip_skip > 1:
+            raise contradiction("with clip_skip the last layers are not read, so text_encoder would not train them")
         if precision == "int8" and self.adapters.changes_base:
             raise contradiction(f"init = {self.adapters.init} changes base weights, which int8 cannot hold")
 

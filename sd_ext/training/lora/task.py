@@ -94,7 +94,7 @@ class LoraTask(DiffusionTask):
             quantize(unet)
         self.ratios |= {f"unet.{path}": share for path, share in adapt_unet(unet, config, self.files.family).items()}
         if self.trains_text:
-            self.towers = TextTowers.load(self.files, base_dtype(config)).to(self.device)
+            self.towers = TextTowers.load(self.files, base_dtype(config), config.captions.clip_skip).to(self.device)
             self.new_words = adapt_towers(self.towers, config)
         self.model = DiffusionLoss(unet, config.loss.loss, self.towers)
         if config.adapters.changes_base:
@@ -165,7 +165,11 @@ class LoraTask(DiffusionTask):
         there = read_whole_pictures(folder, len(self.prompts))
         if there is not None:
             return there
-        towers = TextTowers.load(self.files).to(self.device) if self.trains_text else None
+        towers = (
+            TextTowers.load(self.files, clip_skip=config.captions.clip_skip).to(self.device)
+            if self.trains_text
+            else None
+        )
         with torch.no_grad():
             pictures = [Image.fromarray(each) for each in self.draw_prompts(self.drawer(unet), towers)]
         with whole.folder(folder, overwrite=True) as new:

@@ -1,6 +1,6 @@
 """Text encoders, and the text conditions of the U-Net that Diffusers' pipelines compute with them.
 
-SD 1.x, 2.x     "states" (b, n, d): the text encoder's last hidden state
+SD 1.x, 2.x     "states" (b, n, d): the text encoder's last hidden state; with clip skip N, its Nth layer from the end
 SDXL            "states" (b, n, d): the last but one hidden states of both encoders, concatenated along d;
                 "pooled" (b, p): the pooled output of the second (Podell et al. 2023, arXiv 2307.01952, section 2.1)
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_ext.models import Model
+from sd_ext.seams.transformers import find_module
 
 
 class TextTowers(nn.Module):
@@ -27,19 +28,23 @@ class TextTowers(nn.Module):
         tokenizers: one for each encoder.
         encoders: the text encoders.
         names: their part names in the pipeline, such as "text_encoder_2".
+        clip_skip: which layer of a single encoder is read, from the end, through its last norm; 1 is the last.
     """
 
-    def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], names: Sequence[str]):
+    def __init__(
+        self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], names: Sequence[str], clip_skip: int = 1
+    ):
         super().__init__()
+        self.clip_skip = clip_skip
         self.tokenizers, self.names = list(tokenizers), list(names)
         self.encoders = nn.ModuleDict(dict(zip(names, encoders, strict=True)))
 
     @classmethod
-    def load(cls, files: Model, dtype: torch.dtype = torch.float32) -> TextTowers:
+    def load(cls, files: Model, dtype: torch.dtype = torch.float32, clip_skip: int = 1) -> TextTowers:
         """Load the frozen text encoders and tokenizers of a model, the encoders in number format `dtype`."""
         tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]
         encoders = [files.load(part, dtype).eval().requires_grad_(False) for part in files.text_parts]
-        return cls(tokenizers, encoders, files.text_parts)
+        return cls(tokenizers, encoders, files.text_parts, clip_skip)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """The token ids of texts, (b, towers, n); texts that are too long are cut off."""
@@ -49,6 +54,9 @@ class TextTowers(nn.Module):
         """Token ids (b, towers, n) -> "states" (b, n, d), and for SDXL "pooled" (b, p)."""
         if len(self.encoders) == 1:
             (encoder,) = self.encoders.values()
+            if self.clip_skip > 1:
+                layer = encoder(tokens[:, 0], output_hidden_states=True).hidden_states[-self.clip_skip]
+                return {"states": find_module(dict(encoder.named_modules()), "final_layer_norm")(layer)}
             return {"states": encoder(tokens[:, 0]).last_hidden_state}
         outputs = [e(tokens[:, i], output_hidden_states=True) for i, e in enumerate(self.encoders.values())]
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)

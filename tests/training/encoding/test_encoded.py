@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+from sd_ext.errors import InputError
 from sd_ext.models import Folder
 from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.data.order import Pass
@@ -142,6 +143,25 @@ def test_states_are_the_pipelines(own, family, tiny_sdxl_dir):
     else:
         states, _ = pipe.encode_prompt(texts, "cpu", 1, False)
     torch.testing.assert_close(found["states"], states, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_clip_skip_is_an_encoder_with_fewer_layers(own, tiny_sdxl_dir):
+    """The states are those of a pipeline whose text encoder lacks its last layer. The cache keeps both apart."""
+    texts = ["red circle", "", "green square"]
+    last = begin(own, cache_dtype="fp32").encoded.states(texts)["states"]
+    skipped = begin(own, cache_dtype="fp32", clip_skip=2).encoded.states(texts)["states"]
+    pipe = StableDiffusionPipeline.from_pretrained(own["model"])
+    for found in (last, skipped):
+        wanted, _ = pipe.encode_prompt(texts, "cpu", 1, False)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        (layers,) = (part for part in pipe.text_encoder.modules() if isinstance(part, torch.nn.ModuleList))
+        del layers[-1]
+    assert not torch.allclose(last, skipped, atol=0.01)
+    with pytest.raises(InputError, match=r"clip_skip is 3; the text encoder of .* has 1 to 2"):
+        TextToImageTask(TextToImageConfig.of(**own, clip_skip=3))
+    with pytest.raises(InputError, match="SDXL always reads the last layer but one"):
+        TextToImageTask(TextToImageConfig.of(**{**own, "model": str(tiny_sdxl_dir)}, clip_skip=2))
 
 
 def test_every_step_draws_a_fresh_sample_of_the_posterior(own):

@@ -68,6 +68,7 @@ CONTRADICTIONS = [
     {"init": "pissa", "method": "loha"},
     {"init": "olora", "method": "dora"},
     {"init": "pissa", "base_precision": "int8"},
+    {"text_encoder": True, "clip_skip": 2},
     {"method": "lokr", "rslora": True},
     {"method": "loha", "lora_plus": 16.0},
     {"lokr_factor": 8, "method": "loha"},
