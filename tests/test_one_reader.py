@@ -37,6 +37,7 @@ ALLOWED = {
     ("training/data/images.py", "open_picture", "Image.open"): IN_MEMORY,
     ("training/data/shards.py", "members", "tarfile.open"): "plain files alone; headers only, and any error is caught",
     ("training/diffusion/previews.py", "read_whole_pictures", "Image.open"): "looked through by is_whole_png",
+    ("training/fork.py", "pictures_in", "Image.open"): "looked through by is_whole_png",
     ("training/model/text_encoder.py", "save_text_encoder", "load_file"): OWN_WORK,
     ("training/model/tokenizer.py", "train_tokenizer", "json.loads"): "a tokenizer in memory",
     ("training/run/checkpoint.py", "state_checksum", "json.loads"): "a state in memory",

@@ -160,6 +160,26 @@ def export(
     print(folder)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def fork(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="RUN[@STEP]", help="A run's folder, and a step.")],
+) -> None:
+    """Train a run on from a checkpoint with several values of one setting, e.g. --learning-rate 1e-4,5e-5, and compare.
+
+    Other flags are those of the run's own script; --out is the folder of the branches.
+    """
+    from ..training.fork import fork
+
+    try:
+        folder, lines = fork(source, ctx.args)
+    except TrainingError as error:
+        _stop(error)
+    for line in lines:
+        print(line)
+    print(folder)
+
+
 @app.command()
 def caption(
     data: Annotated[str, typer.Argument(help="Folder of pictures.", metavar="DATA")],
