@@ -35,6 +35,7 @@ def here(stage) -> None:
     train_lora.run(config)
 
 
+@pytest.mark.slow
 def test_branches_are_trained_and_compared(run, monkeypatch):
     started = []
     monkeypatch.setattr(module, "run_stage", lambda stage: (started.append(stage.result.parent.name), here(stage)))

@@ -84,13 +84,13 @@ def inherit(parent: Parent, folder: Path) -> None:
     whole.write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
     if (run / START).exists():
         with whole.file(folder / START) as new:
-            share(run / START, new)
+            link_or_copy(run / START, new)
     with whole.folder(folder / "checkpoints" / found.name) as new:
         for path in sorted(found.iterdir()):
-            share(path, new / path.name)
+            link_or_copy(path, new / path.name)
 
 
-def share(path: Path, new: Path) -> None:
+def link_or_copy(path: Path, new: Path) -> None:
     """Make `new` the same file as `path`, which nothing ever changes in place; a copy on disks without links."""
     try:
         os.link(path, new)

@@ -72,6 +72,7 @@ def test_what_does_not_fit_is_said(bases, lora_run, tmp_path):
         begun(bases["sdxl"], file)
 
 
+@pytest.mark.slow
 def test_a_run_from_a_file_records_it_and_goes_on_without_it(bases, picture_folder, lora_run, tmp_path):
     parent = tmp_path / "parent.safetensors"
     parent.write_bytes(lora_run().kohya.read_bytes())
