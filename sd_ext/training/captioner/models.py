@@ -106,6 +106,7 @@ def load_captioner(name: str, revision: str, prompt: str, most: int, threshold: 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         config = AutoConfig.from_pretrained(name, **source)
+        model: Any  # transformers annotates its `to` wrongly
         kind = (getattr(config, "architectures", None) or [""])[0]
         if kind.endswith("ForImageClassification"):
             model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True, **source)
