@@ -105,6 +105,8 @@ def error(setting: Setting, calls: int, problem: Problem) -> float | None:
         value = problem.rmse(solve(problem, scheduler))
     except (IndexError, AssertionError):  # Diffusers looks repeated timesteps up wrongly and loses its place
         return None
+    except sd_ext.errors.InputError:  # a grid that this sampler refuses
+        return None
     return value if np.isfinite(value) else None
 
 
