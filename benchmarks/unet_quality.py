@@ -1,15 +1,16 @@
 """What do the U-Net's variants cost in quality, and what do they save?
 
-    python benchmarks/unet_quality.py [--data FOLDER] [--captions 300] [--seeds 25] [--steps 20] [--guidance 1.5]
+    python benchmarks/unet_quality.py --data SET [--scorer FOLDER] [--steps 20] [--guidance G]
 
-On the embedded model, with the same seeds for every variant:
-- training captions: distance to the exact pictures (root mean square, of 255), and the retrieval bar of bars.py (is the
-  caption's own glyph the nearest of all glyphs);
-- held-out captions, where the exact model is often wrong itself: the same, and whether colour and shape are right;
+On the embedded model, with the same seeds for every variant; SET and the judge are those of `bars.py`, and so are the
+questions:
+- 100 things in three forms: distance to the exact pictures (root mean square, of 255), and whether the judge sees the
+  thing;
+- colours of things that never met: the same, and whether colour and thing are both right;
 - speed: a batch of pictures through the whole pipeline, in turns with the plain U-Net, the median of the ratios; and
   the U-Net's share of its floating-point operations;
 - pictures of twice the training size, by the plain U-Net and by the one for large pictures, made smaller again and
-  looked up in the same way.
+  judged in the same way.
 
 A plot shows speed against quality, two sheets the pictures.
 """
@@ -18,22 +19,22 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _report import RESULTS, write
-from bars import SHOWN, Descriptions, colour_and_shape, generate, ranks, shares, sheet
+from bars import HERE, SHOWN, Asked, Model, Questions, hits, sheet
+from bars import share as shared
+from scorer import Scorer, load_scorer
 from torch.utils.flop_counter import FlopCounterMode
 
 import sd_ext
-from sd_ext.training.data.images import to_uint8
-from sd_ext.training.data.pictures import Pictures
-from sd_ext.training.data.sources import read_items
-from sd_ext.training.sets.glyphs import write_imagefolder
+from sd_ext.reading import read_json
+from sd_ext.training.sets.drawings.book import read_book
 from sd_ext.unets.presets import preset_options
 
 VARIANTS: dict[str, dict[str, Any] | str] = {
@@ -65,10 +66,10 @@ def variant(plain: Any, options: dict[str, Any] | str) -> Any:
     return sd_ext.VariantUNet2DConditionModel.from_unet(plain, **options)
 
 
-def operations(pipe: Any, caption: str, steps: int, guidance: float, size: int) -> int:
+def operations(model: Model, caption: str, size: int) -> int:
     """Floating-point operations of the U-Net for one picture."""
     total = 0
-    unet, real = pipe.unet, pipe.unet.forward
+    unet, real = model.pipe.unet, model.pipe.unet.forward
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal total
@@ -79,22 +80,22 @@ def operations(pipe: Any, caption: str, steps: int, guidance: float, size: int) 
 
     unet.forward = counted
     try:
-        pipe([caption], num_inference_steps=steps, guidance_scale=guidance, height=size, width=size,
-             output_type="latent", generator=torch.Generator().manual_seed(0))  # fmt: skip
+        model.pipe([caption], num_inference_steps=model.steps, guidance_scale=model.guidance, height=size, width=size,
+                   output_type="latent", generator=torch.Generator().manual_seed(0))  # fmt: skip
     finally:
         del unet.forward
     return total
 
 
-def speedups(pipe: Any, unets: dict[str, Any], captions: list[str], given: argparse.Namespace, size: int) -> Any:
+def speedups(model: Model, unets: dict[str, Any], captions: list[str], repeats: int) -> Any:
     """Median ratio of the first U-Net's time to each one's, whole pipeline, in turns."""
     taken: dict[str, list[float]] = {name: [] for name in unets}
-    for turn in range(given.repeats + 1):
+    for turn in range(repeats + 1):
         for name, unet in unets.items():
-            pipe.unet = unet
+            model.pipe.unet = unet
             started = time.perf_counter()
-            generate(pipe, captions, list(range(len(captions))), given.steps if turn else 2, given.guidance, size)
-            if turn:
+            model.draw(captions, list(range(len(captions))))
+            if turn:  # the first turn warms up
                 taken[name].append(time.perf_counter() - started)
     first = next(iter(taken.values()))
     return {
@@ -112,69 +113,59 @@ def distance(pictures: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(error.mean((1, 2, 3))).mean())
 
 
-class Glyphs:
-    """The glyph set: pictures, captions, and where each caption's own glyph is."""
+@dataclass
+class Given:
+    """What every variant is asked, and who judges it."""
 
-    def __init__(self, data: Path, size: int, given: argparse.Namespace):
-        pictures = Pictures(data, size)
-        glyphs = to_uint8(torch.stack([pictures.pixels(i) for i in range(len(pictures))]))
-        self.named = dict(zip(pictures.captions, glyphs, strict=True))
-        self.place = {caption: i for i, caption in enumerate(pictures.captions)}
-        self.known = Descriptions(glyphs)
-        training = [item.caption for item in read_items(data, "train")]
-        self.training = [training[i] for i in np.linspace(0, len(training) - 1, given.captions).astype(int)]
-        self.held_out = [item.caption for item in read_items(data, "held_out") for _ in range(given.seeds)]
+    model: Model
+    scorer: Scorer
+    things: list[Asked]
+    pairs: list[Asked]
+    repeats: int
 
-    def nearest(self, pictures: np.ndarray, captions: list[str]) -> dict[str, float]:
-        own = np.array([self.place[caption] for caption in captions])
-        return shares(ranks(self.known.to(pictures)["features"], own))
+    def draw(self, asked: list[Asked], title: str) -> np.ndarray:
+        return self.model.draw([a.caption for a in asked], [a.seed for a in asked], title)
 
-    def right(self, pictures: np.ndarray) -> float:
-        """Share of held-out pictures whose colour and shape are those of the caption."""
-        seen = colour_and_shape(pictures, self.named)
-        return float(np.mean([" ".join(pair) == c for pair, c in zip(seen, self.held_out, strict=True)]))
+    def right(self, pictures: np.ndarray, asked: list[Asked]) -> dict[str, Any]:
+        return shared(hits(self.scorer, pictures, asked)["all"])
 
 
-def compare(pipe: Any, plain: Any, glyphs: Glyphs, given: argparse.Namespace, size: int) -> tuple[Any, Any]:
+def compare(given: Given, plain: Any) -> tuple[Any, Any]:
     """(rows, pictures of the shown captions) of every variant."""
-    unets = {name: variant(plain, options) for name, options in VARIANTS.items()}
-    rows = speedups(pipe, unets, glyphs.training[:BATCH], given, size)
+    model, unets = given.model, {name: variant(plain, options) for name, options in VARIANTS.items()}
+    rows = speedups(model, unets, [a.caption for a in given.things[:BATCH]], given.repeats)
     shown: dict[str, list[np.ndarray]] = {}
     exact: Any = None
     for name, unet in unets.items():
-        pipe.unet = unet
-        flops = operations(pipe, glyphs.training[0], given.steps, given.guidance, size)
-        seeds = list(range(len(glyphs.training)))
-        known = generate(pipe, glyphs.training, seeds, given.steps, given.guidance, size)
-        seeds = [i % given.seeds for i in range(len(glyphs.held_out))]
-        new = generate(pipe, glyphs.held_out, seeds, given.steps, given.guidance, size)
-        exact = exact or (known, new, flops)
+        model.pipe.unet = unet
+        flops = operations(model, given.things[0].caption, model.size)
+        things, pairs = given.draw(given.things, name), given.draw(given.pairs, name)
+        exact = exact or (things, pairs, flops)
         rows[name] |= {
-            "options": unet.describe(), "flops": flops / exact[2], "distance": distance(known, exact[0]),
-            "training": glyphs.nearest(known, glyphs.training),
-            "held_out": {**glyphs.nearest(new, glyphs.held_out), "right": glyphs.right(new),
-                         "distance": distance(new, exact[1])},
+            "options": unet.describe(), "flops": flops / exact[2], "distance": distance(things, exact[0]),
+            "things": given.right(things, given.things), "pairs": given.right(pairs, given.pairs),
+            "pairs_distance": distance(pairs, exact[1]),
         }  # fmt: skip
-        captions = [c for c in SHOWN if c in glyphs.place][:12]
-        shown[name] = list(generate(pipe, captions, list(range(12)), given.steps, given.guidance, size))
+        shown[name] = list(model.draw(SHOWN, [0] * len(SHOWN)))
         print(name, rows[name], flush=True)
     return rows, shown
 
 
-def large(pipe: Any, plain: Any, glyphs: Glyphs, given: argparse.Namespace, size: int) -> tuple[Any, Any]:
+def large(given: Given, plain: Any) -> tuple[Any, Any]:
     """The same for pictures of twice the size, fewer of them."""
-    captions = glyphs.training[:: max(1, len(glyphs.training) // 96)][:96]
+    model, small = given.model, given.model.size
     unets = {name: variant(plain, options) for name, options in LARGE.items()}
-    rows = speedups(pipe, unets, captions[:8], given, 2 * size)
+    model.size = 2 * small
+    rows = speedups(model, unets, [a.caption for a in given.things[:8]], given.repeats)
     shown: dict[str, list[np.ndarray]] = {}
     for name, unet in unets.items():
-        pipe.unet = unet
-        pictures = generate(pipe, captions, list(range(len(captions))), given.steps, given.guidance, 2 * size)
-        halved = pictures.reshape(len(pictures), size, 2, size, 2, 3).mean((2, 4)).round().astype(np.uint8)
-        rows[name] |= {"options": unet.describe(), "training": glyphs.nearest(halved, captions)}
-        some = [c for c in SHOWN if c in glyphs.place][:12]
-        shown[name] = list(generate(pipe, some, list(range(12)), given.steps, given.guidance, 2 * size))
+        model.pipe.unet = unet
+        rows[name] |= {
+            "options": unet.describe(), "things": given.right(given.draw(given.things[:100], name), given.things[:100])
+        }  # fmt: skip
+        shown[name] = list(model.draw(SHOWN, [0] * len(SHOWN)))
         print(name, rows[name], flush=True)
+    model.size = small
     return rows, shown
 
 
@@ -184,8 +175,8 @@ def plot(rows: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     panels = {
         "distance to the exact pictures (RMS, of 255)": lambda row: row["distance"],
-        "training captions: own glyph nearest, %": lambda row: 100 * row["training"]["top_1"],
-        "held-out captions: colour and shape right, %": lambda row: 100 * row["held_out"]["right"],
+        "things: right by the judge, %": lambda row: row["things"]["percent"],
+        "colours of things that never met: both right, %": lambda row: row["pairs"]["percent"],
     }
     for axes, (label, value) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for number, (name, row) in enumerate(rows.items()):
@@ -195,72 +186,65 @@ def plot(rows: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylim(bottom=-0.3)
     for axes in figure.axes[1:]:
-        axes.set_ylim(50, 101)
+        axes.set_ylim(0, 101)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=110)
 
 
-def report(rows: dict[str, Any], larger: dict[str, Any], given: argparse.Namespace) -> str:
+def report(rows: dict[str, Any], larger: dict[str, Any], given: Given) -> str:
+    def percent(each: dict[str, Any]) -> str:
+        low, high = each["interval"]
+        return f"{each['percent']:.1f} % ({low:.0f} to {high:.0f})"
+
     lines = [
-        f"# U-Net variants on the embedded model: {given.steps} calls, guidance {given.guidance:g}",
+        f"# U-Net variants on the embedded model: {given.model.steps} calls, guidance {given.model.guidance:g}",
         "",
-        f"{given.captions} training captions, 12 held-out captions with {given.seeds} seeds each.",
+        f"{len(given.things)} captions of things, {len(given.pairs)} of colours and things that never met; 95 % "
+        "intervals.",
         "",
-        "| U-Net | options | times as fast | operations | distance | own glyph nearest | held out: nearest "
-        "| held out: colour and shape right |",
-        "|---|---|---|---|---|---|---|---|",
+        "| U-Net | options | times as fast | operations | distance | the thing is right | never met: both right |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         lines.append(
             f"| {name} | {row['options']} | {row['speedup']:.2f} | {row['flops']:.0%} | {row['distance']:.1f} | "
-            f"{row['training']['top_1']:.1%} | {row['held_out']['top_1']:.1%} | {row['held_out']['right']:.1%} |"
+            f"{percent(row['things'])} | {percent(row['pairs'])} |"
         )
     lines += [
         "",
-        "Pictures of twice the training size, made smaller and looked up:",
+        "Pictures of twice the training size, made smaller and judged:",
         "",
-        "| U-Net | options | times as fast | own glyph nearest | among five |",
-        "|---|---|---|---|---|",
+        "| U-Net | options | times as fast | the thing is right |",
+        "|---|---|---|---|",
     ]
     for name, row in larger.items():
-        lines.append(
-            f"| {name} | {row['options']} | {row['speedup']:.2f} | {row['training']['top_1']:.1%} | "
-            f"{row['training']['top_5']:.1%} |"
-        )
+        lines.append(f"| {name} | {row['options']} | {row['speedup']:.2f} | {percent(row['things'])} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--captions", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=25, help="for each held-out caption")
+    parser.add_argument("--data", type=Path, required=True, help="a set drawn by `sd-ext train data --packages`")
+    parser.add_argument("--scorer", type=Path, default=HERE / "judge", help="folder of the judge")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--guidance", type=float, default=None, help="[the model's own]")
     parser.add_argument("--repeats", type=int, default=3, help="of the timings")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        data = given.data or Path(work) / "glyphs"
-        if not given.data:
-            write_imagefolder(data)
-        run(given, data)
-
-
-def run(given: argparse.Namespace, data: Path) -> None:
-    from diffusers import StableDiffusionPipeline
-
-    pipe: Any = StableDiffusionPipeline.from_pretrained(sd_ext.pretrained_path())
-    pipe.set_progress_bar_config(disable=True)
-    size, plain = pipe.vae.config.sample_size, pipe.unet
-    glyphs = Glyphs(data, size, given)
-    rows, shown = compare(pipe, plain, glyphs, given, size)
-    larger, shown_larger = large(pipe, plain, glyphs, given, size)
+    options = parser.parse_args()
+    folder = Path(sd_ext.pretrained_path())
+    guidance = options.guidance or read_json(folder / "words.json", dict[str, Any])["guidance"]
+    questions = Questions(read_book(options.data).drawings, few=False)
+    forms = questions.phrasing()
+    things = [*forms["a X"], *forms["a photo of a X"], *forms["X"]]
+    model = Model(str(folder), options.steps, guidance, bf16=False)  # what people draw in on a CPU
+    given = Given(model, load_scorer(options.scorer), things, questions.pairs(), options.repeats)
+    plain = model.pipe.unet
+    rows, shown = compare(given, plain)
+    larger, shown_larger = large(given, plain)
     plot(rows, RESULTS / "unet_quality.png")
-    captions = [c for c in SHOWN if c in glyphs.place][:12]
-    sheet(list(shown.items()), captions, left=200).save(RESULTS / "unet_quality_grid.png")
-    sheet(list(shown_larger.items()), captions, left=200).save(RESULTS / "unet_quality_large.png")
-    results = {"settings": {k: str(v) for k, v in vars(given).items()}, "results": rows, "large": larger}
-    write("unet_quality", results, report(rows, larger, given))
+    sheet(list(shown.items()), SHOWN, left=200).save(RESULTS / "unet_quality_grid.png")
+    sheet(list(shown_larger.items()), SHOWN, left=200).save(RESULTS / "unet_quality_large.png")
+    settings = {"steps": options.steps, "guidance": guidance, "repeats": options.repeats}
+    write("unet_quality", {"settings": settings, "results": rows, "large": larger}, report(rows, larger, given))
 
 
 if __name__ == "__main__":

@@ -115,14 +115,6 @@ def test_the_lower_bounds_are_those_of_the_project():
         assert bound.version == pin.version
 
 
-def test_workflows_install_the_font_wherever_tests_run():
-    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
-        text = workflow.read_text("utf-8")
-        jobs = len(re.findall(r"run: (?:\.ci/run|pytest)$", text, re.MULTILINE))
-        assert jobs
-        assert "fonts-noto-color-emoji" in text
-
-
 def test_the_weekly_workflow_tries_seams_first():
     text = (ROOT / ".github" / "workflows" / "weekly.yml").read_text("utf-8")
     assert text.index("run: pytest tests/seams") < text.index("run: pytest\n")

@@ -51,50 +51,29 @@ def _stop(error: TrainingError) -> None:
 @app.command()
 def data(
     out: Annotated[str, typer.Option(help="Folder for the pictures and metadata.jsonl.", metavar="DIR")],
-    packages: Annotated[
-        str | None, typer.Option(help="Draw scenes from the sets of drawings in this folder.", metavar="DIR")
-    ] = None,
+    packages: Annotated[str, typer.Option(help="Folder of the sets of drawings.", metavar="DIR")],
     fetch: Annotated[bool, typer.Option("--fetch", help="Get missing packages first, by npm pack (25 MB).")] = False,
     pictures: Annotated[int, typer.Option(help="How many scenes.", metavar="N")] = 20_000,
     size: Annotated[int, typer.Option(help="Their height and width.", metavar="PIXELS")] = 64,
     seed: Annotated[int, typer.Option(help="Other pictures by the same rules.", metavar="N")] = 0,
     first: Annotated[int, typer.Option(help="Number of the first scene, to draw more of a seed.", metavar="N")] = 0,
-    font: Annotated[str | None, typer.Option(help="The font's file, if it is in no usual place.")] = None,
-    style: Annotated[
-        str | None, typer.Option(help="With --packages: things in this style alone, to train a LoRA on.")
-    ] = None,
+    style: Annotated[str | None, typer.Option(help="Things in this style alone, to train a LoRA on.")] = None,
 ) -> None:
-    """Draw captioned pictures: scenes of several styles, with --packages; else the glyphs of Noto Color Emoji."""
-    if packages is not None:
-        if font is not None:
-            raise InputError("--packages draws no font: leave out --font")
-        if style is not None and first:
-            raise InputError("--style draws each thing once: leave out --first")
-        _draw(Path(out), Path(packages), fetch, pictures, size, seed, first, style)
-        return
-    for flag, given in (("--fetch", fetch), ("--style", style is not None)):
-        if given:
-            raise InputError(f"{flag} needs --packages DIR, the folder of the packages with the drawings")
-    from ..training.sets.glyphs import write_imagefolder
-
-    print(f"{write_imagefolder(out, font)} pictures in {out}")
-
-
-def _draw(
-    out: Path, packages: Path, fetch: bool, pictures: int, size: int, seed: int, first: int, style: str | None
-) -> None:
+    """Draw captioned pictures of everyday things from sets of drawings: scenes of several styles, or one style."""
+    if style is not None and first:
+        raise InputError("--style draws each thing once: leave out --first")
     from ..training.sets.drawings.folder import write_drawings
     from ..training.sets.drawings.packages import declared, of_style, usable
     from ..training.sets.drawings.packages import fetch as get
     from ..training.sets.drawings.style import write_style
 
     sets = usable() if style is None else of_style(style)
-    if fetch and (got := get(packages, [*sets, declared()[1]])):
+    if fetch and (got := get(Path(packages), [*sets, declared()[1]])):
         print(f"fetched {', '.join(got)} into {packages}")
     if style is None:
-        said = write_drawings(out, packages, pictures, size, seed, first)
+        said = write_drawings(Path(out), Path(packages), pictures, size, seed, first)
     else:
-        said = write_style(out, packages, style, pictures, size, seed)
+        said = write_style(Path(out), Path(packages), style, pictures, size, seed)
     for line in said:
         print(line)
 

@@ -56,19 +56,6 @@ def two_sizes_folder(tmp_path_factory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures") / "two_sizes", wide=("bar", "black"))
 
 
-@pytest.fixture(scope="session")
-def drawn_glyphs() -> list:
-    """All glyphs of Noto Color Emoji that the embedded model is trained on, 64 pixels wide; drawing them is slow."""
-    from sd_ext.errors import InputError
-    from sd_ext.training.sets.glyphs import FONT, glyphs
-
-    try:
-        FONT.find()
-    except InputError as missing:
-        pytest.skip(str(missing))
-    return glyphs(size=64)
-
-
 def forget_accelerate_state() -> None:
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState

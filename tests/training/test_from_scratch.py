@@ -74,7 +74,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(InputError, match="no drawings to train on: give --fetch"):
         run(str(tmp_path / "out"))
     assert not (tmp_path / "out" / "data").exists()
-    for table, message in (("pictures = 'many'", "pictures"), ("font = 'x'", "font")):
+    for table, message in (("pictures = 'many'", "pictures"), ("fonts = 'x'", "fonts")):
         recipe.write_text(f"[data]\n{table}\n[autoencoder]\n[text_encoder]\n[text_to_image]\n")
         with pytest.raises(InputError, match=message):
             plan(tmp_path / "out", recipe)
