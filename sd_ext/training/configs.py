@@ -102,6 +102,8 @@ class NewUnetSettings(Settings):
     layers_per_block: int = setting(1, "ResNet blocks per level", "N")
     head_dim: int = setting(32, "features of one attention head", "N")
     norm_groups: int = setting(32, "groups of the group norms", "N")
+    text_with_time: bool = setting(False, "the whole text also reaches every block the way the time does")
+    scale_shift: bool = setting(False, "time scales features as well as shifting them")
     beta_schedule: str = setting(
         "scaled_linear", "noise schedule of a new U-Net", choices=("linear", "scaled_linear", "squaredcos_cap_v2")
     )

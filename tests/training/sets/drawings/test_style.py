@@ -96,6 +96,6 @@ def test_the_command(tmp_path, packages):
     done = CliRunner().invoke(app, [*given, "--pictures", "3", "--size", "32"])
     assert done.exit_code == 0, done.output
     assert "3 pictures in" in done.output
-    for wrong, said in (([*out, "--style", STYLE], "--style needs --packages"), ([*given, "--first", "3"], "--first")):
-        failed = CliRunner().invoke(app, wrong)
-        assert isinstance(failed.exception, InputError) and said in str(failed.exception)
+    failed = CliRunner().invoke(app, [*given, "--first", "3"])
+    assert isinstance(failed.exception, InputError) and "--first" in str(failed.exception)
+    assert CliRunner().invoke(app, [*out, "--style", STYLE]).exit_code == 2  # without --packages

@@ -57,9 +57,9 @@ def test_plurals(name, said):
     assert SPEECH.plural(name) == said
 
 
-def test_concepts_are_hundreds_of_plain_names():
+def test_concepts_are_plain_names_and_more_than_a_hundred():
     concepts = read_concepts()
-    assert len(concepts) > 300
+    assert len(concepts) > 100
     for concept in concepts:
         for name in concept.names:
             assert re.fullmatch(r"[a-z]+([ -][a-z]+){0,3}", name), name
@@ -152,7 +152,7 @@ def test_held_out_files_that_cannot_work(tmp_path, before, after, said):
         ("[number]", "[nummer]", r"\[nummer\] is no table"),
         ("[alone]", "[alone]\n'x' = -1", "needs weights from 0 on"),
         ('purple = ["violet"]', 'mauve = ["violet"]', "'mauve', which is no colour"),
-        ("one = 62", "one = 'often'", "must be a number"),
+        ("one = 80", "one = 'often'", "must be a number"),
     ],
 )
 def test_grammars_that_cannot_work(tmp_path, before, after, said):
