@@ -7,4 +7,4 @@ from pathlib import Path
 
 def pretrained_path() -> Path:
     """The embedded model's folder, for `DiffusionPipeline.from_pretrained`."""
-    return Path(__file__).parent / "glyphs"
+    return Path(__file__).parent / "drawings"

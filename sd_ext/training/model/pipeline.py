@@ -12,18 +12,20 @@ import torch
 from sd_ext import whole
 from sd_ext.models import Model
 from sd_ext.reading import read_json
-from sd_ext.schedulers import DPMSolverMultistepScheduler
 from sd_ext.training.model.text_encoder import save_text_encoder
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.tokenizer import save_tokenizer
 
 
 def make_scheduler(settings: dict[str, Any]) -> Any:
-    """The sampler of a new pipeline: DPM-Solver++ 2M that starts at the last timestep (trailing spacing).
+    """The sampler of a new pipeline: DPM-Solver++ 2M that starts at the last timestep (trailing spacing). It is Diffusers'
+    own class, so that the pipeline loads where this package is not installed.
 
     Args:
         settings: the noise schedule: keyword arguments of Diffusers' schedulers.
     """
+    from diffusers import DPMSolverMultistepScheduler
+
     # steps_offset has no effect on trailing timesteps; pipelines warn of any other value.
     return DPMSolverMultistepScheduler(**settings, timestep_spacing="trailing", steps_offset=1)
 
