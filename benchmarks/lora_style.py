@@ -36,8 +36,8 @@ from sd_ext.sheets import labelled_sheet
 from sd_ext.training.data.shipped import shipped_sets
 
 DATA = "high-contrast"
-NEW = ("dog", "rocket", "apple", "umbrella", "guitar", "octopus", "heart", "star")
-GROUPS = {"of the sixty": ("cat", "owl", "mushroom", "castle", "car", "light bulb"), "others": NEW}
+NEW = ("dog", "rocket", "strawberry", "banana", "guitar", "crab", "penguin", "moon")
+GROUPS = {"of the sixty": ("cat", "owl", "apple", "house", "car", "octopus"), "others": NEW}
 FORMS = ("{}", "{}, high contrast", "red {}", "a blue {}")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STEPS, SHOWN = 20, 96  # network calls; pixels of a picture on the sheet

@@ -118,7 +118,9 @@ def _placed(model: Model, family: Family, part: str, stored: Mapping[str, Stored
         usual = with_prefix(name) if part in family.text else modern(name) if part == "vae" else name
         place = place_of(family, part, names, usual)
         if place is None:
-            raise ModelError(f"the original layout has no place for {name} of the {part} of {model.name}")
+            raise ModelError(
+                f"the original layout has no place for {name} of the {part} of {model.name}, so the model stays a folder"
+            )
         yield name, place
 
 

@@ -220,11 +220,9 @@ def test_the_embedded_model_says_its_guidance():
 
 def test_the_embedded_model_tells_what_it_knows(run):
     words = read_words(sd_ext.pretrained_path())
-    if not words.things:
-        pytest.skip("the embedded model's words.json lists no things yet")
     assert (sd_ext.pretrained_path() / FILE).stat().st_size < 60_000
     names = [thing.names[0] for things in words.things.values() for thing in things]
-    assert len(set(names)) == len(names) > 200
+    assert len(set(names)) == len(names) > 100
     assert {"red", "blue"} <= set(words.colours)
     assert len(words.styles) >= 3
     said = ["a red apple", "two cats", "THE DOG at night", "a cat next to a house, 3d", "a rocket on a blue background"]

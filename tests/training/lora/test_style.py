@@ -17,7 +17,7 @@ from sd_ext.training.data.shipped import shipped_sets
 
 from ..lora_cases import pipeline
 
-NEW = ("red apple", "tiger", "rocket", "umbrella", "yellow star", "guitar", "octopus", "red heart")
+NEW = ("a red shirt", "penguin", "rocket", "a strawberry", "a yellow moon", "guitar", "crab", "banana")
 
 
 @dataclass(frozen=True)
