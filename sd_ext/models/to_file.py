@@ -119,7 +119,8 @@ def _placed(model: Model, family: Family, part: str, stored: Mapping[str, Stored
         place = place_of(family, part, names, usual)
         if place is None:
             raise ModelError(
-                f"the original layout has no place for {name} of the {part} of {model.name}, so the model stays a folder"
+                f"the original layout has no place for {name} of the {part} of {model.name}, so the model stays a "
+                "folder"
             )
         yield name, place
 

@@ -18,8 +18,9 @@ from sd_ext.training.model.tokenizer import save_tokenizer
 
 
 def make_scheduler(settings: dict[str, Any]) -> Any:
-    """The sampler of a new pipeline: DPM-Solver++ 2M that starts at the last timestep (trailing spacing). It is Diffusers'
-    own class, so that the pipeline loads where this package is not installed.
+    """The sampler of a new pipeline: DPM-Solver++ 2M that starts at the last timestep (trailing spacing).
+
+    It is Diffusers' own class, so that the pipeline loads where this package is not installed.
 
     Args:
         settings: the noise schedule: keyword arguments of Diffusers' schedulers.
