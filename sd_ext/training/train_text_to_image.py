@@ -59,7 +59,7 @@ def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_siz
         # Diffusers' name is wrong for historical reasons: this is the number of heads.
         attention_head_dim=tuple(max(1, channels // settings.head_dim) for channels in settings.channels),
         # "text": attention pooling of the text states is added to the embedding of the time (Saharia et al. 2022, arXiv
-        # 2205.11487, section 2.3). Diffusers takes it from the states of the cross-attention: pipelines run it as it is.
+        # 2205.11487, section 2.3). Diffusers takes the states of the cross-attention: pipelines run it as it is.
         addition_embed_type="text" if settings.text_with_time else None,
         addition_embed_type_num_heads=max(1, text_width // settings.head_dim),
         resnet_time_scale_shift="scale_shift" if settings.scale_shift else "default",
