@@ -34,7 +34,7 @@ ALLOWED = {
     ("schedulers/exported.py", "to_json_string", "json.loads"): "its own config; the exported file stands alone",
     ("schedulers/travel.py", "strict", "json.loads"): "its own config, to be written without infinities",
     ("training/data/images.py", "is_whole_png", "Image.open"): IN_MEMORY,
-    ("training/data/images.py", "open_picture", "Image.open"): IN_MEMORY,
+    ("training/data/images.py", "decode_picture", "Image.open"): IN_MEMORY,
     ("training/data/shards.py", "members", "tarfile.open"): "plain files alone; headers only, and any error is caught",
     ("training/diffusion/previews.py", "read_whole_pictures", "Image.open"): "looked through by is_whole_png",
     ("training/fork.py", "pictures_in", "Image.open"): "looked through by is_whole_png",

@@ -29,6 +29,7 @@ ALLOWED = {
     ("calibration/report/pictures.py", "_sheet", "save"): "into memory",
     ("lora/aside.py", "__init__", "TemporaryFile"): "a file without a name, gone with the process",
     ("cli/compare/page.py", "image", "save"): "into memory",
+    ("training/doctor/shots.py", "uri", "save"): "into memory",
     ("cli/pictures/encode.py", "encode", "save"): "into memory",
     ("cli/pictures/destination.py", "_check_writable", "TemporaryFile"): "a file without a name, gone at once",
     ("plain_files.py", "open_file", "open"): "for reading",

@@ -60,7 +60,7 @@ def test_the_script_is_the_command():
 def test_ci_runs_the_readmes_test_command():
     commands = re.findall(r"^pip install .* && .*$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
     assert commands == [
-        'pip install -c constraints.txt . && sd-ext generate "red apple"',
+        'pip install -c constraints.txt . && sd-ext generate "a red apple"',
         'pip install -c constraints.txt -e ".[test]" && pytest',
     ]
     assert (ROOT / ".ci" / "run").read_text("utf-8").splitlines()[-1] == commands[1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sd_ext
-from sd_ext.board import attach
+from sd_ext.board import attach, detach
 from sd_ext.calibration.pipeline import PipelineProblem, scheduler_of
 from sd_ext.calibration.plan import fit_batch
 from sd_ext.calibration.student import Course, zero
@@ -77,7 +77,10 @@ def test_a_fit_that_is_euler_draws_eulers_pictures(tiny_pipeline):
     calibration = Calibration((Fit(5, 5.0, table, None, "ddim trailing"),))
     scheduler = CalibratedScheduler.from_calibration(calibration, tiny_pipeline.scheduler.config, guidance_scale=5.0)
     attach(tiny_pipeline.unet)
-    ours = drawn(tiny_pipeline, scheduler, 5, 5.0)
+    try:
+        ours = drawn(tiny_pipeline, scheduler, 5, 5.0)
+    finally:
+        detach(tiny_pipeline.unet)
     theirs = drawn(tiny_pipeline, make_scheduler("ddim trailing", tiny_pipeline.scheduler.config), 5, 5.0)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 

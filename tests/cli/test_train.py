@@ -37,7 +37,8 @@ def test_help_is_one_line_a_setting_and_imports_nothing_slow():
     shown = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "400"})
     lines = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  --")]
     assert lines == [
-        *("--config", "--override", "--dry-run"), *("--" + name.replace("_", "-") for name in every_setting(LoraConfig))
+        *("--config", "--override", "--dry-run"),
+        *("--" + name.strip("_").replace("_", "-") for name in every_setting(LoraConfig)),
     ]  # fmt: skip
     assert "embedded, sd15, sd21, sdxl" in shown.stdout
 

@@ -89,6 +89,8 @@ def read_sets(value: Any, where: str) -> tuple[DataSet, ...]:
         path, value = value, read_toml(value)
         where = path
         value = tables_of(value, path) if is_kohyas(value) else value.get("data")
+    elif isinstance(value, (list, tuple)) and not value:  # as the setting is where there are none
+        return ()
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"{where}: there are no [[data]] tables; give each data set one")
     sets = tuple(table if isinstance(table, DataSet) else data_set(table, f"{where}: data set {number}")

@@ -57,7 +57,7 @@ def make_messy(root: Path) -> Path:
     put("lines.png", scene(18), "first line\nsecond line\n")
     put("long.png", scene(19), "word " * 40)
     put("utf16.png", scene(20), "sixteen".encode("utf-16"))
-    put("<b>&.png", scene(21), "<script>alert(1)</script>")
+    put("<b>&.png", scene(21), "<script>alert(1)</script> qxv zkw pjf vqx jzk")
     put("again.jpg", scene(1), kind="JPEG", quality=85)
     put("mirrored.png", scene(2, 64, 96).rotate(-90, expand=True).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     put("same.png", scene(14))

@@ -24,7 +24,7 @@ USED = {  # name -> (width and height seen, text, notes)
     "10_sks cat/named.png": (
         "64x64", "words of named", ["the 10 of 10_sks cat is a name; folder_repeats reads it as repeats"]
     ),
-    "<b>&.png": ("64x64", "<script>alert(1)</script>", []),
+    "<b>&.png": ("64x64", "<script>alert(1)</script> qxv zkw pjf vqx jzk", []),
     "LOUD.PNG": ("64x64", "words of LOUD", []),
     "again.jpg": ("64x64", "words of again", []),
     "clear.webp": ("64x64", "words of clear", []),
