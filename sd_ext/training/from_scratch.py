@@ -26,7 +26,7 @@ from sd_ext.training.settings.command import describe, parse
 from sd_ext.training.settings.config import Config
 
 RECIPES = Path(__file__).parent / "recipes"
-GUIDANCE = 3.0  # the scale at which the embedded model measures best, see benchmarks/bars.py
+GUIDANCE = 5.0  # of 3, 4, 5 and 7 the scale at which the judge of benchmarks/bars.py knows most things
 TRAINED: dict[str, type[Config]] = {
     "autoencoder": AutoencoderConfig,
     "decoder": AutoencoderConfig,
