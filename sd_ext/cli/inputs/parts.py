@@ -13,7 +13,7 @@ from ...models.folder import Folder
 from ...models.pipeline import load_pipeline
 from ..machine import place_of, put, set_machine
 from ..request import Recipe
-from .possible import REFINER, check_kind, check_width
+from .possible import CHANNELS, REFINER, check_kind, check_width
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -38,7 +38,8 @@ def load_parts(
     """
     place = place_of(pipe)
     unet: Any = getattr(pipe, "unet", None)
-    check_kind(recipe, recipe.model, type(pipe).__name__, getattr(getattr(unet, "config", None), "in_channels", 4))
+    taken, given = (getattr(getattr(unet, "config", None), name, 4) for name in CHANNELS)
+    check_kind(recipe, recipe.model, type(pipe).__name__, taken - given)
     for control in recipe.controls:
         if control.network not in place.networks:
             network = _control_network(control.network, place.dtype)

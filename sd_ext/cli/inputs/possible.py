@@ -14,7 +14,8 @@ WORDS = tuple(f"{family}{kind}Pipeline" for family in FAMILIES for kind in ("", 
 """Classes whose models draw from words, pictures and masks, whichever of them a folder was saved as."""
 INSTRUCTED = tuple(f"{family}InstructPix2PixPipeline" for family in FAMILIES)
 REFINER = "StableDiffusionXLImg2ImgPipeline"
-MASKED, EDITED = 9, 8  # input channels of U-Nets for inpainting and for instructions
+MASKED, EDITED = 5, 4  # channels that U-Nets for inpainting and for instructions take beside the latent
+CHANNELS = ("in_channels", "out_channels")
 
 
 def check_possible(recipe: Recipe, model: Model) -> None:
@@ -30,24 +31,24 @@ def check_possible(recipe: Recipe, model: Model) -> None:
         check_control(control.network, None if isinstance(model, OnHub) else model)
     if isinstance(model, OnHub):
         return
-    channels = model.setting("unet", "in_channels", int, 4) if "unet" in model.parts else 4
-    check_kind(recipe, model.name, model.pipeline_class, channels)
+    channels = [model.setting("unet", name, int, 4) for name in CHANNELS if "unet" in model.parts] or [4, 4]
+    check_kind(recipe, model.name, model.pipeline_class, channels[0] - channels[1])
     if recipe.refiner is not None and model.family != "sdxl":
         raise InputError(f"--refiner is for Stable Diffusion XL, which {model.name} is not; leave it out")
 
 
-def check_kind(recipe: Recipe, name: str, pipeline: str, channels: int) -> None:
+def check_kind(recipe: Recipe, name: str, pipeline: str, beside: int) -> None:
     """Raise `InputError` unless a kind of model can draw with a recipe's pictures.
 
     Args:
         recipe: what is wanted.
         name: the model's, for messages.
         pipeline: the name of its pipeline class.
-        channels: what its U-Net takes.
+        beside: channels that its U-Net takes beside the latent.
     """
     asked = [flag for flag, value in (("--image", recipe.image), ("--control", recipe.control)) if value]
     asked += ["--upscale"] if recipe.upscale else []
-    if pipeline in INSTRUCTED or channels == EDITED:
+    if pipeline in INSTRUCTED or beside == EDITED:
         if not recipe.image:
             raise InputError(f"{name} changes a picture as the words say; give it with --image")
         for flag, value in (
@@ -59,7 +60,7 @@ def check_kind(recipe: Recipe, name: str, pipeline: str, channels: int) -> None:
         ):
             if value:
                 raise InputError(f"{flag}: {name} only changes whole pictures as the words say; leave it out")
-    elif channels == MASKED:
+    elif beside == MASKED:
         if not recipe.mask:
             raise InputError(f"{name} is for inpainting, and draws only within a mask; give --image and --mask")
     elif asked and pipeline not in WORDS:
