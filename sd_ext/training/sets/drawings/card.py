@@ -82,5 +82,6 @@ def write_card(new: Path, pipe: Any, out: Path, recipe: str, where: str, guidanc
         schedule=pipe.scheduler.config.beta_schedule,
         where=where,
         guidance=guidance,
+        strength=f"{guidance:g}",  # in code, where a formatter would take a format for Python
     )
     (new / "README.md").write_text(card, encoding="utf-8")
