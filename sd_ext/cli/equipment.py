@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .additions import LoraNamed, loras_of
+from .fitted import NAME
 from .request import Recipe
 from .unet_options import set_unet
 
@@ -29,6 +30,7 @@ class Equipment:
         pipe: as it was loaded; changed in place.
         tell: gets a sentence for each thing in a file that is not used, each time.
         finish: called with the recipe when all else is in place.
+        fitted: config of the sampler that was fitted to the model, if there is one.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class Equipment:
         pipe: DiffusionPipeline,
         tell: Callable[[str], object] = lambda text: None,
         finish: Callable[[Recipe], object] = lambda recipe: None,
+        fitted: Mapping[str, Any] | None = None,
     ):
-        self._pipe, self._tell, self._finish = pipe, tell, finish
+        self._pipe, self._tell, self._finish, self._fitted = pipe, tell, finish, fitted or {}
         self._own: dict[str, Any] = {name: getattr(pipe, name, None) for name in ("scheduler", "unet")}
         self._now: tuple[Any, ...] | None = None
         self._used: Used | None = None
@@ -51,7 +54,7 @@ class Equipment:
         try:
             if recipe.lora:
                 self._use(loras_of(recipe))
-            set_sampler(self._pipe, recipe)
+            set_sampler(self._pipe, recipe, self._fitted)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
             if getattr(self._pipe.scheduler, "needs_halves", False):
@@ -85,12 +88,13 @@ class Equipment:
             self._tell(sentence)
 
 
-def set_sampler(pipe: DiffusionPipeline, recipe: Recipe) -> None:
+def set_sampler(pipe: DiffusionPipeline, recipe: Recipe, fitted: Mapping[str, Any]) -> None:
     """Replace the pipeline's scheduler if the recipe names a sampler, or a grid or guidance schedule for its own.
 
     Args:
         pipe: changed in place.
         recipe: its sampler, grid, program and guidance schedule are read.
+        fitted: config of the sampler that was fitted to the model: what "calibrated" is made of.
 
     Raises:
         InputError: no sampler is named, and the model's own scheduler is not one of this package.
@@ -101,11 +105,14 @@ def set_sampler(pipe: DiffusionPipeline, recipe: Recipe) -> None:
     named = {"grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
     options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if recipe.sampler is not None:
-        pipe.register_modules(scheduler=sd_ext.make_scheduler(recipe.sampler, own.config, like=recipe.like, **options))
+        carried = {name: fitted[name] for name in fitted if name == "calibration" and recipe.sampler == NAME}
+        config = {**own.config, **carried}
+        pipe.register_modules(scheduler=sd_ext.make_scheduler(recipe.sampler, config, like=recipe.like, **options))
     elif options:
         name = type(own).__name__
         if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
             option, value = next(iter(options.items()))
             option = option.replace("_", "-")
-            raise InputError(f"--{option} {value} needs --sampler too: the model's own {name} is not one of ours")
+            whose = "was fitted as it is" if name == "CalibratedScheduler" else "is not one of ours"
+            raise InputError(f"--{option} {value} needs --sampler too: the model's own {name} {whose}")
         pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, **options))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InputError
 from ..models import Model
+from ..models.calibrated import calibrated_config
 from ..models.pipeline import load_pipeline
 from ..models.words import words_of
 from . import checks
 from .additions import add
 from .drawing import check_pipeline, default_guidance, default_size
 from .equipment import Equipment, equipped
+from .fitted import drawn_by_it
 from .inputs.fit import natural_size, open_upright, told_of_pictures
 from .inputs.look import from_pictures, looked_at
 from .inputs.parts import load_parts
@@ -67,13 +69,16 @@ def prepare(recipes: Sequence[Recipe], model: Model, run: Run, tell: Tell = lamb
     usual = (words and words.guidance) or default_guidance(pipe)
     machine = {"device": place.device.type, "dtype": str(place.dtype).removeprefix("torch.")}
     recipes = [_complete(pipe, replace(recipe, **machine), _guidance(recipe, usual, tell)) for recipe in recipes]
+    fitted = calibrated_config(model)
+    if fitted is not None:
+        recipes = drawn_by_it(recipes, fitted, tell)
     for recipe in {from_pictures(recipe): recipe for recipe in recipes}.values():
         load_parts(pipe, recipe, run.trust_remote_code, tell)
         for sentence in told_of_pictures(recipe):
             tell(sentence)
     if any(recipe.negative and recipe.guidance is not None and recipe.guidance <= 1 for recipe in recipes):
         tell("The negative prompt does nothing at guidance 1 or less.")
-    equipment = Equipment(pipe, tell, lambda recipe: set_machine(pipe, recipe, run, tell))
+    equipment = Equipment(pipe, tell, lambda recipe: set_machine(pipe, recipe, run, tell), fitted or {})
     for recipe in (*_differing(recipes[1:]), recipes[0]):  # so that what cannot be is said before anything is drawn
         equipment.put_on(recipe)
     return Prepared(pipe, recipes, equipment)
