@@ -1,7 +1,8 @@
-"""`sd-ext samplers`: list the samplers and timestep grids, or those that match a text."""
+"""`sd-ext samplers`: list the samplers and timestep grids, or show the table of one."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -15,15 +16,31 @@ if TYPE_CHECKING:
     from ..schedulers import SamplerInfo
 
 WIDTH = 79  # columns
+EXAMPLE = 'sd-ext samplers "dpm++ 2m karras" --steps 8'
 NAME = 21  # columns of a name and what separates it from the rest
 
 
 def samplers(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sampler, whose table is shown.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Network calls of the table.")] = None,
+    grid: Annotated[str | None, typer.Option(metavar="NAME", help="Where its steps fall. [its own]")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH_OR_ID", help="The model it is for. [Stable Diffusion's noise levels]")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, for other programs: the table (docs/interchange.md), or the list.")
+    ] = False,
     search: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Only those whose names, source or note hold every word of it.")
     ] = None,
 ) -> None:
-    """List the samplers and the timestep grids."""
+    """List the samplers and the timestep grids, or show the table of one."""
+    if name is not None:
+        _table(name, steps, grid, model, search, as_json)
+        return
+    for flag, value in {"--steps": steps, "--grid": grid, "--model": model}.items():
+        if value is not None:
+            raise InputError(f"{flag} is for the table of one sampler; name it, such as: {EXAMPLE}")
     silence_torch()
     import sd_ext
 
@@ -32,15 +49,54 @@ def samplers(
     grids = [each for each in sd_ext.list_grids() if _holds(words, each.name, each.description, *each.aliases)]
     if not known and not grids:
         raise InputError(f"no sampler or grid matches {search!r}; sd-ext samplers lists all")
+    if as_json:
+        told = [{"name": each.name, "description": each.description, "aliases": each.aliases} for each in grids]
+        print(json.dumps({"samplers": [_as_json(each) for each in known], "grids": told}))
+        return
     if known:
         print("SAMPLERS (order; network calls a step; fresh noise)")
         for each in known:
             print("\n".join(_wrapped(each.name, described(each))))
     if grids:
         print("\nGRIDS of timesteps" if known else "GRIDS of timesteps")
-        for grid in grids:
-            print("\n".join(_wrapped(grid.name, _with_others(grid.description, grid.aliases))))
+        for placed in grids:
+            print("\n".join(_wrapped(placed.name, _with_others(placed.description, placed.aliases))))
     print('\nUse them as: sd-ext generate "red apple" --sampler NAME --grid NAME')
+
+
+def _table(
+    name: str, steps: int | None, grid: str | None, model: str | None, search: str | None, as_json: bool
+) -> None:
+    """Print the table of a sampler, for people or as JSON."""
+    if search is not None:
+        raise InputError("--search looks through the list; name a sampler or search, not both")
+    if steps is None:
+        raise InputError(f"--steps says how many network calls the table of {name!r} is for; try: {EXAMPLE}")
+    from ..models import find_model
+
+    config = None if model is None else find_model(model).config("scheduler")
+    silence_torch()
+    import sd_ext
+
+    from ..schedulers.interchange import interchanged
+
+    scheduler = sd_ext.make_scheduler(name, config, grid=grid)
+    scheduler.set_timesteps(steps)
+    made = interchanged(scheduler, sampler=f"{name} {grid}" if grid else name)
+    if as_json:
+        print(made.to_json())
+        return
+    print(made.table)
+    if made.companion is not None:
+        print("\nWhere the network gives no halves of its guided predictions:\n")
+        print(made.companion)
+
+
+def _as_json(info: SamplerInfo) -> dict[str, object]:
+    """What is known of a sampler, for programs."""
+    told = {"name": info.name, "class": info.cls.__name__, "order": info.order, "calls": info.calls}
+    more = {"stochastic": info.stochastic, "aliases": info.aliases, "note": info.note, "source": info.source}
+    return {**told, **more, "halves": info.cls.weighs_unconditional}
 
 
 def described(info: SamplerInfo) -> str:

@@ -17,6 +17,7 @@ plan         what is remembered between steps     stepping   the Diffusers sched
 forward      noise on pictures, for training      exported   a scheduler of stored numbers
 
 noise        noise from a Brownian path           export     writes a sampler as numbers; assemble, the file beside them
+interchange  a run as JSON, for other languages
 """
 
 from . import samplers

@@ -45,7 +45,8 @@ def linear_map(prediction: Prediction | str, basis: Basis, alpha: float, sigma: 
     epsilon: m = eps. sample: m = x0. v_prediction: m = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv 2202.00512); of
     data in units of d, m = alpha d eps - sigma x0 / d, which is EDM's F for alpha^2 d^2 + sigma^2 = 1 (Karras et al.
     2022, arXiv 2206.00364, eq. 7). flow_prediction: m = eps - x0 (arXiv 2209.03003). consistency: x0 = c_skip x + c_out
-    m of x / alpha, with c_skip = 1 at sigma_min (Song et al. 2023, arXiv 2303.01469, appendix C).
+    m of x / alpha, with c_skip = 1 at sigma_min (Song et al. 2023, arXiv 2303.01469, appendix C). Products and square
+    roots are rounded alike everywhere, powers are not: so runners in other languages have the same numbers to the bit.
 
     Args:
         prediction: what m is; its kind alone will do.
@@ -64,15 +65,15 @@ def linear_map(prediction: Prediction | str, basis: Basis, alpha: float, sigma: 
     elif kind == "epsilon":
         x0, eps = (1 / alpha, -sigma / alpha), (0.0, 1.0)
     elif kind == "v_prediction":
-        norm = (alpha * data) ** 2 + sigma**2
-        x0, eps = (alpha * data**2 / norm, -sigma * data / norm), (sigma / norm, alpha * data / norm)
+        norm = alpha * data * (alpha * data) + sigma * sigma
+        x0, eps = (alpha * (data * data) / norm, -sigma * data / norm), (sigma / norm, alpha * data / norm)
     elif kind == "flow_prediction":
         norm = alpha + sigma
         x0, eps = (1 / norm, -sigma / norm), (1 / norm, alpha / norm)
     elif kind == "consistency":
         above = sigma / alpha - least
-        skip = data**2 / (above**2 + data**2) / alpha
-        out = above * data / math.hypot(sigma / alpha, data)
+        skip = data * data / (above * above + data * data) / alpha
+        out = above * data / math.sqrt(sigma / alpha * (sigma / alpha) + data * data)
         x0, eps = (skip, out), ((1 - alpha * skip) / sigma, -alpha * out / sigma)
     else:
         raise InputError(f"prediction_type must be one of {PREDICTION_TYPES}, got {kind!r}")
