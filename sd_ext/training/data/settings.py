@@ -142,6 +142,11 @@ class HeldOutSettings(Settings):
         4, "timesteps (the same each time) the loss of each is measured at", "N", free=True, within=AT_LEAST_1
     )
 
+    @property
+    def any(self) -> bool:
+        """Whether there are to be any."""
+        return bool(self.validation_data or self.validation_split or self.validation_share)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if sum(map(bool, (self.validation_data, self.validation_split, self.validation_share))) > 1:

@@ -89,7 +89,7 @@ class DiffusionTask(Task):
     """
 
     def __init__(self, config: DiffusionConfig, files: Model, rephrase: float = 0.0):
-        self.config, self.files = config, files
+        self.config, self.files, self.early = config, files, config.stop
         check_clip_skip(config.captions.clip_skip, files)
         self.scale, self.channels = files.pixels_per_latent, files.setting("vae", "latent_channels", int, 4)
         data = gather(config, self.scale, self.complete)
@@ -106,6 +106,10 @@ class DiffusionTask(Task):
             "base": files.digest(*files.decisive),
             "samples": fingerprint(self.pictures, wordings, config.loss.masked_loss),
         }
+        if self.early.patience:
+            if not self.held_out:
+                raise InputError("patience is set, and there are no held-out pictures to validate with")
+            self.parts["held out"] = fingerprint(self.held_out, self.held_out_texts)
         self.unet: Any = None
         if epochs := config.pictures.epochs:
             self.config = config.change(steps=epochs * self.steps_per_epoch(PartialState().num_processes))

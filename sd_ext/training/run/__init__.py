@@ -6,6 +6,8 @@ task         the interface between `fit` and one kind of training
 config       the settings that all scripts share
 settings     their groups: folder, loop, machine
 checkpoint   writing, checking and loading checkpoints
+early, best  early stopping by the validation loss; the best step is kept and becomes the result
+saved        a run written into a checkpoint and put back
 folder       the folder of a run, and the record of its settings
 history      the log of losses and other metrics
 progress     the progress bar

@@ -104,15 +104,15 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
 
 
-def prune(folder: Path, keep: int, save_every: int = 0) -> None:
+def prune(folder: Path, keep: int, save_every: int = 0, best: int = 0) -> None:
     """Remove all but the newest `keep` checkpoints, and temporary files of processes that were killed while writing.
 
-    Checkpoints at multiples of `save_every`, if that is not 0, stay too. A checkpoint is renamed before its files are
-    removed, so that no incomplete one is ever found.
+    Checkpoints at multiples of `save_every`, if that is not 0, and of the step `best` stay too. A checkpoint is renamed
+    before its files are removed, so that no incomplete one is ever found.
     """
     whole.sweep(folder)
     for old in checkpoints(folder)[:-keep]:
-        if not save_every or step_of(old) % save_every:
+        if step_of(old) != best and (not save_every or step_of(old) % save_every):
             whole.remove(old)
 
 

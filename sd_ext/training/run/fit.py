@@ -32,16 +32,17 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from sd_ext import whole
-from sd_ext.errors import InputError, TrainingError
+from sd_ext.errors import TrainingError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
-from sd_ext.training.optimizer.averaged import averages, to_training
 from sd_ext.training.optimizer.averaged import evaluating as averaged
+from sd_ext.training.optimizer.averaged import to_training
 from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
 from sd_ext.training.optimizer.schedules import learning_rate
 from sd_ext.training.quick.attention import quicken_attention
 from sd_ext.training.quick.group_norm import quicken
 from sd_ext.training.run import checkpoint
+from sd_ext.training.run.best import agreed, ends_early, take_best
 from sd_ext.training.run.config import RunConfig
 from sd_ext.training.run.folder import alone, open_run
 from sd_ext.training.run.history import History
@@ -51,6 +52,7 @@ from sd_ext.training.run.parent import Parent, inherit, parent_of
 from sd_ext.training.run.progress import TrainingProgress
 from sd_ext.training.run.result import check as check_result
 from sd_ext.training.run.result import record as record_result
+from sd_ext.training.run.saved import resume, save
 from sd_ext.training.run.task import Task
 from sd_ext.training.settings.kept import SETTINGS, keep_settings
 
@@ -82,52 +84,6 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     )
 
 
-def trained(run: Run) -> dict[Any, str]:
-    """The trained parameters of a run's model -> their names."""
-    model = run.accelerator.unwrap_model(run.model)
-    return {p: name for name, p in model.named_parameters() if p.requires_grad}
-
-
-def save(run: Run, folder: Path, history: History) -> None:
-    """Write a checkpoint of the current step, then remove the oldest ones beyond the setting `keep`.
-
-    The first process writes, the others wait.
-
-    Args:
-        run: the run.
-        folder: the folder of the checkpoints.
-        history: the log, whose checksum the checkpoint stores.
-
-    Raises:
-        TrainingError: the disk is full or fails.
-    """
-    target = folder / checkpoint.named(run.step)
-    if run.accelerator.is_main_process:
-        names = trained(run)
-        moments, scalars = checkpoint.optimizer_state(run.optimizer, names)
-        tensors = {"model.safetensors": {name: p for p, name in names.items()}, "optimizer.safetensors": moments}
-        if run.ema:
-            tensors["ema.safetensors"] = run.ema.average
-        elif averages(run.optimizer):
-            with averaged(run.optimizer):
-                tensors["ema.safetensors"] = {
-                    name: p.detach().clone() for name, p in tensors["model.safetensors"].items()
-                }
-        scaler = run.accelerator.scaler
-        state = {
-            "step": run.step,
-            "optimizer": scalars,
-            "loss_scale": scaler.state_dict() if scaler else None,
-            "torch": torch.__version__,
-            "history": history.seal(),
-            "notes": dict(run.notes),
-        }
-        checkpoint.write_folder(target, tensors, state)
-        checkpoint.prune(folder, run.config.folder.keep, run.config.folder.save_every)
-    run.accelerator.wait_for_everyone()
-    run.last_checkpoint = str(target)
-
-
 def descent(parent: Parent, run: Run) -> str:
     """A line that says what the run starts from, and at which learning rate it goes on."""
     if "step" not in parent:
@@ -135,55 +91,6 @@ def descent(parent: Parent, run: Run) -> str:
     step, config = parent["step"], run.config
     rate = learning_rate(config.rate, step, config.loop.steps)
     return f"starts from {parent['run']} at step {step} of {config.loop.steps}, where the learning rate is {rate:.3g}"
-
-
-def resume(run: Run, folder: Path, parent: Parent | None = None) -> str | None:
-    """Load the newest undamaged checkpoint, if there is one, into the run.
-
-    From its parent's checkpoint a run takes what fits its own settings: of the optimizer what it has learnt, or nothing
-    if it is another one, which is said.
-
-    Args:
-        run: a run at step 0, changed in place.
-        folder: the folder of the checkpoints.
-        parent: what the run starts from; None for nothing.
-
-    Returns:
-        The checksum of the log (`History.seal`) when the checkpoint was written; None without a checkpoint.
-
-    Raises:
-        TrainingError: all checkpoints are damaged.
-        InputError: the checkpoint is of another configuration.
-    """
-    with run.accelerator.main_process_first():  # the first process renames damaged checkpoints
-        found = checkpoint.newest_whole(folder)
-    if not found:
-        return None
-    path, tensors, state = found
-    names = trained(run)
-    inherited = parent is not None and state["step"] == parent.get("step")
-    try:
-        checkpoint.restore(path, tensors["model.safetensors"], {name: p for p, name in names.items()})
-    except InputError as error:
-        more = "; a run of other adapters starts from a LoRA: sd-ext train export, then --from its file"
-        raise InputError(f"{error}{more if inherited else ''}") from error
-    if run.ema and inherited and "ema.safetensors" not in tensors:
-        log.warning("%s has no averaged weights; they begin here", path)
-        run.ema.begin()
-    elif run.ema:
-        checkpoint.restore(path, tensors["ema.safetensors"], run.ema.average)
-    try:
-        checkpoint.restore_optimizer(
-            run.optimizer, names, tensors["optimizer.safetensors"], state["optimizer"], own_settings=inherited
-        )
-    except InputError as error:
-        if not inherited:
-            raise
-        log.warning("the optimizer begins anew: %s", error)
-    if state["loss_scale"] and run.accelerator.scaler:
-        run.accelerator.scaler.load_state_dict(state["loss_scale"])
-    run.step, run.last_checkpoint = state["step"], str(path)
-    return state["history"]
 
 
 def batches(task: Task, config: RunConfig, accelerator: Accelerator, first: int) -> Iterator[list[tuple[Pass, tuple]]]:
@@ -252,6 +159,8 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     task.after(run.step)
     history = History(folder / "history.jsonl", run.step, accelerator.is_main_process)
     history.check(sealed)
+    first = (parent or {}).get("step", 0)
+    ended = ends_early(run, task, history, first)
     export_due(run, task, history, folder)  # it may have been killed between checkpoint and export
     accelerator.init_trackers("logs")
     try:
@@ -266,11 +175,15 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
             if parent:
                 progress.say(descent(parent, run))
             progress.say(f"{task.name}: {millions:.2f} M parameters on {accelerator.device}, from step {run.step}")
-            for metrics in train(run):
-                observe(run, task, folder, metrics, progress, history)
+            for metrics in [] if ended else train(run):
+                ended = observe(run, task, folder, metrics, progress, history, first)
+                if ended:
+                    break
                 if agreed(accelerator, bool(asked)) and run.step < config.loop.steps:
                     save(run, folder / "checkpoints", history)
                     raise Interrupted(stopped(run, task, history, folder))
+            if task.early.patience:
+                progress.say(take_best(run, task, history, folder / "checkpoints", first, ended))
         save_result(run, task, history, result)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
@@ -358,13 +271,6 @@ def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
     return groups
 
 
-def agreed(accelerator: Accelerator, asked: bool) -> bool:
-    """Whether any process was asked to stop. All must stop at the same step, or they would wait for one another."""
-    if accelerator.num_processes == 1:
-        return asked
-    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
-
-
 @contextlib.contextmanager
 def evaluating(run: Run, task: Task) -> Iterator[None]:
     """A context in which the model is as it would be saved: averaged weights, no dropout, no gradients."""
@@ -377,8 +283,14 @@ def evaluating(run: Run, task: Task) -> Iterator[None]:
 
 
 def observe(
-    run: Run, task: Task, folder: Path, metrics: dict[str, float], progress: TrainingProgress, history: History
-) -> None:
+    run: Run,
+    task: Task,
+    folder: Path,
+    metrics: dict[str, float],
+    progress: TrainingProgress,
+    history: History,
+    first: int = 0,
+) -> bool:
     """After a step: update the progress bar and, when they are due, validate, preview, log, save and export.
 
     Args:
@@ -388,19 +300,28 @@ def observe(
         metrics: of the step, from `train`.
         progress: the progress bar.
         history: the log.
+        first: the step of the run's parent.
+
+    Returns:
+        Whether the run ends here, because its validations say so.
     """
     settings, step, last = run.config.folder, run.step, run.step == run.config.loop.steps
     progress.update(step, metrics)
-    if settings.validate_every and (step % settings.validate_every == 0 or last):
+    validates = settings.validate_every and (step % settings.validate_every == 0 or last)
+    if validates:
         metrics = {**metrics, **look(run, task, folder / "previews" / f"step-{step:08d}.png")}
         run.accelerator.wait_for_everyone()
     if step % settings.log_every == 0 or last or "validation_loss" in metrics:
         run.accelerator.log(metrics, step=step)
         history.add(step, metrics)
+    before = run.best
+    ended = bool(validates) and ends_early(run, task, history, first)
+    better = agreed(run.accelerator, run.best != before) if validates and task.early.patience else False
     exported = settings.save_every and step % settings.save_every == 0
-    if step % settings.checkpoint_every == 0 or exported or last:
+    if step % settings.checkpoint_every == 0 or exported or last or ended or better:
         save(run, folder / "checkpoints", history)
     export_due(run, task, history, folder)
+    return ended and not last
 
 
 def look(run: Run, task: Task, path: Path) -> dict[str, float]:

@@ -93,6 +93,7 @@ class Run:
         notes: see `Task.notes`.
         step: optimizer steps done so far.
         last_checkpoint: path of the last checkpoint, for messages.
+        best: the step whose checkpoint is kept as the best; 0 for none.
     """
 
     config: RunConfig
@@ -105,6 +106,7 @@ class Run:
     notes: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
     last_checkpoint: str = field(default="none")
+    best: int = 0
 
 
 def check_finite(run: Run, values: dict[str, float], passes: list[Pass]) -> None:

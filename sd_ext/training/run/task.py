@@ -13,6 +13,7 @@ from torch import nn
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.order import Pass
+from sd_ext.training.run.early import StopSettings
 
 
 class Task:
@@ -27,6 +28,7 @@ class Task:
         stops: part of a parameter name, between dots -> the step from which on these parameters are not trained.
         parts: digests of what the run depends on beside its settings, such as the data, by name. A run can be resumed
             only if they are the same.
+        early: whether the run ends by its validations.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Task:
     ratios: dict[str, float] = {}  # noqa: RUF012  # never changed in place
     stops: dict[str, int] = {}  # noqa: RUF012
     parts: dict[str, str] = {}  # noqa: RUF012
+    early: StopSettings = StopSettings()
 
     def begin(self, accelerator: Accelerator) -> None:
         """Load the models, and fill the cache; called once by every process, before training."""
