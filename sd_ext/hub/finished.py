@@ -34,7 +34,8 @@ class Facts:
         pictures: number of training pictures.
         instance_prompt: the words that stand for what was learned, or "".
         prompts, seeds: those of the sample pictures `samples/0000.png`, `samples/0001.png`, ...
-        guidance: the guidance scale of the samples; None is the pipeline's default.
+        guidance: the guidance scale of the first sample; None is the pipeline's default.
+        drawn: how each was drawn: prompt, negative, seed, height, width, guidance, steps.
         settings: every setting that influences the result.
         validation: (step, loss) pairs; pairs whose loss is not finite are dropped.
         tokens: the new tokens of textual inversion.
@@ -53,6 +54,7 @@ class Facts:
     prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     guidance: float | None = None
+    drawn: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     validation: tuple[tuple[int, Measured], ...] = ()
     tokens: tuple[str, ...] = ()

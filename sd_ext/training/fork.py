@@ -27,7 +27,7 @@ from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run.history import read_history
 from sd_ext.training.run.parent import parent_of
 from sd_ext.training.run.point import RECORD, find_point
-from sd_ext.training.settings.command import convert, flag, read_flags
+from sd_ext.training.settings.command import flag, read_flags, read_value
 from sd_ext.training.settings.config import Config, every_setting
 from sd_ext.training.settings.kept import SETTINGS, kept_settings
 
@@ -98,7 +98,7 @@ def branches_of(source: str, arguments: Sequence[str]) -> tuple[list[Branch], Pa
     for value in values:
         folder = out / f"{key}-{re.sub(r'[^A-Za-z0-9.+-]', '_', value)}"
         own = {**flags, key: value, "from_": f"{point.run}@{point.step}", "out": str(folder)}
-        given: dict[str, Any] = {n: convert(known[n].kind, text, flag(n)) for n, text in own.items()}
+        given: dict[str, Any] = {n: read_value(known[n], text, flag(n)) for n, text in own.items()}
         configs.append(kept_settings(cls, point.run / SETTINGS, **given))
         words = [part for n, text in own.items() for part in (flag(n), text)]
         made.append(Branch(value, Stage(script, folder / "model", (str(point.run / SETTINGS), *words))))

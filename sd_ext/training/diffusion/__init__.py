@@ -4,5 +4,6 @@ config     the settings they have in common
 task       their common `Task`: samples, random draws, batches, validation, previews
 samples    reads the pictures to train on and the held-out pictures
 settings   the settings of previews
+prompts    reads their prompts, each with what is its own
 previews   draws a picture with the model in training
 """

@@ -12,23 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 from sd_ext.training.data.images import is_whole_png, to_uint8
-from sd_ext.training.diffusion.settings import PreviewSettings
+from sd_ext.training.diffusion.settings import Shot
 
 log = logging.getLogger(__name__)
 
 
-def draw(
-    pipe: Any, prompt: dict[str, Tensor], negative: dict[str, Tensor], seed: int, side: int, settings: PreviewSettings
-) -> np.ndarray:
+def draw(pipe: Any, prompt: dict[str, Tensor], negative: dict[str, Tensor], shot: Shot) -> np.ndarray:
     """Draw one picture. The initial noise is drawn in float32 on the CPU, so it is the same on every device.
 
     Args:
         pipe: a pipeline from `make_pipeline`.
         prompt: the encoded prompt: "states" (1, n, d) and for SDXL "pooled" (1, p), on the pipeline's device.
         negative: the encoded negative prompt, likewise.
-        seed: seed of the noise.
-        side: height and width in pixels, rounded down to a multiple of the pixels per latent.
-        settings: guidance scale and number of steps.
+        shot: seed, size, guidance scale and number of steps.
 
     Returns:
         (height, width, 3) uint8.
@@ -42,10 +38,9 @@ def draw(
             "pooled_prompt_embeds": prompt["pooled"].to(dtype),
             "negative_pooled_prompt_embeds": negative["pooled"].to(dtype),
         }
-    side = max(1, side // pipe.vae_scale_factor) * pipe.vae_scale_factor
     latents = pipe(
-        **states, num_inference_steps=settings.preview_steps, guidance_scale=settings.preview_guidance,
-        generator=torch.Generator().manual_seed(seed), height=side, width=side, output_type="latent",
+        **states, num_inference_steps=shot.steps, guidance_scale=shot.guidance,
+        generator=torch.Generator().manual_seed(shot.seed), height=shot.height, width=shot.width, output_type="latent",
     ).images  # fmt: skip
     vae = pipe.vae
     latents = latents.to(vae.device, torch.float32) / vae.config.scaling_factor

@@ -30,6 +30,7 @@ from sd_ext.training.data.texts import outside_training, texts_of_pictures
 from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.samples import gather
+from sd_ext.training.diffusion.settings import Shot
 from sd_ext.training.encoding.encoded import Encoded, settled
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
@@ -144,6 +145,7 @@ class DiffusionTask(Task):
         )  # fmt: skip
         if accelerator.is_main_process:
             self.say_cut()
+            self.say_rounded()
         self.encoded.prepare([self.pictures, *([self.held_out] if self.held_out else [])], self.all_texts())
         self.model = self.make_model()
         self.unet = self.model.unet
@@ -161,19 +163,31 @@ class DiffusionTask(Task):
                 "%d of %d captions are cut off after %d tokens, e.g. %r", len(long), len(lengths), most, long[0][:60]
             )
 
+    def say_rounded(self) -> None:
+        """Name the previews whose size is no multiple of a latent's pixels."""
+        asked = [prompt for prompt in self.config.previews.prompts if prompt.width or prompt.height]
+        if odd := [prompt for prompt in asked if (prompt.width or 0) % self.scale or (prompt.height or 0) % self.scale]:
+            log.warning(
+                "sizes of %d previews are rounded down to multiples of %d, e.g. of '%s'", len(odd), self.scale, odd[0]
+            )
+
     def all_texts(self) -> list[str]:
         """Every text that must be encoded: those of samples, validation and previews, and the empty text."""
-        more = [*self.prompts, self.config.previews.negative_prompt, ""]
-        return list(dict.fromkeys([*self.texts, *self.held_out_texts, *more]))
+        more = [text for shot in self.shots for text in (shot.prompt, shot.negative)]
+        return list(dict.fromkeys([*self.texts, *self.held_out_texts, *more, ""]))
 
     @property
     def prompts(self) -> list[str]:
         """The captions of the previews."""
-        if self.config.previews.prompts:
-            return list(self.config.previews.prompts)
+        return [shot.prompt for shot in self.shots]
+
+    @property
+    def shots(self) -> list[Shot]:
+        """The previews: those that the settings name, or of the data's first captions."""
         pairs = zip(self.pictures.samples, self.pictures.captions, strict=True)
         learnt = [outside_training(self.config.captions, s.item, c) for s, c in pairs if not s.item.prior]
-        return list(dict.fromkeys(learnt))[:PREVIEWS]
+        texts = list(dict.fromkeys(learnt))[:PREVIEWS]
+        return self.config.previews.shots(texts, self.config.pictures.resolution[0], self.scale)
 
     def make_model(self) -> DiffusionLoss:
         """Build the module whose output is minimised; the U-Net's parameters that require gradients are trained."""
@@ -307,7 +321,7 @@ class DiffusionTask(Task):
         return self.model  # type: ignore[return-value]
 
     def draw_prompts(self, pipe: Any, towers: TextTowers | None = None) -> list[np.ndarray]:
-        """Draw a picture of each preview prompt, with consecutive seeds.
+        """Draw a picture of each preview prompt.
 
         Args:
             pipe: a pipeline with the U-Net, from `make_pipeline`.
@@ -320,13 +334,10 @@ class DiffusionTask(Task):
         def states(text: str) -> dict[str, Tensor]:
             return towers(towers.tokenize([text]).to(self.device)) if towers else self.preview_words(text)
 
-        settings, side = self.config.previews, self.config.pictures.resolution[0]
-        negative, prompts = states(settings.negative_prompt), [states(prompt) for prompt in self.prompts]
+        shots = self.shots
+        read = {text: states(text) for shot in shots for text in (shot.prompt, shot.negative)}
         with self.accelerator.autocast():
-            return [
-                draw(pipe, prompt, negative, settings.preview_seed + number, side, settings)
-                for number, prompt in enumerate(prompts)
-            ]
+            return [draw(pipe, read[shot.prompt], read[shot.negative], shot) for shot in shots]
 
     def preview_words(self, text: str) -> dict[str, Tensor]:
         """A preview's encoded text: "states" (1, n, d) and for SDXL "pooled" (1, p), on the device."""

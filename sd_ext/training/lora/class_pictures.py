@@ -29,6 +29,7 @@ from sd_ext.training.data.folders import picture_files
 from sd_ext.training.data.images import is_whole_png
 from sd_ext.training.data.items import FileReader, Item
 from sd_ext.training.diffusion.previews import draw
+from sd_ext.training.diffusion.prompts import Prompt
 from sd_ext.training.diffusion.settings import PreviewSettings
 from sd_ext.training.lora.settings import ClassSettings
 from sd_ext.training.model.pipeline import make_pipeline
@@ -177,7 +178,8 @@ def drawn(
     vae, unet = files.load("vae").eval().to(device), files.load("unet", dtype).eval().to(device)
     pipe = make_pipeline(vae, unet, files.noise(), None, files)
     for seed in seeds:
-        yield Image.fromarray(draw(pipe, states, negative, seed, side, previews))
+        shot = previews.shot(Prompt(prompt, negative_prompt="", seed=seed), 0, side, files.pixels_per_latent)
+        yield Image.fromarray(draw(pipe, states, negative, shot))
     del pipe, vae, unet, towers
     if device.type == "cuda":
         torch.cuda.empty_cache()  # else this memory would not count as free when the run is checked to fit

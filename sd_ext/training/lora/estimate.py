@@ -194,9 +194,11 @@ def encode_once(work: Workload, vae: Any) -> None:
 
 @torch.no_grad()
 def decode_once(work: Workload, vae: Any) -> None:
-    """Decode one preview; only its memory matters."""
-    side = work.config.pictures.resolution[0] // work.scale
-    vae.decode(torch.empty(1, work.channels, side, side)).sample.clone()
+    """Decode the largest preview; only its memory matters."""
+    shots = work.config.previews.shots([""], work.config.pictures.resolution[0], work.scale)
+    largest = max(shots, key=lambda shot: shot.height * shot.width)
+    size = largest.height // work.scale, largest.width // work.scale
+    vae.decode(torch.empty(1, work.channels, *size)).sample.clone()
 
 
 def check_fits(work: Workload, device: torch.device) -> None:

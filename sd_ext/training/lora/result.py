@@ -12,6 +12,7 @@ training.json                      facts about the run: base model, settings, pi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sd_ext.lora.kinds import find_kind
 from sd_ext.lora.plain import has_dora, told, without_dora
 from sd_ext.models import Model
 from sd_ext.sheets import labelled_sheet
+from sd_ext.training.diffusion.settings import Shot
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.new_words import Words, embeddings
 from sd_ext.training.objective.settings import WEIGHTS
@@ -73,6 +75,7 @@ class Finished:
         noted: facts on the data.
         base_drawn: a picture of each prompt by the base model; empty if there are none.
         drawn: a picture of each prompt by the LoRA; empty if there are none.
+        shots: what those show, and how they were drawn.
     """
 
     config: LoraConfig
@@ -86,6 +89,7 @@ class Finished:
     noted: Noted
     base_drawn: list[Image.Image]
     drawn: list[Image.Image]
+    shots: Sequence[Shot] = ()
 
 
 def write_result(finished: Finished, new: Path) -> list[str]:
@@ -191,16 +195,17 @@ def write_pictures(finished: Finished, new: Path) -> None:
 
 def facts(finished: Finished) -> Facts:
     """The contents of `training.json`."""
-    config, previews = finished.config, finished.config.previews
+    config, shots = finished.config, finished.shots[: len(finished.drawn)]
     tokens, measured = config.words.tokens, [entry for entry in finished.history if "validation_loss" in entry]
     return Facts(
         name=config.result.name,
         base_model=base_model(finished.model.name),
         family=finished.base,
         instance_prompt=config.captions.instance_prompt or " ".join([config.captions.prefix, *tokens]).strip(),
-        prompts=tuple(finished.noted.prompts[: len(finished.drawn)]),
-        seeds=tuple(previews.preview_seed + number for number in range(len(finished.drawn))),
-        guidance=previews.preview_guidance,
+        prompts=tuple(shot.prompt for shot in shots),
+        seeds=tuple(shot.seed for shot in shots),
+        guidance=shots[0].guidance if shots else config.previews.preview_guidance,
+        drawn=tuple(asdict(shot) for shot in shots),
         settings=config.result_settings(),
         steps=finished.step,
         pictures=finished.noted.pictures,

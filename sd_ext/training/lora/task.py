@@ -155,11 +155,10 @@ class LoraTask(DiffusionTask):
         Returns:
             A picture of each prompt; empty if previews are off, and in all but the first process.
         """
-        config, previews = self.config, self.config.previews
+        config = self.config
         if not self.accelerator.is_main_process or not config.folder.validate_every:
             return []
-        known_by = repr((self.prompts, previews.negative_prompt, previews.preview_guidance, previews.preview_steps,
-                         previews.preview_seed, config.pictures.resolution, self.noise))  # fmt: skip
+        known_by = repr((self.shots, self.noise))
         name = f"base-{hashlib.sha256(known_by.encode()).hexdigest()[:8]}"
         folder = Path(config.folder.out) / "previews" / name
         there = read_whole_pictures(folder, len(self.prompts))
@@ -226,6 +225,7 @@ class LoraTask(DiffusionTask):
             noted=Noted(**self.notes()),
             base_drawn=self.base_pictures if draws else [],
             drawn=self.draw_trained() if draws else [],
+            shots=self.shots,
         )
         for note in write_result(finished, new):
             self.accelerator.print(note)

@@ -10,6 +10,7 @@ early, best  early stopping by the validation loss; the best step is kept and be
 saved        a run written into a checkpoint and put back
 folder       the folder of a run, and the record of its settings
 history      the log of losses and other metrics
+trackers     TensorBoard and W&B
 progress     the progress bar
 machine      the device, and checks that it supports the settings
 memory       free memory, and the memory that operations take

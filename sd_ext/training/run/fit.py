@@ -7,7 +7,7 @@ OUT/checkpoints/    step-00000500, ...
 OUT/exports/        results from before the end, see the setting `save_every`
 OUT/history.jsonl   the log of metrics
 OUT/previews/       contact sheets
-OUT/logs/           TensorBoard
+OUT/logs/           what trackers write
 OUT/model/          the result; appears when the run is complete
 OUT/model.sha256    checksums of the result; running the same command again verifies them
 """
@@ -24,11 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, is_tensorboard_available, is_wandb_available
-from PIL import Image
 from safetensors import SafetensorError
 
 from sd_ext import whole
@@ -41,7 +39,7 @@ from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
 from sd_ext.training.optimizer.schedules import learning_rate
 from sd_ext.training.quick.attention import quicken_attention
 from sd_ext.training.quick.group_norm import quicken
-from sd_ext.training.run import checkpoint
+from sd_ext.training.run import checkpoint, trackers
 from sd_ext.training.run.best import agreed, ends_early, take_best
 from sd_ext.training.run.config import RunConfig
 from sd_ext.training.run.folder import alone, open_run
@@ -162,7 +160,7 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     first = (parent or {}).get("step", 0)
     ended = ends_early(run, task, history, first)
     export_due(run, task, history, folder)  # it may have been killed between checkpoint and export
-    accelerator.init_trackers("logs")
+    trackers.begin(accelerator, config, run.step)
     try:
         with (
             handle_signals() as asked,
@@ -337,16 +335,8 @@ def look(run: Run, task: Task, path: Path) -> dict[str, float]:
     if sheet:
         with whole.file(path) as new:
             sheet.save(new)
-        for tracker in run.accelerator.trackers:
-            if (name := tracker.name) in ("tensorboard", "wandb"):
-                options = {"dataformats": "NHWC"} if name == "tensorboard" else {}
-                tracker.log_images({"preview": _image_for(name, sheet)}, step=run.step, **options)  # type: ignore[attr-defined]
+        trackers.log_preview(run.accelerator, sheet, run.step)
     return measured
-
-
-def _image_for(tracker: str, sheet: Image.Image) -> Any:
-    """A picture in the form that a tracker takes: TensorBoard a batch of pixels, W&B a list of pictures."""
-    return np.asarray(sheet)[None] if tracker == "tensorboard" else [sheet]
 
 
 class handle_signals:

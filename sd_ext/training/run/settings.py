@@ -29,7 +29,11 @@ class FolderSettings(Settings):
         "save", "on Ctrl-C and SIGTERM: save a checkpoint, or also export a result", choices=("save", "export"),
         free=True,
     )  # fmt: skip
-    tracker: str = setting("tensorboard", "where metrics go", choices=("tensorboard", "wandb", "none"), free=True)
+    tracker: str = setting(
+        "tensorboard", "where settings, metrics and previews go", choices=("tensorboard", "wandb", "none"), free=True
+    )
+    project: str = setting("sd-ext", "the project on W&B", "NAME", free=True)
+    run_name: str = setting("", "the run's name on W&B; else that of its folder", "NAME", free=True)
 
 
 @dataclass(frozen=True)

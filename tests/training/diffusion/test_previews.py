@@ -1,5 +1,7 @@
 """Preview pictures: what the pipeline itself would draw."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,13 +21,14 @@ def test_a_preview_is_the_pipelines_own_picture(family, tiny_pipeline_dir, tiny_
     pipe.set_progress_bar_config(disable=True)
     towers = TextTowers.load(find_trainable(str(folder)))
     states = {text: towers(towers.tokenize([text])) for text in ("red circle", "blue")}
-    settings = PreviewSettings(preview_steps=3, preview_guidance=2.5)
-    ours = draw(pipe, states["red circle"], states["blue"], 5, 32, settings)
+    settings = PreviewSettings(prompts=("red circle --w 50 --d 5 --n blue",), preview_steps=3, preview_guidance=2.5)
+    [shot] = settings.shots([], 32, pipe.vae_scale_factor)
+    ours = draw(pipe, states["red circle"], states["blue"], shot)
     [theirs] = pipe(
-        "red circle", negative_prompt="blue", num_inference_steps=3, guidance_scale=2.5, height=32, width=32,
+        "red circle", negative_prompt="blue", num_inference_steps=3, guidance_scale=2.5, height=32, width=48,
         generator=torch.Generator().manual_seed(5),
     ).images  # fmt: skip
-    assert ours.shape == (32, 32, 3)
+    assert ours.shape == (32, 48, 3)
     assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
-    other = draw(pipe, states["red circle"], states["blue"], 6, 32, settings)
+    other = draw(pipe, states["red circle"], states["blue"], replace(shot, seed=6))
     assert np.abs(ours.astype(int) - other.astype(int)).max() > 8
