@@ -42,7 +42,6 @@ def begin(accelerator: Accelerator, config: RunConfig, step: int) -> None:
         return
     options: dict[str, Any] = {"name": config.folder.run_name or folder.resolve().name, "dir": str(folder / FOLDER)}
     if accelerator.is_main_process:
-        (folder / FOLDER).mkdir(exist_ok=True)
         options |= {"id": identity(folder / FOLDER / "wandb.id"), "resume": "allow"}
     with inside(folder / FOLDER / "wandb"):
         accelerator.init_trackers(config.folder.project, settings, {"wandb": options})
