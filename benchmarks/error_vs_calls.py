@@ -1,6 +1,6 @@
 """Error against network calls, beside every comparable Diffusers setting, on problems with known ends.
 
-    python benchmarks/error_vs_calls.py [--starts 256] [--keep] [--problems embedded1.5 embedded4 mixture24 ...]
+    python benchmarks/error_vs_calls.py [--starts 256] [--keep] [--plot] [--problems embedded4 mixture24 ...]
 
 The problems (problems.py): two Gaussian mixtures with exact scores, where the only error is the sampler's, and the
 embedded model, with weak and with strong guidance, against its own 500-call solution. The error is the root mean square
@@ -166,25 +166,34 @@ def everything(title: str, errors: dict) -> list[str]:
 
 
 def plot(measured: list[tuple[str, dict]]) -> None:
-    size = (5 * len(measured), 4.4)
-    figure, panels = plt.subplots(1, len(measured), figsize=size, layout="constrained", squeeze=False)
-    for axes, (title, errors) in zip(panels[0], measured, strict=True):
-        for package, colour in (("diffusers", "tab:gray"), ("sd_ext", "tab:blue")):
+    """Two panels a row, so that they can be read at the width of a page; colours that the colour-blind tell apart."""
+    rows = (len(measured) + 1) // 2
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    figure, panels = plt.subplots(rows, 2, figsize=(9, 3.7 * rows), layout="constrained", squeeze=False)
+    for axes in panels.flat[len(measured) :]:
+        axes.remove()
+    for axes, (title, errors) in zip(panels.flat, measured, strict=False):
+        for package, colour, marker in (("diffusers", "0.45", "^"), ("sd_ext", "#0072B2", "o")):
             for row in errors[package].values():
                 points = [(c, v) for c, v in zip(COUNTS, row, strict=True) if v is not None]
                 axes.plot(*zip(*points, strict=True), color=colour, alpha=0.1, linewidth=0.7)
             line = [best(errors[package], i)[0] for i in range(len(COUNTS))]
-            axes.plot(COUNTS, line, color=colour, marker="o", linewidth=1.5, label=f"best of {package} at each count")
-        default = errors["sd_ext"][DEFAULT]
-        axes.plot(COUNTS, default, color="tab:orange", marker="s", linewidth=2, label="sd_ext default")
-        axes.set(xscale="log", yscale="log", xlabel="network calls", title=title.replace(", ", ",\n", 1))
+            axes.plot(
+                COUNTS, line, color=colour, marker=marker, linewidth=1.5, label=f"best of {package} at each count"
+            )
+        axes.plot(COUNTS, errors["sd_ext"][DEFAULT], color="#D55E00", marker="s", linewidth=2, label=DEFAULT)
+        axes.set(xscale="log", yscale="log", title=title.replace(", ", ",\n", 1))
         axes.set_xticks(COUNTS, [str(c) for c in COUNTS])
         axes.minorticks_off()
+        axes.grid(color="0.92")
         floor = min(best(errors["sd_ext"], i)[0] for i in range(len(COUNTS)))
         axes.set_ylim(floor / 2, 3 * best(errors["diffusers"], 0)[0])
-    panels[0][0].set_ylabel("RMSE to the known ends")
-    panels[0][0].legend(loc="lower left")
-    figure.savefig(RESULTS / "error_vs_calls.png", dpi=120)
+    for axes in panels[-1]:
+        axes.set_xlabel("network calls")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("RMSE to the known ends")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(RESULTS / "error_vs_calls.png", dpi=110)
 
 
 def main() -> None:
@@ -192,7 +201,11 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=256, help="starting points on the mixtures")
     parser.add_argument("--keep", action="store_true", help="measure only the default and what the last run lacks")
     parser.add_argument("--problems", nargs="+", default=PROBLEMS, help="mixture16, mixture24, embeddedGUIDANCE")
+    parser.add_argument("--plot", action="store_true", help="measure nothing; draw what was measured last")
     arguments = parser.parse_args()
+    if arguments.plot:
+        problems = json.loads((RESULTS / "error_vs_calls.json").read_text())["problems"].values()
+        return plot([(problem["title"], problem["rmse"]) for problem in problems])
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         count = len(arguments.problems)
         results = list(pool.map(measure, arguments.problems, [arguments.starts] * count, [arguments.keep] * count))

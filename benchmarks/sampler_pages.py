@@ -1,4 +1,4 @@
-"""What the code knows about samplers, written into their pages: docs/samplers/<family>.md and docs/README.md.
+"""What the code knows about samplers, written into their pages: docs/samplers/<family>.md and README.md there.
 
 python benchmarks/sampler_pages.py [--check]
 
@@ -23,7 +23,8 @@ from sd_ext.schedulers import SamplerInfo, TableScheduler
 from sd_ext.schedulers.samplers import FAMILIES
 
 DOCS = Path(__file__).parent.parent / "docs"
-INDEX, PAGES = DOCS / "README.md", DOCS / "samplers"
+PAGES = DOCS / "samplers"
+INDEX = PAGES / "README.md"
 REPOSITORY_TESTS = "../../tests/schedulers"
 
 
@@ -124,7 +125,7 @@ def facts(module: ModuleType) -> str:
     lines += ["", "### Options", ""]
     for cls in dict.fromkeys(info.cls for info in module.SAMPLERS):
         lines += class_facts(cls, [info for info in module.SAMPLERS if info.cls is cls])
-    common = "[those of every scheduler](../README.md#options-of-every-scheduler)"
+    common = "[those of every scheduler](README.md#options-of-every-scheduler)"
     return "\n".join([*lines, f"Besides these, {common}."])
 
 
@@ -148,7 +149,7 @@ def index() -> str:
             info.calls,
             "fresh" if info.stochastic else "",
             ", ".join(info.aliases),
-            f"[{name}](samplers/{name}.md)",
+            f"[{name}]({name}.md)",
         )
         for name, module in families().items()
         for info in module.SAMPLERS
