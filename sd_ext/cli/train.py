@@ -159,6 +159,27 @@ def fork(
     print(folder)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def rates(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="RUN[@STEP]|CONFIG.toml", help="Where to start; or a preset.")],
+) -> None:
+    """Find a learning rate: train a few hundred steps at each of several from one start, compare, recommend.
+
+    Flags are those of the run's own script: --learning-rate 1e-5,1e-4,1e-3 are the rates, else five around the
+    settings' own; --steps how many each does (200); --out the folder.
+    """
+    from ..training.rates import find
+
+    try:
+        folder, lines = find(source, ctx.args)
+    except TrainingError as error:
+        _stop(error)
+    for line in lines:
+        print(line)
+    print(folder)
+
+
 @app.command()
 def caption(
     data: Annotated[str, typer.Argument(help="Folder of pictures.", metavar="DATA")],

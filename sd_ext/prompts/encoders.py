@@ -49,8 +49,7 @@ class TextEncoder:
     @property
     def comma(self) -> int | None:
         """The token of a comma that stands alone; None if it has none."""
-        number = self.tokenizer.convert_tokens_to_ids(",</w>")
-        return None if number in (None, self.tokenizer.unk_token_id) else number
+        return comma_of(self.tokenizer)
 
     @property
     def final_norm(self) -> nn.Module:
@@ -60,6 +59,12 @@ class TextEncoder:
     def tokens_of(self, text: str) -> list[int]:
         """The tokens of a text, without begin and end, however many they are."""
         return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+
+
+def comma_of(tokenizer: Any) -> int | None:
+    """A tokenizer's token of a comma that stands alone; None if it has none."""
+    number = tokenizer.convert_tokens_to_ids(",</w>")
+    return None if number in (None, tokenizer.unk_token_id) else number
 
 
 def find_encoders(pipe: Any) -> list[TextEncoder]:

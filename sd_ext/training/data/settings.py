@@ -119,6 +119,9 @@ class CaptionSettings(Settings):
     clip_skip: int = setting(
         1, "read the text encoder's layer that is Nth from the end, as A1111", "N", within=AT_LEAST_1
     )
+    caption_chunks: int = setting(
+        1, "chunks that captions are read in, of 75 tokens each: 2 for 150, 3 for 225", "N", within=AT_LEAST_1
+    )
     text_dropout: float = setting(
         0.1, "share of captions replaced by the empty one (classifier-free guidance)", within=SHARE
     )

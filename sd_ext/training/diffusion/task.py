@@ -32,6 +32,7 @@ from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.samples import gather
 from sd_ext.training.diffusion.settings import Shot
 from sd_ext.training.encoding.encoded import Encoded, settled
+from sd_ext.training.model.chunked import told
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective.levels import NoiseLevels
@@ -141,7 +142,7 @@ class DiffusionTask(Task):
         config, self.device, self.accelerator = self.config, accelerator.device, accelerator
         self.encoded = Encoded(
             config.cache, self.files, accelerator, out=config.folder.out, clip_skip=config.captions.clip_skip,
-            side=max(config.pictures.resolution), workers=config.machine.workers,
+            chunks=config.captions.caption_chunks, side=max(config.pictures.resolution), workers=config.machine.workers,
         )  # fmt: skip
         if accelerator.is_main_process:
             self.say_cut()
@@ -156,12 +157,14 @@ class DiffusionTask(Task):
         return text
 
     def say_cut(self) -> None:
-        """Warn of captions that have more tokens than the text encoder reads."""
-        lengths, most = self.encoded.lengths([self.spelled(text) for text in self.texts])
-        if long := [text for text, length in zip(self.texts, lengths, strict=True) if length > most]:
-            log.warning(
-                "%d of %d captions are cut off after %d tokens, e.g. %r", len(long), len(lengths), most, long[0][:60]
-            )
+        """Say how captions are read that have more tokens than a text encoder reads at once, and which are cut off."""
+        texts = [self.spelled(text) for text in self.texts]
+        lengths, most = self.encoded.lengths(texts)
+        read, lost = told(texts, lengths, self.config.captions.caption_chunks, most)
+        if read:
+            self.accelerator.print(f"captions: {read}")
+        if lost:
+            log.warning("captions: %s", lost)
 
     def say_rounded(self) -> None:
         """Name the previews whose size is no multiple of a latent's pixels."""

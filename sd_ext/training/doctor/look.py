@@ -75,7 +75,7 @@ def look_at_texts(config: LookConfig, pictures: Pictures, model: Model | None) -
         tokenizer, words = model.load("tokenizer"), config.words
         tokenizer.add_tokens([each for word in words.tokens for each in names_of(word, words.token_vectors)])
         spelled = [spell_out(text, words.tokens, words.token_vectors) for text in texts]
-        pieces = dict(zip(texts, in_pieces(tokenizer, spelled, tokenizer.model_max_length), strict=True))
+        pieces = dict(zip(texts, in_pieces(tokenizer, spelled, config.captions.caption_chunks), strict=True))
     return seen_in(pictures, choices, texts, pieces)
 
 

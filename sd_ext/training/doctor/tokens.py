@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sd_ext.training.model.chunked import lengths
+
 AT_ONCE = 1000  # texts that are given to the tokenizer in one call
 
 
@@ -27,17 +29,18 @@ class Pieces:
         return self.tokens[self.kept :]
 
 
-def in_pieces(tokenizer: Any, texts: Sequence[str], most: int) -> list[Pieces]:
+def in_pieces(tokenizer: Any, texts: Sequence[str], chunks: int = 1) -> list[Pieces]:
     """Cut texts into tokens.
 
     Args:
         tokenizer: of a text encoder.
         texts: the texts, as they are given to it.
-        most: how many tokens the text encoder reads, with those of beginning and end.
+        chunks: in how many chunks it reads them.
     """
     found = []
     for start in range(0, len(texts), AT_ONCE):
         part = list(texts[start : start + AT_ONCE])
+        kept = [each.kept for each in lengths(tokenizer, part, chunks)]
         many = tokenizer(part, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
         for number, text in enumerate(part):
             if tokenizer.is_fast:
@@ -46,5 +49,5 @@ def in_pieces(tokenizer: Any, texts: Sequence[str], most: int) -> list[Pieces]:
                 tokens = [
                     each.removesuffix("</w>") for each in tokenizer.convert_ids_to_tokens(many["input_ids"][number])
                 ]
-            found.append(Pieces(tuple(tokens), min(len(tokens), most - 2)))
+            found.append(Pieces(tuple(tokens), kept[number]))
     return found

@@ -21,7 +21,9 @@ from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, Entry
 from sd_ext.training.encoding.keys import key, latent_key, text_key
 from sd_ext.training.encoding.settings import CacheSettings
-from sd_ext.training.model.text_encoders import TextTowers, token_counts
+from sd_ext.training.model import chunked
+from sd_ext.training.model.chunked import Length
+from sd_ext.training.model.text_encoders import TextTowers
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 TEXTS_AT_ONCE = 64
@@ -59,6 +61,7 @@ class Encoded:
         accelerator: the device that encoders run on, and the processes that share the work.
         out: the run's folder; the cache lies in it unless the settings name another folder.
         clip_skip: which layer of the text encoder is read, see `TextTowers`.
+        chunks: in how many chunks texts are read, see `TextTowers`.
         side: the largest resolution, in pixels; the encoder's batch size is chosen by it.
         workers: threads that read pictures ahead.
 
@@ -77,11 +80,12 @@ class Encoded:
         *,
         out: str,
         clip_skip: int = 1,
+        chunks: int = 1,
         side: int,
         workers: int,
     ):
         self.settings, self.files, self.accelerator = settings, files, accelerator
-        self.workers, self.clip_skip = workers, clip_skip
+        self.workers, self.clip_skip, self.chunks = workers, clip_skip, chunks
         self.at_once = max(1, PIXELS_AT_ONCE.get(accelerator.device.type, 2**19) // side**2)
         self.dtype = DTYPES[settings.cache_dtype]
         self.cache = Cache(Path(settings.cache_dir or Path(out) / "cache"))
@@ -200,32 +204,34 @@ class Encoded:
         @torch.no_grad()
         def encode(texts: Sequence[str]) -> list[Entry]:
             if not towers:
-                towers.append(TextTowers.load(self.files, clip_skip=self.clip_skip).to(self.accelerator.device))
+                made = TextTowers.load(self.files, clip_skip=self.clip_skip, chunks=self.chunks)
+                towers.append(made.to(self.accelerator.device))
             tokens = towers[0].tokenize(texts).to(self.accelerator.device)
             found = {name: value.to(self.dtype).cpu() for name, value in towers[0](tokens).items()}
             return [{name: value[i] for name, value in found.items()} for i in range(len(texts))]
 
-        skip = (("clip_skip", self.clip_skip),) if self.clip_skip > 1 else ()
+        unusual = {"clip_skip": self.clip_skip, "chunks": self.chunks}
+        skip = [(name, value) for name, value in unusual.items() if value > 1]
         keys = {text: text_key(text, self.text_digest, self.dtype, *skip) for text in texts}
         self.fill({key: ("texts", text) for text, key in keys.items()}, encode, TEXTS_AT_ONCE, "texts")
         self._states = Cached(self.cache, keys)
 
-    def lengths(self, texts: Sequence[str]) -> tuple[list[int], int]:
-        """Count the tokens of texts. The counts of a list of texts are one entry of the cache, so that a tokenizer is
-        loaded for new lists only.
+    def lengths(self, texts: Sequence[str]) -> tuple[list[Length], int]:
+        """The lengths of texts. Those of a list of texts are one entry of the cache, so that a tokenizer is loaded for
+        new lists only.
 
         Returns:
-            (tokens of each text with those of beginning and end, how many the text encoder reads).
+            (of each text, how many tokens a chunk holds).
         """
-        name = key("lengths 1", self.files.digest("tokenizer"), list(texts))
+        name = key("lengths 2", self.files.digest("tokenizer"), self.chunks, list(texts))
         entry = self.cache.read(name)
         if entry is None:
             tokenizer = self.files.load("tokenizer")
-            counts, most = token_counts(tokenizer, texts), tokenizer.model_max_length
-            entry = {"lengths": torch.tensor(counts, dtype=torch.int32), "most": torch.tensor(most)}
+            found = torch.tensor(chunked.lengths(tokenizer, texts, self.chunks), dtype=torch.int32).reshape(-1, 3)
+            entry = {"lengths": found, "room": torch.tensor(chunked.room(tokenizer))}
             if self.cache.writable:
                 self.cache.write(name, entry)
-        return entry["lengths"].tolist(), int(entry["most"])
+        return [Length(*each) for each in entry["lengths"].tolist()], int(entry["room"])
 
     def states(self, texts: Sequence[str]) -> Entry:
         """The text encoders' outputs for texts that were added before.

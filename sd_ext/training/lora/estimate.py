@@ -173,7 +173,7 @@ def loss_once(work: Workload, loss: DiffusionLoss) -> Tensor:
     """The loss of the largest batch, on inputs of the right shapes; their values do not matter."""
     batch, height, width = work.largest_batch
     files, unet = work.files, loss.unet
-    length = files.setting("text_encoder", "max_position_embeddings", int, 77)
+    length = files.setting("text_encoder", "max_position_embeddings", int, 77) * work.config.captions.caption_chunks
     conditions = {"states": torch.empty(batch, length, unet.config.cross_attention_dim)}
     if files.family == "sdxl":
         conditions["pooled"] = torch.empty(batch, files.setting("text_encoder_2", "projection_dim", int, 512))

@@ -101,17 +101,21 @@ def build_on_meta(config: LoraConfig, files: Model) -> tuple[Any, TextTowers | N
         made = files.without_weights("unet")
         unet = nn.Module.to(made, base_dtype(config))  # Diffusers' `to` would warn needlessly
         adapt_unet(unet, config, files.family)
-        towers = towers_on_meta(files).to(base_dtype(config)) if trains_text(config) else None
+        towers = (
+            towers_on_meta(files, config.captions.caption_chunks).to(base_dtype(config))
+            if trains_text(config)
+            else None
+        )
     if towers is not None:
         adapt_towers(towers, config)
     prepare_unet(unet, replace(config.unet, compile=False, attention_backend="default"))
     return unet, towers
 
 
-def towers_on_meta(files: Model) -> TextTowers:
+def towers_on_meta(files: Model, chunks: int = 1) -> TextTowers:
     """The frozen text encoders without weights, and their tokenizers. Call it under `torch.device("meta")`."""
     encoders = [files.without_weights(part) for part in files.text_parts]
     tokenizers = [files.load(part.replace("text_encoder", "tokenizer")) for part in files.text_parts]
     for encoder in encoders:
         encoder.requires_grad_(False)
-    return TextTowers(tokenizers, encoders, files.text_parts)
+    return TextTowers(tokenizers, encoders, files.text_parts, chunks=chunks)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_ext.errors import InputError
+from sd_ext.training.model.chunked import NewWords
 from sd_ext.training.model.text_encoders import TextTowers
 
 
@@ -75,7 +76,7 @@ def add_words(towers: TextTowers, tokens: Sequence[str], vectors: int, init: str
         InputError: a new word is in the vocabulary already, or `init` is not a single token.
     """
     made = []
-    for name, tokenizer in zip(towers.names, towers.tokenizers, strict=True):
+    for number, (name, tokenizer) in enumerate(zip(towers.names, towers.tokenizers, strict=True)):
         encoder: Any = towers.encoders[name]
         known = encoder.get_input_embeddings()
         words = [word for token in tokens for word in names_of(token, vectors)]
@@ -86,6 +87,7 @@ def add_words(towers: TextTowers, tokens: Sequence[str], vectors: int, init: str
         if count != known.num_embeddings:
             raise InputError(f"the tokenizer has {count} words, the text encoder {known.num_embeddings}")
         tokenizer.add_tokens(words)
+        towers.words[number] = NewWords(count, vectors)
         table = Words(known, start.repeat(len(words), 1))
         encoder.set_input_embeddings(table)
         made.append(table)

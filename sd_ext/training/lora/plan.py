@@ -13,7 +13,7 @@ from sd_ext.training.lora.class_pictures import missing
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_memory, estimate
 from sd_ext.training.lora.task import LoraTask
-from sd_ext.training.model.text_encoders import token_counts
+from sd_ext.training.model.chunked import lengths, room, told
 from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run.folder import check_folder
 from sd_ext.training.run.machine import check_machine, uses_cpu
@@ -77,11 +77,10 @@ def buckets(task: LoraTask) -> str:
 
 def captions(task: LoraTask) -> str:
     """How many different texts there are, and how many are too long for the tokenizer, with an example."""
-    tokenizer = task.files.load("tokenizer")
-    counts, most = token_counts(tokenizer, [task.spelled(text) for text in task.texts]), tokenizer.model_max_length
-    long = [text for text, count in zip(task.texts, counts, strict=True) if count > most]
-    cut = f"; {len(long)} are cut off after {most} tokens, e.g. {long[0][:60]!r}" if long else ""
-    return f"{len(task.texts)} texts{cut}"
+    tokenizer, chunks = task.files.load("tokenizer"), task.config.captions.caption_chunks
+    texts = [task.spelled(text) for text in task.texts]
+    read, lost = told(texts, lengths(tokenizer, texts, chunks), chunks, room(tokenizer))
+    return "; ".join(filter(None, [f"{len(task.texts)} texts", read, lost]))
 
 
 def steps(task: LoraTask, processes: int) -> str:

@@ -160,6 +160,7 @@ def kohya_metadata(finished: Finished) -> dict[str, str]:
         "ss_num_train_images": finished.noted.samples,
         "ss_num_reg_images": finished.noted.class_samples,
         "ss_clip_skip": config.captions.clip_skip if config.captions.clip_skip > 1 else None,
+        "ss_max_token_length": 75 * config.captions.caption_chunks if config.captions.caption_chunks > 1 else None,
         "ss_prior_loss_weight": config.prior.prior_weight,
         "ss_num_validation_images": finished.noted.held_out,
         "ss_num_batches_per_epoch": finished.noted.steps_per_epoch * loop.accumulation,

@@ -94,7 +94,9 @@ class LoraTask(DiffusionTask):
             quantize(unet)
         self.ratios |= {f"unet.{path}": share for path, share in adapt_unet(unet, config, self.files.family).items()}
         if self.trains_text:
-            self.towers = TextTowers.load(self.files, base_dtype(config), config.captions.clip_skip).to(self.device)
+            captions = config.captions
+            towers = TextTowers.load(self.files, base_dtype(config), captions.clip_skip, captions.caption_chunks)
+            self.towers = towers.to(self.device)
             self.new_words = adapt_towers(self.towers, config)
         self.model = DiffusionLoss(unet, config.loss.loss, self.towers)
         if config.adapters.changes_base:
@@ -158,17 +160,16 @@ class LoraTask(DiffusionTask):
         config = self.config
         if not self.accelerator.is_main_process or not config.folder.validate_every:
             return []
-        known_by = repr((self.shots, self.noise))
+        known_by = repr((self.shots, self.noise, config.captions.clip_skip, config.captions.caption_chunks))
         name = f"base-{hashlib.sha256(known_by.encode()).hexdigest()[:8]}"
         folder = Path(config.folder.out) / "previews" / name
         there = read_whole_pictures(folder, len(self.prompts))
         if there is not None:
             return there
-        towers = (
-            TextTowers.load(self.files, clip_skip=config.captions.clip_skip).to(self.device)
-            if self.trains_text
-            else None
-        )
+        towers, captions = None, config.captions
+        if self.trains_text:
+            towers = TextTowers.load(self.files, clip_skip=captions.clip_skip, chunks=captions.caption_chunks)
+            towers = towers.to(self.device)
         with torch.no_grad():
             pictures = [Image.fromarray(each) for each in self.draw_prompts(self.drawer(unet), towers)]
         with whole.folder(folder, overwrite=True) as new:

@@ -176,7 +176,7 @@ def test_tokens_are_those_the_encoder_reads(looked):
 
     tokenizer = find_model("embedded").load("tokenizer")
     texts = ["a red circle", "word " * 40, "", "naïve 猫"]
-    for text, pieces in zip(texts, in_pieces(tokenizer, texts, tokenizer.model_max_length), strict=True):
+    for text, pieces in zip(texts, in_pieces(tokenizer, texts), strict=True):
         ids = tokenize(tokenizer, [text])[0].tolist()
         inner = ids[1 : ids.index(tokenizer.eos_token_id, 1)]
         assert len(inner) == pieces.kept

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sd_ext.training.model.text_encoders import TextTowers, token_counts, tokenize, unet_arguments
+from sd_ext.training.model.chunked import lengths
+from sd_ext.training.model.text_encoders import TextTowers, tokenize, unet_arguments
 from sd_ext.training.model.trainable import find_trainable
 
 WORDS = ["red circle", "", "a b c d e f g h i j k l m n o p q r s t u v w x y z", "Émile & co. 3"]
@@ -48,10 +49,10 @@ def test_sdxl_as_its_pipeline(tiny_sdxl_dir):
 
 def test_captions_that_are_too_long_are_known(tiny_pipeline):
     tokenizer = tiny_pipeline.tokenizer
-    counts = token_counts(tokenizer, WORDS)
-    assert [count > tokenizer.model_max_length for count in counts] == [False, False, True, False]
-    assert counts[1] == 2
-    assert token_counts(tokenizer, []) == []
+    found = lengths(tokenizer, WORDS, 1)
+    assert [each.kept < each.tokens for each in found] == [False, False, True, False]
+    assert found[1] == (0, 1, 0)
+    assert lengths(tokenizer, [], 1) == []
     assert tokenize(tokenizer, WORDS).shape == (4, 24)
 
 
