@@ -51,9 +51,13 @@ class SeveralSettings(SourceSettings):
         (), "several data sets, in place of data: [[data]] tables here, or a file with them or kohya's [[datasets]]",
         "FILE.toml", free=True, tables="data", read=sets_from,
     )  # fmt: skip
+    balance: bool = setting(False, "an epoch has as many samples of regularisation as others: the fewer are repeated")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        kinds = {each.regularisation for each in self.sets}
+        if self.balance and len(kinds) < 2:
+            raise contradiction("balance is between data sets with and without regularisation = true; give both")
         if self.sets and self.data:
             raise contradiction("give data or several sets of it, not both")
 

@@ -178,3 +178,21 @@ def overlaps_noted(items: Sequence[Item]) -> list[Item]:
             )
         noted.append(replace(item, notes=(*item.notes, f"is in the data set {first.group} too")))
     return noted
+
+
+def balanced(items: Sequence[Item]) -> list[Item]:
+    """The items, those of regularisation or the others repeated so that an epoch has as many samples of both.
+
+    Repeats keep their proportions as far as whole numbers can: the first have one more.
+    """
+    totals = {kind: sum(item.repeats for item in items if item.prior is kind) for kind in (True, False)}
+    if not all(totals.values()):
+        return list(items)
+    wanted, made = max(totals.values()), []
+    more = {kind: wanted - sum(item.repeats * wanted // total for item in items if item.prior is kind)
+            for kind, total in totals.items()}  # fmt: skip
+    for item in items:
+        extra = min(1, more[item.prior])
+        more[item.prior] -= extra
+        made.append(replace(item, repeats=item.repeats * wanted // totals[item.prior] + extra))
+    return made

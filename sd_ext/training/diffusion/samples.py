@@ -10,7 +10,7 @@ from sd_ext.training.data.buckets import Buckets
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.data.report import report
-from sd_ext.training.data.several import DataSet, overlaps_noted, read_set
+from sd_ext.training.data.several import DataSet, balanced, overlaps_noted, read_set
 from sd_ext.training.data.sources import hold_out, read_items
 from sd_ext.training.data.unused import unused_files
 from sd_ext.training.diffusion.config import DiffusionConfig
@@ -62,7 +62,8 @@ def gather(
     elif held_out.validation_split:
         others = _read(config, [replace(each, split=held_out.validation_split) for each in sets])
     others = [replace(item, flip=False) for item in others]
-    pictures = _pictures(complete(items), config, scale, config.pictures.crop, config.pictures.repeats)
+    trained = balanced(items) if data.balance else items
+    pictures = _pictures(complete(trained), config, scale, config.pictures.crop, config.pictures.repeats)
     validation = _pictures(others, config, scale, "center", 1) if others else None
     return Gathered(
         pictures,

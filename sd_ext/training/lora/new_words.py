@@ -5,7 +5,9 @@ Trained together with a LoRA, this is called pivotal tuning (Roich et al. 2021, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -36,10 +38,10 @@ class Words(nn.Module):
         return self.known.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        count = self.known.num_embeddings
-        old = self.known(ids.clamp(max=count - 1))
-        new = self.vectors[(ids - count).clamp(min=0)].to(old.dtype)
-        return torch.where((ids >= count)[..., None], new, old)
+        there = self.known.num_embeddings
+        old = self.known(ids.clamp(max=there - 1))
+        new = self.vectors[(ids - there).clamp(min=0)].to(old.dtype)
+        return torch.where((ids >= there)[..., None], new, old)
 
 
 def names_of(token: str, vectors: int) -> list[str]:
@@ -83,11 +85,11 @@ def add_words(towers: TextTowers, tokens: Sequence[str], vectors: int, init: str
         if taken := [word for word in words if word in tokenizer.get_vocab()]:
             raise InputError(f"the tokenizer knows {taken[0]!r} already; choose another token")
         start = _start(tokenizer, known.weight.detach().float(), init)
-        count = len(tokenizer)
-        if count != known.num_embeddings:
-            raise InputError(f"the tokenizer has {count} words, the text encoder {known.num_embeddings}")
+        there = len(tokenizer)
+        if there != known.num_embeddings:
+            raise InputError(f"the tokenizer has {there} words, the text encoder {known.num_embeddings}")
         tokenizer.add_tokens(words)
-        towers.words[number] = NewWords(count, vectors)
+        towers.words[number] = NewWords(there, vectors)
         table = Words(known, start.repeat(len(words), 1))
         encoder.set_input_embeddings(table)
         made.append(table)
@@ -116,3 +118,33 @@ def embeddings(table: Words, tokens: Sequence[str], vectors: int) -> dict[str, T
     """
     parts = table.vectors.detach().float().cpu().split(vectors)
     return {token: part.contiguous() for token, part in zip(tokens, parts, strict=True)}
+
+
+KEYS = ("clip_l", "clip_g")  # of SDXL's two text encoders, in files of words that other programs read
+
+
+def file_names(tokens: Sequence[str]) -> dict[str, str]:
+    """New word -> the name of its file in `embeddings/`, without ending, as A1111 and ComfyUI have it written."""
+    names: dict[str, str] = {}
+    for token in tokens:
+        plain = re.sub(r"[^\w.-]+", "", token).strip(".") or "word"
+        taken = {name.lower() for name in names.values()}
+        names[token] = next(
+            name for number in count(1) if (name := plain if number == 1 else f"{plain}-{number}").lower() not in taken
+        )
+    return names
+
+
+def in_one_file(tables: Sequence[Words], tokens: Sequence[str], vectors: int) -> dict[str, dict[str, Tensor]]:
+    """Each new word as other programs read it: a file for all text encoders, named like the word.
+
+    Args:
+        tables: the trained table of each text encoder.
+        tokens, vectors: as for `embeddings`.
+
+    Returns:
+        New word -> (vectors, d) tensors by key: "emb_params" for one text encoder, "clip_l" and "clip_g" for SDXL's.
+    """
+    keys = KEYS if len(tables) > 1 else ("emb_params",)
+    made = {key: embeddings(table, tokens, vectors) for key, table in zip(keys, tables, strict=True)}
+    return {token: {key: own[token] for key, own in made.items()} for token in tokens}

@@ -4,6 +4,7 @@ pytorch_lora_weights.safetensors   the LoRA for Diffusers, with ranks and alphas
 NAME_kohya.safetensors             the same LoRA for AUTOMATIC1111 and ComfyUI
 NAME_comfyui.safetensors           of a DoRA: a plain LoRA for ComfyUI, which computes DoRA otherwise
 learned_embeds.safetensors         new words (learned_embeds_2.safetensors: for SDXL's second text encoder)
+embeddings/WORD.safetensors        each for AUTOMATIC1111 and ComfyUI: of SDXL both encoders' in one, clip_l and clip_g
 samples/                           a picture of each prompt, and a contact sheet beside the base model's pictures
 validation.png                     a plot of training and validation loss
 training.json                      facts about the run: base model, settings, pictures, prompts, losses
@@ -32,7 +33,7 @@ from sd_ext.models import Model
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.diffusion.settings import Shot
 from sd_ext.training.lora.config import LoraConfig
-from sd_ext.training.lora.new_words import Words, embeddings
+from sd_ext.training.lora.new_words import Words, embeddings, file_names, in_one_file
 from sd_ext.training.objective.settings import WEIGHTS
 
 SAVED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -103,6 +104,12 @@ def write_result(finished: Finished, new: Path) -> list[str]:
     for number, table in enumerate(finished.new_words):
         name = f"learned_embeds{f'_{number + 1}' if number else ''}.safetensors"
         save_file(embeddings(table, words.tokens, words.token_vectors), new / name)
+    if finished.new_words:
+        (new / "embeddings").mkdir()
+        names = file_names(words.tokens)
+        for token, tensors in in_one_file(finished.new_words, words.tokens, words.token_vectors).items():
+            save_file(tensors, new / "embeddings" / f"{names[token]}.safetensors")
+            notes.append(f"{token} is written {names[token]} in A1111 and ComfyUI, with the file in embeddings/")
     if finished.drawn:
         write_pictures(finished, new / "samples")
     plot_losses(new / "validation.png", finished.history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from accelerate import Accelerator
 
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.data.items import Item
 from sd_ext.training.data.pictures import Pictures
-from sd_ext.training.data.several import read_sets
+from sd_ext.training.data.several import balanced, read_sets
 from sd_ext.training.diffusion.samples import gather
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.settings.command import parse
@@ -212,3 +214,24 @@ def test_wrong_tables_are_refused_with_their_place(folders, tmp_path):
     (tmp_path / "kohya.toml").write_text("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2\n")
     with pytest.raises(InputError, match="data set 1, subset 1: no image_dir"):
         read_sets(str(tmp_path / "kohya.toml"), "--sets")
+
+
+def test_regularisation_is_balanced(tmp_path):
+    def item(name: str, repeats: int, prior: bool) -> Item:
+        return Item(name, bytes, "x", repeats=repeats, prior=prior)
+
+    few = [item("a", 1, False), item("b", 2, False), *(item(f"r{n}", 1, True) for n in range(10))]
+    assert [each.repeats for each in balanced(few)] == [4, 6, *[1] * 10]
+    many = [item("a", 5, False), item("b", 2, False), item("r", 1, True), item("s", 2, True)]
+    assert [each.repeats for each in balanced(many)] == [5, 2, 3, 4]
+    assert balanced(few[:2]) == few[:2]
+    for sets in ("", "[[data]]\ndata = 'a'\n", "[[data]]\ndata = 'a'\nregularisation = true\n"):
+        with pytest.raises(InputError, match="balance is between data sets with and without"):
+            config_of(tmp_path / "mine.toml", f"balance = true\n{sets}")
+
+
+def test_an_epoch_has_as_many_of_both(folders, tmp_path):
+    data = ours(folders).replace('prefix = "trigger,"', 'prefix = "trigger,"\nbalance = true', 1)
+    samples = gather(config_of(tmp_path / "mine.toml", data), 8).pictures.samples
+    counts = Counter(sample.item.prior for sample in samples)
+    assert counts[True] == counts[False] > 0

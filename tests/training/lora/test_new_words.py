@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from sd_ext.errors import InputError
-from sd_ext.training.lora.new_words import spell_out
+from sd_ext.prompts import use_embedding
+from sd_ext.training.lora.new_words import file_names, spell_out
 
 from ..lora_cases import assert_same, outputs, pipeline, untouched, weights
 
@@ -97,3 +98,24 @@ def test_words_start_from_a_known_one(lora_run):
 def test_words_that_cannot_be_learnt(lora_run, settings, message):
     with pytest.raises(InputError, match=message):
         lora_run(**settings)
+
+
+@pytest.mark.parametrize("shape", ["sd15", "sdxl"])
+def test_other_programs_get_one_file_for_all_encoders(lora_run, shape):
+    trained = lora_run(shape, **WORDS)
+    pipe = pipeline(trained.base)
+    for token, name in file_names(trained.config.words.tokens).items():
+        file = trained.folder / "embeddings" / f"{name}.safetensors"
+        found = load_file(file)
+        assert list(found) == (["clip_g", "clip_l"] if shape == "sdxl" else ["emb_params"])
+        ours = [load_file(path)[token] for path in sorted(trained.folder.glob("learned_embeds*.safetensors"))]
+        theirs = [found[key] for key in (("clip_l", "clip_g") if shape == "sdxl" else ("emb_params",))]
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert use_embedding(pipe, file).words == [name]
+
+
+def test_files_of_words_have_names_of_their_own():
+    assert file_names(["<cat-toy>", "cat-toy", "<Cat-Toy>", "<>", "a/b", ".."]) == {
+        "<cat-toy>": "cat-toy", "cat-toy": "cat-toy-2", "<Cat-Toy>": "Cat-Toy-3", "<>": "word", "a/b": "ab",
+        "..": "word-2",
+    }  # fmt: skip
