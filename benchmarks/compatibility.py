@@ -3,13 +3,15 @@
     python benchmarks/compatibility.py [--pipelines Img2Img ...] [--samplers "dpm++ 2m" ...] [--workers 1] [--fresh]
     python benchmarks/compatibility.py --two-fields
     python benchmarks/compatibility.py --newer
+    python benchmarks/compatibility.py --again auto "auto low guidance"
 
 A cell passes if the result is finite, the network was evaluated as often as was asked for, and the same seed gives the
 same result again. Where the timesteps were fractional and the cell fails, it is tried again with whole ones. Cells that
 are done are kept beside the results, so that an interrupted run goes on where it was, and a new sampler costs its own
 cells only; --fresh starts over. Writes results/compatibility.json and docs/compatibility.md. Samplers of two fields
 have a part of their own, which --two-fields runs alone. --newer tries the samplers that the results lack in a selection
-of pipelines, and the page says so, until every pair is run again.
+of pipelines, and the page says so, until every pair is run again. --again is for samplers that have changed since: what
+the results say of them in that selection is measured anew, and the page is made again, by what samplers are today.
 """
 
 from __future__ import annotations
@@ -226,13 +228,48 @@ def as_numbers(row: Row) -> dict[str, Any]:
     }
 
 
+def grouped(samplers: list[sd_ext.SamplerInfo]) -> dict[str, list[str]]:
+    return {name: [info.name for info in samplers if group(info) == name] for name in GROUPS}
+
+
+def in_numbers(rows: dict[str, Row]) -> dict[str, Any]:
+    return {name: {"family": ZOO[name].family, **as_numbers(row)} for name, row in rows.items()}
+
+
+def as_row(told: dict[str, Any], samplers: list[str]) -> Row:
+    """What `as_numbers` wrote."""
+    whole, failed = told["samplers passed with whole timesteps"], told["samplers that fail"]
+    cannot = defaultdict(list, {reason: list(names) for reason, names in told["samplers that cannot"].items()})
+    others = {*whole, *failed, *(name for names in cannot.values() for name in names)}
+    own = "" if told["own scheduler"] == "passed" else told["own scheduler"]
+    return Row(own, [name for name in samplers if name not in others], list(whole), cannot, dict(failed))
+
+
+def again(outcome: dict[str, Any], changed: list[str], workers: int) -> dict[str, Row]:
+    """The rows of the results, with what samplers that have changed do now in a selection of pipelines."""
+    samplers = [name for names in outcome["samplers"].values() for name in names]
+    rows = {name: as_row(told, samplers) for name, told in outcome["pipelines"].items()}
+    doubtful = unproven()
+    for name, cells in run(selection(), changed, workers, fresh=True).items():
+        row, new = rows[name], judge(name, cells, doubtful)
+        for names in (row.passed, row.whole, *row.cannot.values()):
+            names[:] = [each for each in names if each not in changed]
+        row.failed = {each: why for each, why in row.failed.items() if each not in changed} | new.failed
+        row.passed += new.passed
+        row.whole += new.whole
+        for reason, names in new.cannot.items():
+            row.cannot[reason] += names
+        row.cannot = defaultdict(list, {reason: names for reason, names in row.cannot.items() if names})
+    return rows
+
+
 def as_result(rows: dict[str, Row]) -> dict[str, Any]:
     return {
         "machine": machine(),
         "steps": STEPS,
         "totals": count(rows.values()),
-        "samplers": {name: [i.name for i in ONE_FIELD if group(i) == name] for name in GROUPS},
-        "pipelines": {name: {"family": ZOO[name].family, **as_numbers(row)} for name, row in rows.items()},
+        "samplers": grouped(ONE_FIELD),
+        "pipelines": in_numbers(rows),
         "two fields": two_fields(),
         "run with no scheduler": {name: broken.reason for name, broken in BROKEN.items()},
     }
@@ -252,9 +289,8 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def of(names: list[str]) -> str:
-    """A list of samplers, by what is missing where that is shorter."""
-    every = [info.name for info in ONE_FIELD]
+def of(names: list[str], every: list[str]) -> str:
+    """A list of samplers, by what is missing of those that were tried where that is shorter."""
     others = [name for name in every if name not in names]
     if not others:
         return "every sampler"
@@ -282,7 +318,7 @@ def short(name: str) -> str:
     return f"`{cls}`" + (f" ({use}" if use else "")
 
 
-def around(rows: dict[str, Row]) -> list[str]:
+def around(rows: dict[str, Row], every: list[str]) -> list[str]:
     """Exceptions that lie in the pipeline, one paragraph each."""
     lines = []
     for reason in REASONS:
@@ -297,9 +333,9 @@ def around(rows: dict[str, Row]) -> list[str]:
         whole = sorted({s for name in met for s in rows[name].whole}) if reason.whole else []
         cannot = {s: None for name in met for s in rows[name].cannot.get(reason.text, [])}
         if whole:
-            line += f'With `timestep_spacing="leading"` it runs with {of(whole)}. '
+            line += f'With `timestep_spacing="leading"` it runs with {of(whole, every)}. '
         if cannot:
-            line += f"It fails with {of(list(cannot))}. "
+            line += f"It fails with {of(list(cannot), every)}. "
         lines.append(line + f"Diffusers' own `{reason.witness}` fails there too.")
     return lines
 
@@ -365,7 +401,7 @@ def with_part(text: str, name: str, part: str) -> str:
 def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]) -> str:
     totals = count(rows.values())
     passed = totals["passed"] + totals["passed with whole timesteps"]
-    samplers = sum(map(len, groups.values()))
+    every = [name for names in groups.values() for name in names]
     refused = [name for name in rows if ZOO[name].refused]
     by_refusal: dict[str, list[str]] = defaultdict(list)
     for name in refused:
@@ -375,7 +411,7 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]
         "# Which pipelines run with which samplers",
         "",
         f"Of {passed + totals['cannot'] + totals['failed']:,} pairs ({len(rows)} ways to use a Diffusers pipeline x "
-        f"{samplers} samplers) {passed:,} pass, {totals['passed with whole timesteps']} of them with "
+        f"{len(every)} samplers) {passed:,} pass, {totals['passed with whole timesteps']} of them with "
         f'`timestep_spacing="leading"`; {closed} cannot, in {len(refused)} pipelines that take only Diffusers\' own '
         f"schedulers, and {totals['cannot'] - closed} cannot for [other reasons in the pipeline](#exceptions); "
         + (
@@ -415,8 +451,8 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]
         "Samplers that call the network inside a step, or at a noise level that they raised, have fractional ones on "
         "every grid.",
         "",
-        *around(rows),
-        *failures(rows),
+        *around(rows, every),
+        *failures(rows, every),
         "",
         f"{' and '.join(map(short, UNSEEDED))} give no generator to `step`: with samplers that draw noise, call "
         "`torch.manual_seed` to get the same picture again, as with Diffusers' own schedulers.",
@@ -461,7 +497,7 @@ def control(rows: dict[str, Row]) -> str:
     return f"With its own scheduler, from Diffusers, each pipeline passes but {', '.join(map(short, bad))}."
 
 
-def failures(rows: dict[str, Row]) -> list[str]:
+def failures(rows: dict[str, Row], every: list[str]) -> list[str]:
     """Pairs whose reason does not lie in the pipeline, by pipeline and problem."""
     lines = []
     for name, row in rows.items():
@@ -469,7 +505,7 @@ def failures(rows: dict[str, Row]) -> list[str]:
         for sampler, problem in row.failed.items():
             problems[problem].append(sampler)
         lines += [
-            f"- {short(name)} fails with {of(names)}: the reason is not known. `{problem}`"
+            f"- {short(name)} fails with {of(names, every)}: the reason is not known. `{problem}`"
             for problem, names in problems.items()
         ]
     return ["", "To be mended here:", "", *lines] if lines else []
@@ -489,6 +525,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="run cells again that are done")
     parser.add_argument("--two-fields", action="store_true", help="only the part on samplers of two fields")
     parser.add_argument("--newer", action="store_true", help="only samplers that the results lack, in few pipelines")
+    parser.add_argument("--again", nargs="+", metavar="NAME", help="samplers that have changed, in few pipelines")
     own = parser.parse_args()
     known = [info.name for info in ONE_FIELD]
     if own.two_fields or own.newer:
@@ -504,13 +541,27 @@ def main() -> None:
         (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
         PAGE.write_text(text)
         return
+    if own.again:
+        torch.set_num_threads(1)
+        outcome = json.loads((RESULTS / "compatibility.json").read_text())
+        counted = {name for names in outcome["samplers"].values() for name in names}
+        rows = again(outcome, chosen([name for name in known if name in counted], own.again), own.workers)
+        outcome |= {
+            "totals": count(rows.values()),
+            "samplers": grouped([info for info in ONE_FIELD if info.name in counted]),
+            "pipelines": in_numbers(rows),
+        }
+        (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
+        text = page(rows, outcome["samplers"], outcome["two fields"])
+        PAGE.write_text(with_part(text, "newer", part_of_newer(outcome["newer"])) if "newer" in outcome else text)
+        return
     samplers, pipelines = chosen(known, own.samplers), chosen(ZOO, own.pipelines)
     torch.set_num_threads(1)
     cells_of = run(pipelines, samplers, own.workers, own.fresh)
     doubtful = unproven()
     rows = {name: judge(name, cells_of[name], doubtful) for name in pipelines}
     print(", ".join(f"{number} {name}" for name, number in count(rows.values()).items()))
-    print("\n".join(failures(rows)))
+    print("\n".join(failures(rows, samplers)))
     if samplers != known or pipelines != list(ZOO):
         print("A part of the table: the page and the results stay as they are.")
         return

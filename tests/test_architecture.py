@@ -179,7 +179,7 @@ REFLECTION = ("getattr", "hasattr", "setattr", "delattr")
 DOCUMENTED = {"_exit"}
 """Names with an underscore that a library's documentation gives: `os._exit`."""
 
-TRAVELS = {("schedulers/exported.py", "__module__"), ("schedulers/stepping.py", "_compatibles")}
+TRAVELS = {("schedulers/exported.py", "__module__"), ("schedulers/announced.py", "_compatibles")}
 """Named where they are: these files travel with an exported sampler, and take no seam along."""
 
 ORDINARY = {

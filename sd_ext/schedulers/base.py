@@ -23,6 +23,7 @@ from .noise import BrownianNoise
 from .plan import Plan
 from .prediction import PREDICTION_TYPES, hook_from_config
 from .processes import angle, betas, continuous, edm, flow, reading  # noqa: F401  each says which configs it is
+from .processes.reading import ProcessOptions as Process
 from .run import Run
 from .schedule import ZERO, Levels, NoiseSchedule
 from .stepping import Stepping
@@ -69,16 +70,16 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
             number of calls (see `noise.BrownianPath`; needs the extra `brownian`).
     """
 
-    process: str | None = None
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    beta_schedule: str = "linear"
-    trained_betas: Sequence[float] | None = None
-    prediction_type: str = "epsilon"
+    process: str | None = Process.process
+    num_train_timesteps: int = Process.num_train_timesteps
+    beta_start: float = Process.beta_start
+    beta_end: float = Process.beta_end
+    beta_schedule: str = Process.beta_schedule
+    trained_betas: Sequence[float] | None = Process.trained_betas
+    prediction_type: str = Process.prediction_type
     timestep_spacing: str = "linspace"
     steps_offset: int = 0
-    rescale_betas_zero_snr: bool = False
+    rescale_betas_zero_snr: bool = Process.rescale_betas_zero_snr
     grid: str | None = None
     grid_options: Mapping[str, float] | None = None
     discard_penultimate_sigma: bool = False
@@ -87,24 +88,24 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = False
     use_lu_lambdas: bool = False
-    use_flow_sigmas: bool = False
-    flow_shift: float = 1.0
-    shift: float = 1.0
-    use_dynamic_shifting: bool = False
-    base_shift: float | None = 0.5
-    max_shift: float | None = 1.15
-    base_image_seq_len: int = 256
-    max_image_seq_len: int = 4096
-    time_shift_type: str = "exponential"
-    shift_terminal: float | None = None
-    invert_sigmas: bool = False
-    snr_shift_scale: float = 1.0
-    timestep_type: str = "discrete"
-    sigma_data: float | None = None
-    sigma_schedule: str | None = None
-    rho: float = 7.0
-    sigma_min: float | None = None
-    sigma_max: float | None = None
+    use_flow_sigmas: bool = Process.use_flow_sigmas
+    flow_shift: float = Process.flow_shift
+    shift: float = Process.shift
+    use_dynamic_shifting: bool = Process.use_dynamic_shifting
+    base_shift: float | None = Process.base_shift
+    max_shift: float | None = Process.max_shift
+    base_image_seq_len: int = Process.base_image_seq_len
+    max_image_seq_len: int = Process.max_image_seq_len
+    time_shift_type: str = Process.time_shift_type
+    shift_terminal: float | None = Process.shift_terminal
+    invert_sigmas: bool = Process.invert_sigmas
+    snr_shift_scale: float = Process.snr_shift_scale
+    timestep_type: str = Process.timestep_type
+    sigma_data: float | None = Process.sigma_data
+    sigma_schedule: str | None = Process.sigma_schedule
+    rho: float = Process.rho
+    sigma_min: float | None = Process.sigma_min
+    sigma_max: float | None = Process.sigma_max
     lambda_min_clipped: Unbounded = -math.inf
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
@@ -119,6 +120,9 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
 
     mild_guidance: ClassVar[bool] = False
     """Whether guidance of 1 to 2 does here what 5 to 12 does elsewhere."""
+
+    places_itself: ClassVar[str | None] = None
+    """How its steps lie, if they cannot be given as timesteps or sigmas, which fall elsewhere."""
 
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
@@ -169,9 +173,9 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         self.schedule: NoiseSchedule = NoiseSchedule.kinds[self._told.kind].of(self._told)
         self._forget_runs()
 
-    def _read_process(self) -> reading.ProcessOptions:
+    def _read_process(self) -> Process:
         try:
-            return reading.ProcessOptions(**{name: self.config[name] for name in reading.NAMES})
+            return Process(**{name: self.config[name] for name in reading.NAMES})
         except UnknownNameError:
             raise
         except InputError as problem:
@@ -318,6 +322,10 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         both, none = timesteps is not None and sigmas is not None, timesteps is None and sigmas is None
         if both or (none and num_inference_steps is None):
             raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
+        if self.places_itself and not none:
+            raise InputError(
+                f"{type(self).__name__} places its own steps, {self.places_itself}; pass num_inference_steps alone"
+            )
         asked = self._asked(sigmas, mu)
         if asked is not None and asked.sigmas is not None:
             given = len(asked.sigmas)

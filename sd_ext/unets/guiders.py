@@ -87,8 +87,8 @@ class _Call:
             )
         self.given, self.timestep = (args, kwargs), timestep
         self.guider.set_state(step=at[0], num_inference_steps=at[1], timestep=timestep)
-        self.batches = self._asked("prepare_inputs", {"half": ("conditional", "unconditional")})
-        return self._prepared(network, self.batches[0])
+        batches = self.batches = self._asked("prepare_inputs", {"half": ("conditional", "unconditional")})
+        return self._prepared(network, batches[0])
 
     def after(self, network: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """After the network: make the guider's further calls, and hand over its mixture."""
@@ -113,7 +113,8 @@ class _Call:
         else:
             BOARD.write_halves(self.timestep, mixed.pred_uncond, mixed.pred_cond)
         both = torch.cat([mixed.pred, mixed.pred])
-        return type(output)(sample=both) if isinstance(output, Mapping) else (both,)
+        made: Any = type(output)
+        return made(sample=both) if isinstance(output, Mapping) else (both,)
 
     def _prepared(self, network: torch.nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The network as the guider wants it, and its arguments for one of the halves."""

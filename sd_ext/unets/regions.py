@@ -56,7 +56,8 @@ def regional(pipe: Any, regions: Sequence[tuple[Any, str]], base: float = 0.0) -
         raise InputError(f"regional: {name} has no U-Net that attends to a prompt")
     if is_compiled_in_place(network) or network is not pipe.unet or getattr(network, "_compiled", None) is not None:
         raise InputError("regional: a compiled U-Net hides its layers; use the one that is not compiled")
-    if "cross" in network.config.get("token_merge_parts", ()) and network.config.get("token_merge_ratio"):
+    options = pipe.unet.config
+    if "cross" in options.get("token_merge_parts", ()) and options.get("token_merge_ratio"):
         raise InputError("regional: token_merge_parts merges tokens in cross-attention; leave 'cross' out")
     if not is_number(base) or not 0 <= base <= 1:
         raise InputError(f"regional: base must be a share from 0 to 1, got {base!r}")

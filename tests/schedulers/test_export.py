@@ -22,7 +22,7 @@ import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.schedulers.assemble import MODULES, SOURCE, text_of
 from sd_ext.schedulers.export import COUNTS, _of_history, _run, export, exported
-from sd_ext.schedulers.exported import MOST_CALLS
+from sd_ext.schedulers.stored import MOST_CALLS
 
 from .conftest import SD
 from .over import NAMES, WITNESSES, over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +94,8 @@ class Grid:
 
     def places(self) -> Iterator[tuple[int, int, int]]:
         """(page, row, column) of every cell."""
-        return itertools.product(*map(range, self.shape))
+        pages, rows, columns = map(range, self.shape)
+        return itertools.product(pages, rows, columns)
 
 
 def axes_of(asked: Asked) -> list[Axis]:
@@ -193,15 +195,18 @@ def grid_of(axes: Sequence[Axis], base: Mapping[str, Any], places: Mapping[str, 
     if len(varying) > 3:
         raise InputError(f"{', '.join(varying)} vary, and a grid has columns, rows and pages: let one have one value")
     chosen = _chosen(varying, places)
+    columns, rows, pages = (varying.get(chosen.get(place, ""), NOTHING) for place in ("columns", "rows", "pages"))
     grid = Grid(
-        *(varying.get(chosen.get(place, ""), NOTHING) for place in ("columns", "rows", "pages")),
+        columns,
+        rows,
+        pages,
         tuple(axis for axis in axes if not axis.varies),
         base,
         tuple(axis.name for axis in axes),
     )
-    pages, rows, columns = grid.shape
-    if pages * rows * columns > MOST_CELLS:
-        raise InputError(f"{pages * rows * columns:,} pictures are too many for a page; choose at most {MOST_CELLS:,}")
+    cells = math.prod(grid.shape)
+    if cells > MOST_CELLS:
+        raise InputError(f"{cells:,} pictures are too many for a page; choose at most {MOST_CELLS:,}")
     return grid
 
 

@@ -48,7 +48,7 @@ class Cell:
     def seconds(self) -> float | None:
         """How long drawing it took, if that is known."""
         told = self.record.made.get("seconds") if self.record else None
-        return float(told) if type(told) in (int, float) else None
+        return float(told) if isinstance(told, int | float) and not isinstance(told, bool) else None
 
 
 @dataclass
@@ -89,7 +89,8 @@ class Drawing:
         pairs = {recipe: reference(recipe, self.calls) for recipe, why in whys.items() if not why and self.calls}
         others = {each: self.store.path(each, self.models[each.model]) for each in dict.fromkeys(pairs.values())}
         self._draw_all(others, ())
-        made = {recipe: self._cell(recipe, path, others.get(pairs.get(recipe)), whys) for recipe, path in paths.items()}
+        drawn = {recipe: others[pair] for recipe, pair in pairs.items()}
+        made = {recipe: self._cell(recipe, path, drawn.get(recipe), whys) for recipe, path in paths.items()}
         if self._refused and not any(cell.path for cell in made.values()):
             raise InputError(next(iter(self._refused.values())))
         return [made[recipe] for recipe in recipes]

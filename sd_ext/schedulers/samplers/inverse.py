@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -24,22 +23,7 @@ __all__ = ["DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"]
 class InverseScheduler(TableScheduler):
     """Base of schedulers whose runs go from a picture to noise."""
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        mu: float | None = None,
-    ) -> None:
-        """As `TableScheduler.set_timesteps`, for a number of calls.
-
-        Raises:
-            InputError: timesteps or sigmas are given, which fall elsewhere and would have to rise here.
-        """
-        if timesteps is not None or sigmas is not None:
-            raise InputError(f"{type(self).__name__} places its own steps, upwards; pass num_inference_steps alone")
-        super().set_timesteps(num_inference_steps, device, mu=mu)
+    places_itself = "upwards"
 
     @property
     def _least(self) -> float:

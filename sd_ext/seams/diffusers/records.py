@@ -53,7 +53,7 @@ def let_be_found(cls: type, base: type) -> None:
 declare(
     f"{__name__}.compatibles",
     "_compatibles",
-    seen="diffusers 0.41 to 0.42, schedulers.scheduling_utils.SchedulerMixin; named in schedulers/stepping.py",
+    seen="diffusers 0.41 to 0.42, schedulers.scheduling_utils.SchedulerMixin; named in schedulers/announced.py",
     gone="options of other schedulers, kept in a config for a change of scheduler",
 )
 

@@ -75,7 +75,9 @@ def _put_plain(source: str, given: Lora, mine: Mapping[ModuleName, Adapter], fil
 
 def _fill(mine: Adapter, given: Adapter) -> None:
     """Copy a LoRA's factors into those of another of at least its rank, which then makes the same change."""
-    up, down = (tensor.float() for tensor in given.rules.two_factors(given.tensors))
+    factors = given.rules.two_factors(given.tensors)
+    assert factors is not None, "resize made it, of the plain kind"
+    up, down = factors
     own_up, own_down = mine.up[:, : len(down)], mine.down[: len(down)]
     own_up.copy_((up * (given.scale / mine.scale)).reshape(own_up.shape))
     own_down.copy_(down.reshape(own_down.shape))

@@ -42,7 +42,7 @@ class DispatchedAttnProcessor(MemoryEfficientAttnProcessor):
         if backend != self.backend:
             return super().compute(backend, *operands)
         try:
-            return dispatch.dispatch(*operands, self.backend)
+            return dispatch.dispatch(*operands, name=self.backend)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -93,6 +93,6 @@ def training_size(unet: nn.Module, option: str) -> tuple[int, int]:
     return height, width
 
 
-def is_number(value: Any, *kinds: type) -> bool:
+def is_number(value: Any, *kinds: type) -> TypeGuard[float]:
     """Whether a value is a number (of one of `kinds`, if given), and neither a truth value nor NaN."""
     return isinstance(value, kinds or (int, float)) and not isinstance(value, bool) and value == value
