@@ -79,7 +79,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     prediction_type: str = Process.prediction_type
     timestep_spacing: str = "linspace"
     steps_offset: int = 0
-    rescale_betas_zero_snr: bool = Process.rescale_betas_zero_snr
+    rescale_betas_zero_snr: bool | None = Process.rescale_betas_zero_snr
     grid: str | None = None
     grid_options: Mapping[str, float] | None = None
     discard_penultimate_sigma: bool = False
@@ -88,10 +88,10 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = False
     use_lu_lambdas: bool = False
-    use_flow_sigmas: bool = Process.use_flow_sigmas
+    use_flow_sigmas: bool | None = Process.use_flow_sigmas
     flow_shift: float = Process.flow_shift
     shift: float = Process.shift
-    use_dynamic_shifting: bool = Process.use_dynamic_shifting
+    use_dynamic_shifting: bool | None = Process.use_dynamic_shifting
     base_shift: float | None = Process.base_shift
     max_shift: float | None = Process.max_shift
     base_image_seq_len: int = Process.base_image_seq_len
@@ -99,7 +99,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     time_shift_type: str = Process.time_shift_type
     shift_terminal: float | None = Process.shift_terminal
     invert_sigmas: bool = Process.invert_sigmas
-    snr_shift_scale: float = Process.snr_shift_scale
+    snr_shift_scale: float | None = Process.snr_shift_scale
     timestep_type: str = Process.timestep_type
     sigma_data: float | None = Process.sigma_data
     sigma_schedule: str | None = Process.sigma_schedule
@@ -188,7 +188,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
             words = {"shift": told.fixed_shift, "flow_shift": told.fixed_shift}
             if told.prediction_type == "flow_prediction" and self._flow_flag is not None:
                 words["use_flow_sigmas"] = self._flow_flag
-        elif told.snr_shift_scale != 1:
+        elif told.snr_shift_scale not in (None, 1):
             words = {"trained_betas": betas.folded(told), "snr_shift_scale": 1.0}
         return {name: value for name, value in words.items() if self.config[name] != value}
 
