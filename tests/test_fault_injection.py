@@ -326,7 +326,7 @@ def trials_of(sources, tmp_path_factory) -> Callable[[str], Trials]:
     return cache(lambda name: Trials(CASES[name](sources), tmp_path_factory.mktemp("trials") / "work"))
 
 
-LONG = ("generate many", "train lora", "publish")
+LONG = ("generate", "generate many", "merge into", "make_scheduler().export", "publish", "train lora")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CASES])

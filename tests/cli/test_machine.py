@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from sd_ext.cli.pictures import read_record
 from sd_ext.cli.request import Recipe, Resources
 from sd_ext.cli.unet_options import single_options
 from sd_ext.errors import InputError
+
+from ..few import few
 
 
 @pytest.fixture
@@ -27,8 +31,10 @@ def recipe(**options) -> Recipe:
     return Recipe(prompt="red apple", **options)
 
 
-@pytest.mark.parametrize("how", ["model", "sequential"])
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize(
+    ("how", "family"),
+    few(product(["model", "sequential"], ["sd", "sdxl"]), lambda case: case[0][0] + case[1] in ("ssd", "msdxl")),
+)
 def test_offloading_and_slicing_change_nothing(tiny_pipeline, tiny_sdxl_dir, monkeypatch, how, family):
     """On the CPU as the device: the hooks are the same as on a GPU, and so is what they must leave as it was."""
     import accelerate
@@ -86,7 +92,7 @@ def test_devices(monkeypatch):
     assert found("cpu") == (torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize(("short", "long"), [("fp16", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")])
+@pytest.mark.parametrize(("short", "long"), few([("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")], 3))
 def test_short_names_of_dtypes(draw, short, long):
     one, other = draw("--dtype", short).paths[0], draw("--dtype", long).paths[0]
     assert read_record(one).recipe.dtype == long

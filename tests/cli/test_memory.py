@@ -15,7 +15,7 @@ def recipe(**options) -> Recipe:
     return Recipe(prompt="red apple", size="64x64", **options)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sdxl", pytest.param("sd", marks=pytest.mark.slow)])
 def test_peaks_are_those_of_a_real_run(tiny_pipeline_dir, tiny_sdxl_dir, family):
     folder = tiny_pipeline_dir if family == "sd" else tiny_sdxl_dir
     model = find_model(folder)

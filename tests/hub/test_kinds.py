@@ -16,6 +16,7 @@ from sd_ext.hub import Content, stage_content
 from sd_ext.hub.kinds import lora_file, pipeline, sampler, unet
 from sd_ext.hub.stranger import run_alone
 
+from ..conftest import build_tiny_pipeline
 from .conftest import tiny_lora
 
 REPO, BASE = "alice/thing", "someone/base"
@@ -132,18 +133,24 @@ print(x.double().flatten().tolist())
 # ---- U-Nets and pipelines --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def ours(tiny_pipeline, tmp_path):
+@pytest.fixture(scope="module")
+def _ours(tmp_path_factory):
     """A pipeline with a sampler and a U-Net of this package, and things beside it that are nobody's business."""
-    tiny_pipeline.scheduler = sd_ext.make_scheduler("euler", tiny_pipeline.scheduler.config)
-    tiny_pipeline.unet = sd_ext.VariantUNet2DConditionModel.from_unet(tiny_pipeline.unet, pag_scale=2.0)
-    folder = tmp_path / "mine"
-    tiny_pipeline.save_pretrained(folder)
+    pipe, folder = build_tiny_pipeline(), tmp_path_factory.mktemp("ours") / "mine"
+    pipe.scheduler = sd_ext.make_scheduler("euler", pipe.scheduler.config)
+    pipe.unet = sd_ext.VariantUNet2DConditionModel.from_unet(pipe.unet, pag_scale=2.0)
+    pipe.save_pretrained(folder)
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "_name_or_path": "/home/alice/mine"}))
     (folder / "unet" / "optimizer.pt").write_text(TOKEN)
     (folder / ".env").write_text(TOKEN)
     return folder
+
+
+@pytest.fixture
+def ours(_ours, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(_ours, tmp_path / "mine")
 
 
 def test_a_pipeline_of_ours_loads_and_draws_without_us(ours, strangers, fresh, tmp_path):
@@ -162,7 +169,7 @@ def test_a_pipeline_of_ours_loads_and_draws_without_us(ours, strangers, fresh, t
     assert "trust_remote_code=True" in card_of(staged).text
 
 
-@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("weights", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_unet_with_its_weights_and_as_options_alone(ours, strangers, tmp_path, weights):
     content = unet(ours, REPO, base_model=BASE, weights=weights, licence="mit")
     staged = stage_content(content, tmp_path / "staged")

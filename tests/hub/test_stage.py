@@ -13,6 +13,8 @@ from sd_ext.errors import InputError
 from sd_ext.hub import stage
 from sd_ext.hub.stage import check_repo_id, finished_run
 
+from ..few import few
+
 REPO = "alice/brush"
 DIFFUSERS, KOHYA = "pytorch_lora_weights.safetensors", "brush_kohya.safetensors"
 TOKEN = "hf_" + "aB3" * 11
@@ -82,11 +84,17 @@ def test_staging_twice_is_the_same(finished, tmp_path):
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files_in(one))
 
 
+PLANTED = [(TOKEN, "an access token"), ("/home/alice/x", "an absolute path"), (r"C:\data\x", "an absolute path")]
+PLACES = ["prompt", "header", "key", "kohya", "embedding"]
+
+
 @pytest.mark.parametrize(
-    ("planted", "kind"),
-    [(TOKEN, "an access token"), ("/home/alice/x", "an absolute path"), (r"C:\data\x", "an absolute path")],
+    ("where", "planted", "kind"),
+    few(
+        [(where, *planted) for planted in PLANTED for where in PLACES],
+        lambda case: case[1] == TOKEN or case[0] == "prompt",
+    ),
 )
-@pytest.mark.parametrize("where", ["prompt", "header", "key", "kohya", "embedding"])
 def test_secrets_are_found_and_not_repeated(out, edit, tmp_path, where, planted, kind):
     model, name = out / "model", "README.md"
     if where == "prompt":

@@ -66,10 +66,21 @@ TINY_TEXT = {
 }  # fmt: skip
 
 
-def on_shapes(names: Iterable[str]) -> list[Any]:
-    """Parameters (name, shape) of tests: each name with one shape by default, in turn, and with all among the slow."""
+def on_shapes(names: Iterable[str], witnesses: Iterable[str] = ()) -> list[Any]:
+    """Parameters (name, shape) of tests: each name with one shape by default, in turn, and with all among the slow.
+
+    Args:
+        names: the names.
+        witnesses: those that are tried by default; none for all.
+    """
+    by_default = set(witnesses) or set(names)
     return [
-        pytest.param(name, shape, marks=() if i == number % len(SHAPES) else pytest.mark.slow, id=f"{name}-{shape}")
+        pytest.param(
+            name,
+            shape,
+            marks=() if i == number % len(SHAPES) and name in by_default else pytest.mark.slow,
+            id=f"{name}-{shape}",
+        )
         for number, name in enumerate(names)
         for i, shape in enumerate(SHAPES)
     ]

@@ -74,7 +74,11 @@ def others(shape: str):
     return {part: model for part, model in models.tiny_models(shape).items() if part != "unet"}
 
 
-@pytest.mark.parametrize(("name", "shape"), models.on_shapes(CASES))
+WITNESSES = ("OFT", "BOFT", "(IA)^3", "LoRA with biases")
+"""One of each of peft's methods; the others differ in what is computed from its settings."""
+
+
+@pytest.mark.parametrize(("name", "shape"), models.on_shapes(CASES, WITNESSES))
 @torch.no_grad()
 def test_a_folder_means_what_peft_computes(name, shape, tmp_path):
     model, base, expected = trained(name, shape)

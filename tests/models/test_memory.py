@@ -21,7 +21,7 @@ def memory(line):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REFS.exists(), reason="needs Linux's record of the most memory used")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str)
 def test_a_file_of_full_size_is_loaded_once(dtype, tmp_path):
     listed = original.shapes("sd15", tiny=False)
     path = original.write_sparse(tmp_path / "a.safetensors", listed, metadata=original.EPSILON)

@@ -40,7 +40,7 @@ def by_diffusers(tensors, model):
 
 
 @pytest.mark.parametrize(
-    "name", ["sd21", "sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd15", "sdxl-refiner"))]
+    "name", ["sd21", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd15", "sdxl", "sdxl-refiner"))]
 )
 def test_every_tensor_is_where_diffusers_puts_it(name, tiny_file):
     tensors, model = load_file(tiny_file(name)), find_model(tiny_file(name))

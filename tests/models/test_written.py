@@ -50,7 +50,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(
-    "name", ["sd21", "sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd15", "sdxl-refiner"))]
+    "name", ["sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd15", "sd21", "sdxl-refiner"))]
 )
 def test_a_file_comes_back_to_the_bit(name, tiny_file, tmp_path):
     write_model(find_model(tiny_file(name)), tmp_path / "folder")

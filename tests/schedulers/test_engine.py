@@ -75,7 +75,7 @@ def random_run(trial: int, fields: int = 1):
 
 @over("kind", OUTPUT)
 @over("fields", [1, 2])
-@over("trial", range(60), full=range(1000))
+@over("trial", range(20), full=range(1000))
 def test_a_table_is_executed_as_its_matrices(kind, fields, trial, code):
     table, x, noises = random_run(trial, fields)
     for hook in (None, clip):

@@ -26,7 +26,12 @@ WHOLE = (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize(
-    "options", [None, {"pag_scale": 2.0, "cache_interval": 2}, {"nag_scale": 2.0, "sag_scale": 0.5}]
+    "options",
+    [
+        None,
+        pytest.param({"pag_scale": 2.0, "cache_interval": 2}, marks=pytest.mark.slow),
+        {"nag_scale": 2.0, "sag_scale": 0.5},
+    ],
 )
 def test_a_region_that_is_all_is_the_picture_of_its_prompt(tiny_pipeline, options):
     """Also beside features that call the network again, for one half or the other; None is Diffusers' own U-Net."""
@@ -44,7 +49,7 @@ def test_a_region_that_is_all_is_the_picture_of_its_prompt(tiny_pipeline, option
     assert torch.equal(latents(tiny_pipeline), plain)
 
 
-@pytest.mark.parametrize("guidance", [6.0, 1.0])
+@pytest.mark.parametrize("guidance", [6.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_masks_are_mixed_as_the_formula_says(tiny_pipeline, guidance):
     mask = torch.zeros(64, 64)
     mask[:, 32:] = 0.5

@@ -70,7 +70,7 @@ SAMPLERS = ["auto", "dpm++ 2m", "dpm++ 3m sde", "euler a", "heun", "unipc", "dei
 
 
 @given(mixtures(), st.sampled_from(SAMPLERS))
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 def test_any_mixture_of_keys_runs_or_is_refused_in_one_sentence(config, sampler):
     """The network is bounded."""
     try:

@@ -108,7 +108,7 @@ def configs(draw):
 
 
 @given(configs(), st.booleans(), st.sampled_from(["dpm++ 2m", "euler", "lcm", "flow euler"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_what_a_config_says_is_the_process(config, saved, sampler):
     name, options = config
     try:

@@ -48,6 +48,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=2e-6, msg=f"{name}: {key}")
 
 
+@pytest.mark.slow  # of text-to-image runs, which share the loop, it is tested with the others
 def test_two_processes_are_one(settings, tmp_path):
     def config(name: str, **cut: Any) -> LoraConfig:
         return LoraConfig.of(**settings, **cut, out=str(tmp_path / name))

@@ -166,8 +166,10 @@ def touched_numbers(alone: Alone, part: str) -> list[int]:
     "part",
     [
         "checkpoints",
-        "exports",
-        *(pytest.param(part, marks=pytest.mark.slow) for part in ("run.json", "config.toml", "cache", "model")),
+        *(
+            pytest.param(part, marks=pytest.mark.slow)
+            for part in ("exports", "run.json", "config.toml", "cache", "model")
+        ),
     ],
 )
 def test_killed_while_it_writes(alone, file, tmp_path, part):
@@ -233,7 +235,7 @@ def send_at(step: int, *numbers: int, patience: float | None = None) -> Callable
     return install
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(alone, file, tmp_path, number):
     out = tmp_path / "run"
     assert code_of(start(file, out, send_at(3, number))) == 130

@@ -25,7 +25,7 @@ def load_words(pipe, folder):
                 pipe.load_textual_inversion({word: vectors}, text_encoder=encoder, tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("shape", ["sd15", "sdxl"])
+@pytest.mark.parametrize("shape", ["sdxl", pytest.param("sd15", marks=pytest.mark.slow)])
 def test_only_the_new_rows_of_the_text_encoders_move(lora_run, shape):
     trained = lora_run(shape, **WORDS)
     outside = {name for name in trained.changed() if not name.startswith("unet.")}
@@ -43,7 +43,7 @@ def test_only_the_new_rows_of_the_text_encoders_move(lora_run, shape):
         assert ((vectors[0] - mean).abs().max(1).values > 0.01).all()
 
 
-@pytest.mark.parametrize("shape", ["sd15", "sdxl"])
+@pytest.mark.parametrize("shape", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_diffusers_says_the_new_words_as_they_were_trained(lora_run, shape):
     trained = lora_run(shape, **WORDS, text_encoder=shape == "sdxl")
     pipe = pipeline(trained.base)

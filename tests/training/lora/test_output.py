@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from sd_ext.lora import apply_lora, read_lora
 
+from ...few import few
 from ..lora_cases import add_kohya, assert_same, outputs, pipeline, untouched, weights
 
 CONVOLUTIONS = {"targets": ("attention", "resnet", "sampler"), "conv_rank": 3}
@@ -35,8 +36,12 @@ def trained(lora_run, request):
     return lora_run(shape, **settings)
 
 
+WITNESSES = ("alpha, convolutions, text", "rank-stabilised, dropout", "dora, text", "lokr")
+"""Between them all that changes a file: strengths, convolutions, text encoders, another method, SDXL."""
+
+
 def of(names):
-    return pytest.mark.parametrize("trained", list(names), indirect=True)
+    return pytest.mark.parametrize("trained", few(names, lambda name: name in WITNESSES), indirect=True)
 
 
 @of(CASES)

@@ -41,7 +41,7 @@ def header(path):
     ("shape", "architecture", "version"),
     [
         ("sd15", "stable-diffusion-v1", "sd_v1"),
-        ("sd21", "stable-diffusion-v2-768-v", "sd_v2"),
+        pytest.param("sd21", "stable-diffusion-v2-768-v", "sd_v2", marks=pytest.mark.slow),
         pytest.param("sdxl", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0", marks=pytest.mark.slow),
     ],
 )
@@ -72,7 +72,7 @@ def test_diffusers_header_says_the_strengths(lora_run):
         assert (settings[f"{part}.r"], settings[f"{part}.lora_alpha"]) == (2, 1.0)
 
 
-@pytest.mark.parametrize("method", ["dora", "loha", "lokr"])
+@pytest.mark.parametrize("method", ["lokr", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dora", "loha"))])
 def test_other_methods_name_their_module(lora_run, method):
     found = header(lora_run(method=method).kohya)
     assert found["ss_network_module"] == "lycoris.kohya"

@@ -145,7 +145,7 @@ def write_and_prune(folder: Path, step: int) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [kill, disk_full, *(pytest.param(each, marks=pytest.mark.slow) for each in (input_output_error, interrupt))],
+    [kill, *(pytest.param(each, marks=pytest.mark.slow) for each in (disk_full, input_output_error, interrupt))],
 )
 def test_there_is_always_a_whole_checkpoint(tmp_path, fault):
     """Whichever operation fails: step 1 or step 2 is whole, what is said names it, and the run goes on."""

@@ -52,9 +52,12 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_forks_extensions_and_what_is_refused(settings, tmp_path, caplog):
-    long = train(settings, tmp_path / "long", steps=6)
+@pytest.fixture
+def long(settings, tmp_path) -> Path:
+    return train(settings, tmp_path / "long", steps=6)
 
+
+def test_a_fork_is_its_parent_up_to_there(settings, long, tmp_path, caplog):
     # A fork with nothing changed is the run itself, and shares its bytes; it needs its parent no more once it is begun.
     fork = train(settings, tmp_path / "fork", from_=f"{long}@2", steps=6)
     assert same(fork, long)
@@ -72,8 +75,27 @@ def test_forks_extensions_and_what_is_refused(settings, tmp_path, caplog):
     assert (group["weight_decay"], group["betas"]) == (0.2, {"tuple": [0.9, 0.9]})
     assert not said(caplog)
 
+
+def test_what_cannot_be_a_parent(settings, long, tmp_path):
+    for source, message in {
+        f"{long}@9": "no checkpoint of step 9, but of 2, 4, 6",
+        f"{tmp_path}/nothing@2": "neither the folder of a run",
+        str(long): "has done 6 steps, and steps is 4: set more",
+        str(tmp_path / "new"): "neither the folder of a run",
+        str(long / "run.json"): "a run of the text to image starts from no file",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            train(settings, tmp_path / "new", from_=source)
+    with pytest.raises(InputError, match="is the folder of this run itself"):
+        train(settings, long, steps=9, from_=str(long))
+    with pytest.raises(InputError, match=r"is from another configuration: .*; a run of other adapters"):
+        train(settings, tmp_path / "wide", from_=f"{long}@2", channels=(64, 64))
+
+
+@pytest.mark.slow
+def test_what_a_fork_begins_anew_and_runs_that_are_extended(settings, long, tmp_path, caplog):
     # Another optimizer, and averages that the parent has not: begun anew, and said.
-    train(settings, tmp_path / "sgd", from_=f"{other}", steps=5, optimizer="sgd", ema=0.0)
+    train(settings, tmp_path / "sgd", from_=f"{long}@4", steps=5, optimizer="sgd", ema=0.0)
     assert "the optimizer begins anew: the checkpoint is of optimizer" in caplog.text
     caplog.clear()
     train(settings, tmp_path / "ema", from_=f"{tmp_path / 'sgd'}", steps=6)
@@ -95,21 +117,6 @@ def test_forks_extensions_and_what_is_refused(settings, tmp_path, caplog):
     for changed in ({"steps": 5}, {"batch_size": 4}, {"steps": 9, "lr_schedule": "cosine"}, {"learning_rate": 1.0}):
         with pytest.raises(InputError, match=rf"other settings .*--from {extended} to go on from this one"):
             train(settings, extended, **{"steps": 6, **changed})
-
-    # What cannot be a parent.
-    for source, message in {
-        f"{long}@9": "no checkpoint of step 9, but of 2, 4, 6",
-        f"{tmp_path}/nothing@2": "neither the folder of a run",
-        str(long): "has done 6 steps, and steps is 4: set more",
-        str(tmp_path / "new"): "neither the folder of a run",
-        str(long / "run.json"): "a run of the text to image starts from no file",
-    }.items():
-        with pytest.raises(InputError, match=message):
-            train(settings, tmp_path / "new", from_=source)
-    with pytest.raises(InputError, match="is the folder of this run itself"):
-        train(settings, extended, steps=9, from_=str(extended))
-    with pytest.raises(InputError, match=r"is from another configuration: .*; a run of other adapters"):
-        train(settings, tmp_path / "wide", from_=f"{long}@2", channels=(64, 64))
 
 
 def test_the_advice_after_a_loss_that_is_not_finite_works_as_printed(settings, tmp_path, monkeypatch):

@@ -127,7 +127,9 @@ class stop_at:
         monkeypatch.setattr(run_module, "observe", observe)
 
 
-@pytest.mark.parametrize(("cache", "number"), [(True, signal.SIGTERM), (False, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("cache", "number"), [(True, signal.SIGTERM), pytest.param(False, signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_resumes_exactly(settings, tmp_path, monkeypatch, cache, number):
     """What each step is trained on, too: samples, captions, timesteps, noise, latents."""
     seen: dict[str, dict[int, list]] = {"alone": {}, "stopped": {}}
