@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,11 @@ from sd_ext.cli.compare.axes import axes_of, grid_of
 from sd_ext.cli.compare.cells import distance
 from sd_ext.cli.compare.plot import _apart
 from sd_ext.cli.compare.sheet import fit, shown_size
+from sd_ext.cli.compare.strips import chosen, watched
 from sd_ext.cli.pictures import read_record
 from sd_ext.errors import InputError
+from sd_ext.models import find_model
+from sd_ext.schedulers import make_scheduler
 
 FREE = {"columns": None, "rows": None, "pages": None}
 
@@ -230,12 +234,19 @@ def test_what_cannot_be_drawn_is_said_in_its_cell_and_the_rest_is_drawn(run, tin
     assert len(page.shots) == 1 and len(list((tmp_path / "cells").iterdir())) == 1
 
 
-def test_very_many_pictures_are_asked_about_before_any_is_drawn(run, tiny_pipeline_dir, tmp_path):
-    many, steps = ",".join(map(str, range(50))), ",".join(map(str, range(1, 51)))
+@pytest.mark.parametrize(
+    ("each", "told"),
+    [
+        (50, "2,500 pictures of 63,750"),
+        pytest.param(100, "10,000 pictures of 505,000", marks=pytest.mark.slow),
+    ],
+)
+def test_very_many_pictures_are_asked_about_before_any_is_drawn(each, told, run, tiny_pipeline_dir, tmp_path):
+    many, steps = ",".join(map(str, range(each))), ",".join(map(str, range(1, each + 1)))
     grid = ("--prompt", "x", "--models", tiny_pipeline_dir, "--seeds", many, "--steps", steps, "--reference", 0)
     shown = run("compare", *grid, "--out", tmp_path / "c")
     assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
-    assert re.search(r"2,500 pictures of 63,750 network calls take about .* here; give --yes", shown.err)
+    assert re.search(rf"{told} network calls take about .* here; give --yes", shown.err)
     assert not (tmp_path / "c").exists()
 
 
@@ -257,3 +268,57 @@ def test_a_mistake_is_one_sentence_and_nothing_is_drawn(run, tmp_path, arguments
     shown = run("compare", *arguments)
     assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
     assert says in shown.err and not list(tmp_path.iterdir())
+
+
+# ---- how pictures come about -----------------------------------------------------------------------------------------
+
+
+def test_the_calls_of_a_strip_are_the_first_the_last_and_others_between():
+    assert chosen(1) == [0] and chosen(5) == [0, 1, 2, 3, 4] and chosen(8) == list(range(8))
+    for calls in (9, 20, 50):
+        assert (len(chosen(calls)), chosen(calls)[0], chosen(calls)[-1]) == (8, 0, calls - 1)
+
+
+def test_watching_changes_no_step_and_sees_the_predictions():
+    import inspect
+
+    import torch
+
+    scheduler = make_scheduler("dpm++ 2m")
+    ends, own = [], inspect.signature(scheduler.step)
+    for wanted in (False, True):
+        scheduler.set_timesteps(12)
+        x = torch.ones(1, 4, 2, 2)
+        with watched(scheduler, wanted) as seen:
+            assert inspect.signature(scheduler.step) == own
+            for t in scheduler.timesteps:
+                x = scheduler.step(x.sin(), t, x, return_dict=False)[0]
+        ends.append(x)
+        assert "step" not in vars(scheduler) and len(seen) == (8 if wanted else 0)
+    assert torch.equal(*ends)
+
+
+def test_strips_and_levels_are_in_the_page(run, tiny_pipeline_dir, tmp_path, monkeypatch):
+    grid = ("compare", "--prompt", "x", "--models", tiny_pipeline_dir, "--samplers", "heun", "--steps", "2,9")
+    grid = (*grid, "--reference", 0, "--out", tmp_path / "c")
+    assert run(*grid).code == 0
+    plain = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "c" / "cells").iterdir()}
+    shown = run(*grid, "--strips")
+    assert shown.code == 0, shown.err
+    text = next((tmp_path / "c").glob("*.html")).read_text("utf-8")
+    page, cells = Page(text), tmp_path / "c" / "cells"
+    assert page.open == [] and len(page.shots) == 2 and "Where the steps fall" in text
+    for name, pixels in plain.items():
+        record = read_record(cells / name)
+        assert (np.asarray(Image.open(cells / name)) == pixels).all() and record.made["strip"] is True
+        made = Image.open(cells / f"{Path(name).stem}-strip.png")
+        assert made.size == (pixels.shape[1] * min(record.recipe.steps, 8), pixels.shape[0])
+        end = np.asarray(made)[:, -pixels.shape[1] :].astype(int)
+        assert np.abs(end - pixels).max() <= 1  # what is expected at the last call is the picture
+        scheduler = make_scheduler(record.recipe.sampler, find_model(tiny_pipeline_dir).config("scheduler"))
+        scheduler.set_timesteps(record.recipe.steps)
+        assert record.made["sigmas"] == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-5)
+    strips = [name for name in page.images if name.startswith("sp")]
+    assert len(strips) == 2 and text.count("<circle") == 2 + 9
+    monkeypatch.setattr("sd_ext.cli.prepare.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert run(*grid, "--strips").code == 0

@@ -3,7 +3,8 @@
 asked    the options                             draw       draws what is missing
 axes     from options to a grid of recipes       told       what is said of a comparison in words
 cells    the pictures, each in a file            sheet      the picture
-reference  pictures of many calls                page, plot the page
+reference  pictures of many calls                page, plot the page; levels, where steps fall
+strips   how a picture came about                placed   what it says of its steps
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def compare(**options: Any) -> None:
 
         for recipe in {replace(recipe, prompt="", seed=0): recipe for recipe in recipes}.values():
             _check_names(recipe)
-    drawing = Drawing(Store(folder, _place(run)), models, run, voice, calls, shown.yes)
+    drawing = Drawing(Store(folder, _place(run)), models, run, voice, calls, shown.yes, shown.strips)
     cells = drawing.cells(recipes)
     comparison = Comparison(grid, dict(zip(grid.places(), cells, strict=True)), calls)
     _write(comparison, folder, voice)

@@ -57,6 +57,7 @@ class Page(Group):
             f"{REFERENCE} where sampler, grid, steps or U-Net vary",
         ),
     ] = None
+    strips: Annotated[bool, Option("Show under each picture, in the page, how it came about.")] = False
     yes: Annotated[bool, Option("Draw even very many pictures.")] = False
     json: Annotated[bool, Option("Print one JSON object for each picture.")] = False
     quiet: Annotated[bool, Option("No progress and no hints; what is ignored or cut is still said.")] = False

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import whole
 from ...errors import InputError
 from ...models import Model
-from ..pictures import Record
+from ..pictures import Record, encode
 from ..request import Recipe, Run
 from ..voice import Voice
 from .cells import Store, distance, open_cell, read, write
+from .placed import sigmas_of
 from .reference import GRID, SAMPLER, reference, why_none
+from .strips import strip, strip_path, watched
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..prepare import Prepared
 
 MANY = 200  # pictures; for more, --yes is asked for
@@ -34,6 +39,7 @@ class Cell:
         reference: the file of the picture with many calls.
         distance: to that one; see `sd_ext.cli.compare.cells.distance`.
         why: why there is none, as words that follow the sampler's name.
+        strip: the file of its strip, if it has one.
     """
 
     recipe: Recipe
@@ -43,6 +49,7 @@ class Cell:
     reference: Path | None = None
     distance: float | None = None
     why: str = ""
+    strip: Path | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -62,6 +69,7 @@ class Drawing:
         voice: speaks.
         calls: of references; 0 for none.
         yes: whether even very many are drawn.
+        strips: whether each picture gets a strip, see `strips`.
     """
 
     store: Store
@@ -70,10 +78,12 @@ class Drawing:
     voice: Voice
     calls: int
     yes: bool
+    strips: bool = False
     drawn: int = 0
     found: int = 0
     _refused: dict[Path, str] = field(default_factory=dict)
     _records: dict[Path, Record] = field(default_factory=dict)
+    _said_none: bool = False
 
     def cells(self, recipes: Sequence[Recipe]) -> list[Cell]:
         """Draw what is missing, and return all in the order of the recipes.
@@ -98,10 +108,13 @@ class Drawing:
     def _cell(self, recipe: Recipe, path: Path, other: Path | None, whys: Mapping[Recipe, str]) -> Cell:
         if path not in self._records:
             return Cell(recipe, refused=self._refused.get(path, "it could not be drawn"))
+        made = Cell(recipe, path, self._records[path], strip=self._strip(path))
         if other is None or other not in self._records:
-            return Cell(recipe, path, self._records[path], why=whys.get(recipe, "") if self.calls else "")
-        apart = distance(open_cell(path), open_cell(other))
-        return Cell(recipe, path, self._records[path], reference=other, distance=apart)
+            return replace(made, why=whys.get(recipe, "") if self.calls else "")
+        return replace(made, reference=other, distance=distance(open_cell(path), open_cell(other)))
+
+    def _strip(self, path: Path) -> Path | None:
+        return strip_path(path) if self.strips and strip_path(path).exists() else None
 
     def _draw_all(self, paths: Mapping[Recipe, Path], wanted: Sequence[Recipe]) -> None:
         """Draw what is not there.
@@ -113,7 +126,8 @@ class Drawing:
         missing = []
         for recipe, path in paths.items():
             record = read(path, self.voice.tell)
-            if record is None:
+            lacks = self.strips and wanted and record and record.made.get("strip", True) and not self._strip(path)
+            if record is None or lacks:
                 missing.append(recipe)
             else:
                 self._records[path] = record
@@ -154,16 +168,30 @@ class Drawing:
                 try:
                     equipment.put_on(recipe)
                     started = time.perf_counter()
-                    (drawn,) = draw_batch(pipe, [recipe], on_step)
+                    with watched(pipe.scheduler, self.strips) as seen:
+                        (drawn,) = draw_batch(pipe, [recipe], on_step)
                     seconds = time.perf_counter() - started
                 except InputError as error:
                     self._refused[path] = str(error)
                     self.voice.tell(f"One picture cannot be drawn: {error}")
                     continue
                 made = circumstances.of(recipe) | of_one(drawn) | {"seconds": round(seconds, 4)}
+                made |= {"sigmas": sigmas} if (sigmas := sigmas_of(pipe.scheduler)) else {}
+                if self.strips:
+                    made |= {"strip": self._keep_strip(path, strip(pipe, seen))}
                 record = self._records[path] = Record(recipe, made)
                 write(path, drawn.picture, record)
                 self.drawn += 1
+
+    def _keep_strip(self, path: Path, picture: Image | None) -> bool:
+        """Write the strip of a picture, before the picture itself; whether there is one."""
+        if picture is None:
+            if not self._said_none:
+                self.voice.tell("Some pictures have no strip: their sampler or autoencoder shows nothing on the way.")
+            self._said_none = True
+            return False
+        whole.write_bytes(strip_path(path), encode(picture))
+        return True
 
 
 def _once(prepared: Prepared, recipe: Recipe, steps: int) -> float:

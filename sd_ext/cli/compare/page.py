@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...plain_files import read_text
+from .cells import open_cell
+from .levels import levels
 from .plot import plot
 from .told import MADE_BY, Comparison, Place, distance_of, headed, time_of
 
@@ -45,7 +47,7 @@ def page(
             f"<button>{escape(headed(comparison.grid.pages, n))}</button>" for n in range(pages) if pages > 1
         ),
         "pages": "\n".join(made.section(n) for n in range(pages)),
-        "plot": plot(comparison),
+        "plot": plot(comparison) + levels(comparison),
         "explained": escape(comparison.explained),
         "kept": escape(made.kept()),
         "reference": f"{comparison.calls} calls",
@@ -113,7 +115,11 @@ class _Made:
         kind = "apart" if cell.distance is not None else "why"
         note = f'<div class="note"><span>{escape(time)}</span><span class="{kind}">{escape(apart)}</span></div>'
         shown = self.image(self.pictures[place], told["id"], name)
-        return f'<td{" class=best" if best else ""}><button class="shot" {data}>{shown}</button>{bar}{note}</td>'
+        way = ""
+        if cell.strip is not None:
+            way = self.image(open_cell(cell.strip), f"s{told['id']}", f"how it came about: {name}")
+            way = f'<div class="strip">{way}</div>'
+        return f'<td{" class=best" if best else ""}><button class="shot" {data}>{shown}</button>{way}{bar}{note}</td>'
 
     def image(self, picture: Image, name: str, alt: str) -> str:
         """An `img` that holds its picture: to the bit if it is small, else about."""
