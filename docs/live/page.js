@@ -136,8 +136,9 @@ function start() {
 }
 
 function ask() {
-  const wanted = { ...asked(), number: ++number };
+  const wanted = { ...asked(), number: number + 1 };
   if (!wanted.prompt) return say("Write what to draw, or choose a word.", true);
+  number += 1;
   const { name, mild } = sampler();
   const far = mild && wanted.guidance > 3 ? ` ${name} takes guidance of 1 to 2.` : "";
   going = wanted;
@@ -181,7 +182,7 @@ const answers = {
     showHistory();
     const cut = [drawn.cut, drawn.negativeCut].filter(Boolean).join(" … ");
     ended(cut ? `Too long for this model: “${cut}” was left out.` : "Drawn.", Boolean(cut));
-    document.body.dataset.drawn = of; // for tests
+    document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1; // how many, for tests
   },
   stopped: ({ number: of }) => { if (of === number) ended("Stopped."); },
   failed: ({ message }) => { ended(message, true); at("caption").textContent = ""; },
