@@ -51,7 +51,7 @@ INSIDE = {
     "unets": ("inside", "attention", "features"),
     "training": (
         *("settings", "quick", "optimizer", "data", "model", "sets", "encoding", "objective"),
-        *("run", "diffusion", "lora"),
+        *("run", "diffusion", "lora", "few_step", "slider"),
     ),
 }
 """Folders of a room, from the bottom; its own files lie above them."""

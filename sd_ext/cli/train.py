@@ -107,6 +107,24 @@ def lora(ctx: typer.Context) -> None:
 
 
 @app.command(context_settings=FORWARD)
+def few_step(ctx: typer.Context) -> None:
+    """Train a LoRA with which four network calls do what twenty do: consistency distillation of one's own model."""
+    _script(
+        ctx, "few_step.config:FewStepConfig", "train_few_step",
+        "Train a few-step LoRA (LCM-LoRA); give a file of settings or the name of a preset.",
+    )  # fmt: skip
+
+
+@app.command(context_settings=FORWARD)
+def slider(ctx: typer.Context) -> None:
+    """Train a LoRA whose strength goes both ways, between two texts or the pictures of pairs."""
+    _script(
+        ctx, "slider.config:SliderConfig", "train_slider",
+        "Train a slider LoRA; give a file of settings or the name of a preset.",
+    )  # fmt: skip
+
+
+@app.command(context_settings=FORWARD)
 def look(ctx: typer.Context) -> None:
     """Show what a LoRA would be trained on, as one HTML page: `sd-ext train look DATA`, or a file of its settings."""
     if ctx.args and not ctx.args[0].startswith("-") and not ctx.args[0].partition("#")[0].endswith(".toml"):
@@ -131,7 +149,7 @@ def export(
     """Write the LoRA of a checkpoint, for Diffusers and for A1111 and ComfyUI."""
     if out is not None and out.exists() and not overwrite:
         raise InputError(f"{out} exists; give --overwrite or another name")
-    from ..training.lora.export import export
+    from ..training.export import export
 
     folder, notes = export(source, out, ema, overwrite)
     for note in notes:

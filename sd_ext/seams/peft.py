@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,27 @@ def let_all_act(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LycorisLayer):
             module.training = False
+
+
+@seam(
+    "lora_B",
+    seen="peft 0.18 to 0.21, tuners.lora.layer",
+    gone="training of slider LoRAs",
+)
+def on_added(model: nn.Module, change: Callable[[Tensor], Tensor]) -> int:
+    """Have a function change what every LoRA of a model adds to its layer's output, before its strength.
+
+    Args:
+        model: a model with LoRAs of any number of layers.
+        change: called with the output (b, ...) of the second factor of each.
+
+    Returns:
+        The number of LoRAs.
+    """
+    found = [up for module in model.modules() if adapter_names(module) for up in module.lora_B.values()]  # type: ignore[operator]
+    for up in found:
+        up.register_forward_hook(lambda module, inputs, output: change(output))
+    return len(found)
 
 
 declare(

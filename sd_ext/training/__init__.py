@@ -13,5 +13,7 @@ objective   loss, prediction target, noise and timesteps
 run         one training run from settings to result, with checkpoints and resuming
 diffusion   the code that LoRA training and U-Net training share
 lora        training a LoRA
+few_step    training a LoRA for few network calls
+slider      training a LoRA whose strength goes both ways
 sets        making picture sets to train on, from fonts and icons
 """

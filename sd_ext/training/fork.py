@@ -22,21 +22,15 @@ from sd_ext.errors import InputError
 from sd_ext.reading import read_json
 from sd_ext.sheets import contact_sheet, labelled_sheet
 from sd_ext.training.data.images import is_whole_png
-from sd_ext.training.from_scratch import TRAINED, Stage, run_stage
-from sd_ext.training.lora.config import LoraConfig
+from sd_ext.training.from_scratch import Stage, run_stage
 from sd_ext.training.run.history import read_history
 from sd_ext.training.run.parent import parent_of
 from sd_ext.training.run.point import RECORD, find_point
+from sd_ext.training.scripts import SCRIPTS
 from sd_ext.training.settings.command import flag, read_flags, read_value
-from sd_ext.training.settings.config import Config, every_setting
+from sd_ext.training.settings.config import every_setting
 from sd_ext.training.settings.kept import SETTINGS, kept_settings
 
-SCRIPTS: dict[str, tuple[str, type[Config]]] = {  # name of the task in run.json -> stage and settings of its script
-    "lora": ("lora", LoraConfig),
-    "text to image": ("text_to_image", TRAINED["text_to_image"]),
-    "autoencoder": ("autoencoder", TRAINED["autoencoder"]),
-    "text encoder": ("text_encoder", TRAINED["text_encoder"]),
-}
 OURS = ("out", "from_")
 
 

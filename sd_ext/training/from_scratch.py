@@ -71,7 +71,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         InputError: there is no such recipe; lists those in this package.
     """
-    ours = {p.stem: p for p in RECIPES.glob("*.toml") if not p.stem.startswith("lora_")}
+    ours = {p.stem: p for p in RECIPES.glob("*.toml") if "_" not in p.stem}
     if name in ours:
         return ours[name]
     if Path(name).is_file():

@@ -108,25 +108,31 @@ class Trained:
         return outputs(SimpleNamespace(**{**untouched(self.base).components, "unet": self.task.unet, **trained}))
 
 
-def train(base: Path, out: Path, **settings: Any) -> Trained:
-    """Run with `SETTINGS` but for those given."""
-    from sd_ext.training import train_lora
+def config_class(name: str) -> Any:
+    """The class of the settings for `sd-ext train NAME`."""
+    from sd_ext.training.few_step.config import FewStepConfig
     from sd_ext.training.lora.config import LoraConfig
+    from sd_ext.training.slider.config import SliderConfig
+
+    return {"lora": LoraConfig, "few-step": FewStepConfig, "slider": SliderConfig}[name]
+
+
+def train(base: Path, out: Path, command: str = "lora", **settings: Any) -> Trained:
+    """`sd-ext train COMMAND` with `SETTINGS` but for those given."""
+    from sd_ext.training.lora import launch
     from sd_ext.training.run import fit as runner
 
     from .conftest import forget_accelerate_state
 
     seen: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        fit, start = train_lora.fit, runner.start
-        patch.setattr(train_lora, "fit", lambda task, config: fit(seen.setdefault("task", task), config))
-        patch.setattr(train_lora, "estimate", lambda *_: None, raising=False)
-        patch.setattr(train_lora, "check_memory", lambda *_: None, raising=False)
+        fit, start = launch.fit, runner.start
+        patch.setattr(launch, "fit", lambda task, config: fit(seen.setdefault("task", task), config))
         patch.setattr(runner, "start", lambda *args: seen.setdefault("run", start(*args)))
-        config = LoraConfig.of(**{**SETTINGS, "model": str(base), "out": str(out), **settings})
+        config = config_class(command).of(**{**SETTINGS, "model": str(base), "out": str(out), **settings})
         forget_accelerate_state()
         try:
-            folder = train_lora.run(config)
+            folder = launch.launch(config)
         finally:
             forget_accelerate_state()
     return Trained(seen["task"], seen["run"], folder, base)

@@ -25,6 +25,7 @@ class Stream(IntEnum):
     DROPOUT = 5  # dropout within the model
     VALIDATION = 7  # the noise of the validation loss
     STRANGERS = 8  # pictures that are not of the data set, in autoencoder training
+    GUIDANCE = 9  # the teacher's guidance scale, in consistency distillation
 
 
 def stream_generator(seed: int, stream: Stream, *where: int, device: str = "cpu") -> torch.Generator:

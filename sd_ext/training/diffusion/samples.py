@@ -63,8 +63,8 @@ def gather(
         others = _read(config, [replace(each, split=held_out.validation_split) for each in sets])
     others = [replace(item, flip=False) for item in others]
     trained = balanced(items) if data.balance else items
-    pictures = _pictures(complete(trained), config, scale, config.pictures.crop, config.pictures.repeats)
-    validation = _pictures(others, config, scale, "center", 1) if others else None
+    pictures = pictures_of(complete(trained), config, scale, config.pictures.crop, config.pictures.repeats)
+    validation = pictures_of(others, config, scale, "center", 1) if others else None
     return Gathered(
         pictures,
         validation,
@@ -91,7 +91,8 @@ def _unused(config: DiffusionConfig, sets: Sequence[DataSet], items: list[Item])
     }
 
 
-def _pictures(items: list[Item], config: DiffusionConfig, scale: int, crop: str, repeats: int) -> Pictures:
+def pictures_of(items: list[Item], config: DiffusionConfig, scale: int, crop: str, repeats: int) -> Pictures:
+    """The samples of items, as the settings say."""
     sizes = config.pictures
     step = sizes.bucket_step if sizes.buckets else scale
     if step % scale:

@@ -25,7 +25,7 @@ from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.look import Sample
 from sd_ext.training.data.order import Pass, StepOrder
-from sd_ext.training.data.pictures import fingerprint
+from sd_ext.training.data.pictures import Pictures, fingerprint
 from sd_ext.training.data.texts import outside_training, texts_of_pictures
 from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.diffusion.previews import draw
@@ -147,10 +147,15 @@ class DiffusionTask(Task):
         if accelerator.is_main_process:
             self.say_cut()
             self.say_rounded()
-        self.encoded.prepare([self.pictures, *([self.held_out] if self.held_out else [])], self.all_texts())
+        self.encoded.prepare(self.sets, self.all_texts())
         self.model = self.make_model()
         self.unet = self.model.unet
         prepare_unet(self.unet, config.unet)
+
+    @property
+    def sets(self) -> list[Pictures]:
+        """The pictures to encode."""
+        return [self.pictures, *([self.held_out] if self.held_out else [])]
 
     def spelled(self, text: str) -> str:
         """A text as the tokenizer gets it; a subclass may replace words in it."""
@@ -269,24 +274,47 @@ class DiffusionTask(Task):
 
     def batch(self, each: Pass, read: Drawn, device: torch.device) -> tuple:
         """The arguments of `DiffusionLoss.forward` for a pass, on the device, from the draws that `read` returned."""
-        moments = read.moments
-        if moments is None:
-            assert read.pixels is not None
-            moments = self.encoded.encode(read.pixels.to(device)).cpu()
-            spreads = moments[:, 1].flatten(1).amax(1).tolist()
-            names = [self.pictures.samples[s].item.name for s in each.samples]
-            self.encoded.note_spreads(dict(zip(names, spreads, strict=True)))
-        moments = settled(moments)
-        posterior, eps, eps_in_input = read.noises
-        x0 = moments[:, 0].float() + moments[:, 1].float() * posterior
-        samples = [self.pictures.samples[s] for s in each.samples]
-        weight = self.levels.weight(read.t) * torch.tensor([sample.weight for sample in samples])
+        x0, (_, eps, eps_in_input) = self.latents(each, read), read.noises
+        weight = self.levels.weight(read.t) * self.weights(each)
         x = self.levels.noised(x0, eps_in_input, read.t).to(device, memory_format=torch.channels_last)
-        time_ids = [s.time_ids(flip, crop) for s, flip, crop in zip(samples, read.flips, read.crops, strict=True)]
-        conditions = self.conditions([self.texts[n] if n >= 0 else "" for n in read.texts], time_ids)
+        conditions = self.told(each, read)
         mask = None if read.mask is None else read.mask.to(device)
         wanted, delta = self.levels.target(x0, eps, read.t), self.levels.delta(read.t)
         return x, read.t.to(device), wanted.to(device), weight.to(device), delta.to(device), conditions, mask
+
+    def latents(self, each: Pass, read: Drawn) -> Tensor:
+        """The latents of a pass, drawn from the posterior of each: (b, c, h, w) float32, on the CPU."""
+        moments = read.moments
+        if moments is None:
+            assert read.pixels is not None
+            moments = self.encode_now(self.pictures, each, read.pixels)
+        moments = settled(moments)
+        return moments[:, 0].float() + moments[:, 1].float() * read.noises[0]
+
+    def encode_now(self, pictures: Pictures, each: Pass, pixels: Tensor) -> Tensor:
+        """Mean and standard deviation of the latents of pictures that are not cached: (b, 2, c, h, w), on the CPU."""
+        moments = self.encoded.encode(pixels.to(self.device)).cpu()
+        spreads = moments[:, 1].flatten(1).amax(1).tolist()
+        names = [pictures.samples[s].item.name for s in each.samples]
+        self.encoded.note_spreads(dict(zip(names, spreads, strict=True)))
+        return moments
+
+    def weights(self, each: Pass) -> Tensor:
+        """The factor of the loss of each sample of a pass: (b,)."""
+        return torch.tensor([self.pictures.samples[s].weight for s in each.samples])
+
+    def said(self, read: Drawn) -> list[str]:
+        """The text of each sample of a pass."""
+        return [self.texts[n] if n >= 0 else "" for n in read.texts]
+
+    def told(self, each: Pass, read: Drawn) -> dict[str, Tensor]:
+        """The conditions of a pass, see `conditions`."""
+        return self.conditions(self.said(read), self.time_ids(each, read))
+
+    def time_ids(self, each: Pass, read: Drawn) -> list[tuple[int, ...]]:
+        """SDXL's size conditions of each sample of a pass, see `Sample.time_ids`."""
+        samples = [self.pictures.samples[s] for s in each.samples]
+        return [s.time_ids(flip, crop) for s, flip, crop in zip(samples, read.flips, read.crops, strict=True)]
 
     def names(self, each: Pass) -> str:
         return ", ".join(self.pictures.samples[s].item.name for s in each.samples)
@@ -305,30 +333,38 @@ class DiffusionTask(Task):
         if not self.held_out:
             return {}
         t = self.levels.spread(self.config.held_out.validation_times)
-        total, ones = 0.0, torch.ones(1)
+        total = 0.0
         for i in range(len(self.held_out)):
             moments = self.encoded.moments(self.held_out, [i], [False])
             generators = [stream_generator(0, Stream.VALIDATION, i, k) for k in range(len(t))]
             eps = torch.stack([torch.randn(moments.shape[2:], generator=generator) for generator in generators])
             x0 = moments[:, 0].float()
-            x, wanted = self.levels.noised(x0, eps, t), self.levels.target(x0.expand_as(eps), eps, t)
             for k in range(len(t)):  # one at a time: validation takes no more memory than training
-                conditions = self.conditions([self.held_out_texts[i]], [self.held_out.samples[i].time_ids()])
-                batch = (x[k : k + 1], t[k : k + 1], wanted[k : k + 1], ones, ones)
-                total += float(self.loss(*(b.to(self.device) for b in batch), conditions)["loss"])
+                total += self.measure(i, x0, eps[k : k + 1], t[k : k + 1])
         return {"validation_loss": total / len(t) / len(self.held_out)}
+
+    def measure(self, i: int, x0: Tensor, eps: Tensor, t: Tensor) -> float:
+        """The error on held-out sample i, with latent x0 and noise eps (1, c, h, w), at timestep t (1,)."""
+        assert self.held_out
+        ones = torch.ones(1)
+        conditions = self.conditions([self.held_out_texts[i]], [self.held_out.samples[i].time_ids()])
+        batch = (self.levels.noised(x0, eps, t), t, self.levels.target(x0, eps, t), ones, ones)
+        return float(self.loss(*(b.to(self.device) for b in batch), conditions)["loss"])
 
     @property
     def loss(self) -> DiffusionLoss:
         """The module that is minimised."""
         return self.model  # type: ignore[return-value]
 
-    def draw_prompts(self, pipe: Any, towers: TextTowers | None = None) -> list[np.ndarray]:
+    def draw_prompts(
+        self, pipe: Any, towers: TextTowers | None = None, shots: Sequence[Shot] | None = None
+    ) -> list[np.ndarray]:
         """Draw a picture of each preview prompt.
 
         Args:
             pipe: a pipeline with the U-Net, from `make_pipeline`.
             towers: text encoders to encode the prompts with; None to use `preview_words`.
+            shots: what to draw, and how; None for what the settings say.
 
         Returns:
             (height, width, 3) uint8 for each prompt.
@@ -337,7 +373,7 @@ class DiffusionTask(Task):
         def states(text: str) -> dict[str, Tensor]:
             return towers(towers.tokenize([text]).to(self.device)) if towers else self.preview_words(text)
 
-        shots = self.shots
+        shots = self.shots if shots is None else shots
         read = {text: states(text) for shot in shots for text in (shot.prompt, shot.negative)}
         with self.accelerator.autocast():
             return [draw(pipe, read[shot.prompt], read[shot.negative], shot) for shot in shots]

@@ -31,6 +31,7 @@ class LoraConfig(DiffusionConfig):
     section: ClassVar[str] = "lora"
     presets: ClassVar[dict[str, str]] = {name: f"lora_{name}.toml" for name in ("embedded", "sd15", "sd21", "sdxl")}
     plan: ClassVar[str] = "sd_ext.training.lora.plan:plan_lora"
+    task: ClassVar[str] = "sd_ext.training.lora.task:LoraTask"  # what is made of these settings, see `task_of`
 
     loop: LoopSettings = LoopSettings(batch_size=1, ema=0.0)
     optimizer: OptimizerSettings = OptimizerSettings(beta2=0.999)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,8 @@ class Workload:
         sizes: height and width of each sample, in pixels.
         channels: channels of a latent.
         scale: pixels per latent pixel, in height and in width.
+        copies: how many times a sample is in the batch that gradients flow through.
+        watched: how many times it is in the batch that the base model sees without gradients; 0 for no such batch.
     """
 
     config: LoraConfig
@@ -49,6 +51,8 @@ class Workload:
     sizes: Sequence[Hashable]
     channels: int
     scale: int
+    copies: int = 1
+    watched: int = 0
 
     @property
     def largest_batch(self) -> tuple[int, int, int]:
@@ -112,6 +116,8 @@ def estimate(work: Workload, device: torch.device) -> Estimate:
             weights -= sum(m.weight.numel() * (m.weight.element_size() - 1) for m in unet.modules() if _frozen(m))
         loss = in_training(DiffusionLoss(unet, config.loss.loss, towers))
         activations = peak_bytes(models, lambda: train_once(work, loss, device.type))
+        if work.watched:
+            activations = max(activations, peak_bytes(models, lambda: watch_once(work, loss, device.type)))
         encoding = size_of([vae]) + peak_bytes([vae], lambda: encode_once(work, vae))
         drawing = (
             size_of([vae]) + peak_bytes([vae], lambda: decode_once(work, vae)) if config.folder.validate_every else 0
@@ -169,9 +175,18 @@ def train_once(work: Workload, loss: DiffusionLoss, device: str) -> None:
     value.backward()
 
 
+@torch.no_grad()
+def watch_once(work: Workload, loss: DiffusionLoss, device: str) -> None:
+    """A forward pass of what the base model sees of the largest batch."""
+    precision = work.config.machine.mixed_precision
+    with torch.autocast(device, DTYPES[precision], enabled=precision != "no"):
+        loss_once(replace(work, copies=work.watched), loss)
+
+
 def loss_once(work: Workload, loss: DiffusionLoss) -> Tensor:
     """The loss of the largest batch, on inputs of the right shapes; their values do not matter."""
     batch, height, width = work.largest_batch
+    batch *= work.copies
     files, unet = work.files, loss.unet
     length = files.setting("text_encoder", "max_position_embeddings", int, 77) * work.config.captions.caption_chunks
     conditions = {"states": torch.empty(batch, length, unet.config.cross_attention_dim)}

@@ -12,7 +12,7 @@ from sd_ext.errors import SeamError
 from sd_ext.training.lora.class_pictures import missing
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_memory, estimate
-from sd_ext.training.lora.task import LoraTask
+from sd_ext.training.lora.task import LoraTask, task_of
 from sd_ext.training.model.chunked import lengths, room, told
 from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run.folder import check_folder
@@ -31,7 +31,7 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
     """
     check_machine(config)
     state = PartialState(cpu=uses_cpu(config.machine))
-    task = LoraTask(config, find_trainable(config.base.model, config.base.variant, config.base.revision))
+    task = task_of(config, find_trainable(config.base.model, config.base.variant, config.base.revision))
     for name, text in facts(task, state.num_processes):
         yield f"{name:<15} {text}"
     if config.folder.out:

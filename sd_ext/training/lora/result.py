@@ -74,7 +74,7 @@ class Finished:
         noise: the noise schedule: keyword arguments of Diffusers' schedulers.
         history: the entries of the log.
         noted: facts on the data.
-        base_drawn: a picture of each prompt by the base model; empty if there are none.
+        rows: the rows of the contact sheet, by label; empty if there are none.
         drawn: a picture of each prompt by the LoRA; empty if there are none.
         shots: what those show, and how they were drawn.
     """
@@ -88,7 +88,7 @@ class Finished:
     noise: dict[str, Any]
     history: list[dict[str, float]]
     noted: Noted
-    base_drawn: list[Image.Image]
+    rows: dict[str, list[Image.Image]]
     drawn: list[Image.Image]
     shots: Sequence[Shot] = ()
 
@@ -196,9 +196,7 @@ def write_pictures(finished: Finished, new: Path) -> None:
     new.mkdir()
     for number, picture in enumerate(finished.drawn):
         picture.save(new / f"{number:04d}.png")
-    labelled_sheet({"base": finished.base_drawn, "LoRA": finished.drawn}, finished.noted.prompts).save(
-        new / "sheet.png"
-    )
+    labelled_sheet(finished.rows, finished.noted.prompts).save(new / "sheet.png")
 
 
 def facts(finished: Finished) -> Facts:

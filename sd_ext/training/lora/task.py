@@ -21,6 +21,7 @@ from sd_ext.models import Model
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.data.items import Item
 from sd_ext.training.diffusion.previews import read_whole_pictures
+from sd_ext.training.diffusion.settings import Shot
 from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.lora.class_pictures import with_class_pictures
 from sd_ext.training.lora.config import LoraConfig
@@ -35,6 +36,7 @@ from sd_ext.training.model.pipeline import make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.optimizer.make import LORA_UP
+from sd_ext.training.settings.command import resolve
 
 
 class LoraTask(DiffusionTask):
@@ -98,11 +100,15 @@ class LoraTask(DiffusionTask):
             towers = TextTowers.load(self.files, base_dtype(config), captions.clip_skip, captions.caption_chunks)
             self.towers = towers.to(self.device)
             self.new_words = adapt_towers(self.towers, config)
-        self.model = DiffusionLoss(unet, config.loss.loss, self.towers)
+        self.model: Any = self.make_loss(unet)
         if config.adapters.changes_base:
             path = Path(config.folder.out) / "start.safetensors"
             self.at_start = keep_start(self.adapted(), path, self.accelerator)
         return self.model
+
+    def make_loss(self, unet: Any) -> Any:
+        """The module that is minimised, with the U-Net as its `unet`."""
+        return DiffusionLoss(unet, self.config.loss.loss, self.towers)
 
     def start_from(self, source: str) -> None:
         """Begin with the LoRA of a file, see `put`."""
@@ -185,12 +191,21 @@ class LoraTask(DiffusionTask):
         """Draw each prompt with the LoRA in its present state."""
         return [Image.fromarray(picture) for picture in self.draw_prompts(self.drawer(self.unet))]
 
+    @property
+    def own_shots(self) -> list[Shot]:
+        """How `draw_trained` draws."""
+        return self.shots
+
     def preview(self) -> Image.Image:
         """A contact sheet of each prompt by the base model and by the LoRA, drawn from the same noise."""
         pictures = self.draw_trained()
         if self.config.cache.cache:
             self.encoded.release()
-        return labelled_sheet({"base": self.base_pictures, "LoRA": pictures}, self.prompts)
+        return labelled_sheet(self.rows(pictures), self.prompts)
+
+    def rows(self, drawn: list[Image.Image]) -> dict[str, list[Image.Image]]:
+        """The rows of a contact sheet, by label; `drawn` are the pictures by the LoRA."""
+        return {"base": self.base_pictures, "LoRA": drawn}
 
     # The result.
 
@@ -213,7 +228,7 @@ class LoraTask(DiffusionTask):
 
     def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
         """Write the LoRA and everything that goes with it, see `write_result`; its notes are printed."""
-        draws = last and self.config.folder.validate_every
+        drawn = self.draw_trained() if last and self.config.folder.validate_every else []
         finished = Finished(
             config=self.config,
             step=step,
@@ -224,9 +239,14 @@ class LoraTask(DiffusionTask):
             noise=self.noise,
             history=history,
             noted=Noted(**self.notes()),
-            base_drawn=self.base_pictures if draws else [],
-            drawn=self.draw_trained() if draws else [],
-            shots=self.shots,
+            rows=self.rows(drawn) if drawn else {},
+            drawn=drawn,
+            shots=self.own_shots,
         )
         for note in write_result(finished, new):
             self.accelerator.print(note)
+
+
+def task_of(config: LoraConfig, files: Model) -> LoraTask:
+    """The task that settings are for: `LoraTask`, or one of its kinds."""
+    return resolve(config.task)(config, files)

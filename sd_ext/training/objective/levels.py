@@ -64,14 +64,15 @@ class NoiseLevels:
 
     def weight(self, t: Tensor) -> Tensor:
         """The factor of each sample's error, see `loss_weight`: (b,)."""
-        return loss_weight(self.loss.loss_weighting, self.prediction, self._snr(t), self.loss.gamma or None)
+        return loss_weight(self.loss.loss_weighting, self.prediction, self.snr(t), self.loss.gamma or None)
 
     def delta(self, t: Tensor) -> Tensor:
         """Where the error of each sample turns from square to linear, for huber and smooth_l1: (b,)."""
-        return huber_delta(self.loss.huber_schedule, self.loss.huber_c, t, len(self.alpha), self._snr(t))
+        return huber_delta(self.loss.huber_schedule, self.loss.huber_c, t, len(self.alpha), self.snr(t))
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.alpha[t][:, None, None, None], self.sigma[t][:, None, None, None]
 
-    def _snr(self, t: Tensor) -> Tensor:
+    def snr(self, t: Tensor) -> Tensor:
+        """(alpha / sigma)^2 of each sample: (b,)."""
         return (self.alpha[t] / self.sigma[t]).square()

@@ -246,6 +246,7 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     model, prepared = accelerator.prepare(task.model, optimizer)
     to_training(prepared)
     ema = Ema(accelerator.unwrap_model(model), config.loop.ema) if config.loop.ema else None
+    task.watch(ema)
     return Run(
         config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names,
         notes=task.notes(),

@@ -54,6 +54,9 @@ class Task:
         """Change the memory layout of the model's weights to the fastest one; called once, after `begin`."""
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def watch(self, ema: Any) -> None:
+        """Get the averaged weights (`Ema`), or None if there are none; called once, before training."""
+
     def read(self, each: Pass) -> Any:
         """Read the data of a pass from disk; called in threads, ahead of training. The result is passed to `batch`."""
         return None

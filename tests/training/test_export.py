@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from sd_ext.errors import InputError
 from sd_ext.lora import read_lora
-from sd_ext.training.lora.export import export
+from sd_ext.training.export import export
 from sd_ext.training.run.checkpoint import checkpoints
 from sd_ext.training.run.point import find_point, split
 
-from ..lora_cases import train
+from .lora_cases import train
 
 KINDS = {
     "words": {"text_encoder": True, "tokens": ("<toy>",), "prefix": "<toy>, ", "ema": 0.9, "alpha": 1.0},

@@ -17,13 +17,14 @@ from sd_ext.training.lora.network import build_on_meta
 from sd_ext.training.lora.new_words import Words
 from sd_ext.training.lora.result import Finished, Noted, write_result
 from sd_ext.training.lora.start import start_of, without_start
-from sd_ext.training.lora.task import LoraTask
 from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.optimizer.state import differences
 from sd_ext.training.run.fit import EXPORTS
 from sd_ext.training.run.history import read_history
 from sd_ext.training.run.point import Point, find_point
+from sd_ext.training.scripts import SCRIPTS
+from sd_ext.training.settings.config import Config
 from sd_ext.training.settings.kept import SETTINGS, kept_settings
 
 
@@ -67,7 +68,7 @@ def export(
         noise=noise_of(files, config.prediction),
         history=[entry for entry in read_history(point.run / "history.jsonl") if entry["step"] <= point.step],
         noted=make(Noted, point.state["notes"] or {}, str(point.folder)),
-        base_drawn=[],
+        rows={},
         drawn=[],
     )
     with whole.folder(target, overwrite) as new:
@@ -81,9 +82,11 @@ def config_of(point: Point) -> LoraConfig:
     Raises:
         InputError: it is no run of a LoRA, or its settings cannot be read.
     """
-    if (name := point.record.get("run")) != LoraTask.name:
+    name = str(point.record.get("run"))
+    _, cls = SCRIPTS.get(name, ("", Config))
+    if not issubclass(cls, LoraConfig):
         raise InputError(f"{point.run} is a run of a {name}; only those of LoRAs are exported before their end")
-    return kept_settings(LoraConfig, point.run / SETTINGS, allow_import=True)  # no optimizer is imported here
+    return kept_settings(cls, point.run / SETTINGS, allow_import=True)  # no optimizer is imported here
 
 
 def without_weights(config: LoraConfig, files: Any) -> tuple[DiffusionLoss, dict[str, nn.Module]]:
