@@ -41,6 +41,7 @@ FLOORS = (
     {"hub"},
     {"training", "calibration"},
     {"cli"},
+    {"ui"},
 )
 """Rooms and files of the ground floor, from the bottom. Each may import what lies on lower floors."""
 

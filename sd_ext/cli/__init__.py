@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..endings import run_to_end
 from ..errors import InputError
-from . import calibrate, compare, convert, generate, info, publish, samplers, train, unets, verify, words
+from . import calibrate, compare, convert, generate, info, publish, samplers, train, ui, unets, verify, words
 from .silence import silence
 from .usage import UNREADABLE, in_one_sentence, is_help
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(compare.compare)
+app.command()(ui.ui)
 app.command()(words.words)
 app.command()(calibrate.calibrate)
 app.command()(samplers.samplers)

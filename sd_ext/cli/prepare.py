@@ -19,7 +19,7 @@ from .fitted import drawn_by_it
 from .inputs.fit import natural_size, open_upright, told_of_pictures
 from .inputs.look import from_pictures, looked_at
 from .inputs.parts import load_parts
-from .machine import Place, Tell, put, resolve_device, set_machine
+from .machine import Place, Tell, place_of, put, resolve_device, set_machine
 from .request import Recipe, Run
 from .unet_options import wanted_options
 
@@ -57,15 +57,40 @@ def prepare(recipes: Sequence[Recipe], model: Model, run: Run, tell: Tell = lamb
     Raises:
         InputError: the model cannot be loaded, or cannot do what a recipe asks.
     """
-    first = recipes[0]
-    for recipe in _differing(recipes):
-        check_names(recipe)
-    recipes = looked_at(recipes, model)
-    place = Place(*resolve_device(first, run.offload), run)
+    recipes = _checked(recipes, model)
+    place = Place(*resolve_device(recipes[0], run.offload), run)
     pipe = load_pipeline(model, place.rest, place.dtype, run.trust_remote_code)
     put(pipe, place)
-    add(pipe, first, tell)
-    words = words_of(model)
+    add(pipe, recipes[0], tell)
+    fitted = calibrated_config(model) or {}
+    equipment = Equipment(pipe, tell, lambda recipe: set_machine(pipe, recipe, run, tell), fitted)
+    return _ready(pipe, equipment, recipes, model, run, tell)
+
+
+def prepare_again(
+    kept: Prepared, recipes: Sequence[Recipe], model: Model, run: Run, tell: Tell = lambda text: None
+) -> Prepared:
+    """`prepare`, of a pipeline that is loaded already.
+
+    Args:
+        kept: what `prepare` made for recipes of the same model, device, dtype, autoencoder and learned words.
+        recipes, model, run, tell: see there. What equipment has to say goes to the `tell` that it was made with.
+    """
+    return _ready(kept.pipe, kept.equipment, _checked(recipes, model), model, run, tell)
+
+
+def _checked(recipes: Sequence[Recipe], model: Model) -> list[Recipe]:
+    """The recipes with what is known of their pictures. Raises `InputError` for what can be told before loading."""
+    for recipe in _differing(recipes):
+        check_names(recipe)
+    return looked_at(recipes, model)
+
+
+def _ready(
+    pipe: DiffusionPipeline, equipment: Equipment, recipes: list[Recipe], model: Model, run: Run, tell: Tell
+) -> Prepared:
+    """A loaded pipeline, equipped for the first recipe, when all of them have been tried."""
+    place, words = place_of(pipe), words_of(model)
     usual = (words and words.guidance) or default_guidance(pipe)
     machine = {"device": place.device.type, "dtype": str(place.dtype).removeprefix("torch.")}
     recipes = [_complete(pipe, replace(recipe, **machine), _guidance(recipe, usual, tell)) for recipe in recipes]
@@ -78,7 +103,6 @@ def prepare(recipes: Sequence[Recipe], model: Model, run: Run, tell: Tell = lamb
             tell(sentence)
     if any(recipe.negative and recipe.guidance is not None and recipe.guidance <= 1 for recipe in recipes):
         tell("The negative prompt does nothing at guidance 1 or less.")
-    equipment = Equipment(pipe, tell, lambda recipe: set_machine(pipe, recipe, run, tell), fitted or {})
     for recipe in (*_differing(recipes[1:]), recipes[0]):  # so that what cannot be is said before anything is drawn
         equipment.put_on(recipe)
     return Prepared(pipe, recipes, equipment)

@@ -34,7 +34,7 @@ class Preview:
 
     def __init__(self, pipe: DiffusionPipeline, path: Path):
         self.path, self.done = path, 0.0
-        self.colours = _colour_map(pipe) if hasattr(getattr(pipe, "vae", None), "decode") else None
+        self.colours = colour_map(pipe) if hasattr(getattr(pipe, "vae", None), "decode") else None
 
     def show(self, pictures: float, latents: Any) -> None:
         """Write a preview, about twelve times a batch.
@@ -67,8 +67,15 @@ def as_picture(latents: Tensor, colours: Tensor) -> Any:
     return Image.fromarray(((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
 
 
-def _colour_map(pipe: Any) -> Tensor:
-    """The linear map, with a constant, from latents to RGB in -1 to 1 that fits the autoencoder on flat patches."""
+def colour_map(pipe: Any) -> Tensor:
+    """The linear map, with a constant, from latents to RGB in -1 to 1 that fits the autoencoder on flat patches.
+
+    Args:
+        pipe: a pipeline with an AutoencoderKL.
+
+    Returns:
+        Shape `(channels + 1, 3)`, for `as_picture`.
+    """
     import torch
 
     vae = pipe.vae

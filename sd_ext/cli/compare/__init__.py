@@ -69,7 +69,7 @@ def compare(**options: Any) -> None:
 
         for recipe in {replace(recipe, prompt="", seed=0): recipe for recipe in recipes}.values():
             _check_names(recipe)
-    drawing = Drawing(Store(folder, _place(run)), models, run, voice, calls, shown.yes, shown.strips)
+    drawing = Drawing(Store(folder, place_in(run)), models, run, voice, calls, shown.yes, shown.strips)
     cells = drawing.cells(recipes)
     comparison = Comparison(grid, dict(zip(grid.places(), cells, strict=True)), calls)
     _write(comparison, folder, voice)
@@ -88,8 +88,8 @@ def _check_names(recipe: Recipe) -> None:
     check_names(recipe)
 
 
-def _place(run: Run) -> Any:
-    """A function that tells device and dtype of a recipe."""
+def place_in(run: Run) -> Any:
+    """A function that tells device and dtype of a recipe, for `Store`."""
     from ..machine import resolve_device
 
     def place(recipe: Recipe) -> tuple[str, str]:

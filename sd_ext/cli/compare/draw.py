@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class Drawing:
         calls: of references; 0 for none.
         yes: whether even very many are drawn.
         strips: whether each picture gets a strip, see `strips`.
+        prepare: gets a pipeline ready, with the arguments of `sd_ext.cli.prepare.prepare`, which it is by default.
     """
 
     store: Store
@@ -79,6 +80,7 @@ class Drawing:
     calls: int
     yes: bool
     strips: bool = False
+    prepare: Callable[..., Prepared] | None = None
     drawn: int = 0
     found: int = 0
     _refused: dict[Path, str] = field(default_factory=dict)
@@ -140,9 +142,9 @@ class Drawing:
         from ..prepare import prepare
         from ..prompting import look_at_prompt
 
-        model = self.models[recipes[0].model]
+        ready, model = self.prepare or prepare, self.models[recipes[0].model]
         with self.voice.busy(f"Loading {model.name}"):
-            prepared = prepare(recipes[:1] if ask else recipes, model, self.run, self.voice.tell)
+            prepared = ready(recipes[:1] if ask else recipes, model, self.run, self.voice.tell)
             prepared.pipe.set_progress_bar_config(disable=True)
         for recipe in {each.prompt: each for each in prepared.recipes}.values():
             look_at_prompt(prepared.pipe, recipe, self.voice.tell)
