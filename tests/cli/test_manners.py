@@ -103,7 +103,7 @@ def test_the_preview_has_the_colours_of_the_autoencoder():
     """For an autoencoder that is a linear map itself, the fitted map is that one."""
     import torch
 
-    from sd_ext.cli.preview import _colour_map, as_picture
+    from sd_ext.cli.preview import as_picture, colour_map
 
     class Config:
         latent_channels, scaling_factor = 4, 0.5
@@ -124,7 +124,7 @@ def test_the_preview_has_the_colours_of_the_autoencoder():
     class Pipe:
         vae = Linear()
 
-    colours = _colour_map(Pipe())
+    colours = colour_map(Pipe())
     assert torch.allclose(colours[:-1], mix.T, atol=1e-4) and torch.allclose(colours[-1], torch.tensor(0.1), atol=1e-4)
     grey = as_picture(torch.zeros(2, 4, 3, 5), colours)
     assert grey.size == (10, 3) and grey.getcolors() == [(30, (140, 140, 140))]
