@@ -27,9 +27,10 @@ from sd_ext.training.run.history import read_history
 from sd_ext.training.run.parent import parent_of
 from sd_ext.training.run.point import RECORD, find_point
 from sd_ext.training.scripts import SCRIPTS
-from sd_ext.training.settings.command import flag, read_flags, read_value
+from sd_ext.training.settings.command import read_flags
 from sd_ext.training.settings.config import every_setting
 from sd_ext.training.settings.kept import SETTINGS, kept_settings
+from sd_ext.training.settings.written import flag, read_value
 
 OURS = ("out", "from_")
 

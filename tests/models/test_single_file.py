@@ -18,6 +18,8 @@ from tests.lora.models import FULL_TEXT_ENCODERS, FULL_UNETS
 from tests.models import original_layout as original
 from tests.models.original_layout import EPSILON, FAMILIES
 
+from ..few import few
+
 CPU = torch.device("cpu")
 
 
@@ -74,7 +76,7 @@ PIPELINES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=few(FAMILIES, 2))
 def full(request, tmp_path):
     """(name of a family, its tensors, a file of full size)."""
     listed = original.shapes(request.param, tiny=False)

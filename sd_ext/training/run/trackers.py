@@ -21,7 +21,7 @@ from PIL import Image
 from sd_ext import whole
 from sd_ext.plain_files import read_text
 from sd_ext.training.run.config import RunConfig
-from sd_ext.training.settings.command import flag
+from sd_ext.training.settings.written import flag
 
 FOLDER = "logs"  # also the name that accelerate's TensorBoard tracker writes under
 

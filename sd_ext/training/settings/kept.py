@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from sd_ext import whole
 from sd_ext.errors import InputError
 from sd_ext.reading import read_toml
-from sd_ext.training.settings.command import converted
 from sd_ext.training.settings.config import Config, every_setting
+from sd_ext.training.settings.written import converted
 
 SETTINGS = "config.toml"
 C = TypeVar("C", bound=Config)

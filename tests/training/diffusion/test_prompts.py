@@ -6,8 +6,9 @@ from sd_ext.errors import InputError
 from sd_ext.training.diffusion.prompts import Prompt, read_prompts
 from sd_ext.training.diffusion.settings import PreviewSettings, Shot
 from sd_ext.training.lora.config import LoraConfig
-from sd_ext.training.settings.command import make_config, parse
+from sd_ext.training.settings.command import parse
 from sd_ext.training.settings.kept import keep_settings, kept_settings
+from sd_ext.training.settings.written import make_config
 
 LINE = "a fox, red --n blurry, low-res --w 768 --H 512 --d 7 --l 7.5 --s 30"
 FOX = Prompt("a fox, red", "blurry, low-res", 768, 512, 7, 7.5, 30)

@@ -27,7 +27,7 @@ from sd_ext.training.lora.plan import plan_lora
 from sd_ext.training.run import checkpoint
 from sd_ext.training.run import history as history_module
 from sd_ext.training.run.checkpoint import checkpoints
-from sd_ext.training.settings.command import make_config
+from sd_ext.training.settings.written import make_config
 
 SMALL = {"device": "cpu", "tracker": "none", "resolution": 32, "batch_size": 4, "steps": 4, "rank": 2, "log_every": 1,
          "checkpoint_every": 2, "validate_every": 0, "buckets": False, "learning_rate": 0.01,

@@ -16,8 +16,8 @@ from sd_ext.training.configs import TextToImageConfig
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run.checkpoint import checkpoints, load
 from sd_ext.training.run.folder import IN_PLACE
-from sd_ext.training.settings.command import make_config
 from sd_ext.training.settings.config import every_setting
+from sd_ext.training.settings.written import make_config
 from sd_ext.training.train_text_to_image import TextToImageTask
 from sd_ext.training.train_text_to_image import run as run_text_to_image
 

@@ -10,9 +10,10 @@ from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.configs import AutoencoderConfig, TextEncoderConfig, TextToImageConfig
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run.config import RunConfig
-from sd_ext.training.settings.command import describe, flag, make_config, parse, parser, run_command
+from sd_ext.training.settings.command import describe, parse, parser, run_command
 from sd_ext.training.settings.config import Config, every_setting
 from sd_ext.training.settings.setting import Settings, setting
+from sd_ext.training.settings.written import flag, make_config
 
 ALL = [AutoencoderConfig, TextEncoderConfig, TextToImageConfig, LoraConfig]
 

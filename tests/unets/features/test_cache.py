@@ -85,7 +85,7 @@ explicit = st.lists(st.integers(0, 12), unique=True).map(sorted)
     steps=st.integers(1, 12),
     branches=st.integers(1, 2),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_whole_passes_are_those_planned(unet, schedule, interval, steps, branches):
     unet.set_options(cache_schedule=schedule, cache_interval=interval)
     planned = [full_steps.is_full(schedule, interval, step) for step in range(steps)]

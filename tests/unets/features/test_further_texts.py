@@ -27,7 +27,7 @@ def latents(pipe, **options):
     return pipe(["a", "b c"], generator=generators, **given).images
 
 
-@pytest.fixture(params=["sd", "sdxl"])
+@pytest.fixture(params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
 def pipe(request, tiny_pipeline, tiny_sdxl_dir):
     if request.param == "sd":
         return tiny_pipeline

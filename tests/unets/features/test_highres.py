@@ -17,7 +17,7 @@ from ...zoo import ZOO
 from ..tiny import BASE, build, control, draw, inputs
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def plain(request) -> Any:
     return build(request.param)
 
@@ -116,7 +116,7 @@ def reach_outside(plain: Any) -> int:
 
 
 @given(st.integers(1, 60), st.floats(0, 1))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_the_first_share_of_the_schedule_is_downscaled(steps, until):
     model = variant(TWO_LEVELS, highres_factor=2.0, highres_until=max(until, 1e-6))
     timesteps, early = torch.linspace(999, 0, steps).round().long(), []

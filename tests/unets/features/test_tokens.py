@@ -38,7 +38,7 @@ EVERY = {
 }
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=[pytest.param("sd15", marks=pytest.mark.slow), "sdxl"])
 def plain(request) -> Any:
     return build(request.param)
 

@@ -19,7 +19,7 @@ def features(batch: int, grid: tuple[int, int], channels: int = 8, dtype=torch.f
 
 
 @given(GRIDS, st.integers(2, 4), SALTS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_one_destination_lies_in_each_cell(grid, cell, salt):
     positions = destinations(grid, cell, salt)
     cells = [(p // grid[1] // cell, p % grid[1] // cell) for p in positions.tolist()]
@@ -36,7 +36,7 @@ def test_destinations_are_drawn_evenly_and_anew_for_each_salt():
 
 
 @given(GRIDS, st.floats(0, 0.75), st.integers(2, 3), SALTS, st.integers(1, 3))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_merged_tokens_are_the_means_of_their_members_and_the_mass_is_kept(grid, ratio, cell, salt, batch):
     x = features(batch, grid)
     merge = match(x, grid, ratio, cell, salt)
@@ -51,7 +51,7 @@ def test_merged_tokens_are_the_means_of_their_members_and_the_mass_is_kept(grid,
 
 
 @given(GRIDS, st.floats(0.01, 0.75), SALTS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_the_most_alike_are_merged_each_into_its_nearest_destination(grid, ratio, salt):
     """By a search written out, over all pairs."""
     x = features(1, grid)[0]
@@ -69,7 +69,7 @@ def test_the_most_alike_are_merged_each_into_its_nearest_destination(grid, ratio
 
 
 @given(GRIDS, SALTS, st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_nothing_removed_is_the_identity_bit_for_bit(grid, salt, dtype):
     x = features(2, grid, dtype=dtype)
     merge = match(x, grid, 0.0, 2, salt)

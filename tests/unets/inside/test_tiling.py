@@ -14,7 +14,7 @@ SIDES = st.tuples(st.integers(1, 4), st.integers(1, 5))
 
 
 @given(SIDES, SIDES, st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_join_undoes_cut_and_tiles_are_as_large_as_asked(vertical, horizontal, shift):
     (rows, th), (columns, tw) = vertical, horizontal
     grid, tile = (rows * th, columns * tw), (th, tw)
@@ -39,7 +39,7 @@ def test_attention_in_tiles_is_attention_under_a_mask_of_blocks(grid, tile, shif
 
 
 @given(st.integers(1, 200), st.integers(1, 200))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_a_tile_divides_the_side_and_no_divisor_is_nearer(length, wanted):
     side = nearest_divisor(length, wanted)
     assert length % side == 0
@@ -58,7 +58,7 @@ def test_sides_that_do_not_divide(length, wanted, side):
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_thinned_tokens_are_those_of_nearest_neighbour_downsampling(height, width, stride):
     x = torch.randn(2, height * width, 3)
     thinned = thin(x, (height, width), stride)
