@@ -17,7 +17,7 @@ from ..model_configs import GuardedConfig
 from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
 from . import asking, guidance, placement, travel
 from .drop_in import ORDERS, DropIn
-from .fields import OptionFields
+from .fields import OptionFields, as_list
 from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
 from .plan import Plan
@@ -124,6 +124,9 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     places_itself: ClassVar[str | None] = None
     """How its steps lie, if they cannot be given as timesteps or sigmas, which fall elsewhere."""
 
+    _ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()
+    """Options of a class's own with their least and greatest value."""
+
     _closed_grid: ClassVar[bool] = True
     _whole_linspace: ClassVar[bool] = True
     _flow_flag: ClassVar[bool | None] = None
@@ -161,6 +164,10 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         self._choice("noise_type", ("gaussian", "brownian"))
         if config["lambda_min_clipped"] == math.inf:
             raise InputError(f"{type(self).__name__}: lambda_min_clipped must be a number or -inf, got inf")
+        for cls in type(self).__mro__:
+            for own in vars(cls).get("_ranges", ()):
+                self._within(*own)
+        travel.check_flags(config)
         placement.check_grid_options(config)
         if config["guidance_schedule"] is not None:
             guidance.check(config["guidance_schedule"], config)
@@ -209,6 +216,7 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
             InputError: a config whose process samplers of tables cannot run, or that does not say it.
         """
         if isinstance(config, dict):
+            config = type(config)({name: as_list(value) for name, value in config.items()})
             kwargs = travel.unbounded(cls._options, config) | travel.newest(config, kwargs)
             kwargs |= _not_there(reading.read(config, kwargs), config, cls._options)
         return super().from_config(config, return_unused_kwargs, **kwargs)

@@ -8,11 +8,14 @@ so no constructor repeats them. A value must be of the type that the field decla
 from __future__ import annotations
 
 import builtins
+import functools
 import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_origin
 
+import numpy as np
+import torch
 from diffusers.configuration_utils import register_to_config
 from typing_extensions import dataclass_transform
 
@@ -77,7 +80,7 @@ def _constructor(options: dict[str, Any], positional: Sequence[str]) -> Any:
     ]
     signature = inspect.Signature(parameters)
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             given = signature.bind(self, *args, **kwargs).arguments
         except TypeError as error:
@@ -87,5 +90,16 @@ def _constructor(options: dict[str, Any], positional: Sequence[str]) -> Any:
                 check(given[name], kind, type(self).__name__, name)
         self._setup()
 
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
-    return register_to_config(__init__)
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    registered = register_to_config(checked)
+
+    @functools.wraps(registered, assigned=())
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        registered(self, *map(as_list, args), **{name: as_list(value) for name, value in kwargs.items()})
+
+    return __init__
+
+
+def as_list(value: Any) -> Any:
+    """A value that a config holds: arrays and tensors, which Diffusers takes for lists of numbers, as lists."""
+    return value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else value

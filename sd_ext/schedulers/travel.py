@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusers.utils import logging
 
+from ..errors import InputError
 from .grids import get_grid
 
 logger = logging.get_logger(__name__)
@@ -27,6 +28,17 @@ FLAGS = {
 
 SPACINGS = ("linspace", "leading", "trailing")
 """Grids that Diffusers calls `timestep_spacing`."""
+
+
+def check_flags(config: Mapping[str, Any]) -> None:
+    """Refuse flags of several grids, as Diffusers does; where `grid` is given it goes before them.
+
+    Raises:
+        InputError: names the flags.
+    """
+    both = [flag for flag in FLAGS if config[flag] and flag != "use_lu_lambdas"]
+    if config["grid"] is None and len(both) > 1:
+        raise InputError(f"{' and '.join(both)} are set, and a run has one grid: switch off all but one")
 
 
 def unbounded(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:

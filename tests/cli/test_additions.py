@@ -97,7 +97,9 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-@pytest.mark.parametrize(("kind", "blocks"), [("lora", ("--lora-blocks", "outall")), ("loha", ())])
+@pytest.mark.parametrize(
+    ("kind", "blocks"), [("lora", ("--lora-blocks", "outall")), pytest.param("loha", (), marks=pytest.mark.slow)]
+)
 def test_pictures_with_loras_are_those_of_the_merged_model(draw, run, tiny_pipeline_dir, tmp_path, kind, blocks):
     lora = tiny.trained(kind)[1]
     save_lora(lora, tmp_path / "style.safetensors", "kohya")

@@ -78,7 +78,7 @@ def test_shards_are_the_same_bytes_and_read_as_webdataset_does(tmp_path):
         assert archive.extractfile("000006.txt").read() == b"picture 6"
 
 
-@pytest.mark.parametrize("shard", [0, 3])
+@pytest.mark.parametrize("shard", [3, pytest.param(0, marks=pytest.mark.slow)])
 def test_killed_processes_lose_and_repeat_nothing(tmp_path, shard):
     """Two processes at a time, killed at any moment, other numbers of processes after that."""
     job, order = Job(tmp_path / "out", recipes(14), shard=shard), random.Random(shard)

@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import torch
 
 import sd_ext
 from sd_ext.declared import check
@@ -147,3 +148,20 @@ def test_infinity_in_a_file_is_what_diffusers_writes(tmp_path):
     diffusers.DPMSolverMultistepScheduler().save_pretrained(tmp_path)
     assert "-Infinity" in (tmp_path / "scheduler_config.json").read_text()
     assert sd_ext.DPMSolverMultistepScheduler.from_pretrained(tmp_path).config["lambda_min_clipped"] == -math.inf
+
+
+def test_arrays_of_betas_are_lists_of_numbers():
+    """As Diffusers takes them, and saved as it saves them."""
+    betas = np.linspace(1e-4, 0.02, 50)
+    given = [sd_ext.DDIMScheduler(trained_betas=betas, num_train_timesteps=50)]
+    given += [sd_ext.make_scheduler("ddim", {"trained_betas": b}) for b in (betas, torch.from_numpy(betas))]
+    for scheduler in given:
+        assert json.loads(scheduler.to_json_string())["trained_betas"] == betas.tolist()
+        np.testing.assert_allclose(scheduler.schedule.alpha**2, np.cumprod(1 - betas))
+
+
+def test_flags_of_two_grids_are_refused():
+    both = {"use_karras_sigmas": True, "use_exponential_sigmas": True}
+    with pytest.raises(InputError, match="use_karras_sigmas and use_exponential_sigmas are set, and a run has one"):
+        sd_ext.make_scheduler("euler", both)
+    assert sd_ext.make_scheduler("euler beta", both).config["grid"] == "beta"

@@ -199,9 +199,7 @@ class GradientEstimationScheduler(SigmaStart):
 
     gamma: float = 2.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("gamma", 0, 4)
+    _ranges = (("gamma", 0, 4),)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return gradient_estimation(levels, self.config["gamma"])

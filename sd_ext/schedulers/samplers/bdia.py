@@ -52,9 +52,7 @@ class BDIAScheduler(TableScheduler):
     set_alpha_to_one: bool = True
     timestep_spacing: str = "leading"
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("gamma", 0, 1)
+    _ranges = (("gamma", 0, 1),)
 
     def _end(self) -> Levels:
         return super()._end() if self.config["set_alpha_to_one"] else self.schedule.at([0.0])

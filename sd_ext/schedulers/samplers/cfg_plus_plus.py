@@ -169,9 +169,7 @@ class EulerCFGPlusPlusScheduler(TwoFields, SigmaStart):
 
     eta: float = 0.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return euler_cfg_plus_plus(levels, self.config["eta"])
@@ -188,9 +186,7 @@ class DPMSolverMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
 
     eta: float = 0.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return multistep_cfg_plus_plus(levels, self.config["eta"])
@@ -207,9 +203,7 @@ class DPMSolver2SAncestralCFGPlusPlusScheduler(TwoFields, MultiCallScheduler):
 
     eta: float = 1.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         return between(self.schedule, steps, i, [ancestral_middle(steps, i, self.config["eta"])])
@@ -229,9 +223,7 @@ class RESMultistepCFGPlusPlusScheduler(TwoFields, TableScheduler):
 
     eta: float = 0.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return res_multistep_cfg_plus_plus(levels, self.config["eta"])
@@ -248,9 +240,7 @@ class GradientEstimationCFGPlusPlusScheduler(TwoFields, SigmaStart):
 
     gamma: float = 2.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("gamma", 0, 4)
+    _ranges = (("gamma", 0, 4),)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return gradient_estimation_cfg_plus_plus(levels, self.config["gamma"])

@@ -251,9 +251,7 @@ class TCDScheduler(ConsistencyScheduler):
 
     eta: float = 0.3
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _own_timesteps(self, calls: int, original: int | None, strength: float) -> Array:
         return super()._own_timesteps(calls, self.config["num_train_timesteps"] if original else None, strength)

@@ -108,9 +108,7 @@ class DPMSolver2SAncestralScheduler(MultiCallScheduler):
 
     eta: float = 1.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         return between(self.schedule, steps, i, [ancestral_middle(steps, i, self.config["eta"])])

@@ -158,9 +158,7 @@ class KDPM2AncestralDiscreteScheduler(CountsTraining, SigmaStart, MultiCallSched
     beta_end: float = 0.012
     eta: float = 1.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         return between(self.schedule, steps, i, [ancestral_middle(steps, i, self.config["eta"])])

@@ -40,9 +40,7 @@ class RESMultistepScheduler(TableScheduler):
 
     eta: float = 0.0
 
-    def _setup(self) -> None:
-        super()._setup()
-        self._within("eta", 0, 1)
+    _ranges = (("eta", 0, 1),)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return res_multistep(levels, self.config["eta"])
