@@ -103,7 +103,7 @@ def test_every_picture_has_its_own_seed(draw):
     assert Image.open(sheet).size == (3 * 136 + 8, 2 * 152 + 8)
 
 
-@pytest.mark.parametrize("sampler", ["dpm++ 2m", "euler a"])
+@pytest.mark.parametrize("sampler", few(["euler a", "dpm++ 2m"], 2))
 def test_a_batch_changes_no_picture_or_says_so(draw, sampler):
     command = "red apple", "--num", 3, "--sampler", sampler
     apart = draw(*command, "--out", "apart").paths[:3]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.lora import Lora, apply_lora, extract, merge, merge_into
 
+from ..few import few
 from . import models
 
 
@@ -150,8 +151,14 @@ def contents(root):
     return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
-@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize(
+    ("at", "error"),
+    few(
+        [(at, error) for at in (2, 1) for error in (OSError(5, "Input/output error"), KeyboardInterrupt())],
+        lambda case: (case[0] == 2) == isinstance(case[1], OSError),
+    ),
+    ids=lambda value: value if isinstance(value, int) else type(value).__name__,
+)
 def test_replacing_a_model_never_ends_with_neither(folder, sdxl, tmp_path, monkeypatch, error, at):
     """Whichever of the two renames fails, the model that was there is there, and nothing stays beside it."""
     merge_into(folder, [(sdxl.lora, 1.0)], tmp_path / "mine")

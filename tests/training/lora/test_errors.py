@@ -29,6 +29,8 @@ from sd_ext.training.run import history as history_module
 from sd_ext.training.run.checkpoint import checkpoints
 from sd_ext.training.settings.written import make_config
 
+from ...few import few
+
 SMALL = {"device": "cpu", "tracker": "none", "resolution": 32, "batch_size": 4, "steps": 4, "rank": 2, "log_every": 1,
          "checkpoint_every": 2, "validate_every": 0, "buckets": False, "learning_rate": 0.01,
          "memory_check": False}  # fmt: skip
@@ -336,7 +338,7 @@ def at_export(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(result, "save_lora", raising(result.save_lora, FULL, lambda _, path, kind: kind == "kohya"))
 
 
-@pytest.mark.parametrize(("fill", "step"), [(at_checkpoint, 2), (at_history, 2), (at_export, 4)])
+@pytest.mark.parametrize(("fill", "step"), few([(at_checkpoint, 2), (at_history, 2), (at_export, 4)], 2))
 def test_a_full_disk_leaves_the_last_checkpoint_whole(settings, finished, tmp_path, fill, step):
     """And once there is room, the run goes on to what it would have been."""
     with pytest.MonkeyPatch.context() as patch:

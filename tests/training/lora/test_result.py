@@ -110,7 +110,7 @@ def test_training_json_is_what_the_hubs_part_reads(lora_run):
     "settings",
     [
         RUN,
-        {"method": "lokr"},
+        pytest.param({"method": "lokr"}, marks=pytest.mark.slow),
         {
             "tokens": ("<toy>",),
             "prefix": "<toy>",
