@@ -1,10 +1,10 @@
 """How long does a comparison take beside the same pictures drawn one by one?
 
-    python benchmarks/compare.py [--repeats 3]
+    python benchmarks/compare.py [--repeats 3] [--singles 16]
 
-Four samplers at four numbers of calls on the embedded model: once as `sd-ext compare`, with and without the reference
-of 100 calls, and as sixteen `sd-ext generate`, each in a fresh process. The processors' seconds are counted beside
-those of the clock, since they hardly depend on what else the machine does.
+Four samplers at four numbers of calls on the embedded model, once as `sd-ext compare` and once as `sd-ext generate`,
+each in a fresh process. The processors' seconds are counted beside those of the clock, since they hardly depend on what
+else the machine does.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def timed(*arguments: str) -> tuple[float, float]:
     return time.perf_counter() - started, used
 
 
-def compared(reference: int) -> tuple[float, float]:
+def compared() -> tuple[float, float]:
     """The grid, drawn anew."""
     with tempfile.TemporaryDirectory() as folder:
         names, counts = ",".join(SAMPLERS), ",".join(map(str, COUNTS))
         asked = ["compare", "--prompt", PROMPT, "--samplers", names, "--steps", counts, "--out", folder]
-        return timed(*asked, "--reference", str(reference))
+        return timed(*asked, "--reference", "0")
 
 
 def singly(sampler: str, calls: int) -> tuple[float, float]:
@@ -51,31 +51,28 @@ def singly(sampler: str, calls: int) -> tuple[float, float]:
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    grids: dict[str, list[tuple[float, float]]] = {"grid": [], "grid with reference": []}
-    singles, cells = [], list(itertools.product(SAMPLERS, COUNTS))
-    singly(*cells[0])  # so that files are in the system's cache
-    for repeat in range(repeats):
-        grids["grid"].append(compared(0))
-        grids["grid with reference"].append(compared(100))
-        singles += [singly(*cell) for cell in cells[repeat::repeats]]  # each cell once, between the grids
-    one = [statistics.median(each) for each in zip(*singles, strict=True)]
-    rows, found = [], {}
-    rows.append(("16 single runs", 16 * one[0], 16 * one[1], 1.0))
-    for name, times in grids.items():
-        clock, used = (statistics.median(each) for each in zip(*times, strict=True))
-        rows.append((name, clock, used, 16 * one[1] / used))
-        found[name] = [{"clock": a, "processors": b} for a, b in times]
-    found["single runs"] = [{"clock": a, "processors": b} for a, b in singles]
-    spread = max(used for _, used in singles) / min(used for _, used in singles)
-    lines = ["# 4 samplers x 4 counts beside 16 single runs", "", "| | clock, s | processors, s | times as fast |"]
-    lines += ["| --- | --- | --- | --- |"]
-    lines += [f"| {name} | {clock:.1f} | {used:.1f} | {ratio:.1f} |" for name, clock, used, ratio in rows]
-    told = f"Medians of {repeats} grids, and of {len(singles)} single runs, times 16. One takes {one[1]:.1f} s of "
-    told += f"the processors, the slowest {spread:.2f} times the quickest. How many times as fast: by the processors' "
-    lines += ["", told + "seconds, since the machine had other work."]
-    write("compare", {"repeats": repeats, "samplers": SAMPLERS, "counts": COUNTS, "seconds": found}, "\n".join(lines))
+    parser.add_argument("--repeats", type=int, default=3, help="of the grid")
+    parser.add_argument("--singles", type=int, default=16, help="pictures drawn alone, evenly out of the 16")
+    asked = parser.parse_args()
+    cells = list(itertools.product(SAMPLERS, COUNTS))
+    chosen = [cells[round((k + 0.5) * len(cells) / asked.singles - 0.5)] for k in range(asked.singles)]
+    grids, singles = [], []
+    for repeat in range(asked.repeats):
+        singles += [singly(*cell) for cell in chosen[repeat :: asked.repeats]]
+        grids.append(compared())
+        print(f"after {repeat + 1} of {asked.repeats}: grids {grids}, singles {singles}", file=sys.stderr)
+    one = [statistics.mean(each) for each in zip(*singles, strict=True)]
+    grid = [statistics.median(each) for each in zip(*grids, strict=True)]
+    ratio = 16 * one[1] / grid[1]
+    slowest, quickest = (pick(used for _, used in singles) for pick in (max, min))
+    lines = ["# 4 samplers x 4 counts beside 16 single runs", ""]
+    lines += ["| | clock, s | processors, s |", "| --- | --- | --- |"]
+    lines += [f"| `sd-ext compare` | {grid[0]:.1f} | {grid[1]:.1f} |"]
+    lines += [f"| 16 times `sd-ext generate` | {16 * one[0]:.1f} | {16 * one[1]:.1f} |", ""]
+    lines += [f"The comparison takes 1/{ratio:.1f} of the processors' seconds. Median of {asked.repeats} grids, mean"]
+    lines += [f"of {len(singles)} single runs, of {quickest:.1f} to {slowest:.1f} s of the processors each."]
+    told = {"repeats": asked.repeats, "samplers": SAMPLERS, "counts": COUNTS, "grids": grids, "singles": singles}
+    write("compare", told | {"ratio": ratio}, "\n".join(lines))
 
 
 if __name__ == "__main__":
