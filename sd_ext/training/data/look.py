@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -19,7 +21,8 @@ from sd_ext.training.data.images import (
     on_white,
     open_picture,
 )
-from sd_ext.training.data.items import Item, Refused
+from sd_ext.training.data.items import FileReader, Item, Refused
+from sd_ext.training.data.known import Known, State, state_of
 
 MUCH_LOST = 0.3  # a larger share of a picture's area that is cut off is reported
 MUCH_ENLARGED = 1.5
@@ -122,12 +125,24 @@ class Look:
     notes: tuple[str, ...] = ()
 
 
-def look_at(item: Item, wanted: Wanted) -> Look:
-    """Read and decode a picture and its mask. Problems are returned in `Look.problem`, not raised."""
+PICTURES = "pictures 1"  # kind of answers in `Known`; count up whenever reading a picture or its notes change
+
+
+def look_at(item: Item, wanted: Wanted, known: Known | None = None) -> Look:
+    """Read and decode a picture and its mask. Problems are returned in `Look.problem`, not raised.
+
+    Args:
+        item: the picture.
+        wanted: what is asked of it.
+        known: what is known of files that have not changed; they are not read again.
+    """
     if isinstance(item.read, Refused):
         return Look(item.read.reason)
     if wanted.caption and not item.caption:
         return Look(": ".join(["no caption", *item.notes]))
+    place = None if known is None or wanted.keep else place_of(item, wanted)
+    if known and place and (seen := known.get(PICTURES, *place)):
+        return fitted(item, wanted, *seen)
     try:
         data = item.read()
         picture, notes = decode_picture(data)
@@ -136,17 +151,49 @@ def look_at(item: Item, wanted: Wanted) -> Look:
         return Look(str(error))
     except UNREADABLE as error:
         return Look(str(error) if type(error) is OSError else f"{type(error).__name__}: {error}")
-    original = (picture.height, picture.width)
-    sizes = wanted.buckets.assign(*original)
-    least = wanted.min_size if sizes else max(wanted.min_size, wanted.buckets.step)
-    if min(original) < least:
-        return Look(f"too small: {picture.width} x {picture.height}, the shorter side must have {least} pixels")
-    look = Look("", original, hashlib.sha256(data).hexdigest(), mask is not None, sizes)
-    look.notes = (*item.notes, *notes, *fitting(original, sizes))
-    if wanted.keep:
+    found = (picture.height, picture.width), hashlib.sha256(data).hexdigest(), mask is not None, notes
+    if known and place:
+        known.put(PICTURES, *place, found)
+    look = fitted(item, wanted, *found)
+    if wanted.keep and not look.problem:
         upright = on_white(picture)
-        look.pixels = [kept(covering(upright, size), original, size, wanted.crop) for size in sizes]
+        look.pixels = [kept(covering(upright, size), look.original, size, wanted.crop) for size in look.sizes]
     return look
+
+
+def fitted(
+    item: Item, wanted: Wanted, original: Sequence[int], digest: str, masked: bool, notes: Sequence[str]
+) -> Look:
+    """The result for a picture that can be read.
+
+    Args:
+        item, wanted: as for `look_at`.
+        original: height and width, in pixels.
+        digest: sha256 of the file's bytes, hexadecimal.
+        masked: whether it has a mask.
+        notes: what was done to decode it.
+    """
+    height, width = original
+    sizes = wanted.buckets.assign(height, width)
+    least = wanted.min_size if sizes else max(wanted.min_size, wanted.buckets.step)
+    if min(height, width) < least:
+        return Look(f"too small: {width} x {height}, the shorter side must have {least} pixels")
+    look = Look("", (height, width), digest, masked, sizes)
+    look.notes = (*item.notes, *notes, *fitting(look.original, sizes))
+    return look
+
+
+def place_of(item: Item, wanted: Wanted) -> tuple[str, State] | None:
+    """The name of a picture in `Known`, and the state of its files; None if it is not read from plain files."""
+    readers = [item.read, *([item.mask] if item.mask and item.masks else [])]
+    if not all(isinstance(reader, FileReader) for reader in readers):
+        return None
+    paths = [(reader.path, reader.offset, reader.size) for reader in readers]  # type: ignore[union-attr]
+    states = [state_of(path) for path, _, _ in paths]
+    if None in states:
+        return None
+    name = [(os.path.realpath(path), offset, size) for path, offset, size in paths]
+    return repr((name, item.masks and wanted.alpha_mask)), [number for state in states for number in state or ()]
 
 
 def fitting(original: Size, sizes: list[Size]) -> list[str]:

@@ -21,6 +21,7 @@ from sd_ext.training.data.buckets import Buckets, Size
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.images import UNREADABLE, covering, covering_mask, crop_to, on_white, open_picture
 from sd_ext.training.data.items import Item
+from sd_ext.training.data.known import Known
 from sd_ext.training.data.look import Look, Sample, Wanted, look_at, read_mask
 from sd_ext.training.data.order import Pass
 from sd_ext.training.data.sources import read_items
@@ -46,6 +47,7 @@ class Pictures:
         keep: hold decoded pixels in memory, if all of them take at most `IN_MEMORY` bytes.
         console: where the progress bar is shown; None for the standard error.
         folder_repeats: as for `read_items`, if `data` is a source.
+        known: what is known of files that have not changed; None to decode all.
 
     Attributes:
         items: the items, those that are left out as well.
@@ -76,6 +78,7 @@ class Pictures:
         keep: bool = True,
         console: Console | None = None,
         folder_repeats: bool = False,
+        known: Known | None = None,
     ):
         if captionless not in ("use", "skip"):
             raise UnknownNameError("choice for captionless", captionless, ("use", "skip"))
@@ -85,18 +88,18 @@ class Pictures:
         keep = keep and len(items) * sum(r**2 for r in buckets.resolutions) * 3 <= IN_MEMORY
         self.items = items
         self.wanted = Wanted(buckets, min_size, captionless == "skip" and not caption, crop, alpha_mask, keep)
-        self._gather(items, self._look_at_all(items, console), caption, repeats)
+        self._gather(items, self._look_at_all(items, console, known), caption, repeats)
         if not self.samples:
             of = f" in {data}" if isinstance(data, (str, os.PathLike)) else ""
             why = f"; first: {self.skipped[0]}" if self.skipped else ""
             raise InputError(f"none of {len(items)} pictures{of} can be used{why}")
 
-    def _look_at_all(self, items: list[Item], console: Console | None) -> list[Look]:
-        """Decode every picture once, so that broken ones are found before training starts."""
+    def _look_at_all(self, items: list[Item], console: Console | None, known: Known | None) -> list[Look]:
+        """Decode every picture once, so that broken ones are found before training starts; not those that are known."""
         console = console or Console(stderr=True)
         quiet = len(items) < MANY or not console.is_terminal
         threads = min(32, (os.cpu_count() or 1) + 4)  # more threads than cores, since some wait for the disk
-        looks = read_ahead((partial(look_at, item, self.wanted) for item in items), threads, 4 * threads)
+        looks = read_ahead((partial(look_at, item, self.wanted, known) for item in items), threads, 4 * threads)
         return list(track(looks, "looking at pictures", len(items), console=console, disable=quiet))
 
     def _gather(self, items: list[Item], looks: list[Look], caption: str, repeats: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sd_ext.errors import InputError
 from sd_ext.training.data.buckets import Buckets
 from sd_ext.training.data.items import Item
+from sd_ext.training.data.known import Known
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.data.report import report
 from sd_ext.training.data.several import DataSet, balanced, overlaps_noted, read_set
@@ -40,7 +41,10 @@ class Gathered:
 
 
 def gather(
-    config: DiffusionConfig, scale: int, complete: Callable[[list[Item]], list[Item]] = lambda items: items
+    config: DiffusionConfig,
+    scale: int,
+    complete: Callable[[list[Item]], list[Item]] = lambda items: items,
+    known: Known | None = None,
 ) -> Gathered:
     """Read the samples of a run.
 
@@ -48,6 +52,7 @@ def gather(
         config: the settings.
         scale: pixels per latent, in height and in width.
         complete: called with the items to train on, returns them with others added, such as class pictures.
+        known: what is known of files that have not changed.
 
     Raises:
         InputError: there are no pictures, or none can be used.
@@ -63,8 +68,8 @@ def gather(
         others = _read(config, [replace(each, split=held_out.validation_split) for each in sets])
     others = [replace(item, flip=False) for item in others]
     trained = balanced(items) if data.balance else items
-    pictures = pictures_of(complete(trained), config, scale, config.pictures.crop, config.pictures.repeats)
-    validation = pictures_of(others, config, scale, "center", 1) if others else None
+    pictures = pictures_of(complete(trained), config, scale, config.pictures.crop, config.pictures.repeats, known)
+    validation = pictures_of(others, config, scale, "center", 1, known) if others else None
     return Gathered(
         pictures,
         validation,
@@ -91,7 +96,9 @@ def _unused(config: DiffusionConfig, sets: Sequence[DataSet], items: list[Item])
     }
 
 
-def pictures_of(items: list[Item], config: DiffusionConfig, scale: int, crop: str, repeats: int) -> Pictures:
+def pictures_of(
+    items: list[Item], config: DiffusionConfig, scale: int, crop: str, repeats: int, known: Known | None = None
+) -> Pictures:
     """The samples of items, as the settings say."""
     sizes = config.pictures
     step = sizes.bucket_step if sizes.buckets else scale
@@ -107,4 +114,5 @@ def pictures_of(items: list[Item], config: DiffusionConfig, scale: int, crop: st
         repeats=repeats,
         alpha_mask=config.loss.masked_loss,
         keep=not config.cache.cache,
+        known=known,
     )

@@ -23,6 +23,7 @@ from sd_ext.errors import InputError
 from sd_ext.models import Model
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.items import Item
+from sd_ext.training.data.known import Known
 from sd_ext.training.data.look import Sample
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.data.pictures import Pictures, fingerprint
@@ -94,7 +95,8 @@ class DiffusionTask(Task):
         self.config, self.files, self.early = config, files, config.stop
         check_clip_skip(config.captions.clip_skip, files)
         self.scale, self.channels = files.pixels_per_latent, files.setting("vae", "latent_channels", int, 4)
-        data = gather(config, self.scale, self.complete)
+        self.known = Known(config.cache.folder(config.folder.out))
+        data = gather(config, self.scale, self.complete, self.known)
         data.report()
         self.pictures, self.held_out = data.pictures, data.held_out
         self.sizes = self.pictures.sizes
@@ -143,11 +145,14 @@ class DiffusionTask(Task):
         self.encoded = Encoded(
             config.cache, self.files, accelerator, out=config.folder.out, clip_skip=config.captions.clip_skip,
             chunks=config.captions.caption_chunks, side=max(config.pictures.resolution), workers=config.machine.workers,
+            known=self.known,
         )  # fmt: skip
         if accelerator.is_main_process:
             self.say_cut()
             self.say_rounded()
         self.encoded.prepare(self.sets, self.all_texts())
+        if accelerator.is_main_process:
+            self.known.keep()
         self.model = self.make_model()
         self.unet = self.model.unet
         prepare_unet(self.unet, config.unet)

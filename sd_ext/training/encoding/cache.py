@@ -26,6 +26,7 @@ from sd_ext import whole
 from sd_ext.checked import load_checked, save_checked
 from sd_ext.errors import DamagedError, InputError, TrainingError, WriteError
 from sd_ext.training.data.ahead import read_ahead
+from sd_ext.training.data.known import Known, state_of
 from sd_ext.training.encoding.keys import key, latent_key, text_key
 
 __all__ = ["Cache", "Cached", "key", "latent_key", "text_key"]
@@ -41,6 +42,7 @@ class Cache:
 
     Args:
         folder: the cache's folder; made if it does not exist.
+        known: what is known of entries that have not changed; None to read each.
 
     A folder that may only be read serves as long as it has every entry that is asked for.
 
@@ -48,8 +50,8 @@ class Cache:
         InputError: the folder cannot be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], known: Known | None = None):
+        self.folder, self.known = Path(folder), known
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -81,6 +83,22 @@ class Cache:
             return None
         except OSError as error:  # such as too many open files: no reason to remove anything
             raise TrainingError(f"the cache entry {path} cannot be read: {error}") from error
+
+    def fact(self, kind: str, key: str, find: Callable[[], Any]) -> Any:
+        """What is known of an entry that is there, else what `find` returns, a JSON value other than None."""
+        state = state_of(self.path(key)) if self.known else None
+        if self.known is None or state is None:
+            return find()
+        answer = self.known.get(kind, key, state)
+        if answer is None:
+            answer = find()
+            if answer is not None:
+                self.known.put(kind, key, state, answer)
+        return answer
+
+    def whole(self, key: str) -> bool:
+        """Whether there is an undamaged entry; one that has not changed since that was known is not read again."""
+        return bool(self.fact("entries", key, lambda: self.read(key) is not None or None))
 
     def write(self, key: str, entry: Entry) -> None:
         """Write an entry; another process may write the same one at the same time.
@@ -144,7 +162,7 @@ class Cache:
             for folder in self.folder.glob("??"):
                 whole.sweep(folder)
         mine = batched(jobs, batch_size)[process::processes]
-        missing = {name for batch in mine for name in batch if self.read(name) is None}
+        missing = {name for batch in mine for name in batch if not self.whole(name)}
         if missing and not self.writable:
             raise InputError(
                 f"no cache can be kept in {self.folder}: it cannot be written to, and {len(missing)} of "

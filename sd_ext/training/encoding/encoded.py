@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sd_ext.models import Model
+from sd_ext.training.data.known import Known
 from sd_ext.training.data.pictures import Pictures
 from sd_ext.training.encoding.cache import Cache, Cached, Entry
 from sd_ext.training.encoding.keys import key, latent_key, text_key
@@ -52,6 +52,11 @@ def settled(moments: Tensor) -> Tensor:
     return torch.stack([mean, deviation.masked_fill(wide[:, None, None, None], 0)], dim=1)
 
 
+def spread_of(entry: Entry) -> float:
+    """The largest standard deviation in a latent."""
+    return float(entry["moments"][1].max())
+
+
 class Encoded:
     """The encoded pictures and texts of a run.
 
@@ -64,6 +69,7 @@ class Encoded:
         chunks: in how many chunks texts are read, see `TextTowers`.
         side: the largest resolution, in pixels; the encoder's batch size is chosen by it.
         workers: threads that read pictures ahead.
+        known: what is known of entries of the cache that have not changed.
 
     Attributes:
         spreads: the largest standard deviation in the latent of each picture that was encoded, by the picture's name.
@@ -83,12 +89,13 @@ class Encoded:
         chunks: int = 1,
         side: int,
         workers: int,
+        known: Known | None = None,
     ):
         self.settings, self.files, self.accelerator = settings, files, accelerator
         self.workers, self.clip_skip, self.chunks = workers, clip_skip, chunks
         self.at_once = max(1, PIXELS_AT_ONCE.get(accelerator.device.type, 2**19) // side**2)
         self.dtype = DTYPES[settings.cache_dtype]
-        self.cache = Cache(Path(settings.cache_dir or Path(out) / "cache"))
+        self.cache = Cache(settings.folder(out), known)
         self._vae: Any = None
         self._latents: dict[int, Cached] = {}
         self.spreads: dict[str, float] = {}
@@ -136,10 +143,12 @@ class Encoded:
         jobs = {key: (pictures.sizes[place[0]], (pictures, *place)) for place, key in keys.items()}
         self.fill(jobs, self._encode_pictures, self.at_once, "pictures", lambda job: job[0].pixels(*job[1:]))
         cached = self._latents[id(pictures)] = Cached(self.cache, keys)
-        spread = {
-            pictures.samples[i].item.name: float(cached[i, False]["moments"][1].max()) for i in range(len(pictures))
-        }
-        self.note_spreads(spread)
+        self.note_spreads(
+            {
+                sample.item.name: self.cache.fact("spread", keys[i, False], lambda i=i: spread_of(cached[i, False]))
+                for i, sample in enumerate(pictures.samples)
+            }
+        )
 
     def note_spreads(self, spreads: Mapping[str, float]) -> None:
         """Remember the spread of pictures, and name those that are wide for the first time.

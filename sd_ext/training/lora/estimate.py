@@ -8,6 +8,7 @@ state and averaged weights is added.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -18,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sd_ext import __version__
 from sd_ext.errors import InputError, SeamError
 from sd_ext.models import Model
 from sd_ext.seams.peft import let_all_act
 from sd_ext.seams.torch import fake_tensors
+from sd_ext.training.data.known import Known
 from sd_ext.training.lora.adapters import trained_parameters
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.network import DTYPES, base_dtype, build_on_meta
@@ -216,7 +219,28 @@ def decode_once(work: Workload, vae: Any) -> None:
     vae.decode(torch.empty(1, work.channels, *size)).sample.clone()
 
 
-def check_fits(work: Workload, device: torch.device) -> None:
+def bound(work: Workload, known: Known | None) -> int:
+    """`at_most`, not worked out again for settings, model and sizes that it is known for."""
+    if known is None:
+        return at_most(work)
+    config, files = work.config, work.files
+    decisive = (
+        config.adapters, config.text, config.words, config.memory, config.unet, config.loss.loss,
+        config.loop.batch_size, config.machine.mixed_precision, config.captions.caption_chunks,
+        config.optimizer.preset.state_bytes,
+        config.previews.shots([""], config.pictures.resolution[0], work.scale),
+        work.largest_batch, work.channels, work.scale, files.family,
+        [files.config(part) for part in ("unet", "vae", *files.text_parts)], torch.__version__, __version__,
+    )  # fmt: skip
+    name = hashlib.sha256(repr(decisive).encode()).hexdigest()
+    found = known.get("memory", name, [])
+    if found is None:
+        found = at_most(work)
+        known.put("memory", name, [], found)
+    return found
+
+
+def check_fits(work: Workload, device: torch.device, known: Known | None = None) -> None:
     """Refuse a run that does not fit into free memory.
 
     The slow estimate is made only if the quick upper bound exceeds the free memory. If no estimate can be made, a
@@ -227,7 +251,7 @@ def check_fits(work: Workload, device: torch.device) -> None:
     """
     free = free_memory(device)
     try:
-        if work.config.memory.memory_check and at_most(work) > free:
+        if work.config.memory.memory_check and bound(work, known) > free:
             check_memory(estimate(work, device), free, work.config)
     except SeamError as error:
         log.warning("whether the run fits into memory is not checked: %s", error)

@@ -41,7 +41,7 @@ def launch(config: LoraConfig) -> Path:
         make_class_pictures(config.prior, config.previews, files, state, base_dtype(config), side)
     task = task_of(config, files)
     task.parts["model"] = files.digest("unet", "scheduler")
-    check_fits(task.workload, state.device)
+    check_fits(task.workload, state.device, task.known)
     folder = fit(task, task.config)
     if config.result.push_to_hub and state.is_main_process:
         from sd_ext.hub import publish
