@@ -76,6 +76,7 @@ class Estimate:
         encoding: autoencoder and its activations while pictures are encoded, before the U-Net is loaded.
         drawing: autoencoder and its activations while a preview is decoded, in addition to weights and training.
         trained: number of trained parameters (not bytes).
+        flops: operations of a forward and backward pass of the largest batch (not bytes).
     """
 
     weights: int
@@ -84,6 +85,7 @@ class Estimate:
     encoding: int
     drawing: int
     trained: int
+    flops: int = 0
 
     @property
     def total(self) -> int:
@@ -126,7 +128,7 @@ def estimate(work: Workload, device: torch.device) -> Estimate:
             size_of([vae]) + peak_bytes([vae], lambda: decode_once(work, vae)) if config.folder.validate_every else 0
         )
     training = trained * (4 + config.optimizer.preset.state_bytes + (4 if config.loop.ema else 0))
-    return Estimate(weights, training, activations, encoding, drawing, trained)
+    return Estimate(weights, training, activations, encoding, drawing, trained, counted.get_total_flops())
 
 
 def at_most(work: Workload) -> int:
@@ -229,7 +231,7 @@ def bound(work: Workload, known: Known | None) -> int:
         config.loop.batch_size, config.machine.mixed_precision, config.captions.caption_chunks,
         config.optimizer.preset.state_bytes,
         config.previews.shots([""], config.pictures.resolution[0], work.scale),
-        work.largest_batch, work.channels, work.scale, files.family,
+        work.largest_batch, work.watched, work.channels, work.scale, files.family,
         [files.config(part) for part in ("unet", "vae", *files.text_parts)], torch.__version__, __version__,
     )  # fmt: skip
     name = hashlib.sha256(repr(decisive).encode()).hexdigest()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from accelerate import PartialState
-
+from sd_ext.training.lora.begin import checked_task
 from sd_ext.training.lora.class_pictures import make_class_pictures, missing
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.estimate import check_fits
 from sd_ext.training.lora.network import base_dtype
 from sd_ext.training.lora.task import task_of
-from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.run.fit import fit
 from sd_ext.training.run.folder import check_folder
-from sd_ext.training.run.machine import check_machine, uses_cpu
 
 
 def launch(config: LoraConfig) -> Path:
@@ -30,16 +27,14 @@ def launch(config: LoraConfig) -> Path:
         InputError: settings, data or model that cannot work, or too little memory.
         TrainingError, Interrupted: see `fit`.
     """
-    check_machine(config)
-    files = find_trainable(config.base.model, config.base.variant, config.base.revision)
-    state = PartialState(cpu=uses_cpu(config.machine))
+    state, task = checked_task(config)  # what is wrong is said before pictures are drawn
+    files = task.files
     if missing(config.prior):
-        planned = task_of(config, files)  # raises on wrong settings or data before pictures are drawn
-        check_folder(planned.config, planned.name)
-        check_fits(planned.workload, state.device)
+        check_folder(task.config, task.name)
+        check_fits(task.workload, state.device)
         side = config.pictures.resolution[0]
         make_class_pictures(config.prior, config.previews, files, state, base_dtype(config), side)
-    task = task_of(config, files)
+        task = task_of(config, files)
     task.parts["model"] = files.digest("unet", "scheduler")
     check_fits(task.workload, state.device, task.known)
     folder = fit(task, task.config)

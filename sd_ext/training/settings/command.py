@@ -149,11 +149,10 @@ def run_command(
     """
     config, dry = parse(cls, arguments, doc, prog)
     if dry:
+        lines = list(resolve(cls.plan)(config)) if cls.plan else []  # what is wrong is said before anything else
         print(describe(config))
-        if cls.plan:
-            print()
-            for line in resolve(cls.plan)(config):
-                print(line, flush=True)
+        if lines:
+            print("\n".join(["", *lines]), flush=True)
         return
     with terminated_like_ctrl_c():
         print(resolve(target)(config))
