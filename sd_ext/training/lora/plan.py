@@ -136,8 +136,8 @@ def time_of(task: LoraTask, needed: Estimate, state: PartialState) -> str:
     speed = matrix_speed(state.device, DTYPES[precision])
     least = flops * config.loop.steps / speed
     return (
-        f"at least {duration(least)} ({flops / 1e9:.3g} GFLOP a step in each process, {speed / 1e9:.3g} GFLOP/s measured "
-        "here), without start-up, encoding and pictures; small models take several times that"
+        f"at least {duration(least)} ({flops / 1e9:.3g} GFLOP a step in each process, {speed / 1e9:.3g} GFLOP/s "
+        "measured here), without start-up, encoding and pictures; small models take several times that"
     )
 
 
