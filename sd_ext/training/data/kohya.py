@@ -60,9 +60,7 @@ def tables_of(file: dict[str, Any], path: str) -> list[dict[str, Any]]:
                 key: value for key, value in said.items() if key not in OURS and value not in READ_ANYWAY.get(key, ())
             }
     if any(each.get("regularisation") for each in found):
-        log.warning(
-            "%s: pictures of is_reg come as often as their repeats say, unless balance = true, kohya's way", path
-        )
+        log.warning("%s: pictures of is_reg come as often as their repeats say, unless balance = true (kohya)", path)
     if lost:
         names = ", ".join(f"{key} (here {OF_THE_RUN[key]})" if key in OF_THE_RUN else key for key in sorted(lost))
         log.warning("%s: not read: %s; where it matters, give it as a setting of the run", path, names)

@@ -127,6 +127,8 @@ def estimate(work: Workload, device: torch.device) -> Estimate:
         drawing = (
             size_of([vae]) + peak_bytes([vae], lambda: decode_once(work, vae)) if config.folder.validate_every else 0
         )
+        with FlopCounterMode(display=False) as counted:  # by itself: it takes operations apart, and so their memory
+            train_once(work, loss, device.type)
     training = trained * (4 + config.optimizer.preset.state_bytes + (4 if config.loop.ema else 0))
     return Estimate(weights, training, activations, encoding, drawing, trained, counted.get_total_flops())
 
