@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sd_ext import __version__
 from sd_ext.errors import InputError, SeamError
@@ -233,7 +234,7 @@ def bound(work: Workload, known: Known | None) -> int:
         config.loop.batch_size, config.machine.mixed_precision, config.captions.caption_chunks,
         config.optimizer.preset.state_bytes,
         config.previews.shots([""], config.pictures.resolution[0], work.scale),
-        work.largest_batch, work.watched, work.channels, work.scale, files.family,
+        work.largest_batch, work.copies, work.watched, work.channels, work.scale, files.family,
         [files.config(part) for part in ("unet", "vae", *files.text_parts)], torch.__version__, __version__,
     )  # fmt: skip
     name = hashlib.sha256(repr(decisive).encode()).hexdigest()
