@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from sd_ext.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-GUIDES = ["README", "swap", "few-steps", "which-sampler"]
+GUIDES = ["README", "swap", "few-steps", "which-sampler", "recipes"]
 """Pages of which every block of Python runs here; those of samplers are tried in test_docs.py."""
 
 
@@ -85,3 +87,14 @@ PAGES_WITH_COMMANDS = [page for page in PAGES if commands(page)]
 def test_every_command_of_a_page_can_be_read(page):
     wrong = {" ".join(call): why for call in commands(page) if (why := unreadable(call))}
     assert not wrong
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_recipes_run(tmp_path):
+    """All of the page, one after the other, on the embedded model."""
+    script = "set -eu\n" + "\n".join(fenced(ROOT / "docs" / "recipes.md", "sh"))
+    script = re.sub(r"^sd-ext ", f"{shlex.quote(sys.executable)} -m sd_ext.cli ", script, flags=re.MULTILINE)
+    ran = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert len(list((tmp_path / "all").glob("*.png"))) == 4 and "to the bit" in ran.stdout + ran.stderr
+    assert list((tmp_path / "side-by-side").glob("*.html")) and (tmp_path / "to-be-sent" / "README.md").is_file()
