@@ -15,7 +15,7 @@ from .words import as_buttons, words_for
 
 HERE = Path(__file__).parent
 TITLE = "sd_ext"
-FIRST = "a red cat on a blue background"
+FIRST = "a red car"
 ONE_AT_A_TIME = {"concurrency_id": "draw", "concurrency_limit": 1, "show_progress": "minimal"}
 AT_ONCE = {"queue": False, "show_progress": "hidden"}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,17 @@ def test_nothing_is_replaced(tmp_path):
     with pytest.raises(TakenError):
         space.write_space(tmp_path)
     assert (tmp_path / "a").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_the_app_serves(tmp_path):
+    """At another address than on the Hub; then it ends."""
+    pytest.importorskip("gradio")
+    space.write_space(tmp_path / "space")
+    app = tmp_path / "space" / "app.py"
+    code = app.read_text().replace("port=7860", "port=0").replace("0.0.0.0", "127.0.0.1")
+    code = code.replace("serve(\n", "server = serve(\n", 1).replace(").wait()", ")")
+    code += "import httpx\nprint(httpx.get(server.url, timeout=300).status_code)\nserver.close()\n"
+    app.write_text(code)
+    done = subprocess.run([sys.executable, app], capture_output=True, text=True, timeout=600)
+    assert done.stdout.splitlines()[-1] == "200", done.stderr
