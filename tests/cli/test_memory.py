@@ -30,6 +30,7 @@ def test_peaks_are_those_of_a_real_run(tiny_pipeline_dir, tiny_sdxl_dir, family)
         assert estimate["vae"] == pytest.approx(peak_bytes([vae], lambda: vae.decode(torch.randn(1, 4, 8, 8))), rel=0.1)
 
 
+@pytest.mark.slow
 def test_more_pictures_and_pixels_take_more_and_savings_less(tiny_pipeline_dir):
     model = find_model(tiny_pipeline_dir)
 

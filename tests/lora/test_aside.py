@@ -80,6 +80,7 @@ def peaks_of(arguments: list[str]) -> Iterator[int]:
         Path(arguments[-1]).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured by Linux alone")
 def test_merging_and_hashing_take_little_more_than_the_larger_file(tmp_path):
     """The whole command: reading, merging by concatenation into a file twice as large, its hashes, writing it.

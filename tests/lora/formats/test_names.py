@@ -22,6 +22,7 @@ from sd_ext.lora.weights import ModelWeights, check_fit, is_matrix
 from sd_ext.models.original.families import families
 from sd_ext.models.original.modules import has_bias, modules, original_names
 
+from ...few import few
 from .. import adapters, models
 
 
@@ -38,7 +39,7 @@ def full_lora(shape: str) -> tuple[ModelWeights, Lora]:
     return base, Lora(made, base=shape)
 
 
-@pytest.mark.parametrize("shape", models.SHAPES)
+@pytest.mark.parametrize("shape", few(models.SHAPES, lambda shape: shape == "sdxl"))
 def test_every_module_of_the_full_models_survives_both_formats(shape):
     base, lora = full_lora(shape)
     linear = {"sd15": 72 + 184, "sd21": 6 * 23 + 184 + 32, "sdxl": 72 + 6 * 32 + 1 + 743}[shape]

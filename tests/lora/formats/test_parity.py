@@ -41,7 +41,7 @@ def test_the_loras_do_something(trained):
     assert all((plain[part] - trained.outputs[part]).abs().max() > 0.1 for part in plain)
 
 
-@pytest.mark.parametrize("format", ["kohya", "diffusers"])
+@pytest.mark.parametrize("format", ["kohya", pytest.param("diffusers", marks=pytest.mark.slow)])
 def test_diffusers_loads_our_file_at_the_same_strength(trained, format, tmp_path):
     save_lora(trained.lora, tmp_path / "a.safetensors", format)
     assert_same_outputs(loaded_by_diffusers(trained.shape, tmp_path / "a.safetensors"), trained.outputs)

@@ -112,6 +112,7 @@ def test_the_estimate_is_what_a_step_takes(settings, tiny_sdxl_dir, family, kind
     assert bound >= found.total
 
 
+@pytest.mark.slow
 def test_the_estimate_for_int8(settings):
     pytest.importorskip("torchao")
     full, int8 = (estimate(make_task(settings, base_precision=p).workload, CPU) for p in ("fp32", "int8"))
