@@ -45,12 +45,15 @@ def test_the_python_of_a_guide_runs(guide, tiny_pipeline_dir, tmp_path, monkeypa
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of every `sd-ext` command in a page's shell blocks and in its running text."""
+    """The arguments of every `sd-ext` command in a page's shell blocks and in its running text.
+
+    Where its output goes is the shell's business: `> file` is no argument.
+    """
     text = page.read_text("utf-8").replace("\\\n", " ")
     lines = [line for language in ("sh", "bash") for block in fenced(page, language)
              for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
     lines += re.findall(r"`(sd-ext [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    calls = [re.split(r"&& ", line)[-1] for line in lines]
+    calls = [re.sub(r"\s>\s*\S+", "", re.split(r"&& ", line)[-1]) for line in lines]
     split = [shlex.split(call, comments=True) for call in calls if call.lstrip().startswith("sd-ext ")]
     return [words[1:] for words in split if "..." not in words]
 
