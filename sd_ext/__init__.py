@@ -33,6 +33,7 @@ Packages
     lora, prompts, unets, schedulers  all of what the names above belong to, and more: sd_ext.lora.read_lora(...)
     models, hub, training, errors     models on disk, publishing, training, and every exception raised on purpose
     calibration                       what calibrate() does, step by step
+    modular                           blocks for Modular pipelines, of Stable Diffusion 1.x and 2.x too
 
 The command `sd-ext` draws, trains, converts and publishes: `sd-ext --help`. `import sd_ext` is also all that
 `DiffusionPipeline.from_pretrained` needs to load pipelines saved with this package's classes.
@@ -73,7 +74,7 @@ _OTHERS = {
 }
 """Every other public name -> its package."""
 
-_PACKAGES = ("calibration", "errors", "hub", "lora", "models", "prompts", "schedulers", "training", "unets")
+_PACKAGES = ("calibration", "errors", "hub", "lora", "models", "modular", "prompts", "schedulers", "training", "unets")
 """Packages that are reached as attributes, and imported then."""
 
 if TYPE_CHECKING:

@@ -228,6 +228,8 @@ def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
 def note_guidance(guider: Any, *args: Any, **kwargs: Any) -> Any:
     """In the place of a guider's `forward`: notes both halves that it has mixed, or that there was no guidance."""
     mixed = type(guider).forward(guider, *args, **kwargs)
+    if isinstance(hook := ATTACHED.get(guider), GuiderHook):
+        hook.half = None
     timestep = guider.get_state()["timestep"]
     if mixed.pred_uncond is None:
         BOARD.write(timestep, mixed.pred)
@@ -237,15 +239,43 @@ def note_guidance(guider: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class GuiderHook:
-    """`note_guidance` on a guider, which is no module that PyTorch could put a hook on."""
+    """`note_guidance` on a guider, which is no module that PyTorch could put a hook on; and it knows the half that the
+    guider's pipeline is about to compute.
+
+    Attributes:
+        half: that half; None between the calls of the network.
+    """
 
     def __init__(self, guider: Any):
-        guider.forward = partial(note_guidance, guider)
         self.guider = ref(guider)
+        self.half: Half | None = None
+        self.ahead: list[Half] = []
+        guider.forward = partial(note_guidance, guider)
+        guider.prepare_inputs, guider.prepare_models = self.inputs, self.models
+
+    def inputs(self, data: Any) -> Any:
+        """In the place of `prepare_inputs`: a field that says the half goes into each batch, and is noted."""
+        guider = self.guider()
+        batches = type(guider).prepare_inputs(guider, {**data, "half": ("conditional", "unconditional")})
+        self.ahead = [batch.half for batch in batches]
+        return batches
+
+    def models(self, denoiser: Any) -> None:
+        """In the place of `prepare_models`, which is called before each batch."""
+        self.half = self.ahead.pop(0) if self.ahead else None
+        guider = self.guider()
+        type(guider).prepare_models(guider, denoiser)
 
     def remove(self) -> None:
         """Undo it."""
-        vars(self.guider()).pop("forward", None)
+        for name in ("forward", "prepare_inputs", "prepare_models"):
+            vars(self.guider()).pop(name, None)
+
+
+def half_of(guider: Any) -> Half | None:
+    """Which half of guidance the pipeline of an attached guider is computing; None if that is not known."""
+    hook = ATTACHED.get(guider)
+    return hook.half if isinstance(hook, GuiderHook) else None
 
 
 def attach(pipe: Any) -> None:

@@ -35,7 +35,7 @@ FLOORS = (
         "board",
     },
     {"pretrained", "schedulers", "unets"},
-    {"models"},
+    {"models", "modular"},
     {"prompts"},
     {"lora"},
     {"hub"},

@@ -77,7 +77,7 @@ def test_type_checkers_know_what_a_step_returns(tmp_path):
     assert "Lora" in shown[-1]
 
 
-PACKAGES = ("calibration", "errors", "hub", "lora", "models", "prompts", "schedulers", "training", "unets")
+PACKAGES = ("calibration", "errors", "hub", "lora", "models", "modular", "prompts", "schedulers", "training", "unets")
 
 
 def test_packages_are_reached_without_an_import_of_their_own():

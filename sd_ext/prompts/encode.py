@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .chunks import Chunk, Unit, cut
-from .encoders import TextEncoder, encoders_of
+from .encoders import TextEncoder, arguments_of, encoders_of
 from .parser import Run, parse, unread
 from .words import Spot, in_place, words_of
 
@@ -164,7 +163,7 @@ def encode(
         arguments["negative_pooled_prompt_embeds"] = torch.where(given[:, None], negative_pooled, zeros)
     if not all(tensor.isfinite().all() for tensor in arguments.values()):
         raise InputError("the weights of a prompt leave no finite numbers; choose weights nearer to 1")
-    accepted = inspect.signature(pipe.__call__).parameters  # some pipelines, such as LCM's, have no negative prompts
+    accepted = arguments_of(pipe)  # some pipelines, such as LCM's, have no negative prompts
     return {name: value for name, value in arguments.items() if name in accepted}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,12 @@ def comma_of(tokenizer: Any) -> int | None:
     return None if number in (None, tokenizer.unk_token_id) else number
 
 
+def arguments_of(pipe: Any) -> Collection[str]:
+    """What a pipeline's call takes, by name; of a Modular pipeline its blocks know that."""
+    blocks = getattr(pipe, "blocks", None)
+    return inspect.signature(pipe.__call__).parameters if blocks is None else blocks.input_names
+
+
 def find_encoders(pipe: Any) -> list[TextEncoder]:
     """The text encoders of a pipeline whose U-Net is given what CLIP makes of a prompt.
 
@@ -75,7 +82,7 @@ def find_encoders(pipe: Any) -> list[TextEncoder]:
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    unet, accepted = getattr(pipe, "unet", None), inspect.signature(pipe.__call__).parameters
+    unet, accepted = getattr(pipe, "unet", None), arguments_of(pipe)
     if unet is None or "prompt_embeds" not in accepted:
         return []
     found = []

@@ -30,7 +30,7 @@ def take_away() -> None:
     import accelerate  # noqa: F401
     import peft  # noqa: F401
     import torch._dynamo  # noqa: F401
-    from diffusers import StableDiffusionPipeline  # noqa: F401
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLAutoBlocks  # noqa: F401
 
     owners = {part: pkgutil.resolve_name(part.rpartition(".")[0]) for part in PARTS}
     for part, owner in owners.items():

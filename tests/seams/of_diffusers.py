@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sd_ext
-from sd_ext.seams.diffusers import attention, dispatch, pipelines, records, unets
+from sd_ext.seams.diffusers import attention, dispatch, modular, pipelines, records, unets
 
 from ..unets.inside.test_views import ip_adapter
 from ..unets.tiny import BASE
@@ -265,3 +265,18 @@ def pipelines_of_three_branches_are_known() -> None:
     assert all(pipelines.has_three_branches(cls.__new__(cls)) for cls in three)
     two = (diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLControlNetPipeline)
     assert not any(pipelines.has_three_branches(cls.__new__(cls)) for cls in two)
+
+
+# ---- Modular pipelines -----------------------------------------------------------------------------------------------
+
+
+@probe("diffusers.sdxl_blocks", "diffusers.workflows_of", "diffusers.let_be_built", "diffusers.execution_device")
+def blocks_of_sdxl_are_where_they_were(tiny_pipeline_dir: Path) -> None:
+    blocks = modular.sdxl_blocks()
+    assert issubclass(blocks.DenoiseStep, diffusers.LoopSequentialPipelineBlocks)
+    assert modular.workflows_of(blocks.AutoBlocks)["text2image"] == {"prompt": True}
+    from sd_ext import modular as ours
+
+    pipe = diffusers.ModularPipeline.from_pretrained(str(tiny_pipeline_dir))
+    assert (type(pipe), type(pipe.blocks)) == (ours.StableDiffusionModularPipeline, ours.StableDiffusionBlocks)
+    assert modular.execution_device(pipe) == torch.device("cpu")

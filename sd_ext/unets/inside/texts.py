@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from ...errors import InputError
 from .host import Host
@@ -70,7 +72,10 @@ def encode(option: str, pipe: Any, prompt: str, like: torch.Tensor) -> Text:
     """
     if not any(getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2")):
         raise InputError(f"{option} needs the text states of {prompt!r}, and this pipeline has no text encoder now")
-    given, negative, *pooled = pipe.encode_prompt(
+    # Modular pipelines have the encoders, and no such method.
+    kind = StableDiffusionXLPipeline if hasattr(pipe, "text_encoder_2") else StableDiffusionPipeline
+    encode_prompt = getattr(pipe, "encode_prompt", None) or functools.partial(kind.encode_prompt, pipe)
+    given, negative, *pooled = encode_prompt(
         prompt=prompt,
         device=like.device,
         num_images_per_prompt=1,

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ...board import HALVES, attached, pipelines
+from ...board import HALVES, attached, half_of, pipelines
 from ...errors import InputError
 from ...seams.diffusers.pipelines import batch_parts, count_steps, running_pipeline
 from ...seams.torch import uncompiled
@@ -204,7 +204,8 @@ def of_pipeline(pipe: Any, timestep: Any) -> Told:
     step, total = place(pipe, timestep) or (None, None)
     guider = getattr(pipe, "guider", None)
     weight = getattr(pipe if guider is None else guider, "guidance_scale", None)
-    parts = batch_parts(pipe) if guider is None else CONDITIONAL  # guiders call the network for each half
+    # guiders call the network for each half
+    parts = batch_parts(pipe) if guider is None else (half_of(guider) or "conditional",)
     known = Told(step=step, total=total, apart=guider is not None, pipe=pipe, scheduler=pipe.scheduler)
     if parts is None:
         return replace(known, sure=False)

@@ -1,0 +1,82 @@
+"""The blocks of Modular SDXL, of which those of Stable Diffusion are made, and where Diffusers looks for others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ..seam import seam
+
+WANTED = {
+    "before_denoise": (
+        *("StableDiffusionXLSetTimestepsStep", "StableDiffusionXLPrepareLatentsStep"),
+        *("StableDiffusionXLImg2ImgSetTimestepsStep", "StableDiffusionXLImg2ImgPrepareLatentsStep"),
+        *("StableDiffusionXLInpaintPrepareLatentsStep", "StableDiffusionXLControlNetInputStep"),
+    ),
+    "denoise": (
+        *("StableDiffusionXLDenoiseStep", "StableDiffusionXLInpaintDenoiseStep"),
+        *("StableDiffusionXLControlNetDenoiseStep", "StableDiffusionXLInpaintControlNetDenoiseStep"),
+    ),
+    "modular_blocks_stable_diffusion_xl": (
+        *("StableDiffusionXLAutoBlocks", "StableDiffusionXLAutoIPAdapterStep", "StableDiffusionXLAutoVaeEncoderStep"),
+        *("StableDiffusionXLAutoControlNetInputStep", "StableDiffusionXLAutoDecodeStep"),
+        *("StableDiffusionXLTextEncoderStep", "StableDiffusionXLInputStep", "StableDiffusionXLAutoBeforeDenoiseStep"),
+    ),
+}
+"""Module of Modular SDXL -> the blocks that are taken from it."""
+
+
+@seam(
+    *(name for names in WANTED.values() for name in names),
+    seen="diffusers 0.42, modular_pipelines.stable_diffusion_xl",
+    gone="the blocks of sd_ext.modular",
+)
+def sdxl_blocks() -> Any:
+    """The blocks by their name without "StableDiffusionXL", as attributes."""
+    import importlib
+
+    found = {}
+    for module, names in WANTED.items():
+        there = importlib.import_module(f"diffusers.modular_pipelines.stable_diffusion_xl.{module}")
+        found |= {name.removeprefix("StableDiffusionXL"): getattr(there, name) for name in names}
+    return SimpleNamespace(**found)
+
+
+@seam(
+    "_workflow_map",
+    seen="diffusers 0.42, modular_pipelines.modular_pipeline",
+    gone="the blocks of sd_ext.modular",
+)
+def workflows_of(blocks: type) -> dict[str, dict[str, bool]]:
+    """What a class of blocks can be asked for by `get_workflow`: name -> the inputs that choose it."""
+    return dict(blocks._workflow_map)
+
+
+@seam(
+    "MODULAR_PIPELINE_MAPPING",
+    seen="diffusers 0.42, modular_pipelines.modular_pipeline",
+    gone="ModularPipeline.from_pretrained for Stable Diffusion 1.x and 2.x",
+)
+def let_be_built(model_name: str, pipeline: type, blocks: type) -> None:
+    """Make `init_pipeline` and `ModularPipeline.from_pretrained` find a pipeline and its blocks for a kind of model.
+
+    Diffusers looks both up by name in its own namespace. What it should have one day by itself stays.
+
+    Args:
+        model_name: the kind, as Diffusers calls it.
+        pipeline: the class of the pipeline.
+        blocks: its usual blocks.
+    """
+    import diffusers
+    from diffusers.modular_pipelines.modular_pipeline import MODULAR_PIPELINE_MAPPING
+
+    if model_name not in MODULAR_PIPELINE_MAPPING:
+        MODULAR_PIPELINE_MAPPING[model_name] = lambda config=None: pipeline.__name__
+        for cls in (pipeline, blocks):
+            setattr(diffusers, cls.__name__, cls)
+
+
+@seam("_execution_device", seen="diffusers 0.41 to 0.42, ModularPipeline", gone="the blocks of sd_ext.modular")
+def execution_device(components: Any) -> Any:
+    """Where a pipeline computes, with offloading too."""
+    return components._execution_device
