@@ -11,7 +11,7 @@ Importing this package makes Diffusers find a pipeline and blocks for "stable-di
 
 StableDiffusionBlocks                  text to image, image to image, inpainting, ControlNet, IP-Adapter
 StableDiffusionXLBlocks                Diffusers' for SDXL, with the loop
-StableDiffusionXLDenoiseStep, ...      the loops alone, for blocks of your own; they fit both families
+DenoiseLoop, InpaintLoop, ...          the loops alone, for blocks of your own; they fit both families
 StableDiffusionModularPipeline         the pipeline of the first
 save(pipe, folder)                     a folder that Diffusers loads by itself, with `trust_remote_code=True`
 """
@@ -20,24 +20,19 @@ from __future__ import annotations
 
 from ..seams.diffusers.modular import let_be_built
 from .blocks import StableDiffusionBlocks, StableDiffusionXLBlocks
-from .loop import (
-    StableDiffusionXLControlNetDenoiseStep,
-    StableDiffusionXLDenoiseStep,
-    StableDiffusionXLInpaintControlNetDenoiseStep,
-    StableDiffusionXLInpaintDenoiseStep,
-)
+from .loop import ControlNetLoop, DenoiseLoop, InpaintControlNetLoop, InpaintLoop
 from .pipeline import StableDiffusionModularPipeline
 from .saving import save
 from .text import NAME
 
 __all__ = [
+    "ControlNetLoop",
+    "DenoiseLoop",
+    "InpaintControlNetLoop",
+    "InpaintLoop",
     "StableDiffusionBlocks",
     "StableDiffusionModularPipeline",
     "StableDiffusionXLBlocks",
-    "StableDiffusionXLControlNetDenoiseStep",
-    "StableDiffusionXLDenoiseStep",
-    "StableDiffusionXLInpaintControlNetDenoiseStep",
-    "StableDiffusionXLInpaintDenoiseStep",
     "save",
 ]
 

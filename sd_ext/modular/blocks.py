@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from diffusers.modular_pipelines import AutoPipelineBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline_utils import OutputParam
 
-from ..seams.diffusers.modular import workflows_of
+from ..seams.diffusers.modular import offer_workflows, workflows_of
 from . import loop
 from .loop import SDXL
 from .saving import Saved
@@ -23,8 +23,8 @@ class ControlNetDenoise(AutoPipelineBlocks):
     """The loops with ControlNet."""
 
     block_classes: ClassVar[Blocks] = [
-        loop.StableDiffusionXLInpaintControlNetDenoiseStep,
-        loop.StableDiffusionXLControlNetDenoiseStep,
+        loop.InpaintControlNetLoop,
+        loop.ControlNetLoop,
     ]
     block_names: ClassVar[list[str]] = ["inpaint_controlnet_denoise", "controlnet_denoise"]
     block_trigger_inputs: ClassVar[Blocks] = ["mask", "controlnet_cond"]
@@ -35,8 +35,8 @@ class Denoise(AutoPipelineBlocks):
 
     block_classes: ClassVar[Blocks] = [
         ControlNetDenoise,
-        loop.StableDiffusionXLInpaintDenoiseStep,
-        loop.StableDiffusionXLDenoiseStep,
+        loop.InpaintLoop,
+        loop.DenoiseLoop,
     ]
     block_names: ClassVar[list[str]] = ["controlnet_denoise", "inpaint_denoise", "denoise"]
     block_trigger_inputs: ClassVar[Blocks] = ["controlnet_cond", "mask", None]
@@ -68,7 +68,6 @@ class StableDiffusionXLBlocks(Saved, SequentialPipelineBlocks):
         SDXL.AutoDecodeStep,
     ]
     block_names: ClassVar[list[str]] = ["text_encoder", "ip_adapter", "vae_encoder", "denoise", "decode"]
-    _workflow_map = WORKFLOWS
 
     @property
     def description(self) -> str:
@@ -138,7 +137,6 @@ class StableDiffusionBlocks(Saved, SequentialPipelineBlocks):
         SDXL.AutoDecodeStep,
     ]
     block_names: ClassVar[list[str]] = ["text_encoder", "ip_adapter", "vae_encoder", "denoise", "decode"]
-    _workflow_map: ClassVar[dict[str, Any]] = {name: given for name, given in WORKFLOWS.items() if "union" not in name}
 
     @property
     def description(self) -> str:
@@ -147,3 +145,7 @@ class StableDiffusionBlocks(Saved, SequentialPipelineBlocks):
     @property
     def outputs(self) -> list[OutputParam]:
         return [OutputParam.template("images")]
+
+
+offer_workflows(StableDiffusionXLBlocks, WORKFLOWS)
+offer_workflows(StableDiffusionBlocks, {name: given for name, given in WORKFLOWS.items() if "union" not in name})

@@ -45,17 +45,17 @@ def _check_channels(network: Any, latents: int, state: Any) -> None:
     )
 
 
-class StableDiffusionXLDenoiseStep(Saved, ToldLoop, SDXL.DenoiseStep):
+class DenoiseLoop(Saved, ToldLoop, SDXL.DenoiseStep):
     """The loop of text-to-image and image-to-image."""
 
 
-class StableDiffusionXLInpaintDenoiseStep(Saved, ToldLoop, SDXL.InpaintDenoiseStep):
+class InpaintLoop(Saved, ToldLoop, SDXL.InpaintDenoiseStep):
     """The loop of inpainting."""
 
 
-class StableDiffusionXLControlNetDenoiseStep(Saved, ToldLoop, SDXL.ControlNetDenoiseStep):
+class ControlNetLoop(Saved, ToldLoop, SDXL.ControlNetDenoiseStep):
     """The loop with ControlNet."""
 
 
-class StableDiffusionXLInpaintControlNetDenoiseStep(Saved, ToldLoop, SDXL.InpaintControlNetDenoiseStep):
+class InpaintControlNetLoop(Saved, ToldLoop, SDXL.InpaintControlNetDenoiseStep):
     """The loop of inpainting with ControlNet."""

@@ -7,24 +7,16 @@ are, `from sd_ext.modular import ...`, and the settings say that this package is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from .. import __version__, whole
+from .. import whole
 from ..errors import InputError
 from ..reading import read_json
+from ..seams.diffusers.modular import HOME, Recorded
 
-HOME = "sd_ext.modular"
 
-
-class Saved:
-    """Mixin for blocks of this package, which say that it is needed, and by a place of their own where they are."""
-
-    _requirements: ClassVar[dict[str, str]] = {"sd_ext": f">={__version__}"}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(f"{HOME}."):
-            cls.__module__ = HOME  # which the settings name, so that files here may be moved
+class Saved(Recorded):
+    """Mixin for blocks of this package, which say that it is needed, and where they are."""
 
 
 def save(pipe: Any, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -270,8 +270,11 @@ def pipelines_of_three_branches_are_known() -> None:
 # ---- Modular pipelines -----------------------------------------------------------------------------------------------
 
 
-@probe("diffusers.sdxl_blocks", "diffusers.workflows_of", "diffusers.let_be_built", "diffusers.execution_device")
-def blocks_of_sdxl_are_where_they_were(tiny_pipeline_dir: Path) -> None:
+@probe(
+    *("diffusers.sdxl_blocks", "diffusers.workflows_of", "diffusers.offer_workflows", "diffusers.let_be_built"),
+    *("diffusers.execution_device", "diffusers.Recorded"),
+)
+def blocks_of_sdxl_are_where_they_were(tiny_pipeline_dir: Path, tmp_path: Path) -> None:
     blocks = modular.sdxl_blocks()
     assert issubclass(blocks.DenoiseStep, diffusers.LoopSequentialPipelineBlocks)
     assert modular.workflows_of(blocks.AutoBlocks)["text2image"] == {"prompt": True}
@@ -280,3 +283,8 @@ def blocks_of_sdxl_are_where_they_were(tiny_pipeline_dir: Path) -> None:
     pipe = diffusers.ModularPipeline.from_pretrained(str(tiny_pipeline_dir))
     assert (type(pipe), type(pipe.blocks)) == (ours.StableDiffusionModularPipeline, ours.StableDiffusionBlocks)
     assert modular.execution_device(pipe) == torch.device("cpu")
+    assert "text2image" in pipe.blocks.available_workflows
+    pipe.blocks.save_pretrained(str(tmp_path))
+    saved = json.loads((tmp_path / "modular_config.json").read_text())
+    assert saved["auto_map"] == {"ModularPipelineBlocks": "modular.StableDiffusionBlocks"}
+    assert set(saved["requirements"]) == {"sd_ext"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
-from ..seam import seam
+from ... import __version__
+from ..seam import declare, seam
 
 WANTED = {
     "before_denoise": (
@@ -50,6 +51,43 @@ def sdxl_blocks() -> Any:
 def workflows_of(blocks: type) -> dict[str, dict[str, bool]]:
     """What a class of blocks can be asked for by `get_workflow`: name -> the inputs that choose it."""
     return dict(blocks._workflow_map)
+
+
+declare(
+    f"{__name__}.offer_workflows",
+    "_workflow_map",
+    seen="diffusers 0.42, modular_pipelines.modular_pipeline",
+    gone="workflows by name, of the blocks of sd_ext.modular",
+)
+
+
+def offer_workflows(blocks: type, workflows: dict[str, dict[str, bool]]) -> None:
+    """Make `get_workflow` know these of a class of blocks; see `workflows_of`."""
+    blocks._workflow_map = workflows  # type: ignore[attr-defined]
+
+
+declare(
+    f"{__name__}.Recorded",
+    "_requirements",
+    "__module__",
+    seen="diffusers 0.42, ModularPipelineBlocks.save_pretrained",
+    gone="folders with blocks of sd_ext.modular that load by themselves",
+)
+
+HOME = "sd_ext.modular"
+
+
+class Recorded:
+    """Mixin for blocks of this package: saved settings name the package as needed, and the file in the folder that
+    says where the blocks are, so that files here may be moved.
+    """
+
+    _requirements: ClassVar[dict[str, str]] = {"sd_ext": f">={__version__}"}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(f"{HOME}."):
+            cls.__module__ = HOME
 
 
 @seam(
