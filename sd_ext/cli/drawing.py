@@ -15,6 +15,7 @@ from .inputs.parts import refiner_of
 from .inputs.passes import kept_outside, passes_of
 from .machine import offloaded, place_of
 from .prompting import company, prompt_arguments
+from .regions import regions_of
 from .request import Recipe
 
 if TYPE_CHECKING:
@@ -220,7 +221,8 @@ def _call(pipe: Any, arguments: dict[str, Any], recipe: Recipe, number: int) -> 
     if hasattr(getattr(pipe, "unet", None), "reset"):
         pipe.unet.reset()  # features that are kept are those of one run
     try:
-        made = pipe(**{key: value for key, value in arguments.items() if key in accepted}).images
+        with regions_of(pipe, recipe):
+            made = pipe(**{key: value for key, value in arguments.items() if key in accepted}).images
     except InputError:
         raise
     except ValueError as error:  # the pipeline's own check of its arguments

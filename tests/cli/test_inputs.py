@@ -376,3 +376,40 @@ def test_a_pipeline_that_cannot_start_from_pictures(draw, tiny_pipeline_dir, tmp
 def test_sides_too_large(draw):
     refused = draw("--upscale", 8, "--size", "1024x64")
     assert (refused.code, "--upscale 8192x512 cannot work" in refused.err) == (2, True)
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------------
+
+
+def test_regions_are_drawn_with_words_of_their_own_and_made_again(draw, run, tiny_pipeline):
+    import sd_ext
+
+    plain = pixels(draw().paths[0])
+    done = draw("--region", "0,0,0.5,1=blue cup", "--region", "mask.png=cat", "--region-base", 0.25)
+    assert read_record(done.paths[0]).recipe.region == ("0,0,0.5,1=blue cup", "mask.png=cat")
+    assert (pixels(done.paths[0]) != plain).any()
+    assert (pixels(run("generate", "--again", done.paths[0]).paths[0]) == pixels(done.paths[0])).all()
+    recipe = read_record(done.paths[0]).recipe
+    regions = [((0, 0, 0.5, 1), "blue cup"), (Image.open("mask.png"), "cat")]
+    with sd_ext.regional(tiny_pipeline, regions, base=0.25):
+        picture = tiny_pipeline("red apple", num_inference_steps=4, guidance_scale=3.0,
+                                generator=torch.Generator().manual_seed(recipe.seed)).images[0]  # fmt: skip
+    assert (np.asarray(picture) == pixels(done.paths[0])).all()
+    Path("mask.png").write_bytes(Path("edges.png").read_bytes())
+    assert "--region mask.png has changed since" in run("generate", "--again", done.paths[0]).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--region", "red apple"], "write LEFT,TOP,RIGHT,BOTTOM=WORDS"),
+        (["--region", "0.5,0,0.2,1=red apple"], "a box is LEFT,TOP,RIGHT,BOTTOM"),
+        (["--region", "nowhere.png=red apple"], "--region nowhere.png: no such file"),
+        (["--region-base", "0.5"], "give one, or leave it out"),
+        (["--region", "0,0,1,1=red apple", "--region-base", "2"], "choose 0 to 1"),
+    ],
+)
+def test_regions_that_cannot_be(draw, arguments, said):
+    done = draw(*arguments)
+    assert done.code == 2
+    assert said in done.err

@@ -189,6 +189,13 @@ def test_values_of_options_are_typed(text, value):
     assert single_options(recipe(unet_option=(text,))) == {text.split("=")[0]: value}
 
 
+def test_kernels_are_those_of_diffusers():
+    from sd_ext.cli.request.machine import ATTENTION, KERNELS
+    from sd_ext.seams.diffusers.dispatch import backend_names
+
+    assert set(backend_names()) <= {*ATTENTION, *KERNELS}
+
+
 BAD = {
     "device": (["--device", "gpu"], "--device 'gpu' is not known"),
     "device's number": (["--device", "cuda:x"], "--device 'cuda:x' is not known"),

@@ -22,6 +22,9 @@ def named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield flag, file
     for control in recipe.controls:
         yield "--control", control.picture
+    for region in recipe.regions:
+        if region.mask:
+            yield "--region", region.mask
 
 
 def read_picture(flag: str, file: str) -> bytes:

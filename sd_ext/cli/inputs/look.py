@@ -33,5 +33,5 @@ def looked_at(recipes: Sequence[Recipe], model: Model) -> list[Recipe]:
 
 def from_pictures(recipe: Recipe) -> Hashable:
     """All of a recipe that has to do with pictures to start from."""
-    named = recipe.image, recipe.mask, recipe.control, recipe.refiner, recipe.upscale, recipe.digests
+    named = recipe.image, recipe.mask, recipe.control, recipe.region, recipe.refiner, recipe.upscale, recipe.digests
     return *named, recipe.size, recipe.strength

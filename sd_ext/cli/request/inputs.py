@@ -45,6 +45,35 @@ def parse_control(text: str) -> Control:
     return Control(network, picture, scale)
 
 
+class Region(NamedTuple):
+    """What follows --region: where in the picture, a box in shares or the file of a mask, and the words for there."""
+
+    box: tuple[float, ...] | None
+    mask: str
+    prompt: str
+
+
+def parse_region(text: str) -> Region:
+    """Read `LEFT,TOP,RIGHT,BOTTOM=WORDS` or `FILE=WORDS`.
+
+    Raises:
+        InputError: it does not read so.
+    """
+    where, _, prompt = (piece.strip() for piece in text.partition("="))
+    if not where or not prompt:
+        raise InputError(
+            f"--region {text!r} cannot be read; write LEFT,TOP,RIGHT,BOTTOM=WORDS, such as 0,0,0.5,1=red apple, or "
+            "a mask's FILE=WORDS"
+        )
+    try:
+        box = tuple(float(side) for side in where.split(","))
+    except ValueError:
+        return Region(None, where, prompt)
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise InputError(f"--region {text!r}: a box is LEFT,TOP,RIGHT,BOTTOM in shares of the picture, from 0 to 1")
+    return Region(box, "", prompt)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs(Group):
     """Which pictures and networks it is made from."""
@@ -62,6 +91,11 @@ class Inputs(Group):
         tuple[str, ...],
         Option("Let a ControlNet see a picture, at SCALE 1 unless told; repeat for more.", "ID_OR_DIR:FILE[:SCALE]"),
     ] = ()
+    region: Annotated[
+        tuple[str, ...],
+        Option("Words for a part of the picture: a box in shares, or a mask's file; repeat for more.", "L,T,R,B=WORDS"),
+    ] = ()
+    region_base: Annotated[float | None, Option("How much the prompt counts there too, 0 to 1.", "S", "0")] = None
     upscale: Annotated[
         float | None, Option("Enlarge the drawn picture so many times and draw over it; --unet highres helps.", "F")
     ] = None
@@ -81,6 +115,11 @@ class Inputs(Group):
     def controls(self) -> list[Control]:
         """What --control says."""
         return [parse_control(text) for text in self.control]
+
+    @property
+    def regions(self) -> list[Region]:
+        """What --region says."""
+        return [parse_region(text) for text in self.region]
 
     def check_inputs(self, steps: int) -> None:
         """Raise `InputError` for values that cannot work or go together, whatever the model.
@@ -104,7 +143,11 @@ class Inputs(Group):
             again, share = self.upscale_steps or steps, DENOISE if self.denoise is None else self.denoise
             if int(again * share) < 1:
                 raise InputError(f"--denoise {share:g} of {again} steps is no step at all; raise --upscale-steps")
-        _ = self.controls
+        if self.region_base is not None and not 0 <= self.region_base <= 1:
+            raise InputError(f"--region-base {self.region_base:g} cannot work; choose 0 to 1")
+        if self.region_base is not None and not self.region:
+            raise InputError("--region-base says how much the prompt counts in a --region; give one, or leave it out")
+        _ = self.controls, self.regions
 
     def _check_company(self) -> None:
         """Raise `InputError` for an option without the one it belongs to, or beside one it cannot go with."""
