@@ -37,6 +37,7 @@ from .inside.host import Host, Runs
 from .inside.sharing import share
 from .inside.steps import States
 from .inside.told import UNTOLD, tell
+from .motion import watch
 from .overrides import Overrides
 
 FEATURES: tuple[type[Feature], ...] = (
@@ -290,6 +291,7 @@ def _finish_class(cls: type[VariantUNet2DConditionModel]) -> None:
 
 
 _finish_class(VariantUNet2DConditionModel)
+watch()
 
 
 def _check_known(options: dict[str, Any]) -> None:

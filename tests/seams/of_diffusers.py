@@ -267,6 +267,16 @@ def pipelines_of_three_branches_are_known() -> None:
     assert not any(pipelines.has_three_branches(cls.__new__(cls)) for cls in two)
 
 
+@probe("diffusers.when_motion_is_added")
+def networks_with_motion_are_seen() -> None:
+    before, seen = vars(diffusers.UNetMotionModel)["from_unet2d"], []
+    unets.when_motion_is_added(lambda unet, model: seen.append((unet, model)))
+    unet = tiny_unet()
+    model = diffusers.UNetMotionModel.from_unet2d(unet)
+    diffusers.UNetMotionModel.from_unet2d = before
+    assert seen == [(unet, model)]
+
+
 # ---- Modular pipelines -----------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from diffusers.models import attention_dispatch as theirs
 
 import sd_ext
 from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.seams.diffusers.unets import freeu_factors
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention.classes import MemoryEfficientAttnProcessor
 from tests.unets.tiny import build, draw, inputs
@@ -115,3 +116,23 @@ def test_what_a_kernel_cannot_do_is_said(monkeypatch, caplog):
     with torch.no_grad():
         unet(**masked)
     assert "takes no mask, and sdpa computes" in caplog.text
+
+
+# ---- AnimateDiff -----------------------------------------------------------------------------------------------------
+
+
+def test_networks_with_motion_have_freeu_and_say_what_they_do_without(said):
+    from diffusers import UNetMotionModel
+
+    factors = {"s1": 0.9, "s2": 0.2, "b1": 1.2, "b2": 1.4}
+    unet = build()
+    told = {f"freeu_{name}": factor for name, factor in factors.items()}
+    ours = VariantUNet2DConditionModel.from_unet(unet, cache_interval=2, apg_eta=0.5, **told)
+    model = UNetMotionModel.from_unet2d(ours)
+    assert freeu_factors(model) == factors
+    assert said == [
+        "VariantUNet2DConditionModel: AnimateDiff builds a network of its own, which does without guidance, cache"
+    ]
+    assert not freeu_factors(UNetMotionModel.from_unet2d(unet))
+    UNetMotionModel.from_unet2d(VariantUNet2DConditionModel.from_unet(unet))
+    assert len(said) == 1

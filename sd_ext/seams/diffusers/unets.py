@@ -6,7 +6,8 @@ are not private: they are the names of the weights in every published checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -209,3 +210,30 @@ def is_offloaded_in_groups(module: nn.Module) -> bool:
     """Whether Diffusers' group offloading has a hook on this module (submodules are not searched)."""
     hooks = getattr(module, "_diffusers_hook", None)
     return hooks is not None and hooks.get_hook("group_offloading") is not None
+
+
+# ---- networks that are built of others -------------------------------------------------------------------------------
+
+
+@seam(
+    "from_unet2d",
+    seen="diffusers 0.41 to 0.42, UNetMotionModel",
+    gone="saying which features AnimateDiff does without",
+)
+def when_motion_is_added(then: Callable[[Any, Any], None]) -> None:
+    """Call a function with the U-Net and the network of AnimateDiff that has been built of it, whenever one is.
+
+    Args:
+        then: the function; its result is not used.
+    """
+    from diffusers import UNetMotionModel
+
+    build = UNetMotionModel.from_unet2d.__func__
+
+    @functools.wraps(build)
+    def building(cls: type, unet: Any, *args: Any, **kwargs: Any) -> Any:
+        model = build(cls, unet, *args, **kwargs)
+        then(unet, model)
+        return model
+
+    UNetMotionModel.from_unet2d = classmethod(building)

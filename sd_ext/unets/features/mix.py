@@ -17,24 +17,24 @@ Where several are on, each changes what the one before it in this table (save th
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from ...board import BOARD
 from ...errors import InputError
 from ..inside import mixing
-from ..inside.branches import halves_in
 from ..inside.host import Host
 from ..inside.noise import Noise
 from ..inside.say import say
-from .feature import Feature, Inner, Options
+from .feature import Options
+from .guidance import Calls, Guidance
 from .options import Option
 
 SHARE = {"fits": lambda value: 0 <= value <= 1, "allowed": "from 0 to 1"}
 
 
-class GuidanceMix(Feature):
+class GuidanceMix(Guidance):
     """Changes what a pipeline's guidance makes of the two halves of its batch.
 
     It acts where a batch is said to be guidance of a known weight (see `inside/told.py`). In training mode, and where
@@ -53,7 +53,6 @@ class GuidanceMix(Feature):
     """
 
     name = "guidance"
-    before_steps: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "apg_eta": Option(
             1.0, float, "the share of guidance along the prediction (APG, arXiv 2410.02416); the paper has 0", **SHARE
@@ -94,33 +93,26 @@ class GuidanceMix(Feature):
         super().__init__(host, options)
         self.projects = any(options[name] != neutral for name, neutral in APG.items())
 
-    def forward(
-        self,
-        inner: Inner,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float | int,
-        encoder_hidden_states: torch.Tensor,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def guide(self, calls: Calls) -> torch.Tensor:
         """The unconditional prediction, and the conditional one that makes the guided one of it."""
-        output = inner(sample, timestep, encoder_hidden_states, **kwargs)
-        weight = self._weight(sample)
+        output, sample = calls.plain(), calls.sample
+        weight = self._weight(calls)
         if weight is None:
             return output
         u, c = output.chunk(2)
-        BOARD.write_halves(timestep, u, c)
+        BOARD.write_halves(calls.inputs["timestep"], u, c)
         x = sample.chunk(2)[1][:, : c.shape[1]]  # further channels are a mask and a picture
         guided = self._guided(x.float(), u.float(), c.float(), weight)
         return torch.cat([u, (u + (guided - u) / weight).to(c.dtype)])
 
-    def _weight(self, sample: torch.Tensor) -> float | None:
+    def _weight(self, calls: Calls) -> float | None:
         """The weight of guidance in this call; None if there is none, or if it cannot be changed, which is said."""
         told, call = self.host.told, self.host.call
-        if self.host.training or call is None:
+        if call is None:
             return None
         if told.apart:
             say(logging.WARNING, f"{self.named()} changes nothing: each half of guidance has a call of its own")
-        if told.apart or halves_in(self.host, sample, self.named()) != 2:
+        if told.apart or calls.branches(self.named()) != 2:
             return None
         if told.guidance is None or told.guidance <= 0:
             say(logging.WARNING, f"{self.named()} changes nothing: the weight of guidance is not known, or not above 0")

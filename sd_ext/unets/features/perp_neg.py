@@ -7,19 +7,18 @@ e + w (d - scale m'), where m' is the part of m that is orthogonal to d (section
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from ..inside import mixing
-from ..inside.branches import halves_in, own_lists, unconditional_half
 from ..inside.texts import encoded
-from .feature import PREDICTION, Feature, Inner
+from .feature import PREDICTION
+from .guidance import Calls, Guidance
 from .options import Option
 
 
-class PerpNeg(Feature):
+class PerpNeg(Guidance):
     """Adds a call of the network for no prompt, and hands the pipeline e and c - scale m' in place of n and c.
 
     It acts where a batch is said to be guidance; its first half is that of the negative prompt. An empty negative
@@ -31,7 +30,6 @@ class PerpNeg(Feature):
     """
 
     name = "perpendicular negative"
-    before_steps: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "perp_neg_scale": Option(
             0.0,
@@ -50,30 +48,20 @@ class PerpNeg(Feature):
         """The prediction as the network makes it."""
         return {PREDICTION: "perp_neg_scale"}
 
-    def forward(
-        self,
-        inner: Inner,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float | int,
-        encoder_hidden_states: torch.Tensor,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def guide(self, calls: Calls) -> torch.Tensor:
         """The prediction for no prompt, and that for the prompt without the negative one's."""
-        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
-        output = inner(**own_lists(inputs))
-        if self.host.training or halves_in(self.host, sample, "perp_neg_scale") != 2:
+        output = calls.plain()
+        if calls.branches("perp_neg_scale") != 2:
             return output
         negative, conditional = output.chunk(2)
-        with self.host.telling(replace(self.host.told, branches=("unconditional",))):
-            none = inner(**own_lists(self._for_no_prompt(inputs)))
+        none = calls.further(self._for_no_prompt(calls), "unconditional")
         towards, away = (conditional - none).float(), (negative - none).float()
         avoided = self.values["perp_neg_scale"] * mixing.project(away, towards, 0.0)
         return torch.cat([none, conditional - avoided.to(conditional.dtype)])
 
-    def _for_no_prompt(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _for_no_prompt(self, calls: Calls) -> dict[str, Any]:
         """The arguments of the first half with no prompt in place of the negative one."""
-        given = inputs["encoder_hidden_states"]
-        half = unconditional_half(inputs, len(given))
+        given, half = calls.inputs["encoder_hidden_states"], calls.half("unconditional", 2)
         text, rows = encoded(self.host, "perp_neg_scale", "", given), len(given) // 2
         half["encoder_hidden_states"] = text.states.expand(rows, -1, -1)
         half["encoder_attention_mask"] = None

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ..inside import views
-from ..inside.branches import conditional_half, halves_in, own_lists
 from ..inside.hooks import OfThread
 from ..inside.host import Host
-from ..inside.told import CONDITIONAL
-from .feature import PREDICTION, Feature, Inner, Options
+from .feature import PREDICTION, Options
+from .guidance import Calls, Guidance
 from .options import Option, interval
 from .perturbations import (
     BlurredQueries,
@@ -39,7 +38,7 @@ from .perturbations import (
 TRAINED_STEPS = 1000  # timesteps that models of this architecture are trained on
 
 
-class PerturbedGuidance(Feature):
+class PerturbedGuidance(Guidance):
     """Adds a further call of the network, for the conditional samples, for each of the three guidances that is on.
 
     Classifier-free guidance may be off, or in one batch, which the pipeline says (see `inside/told.py`). If a
@@ -59,7 +58,6 @@ class PerturbedGuidance(Feature):
     """
 
     name: ClassVar[str] = "perturbed guidance"
-    before_steps: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "pag_scale": Option(0.0, float, "perturbed-attention guidance (arXiv 2403.17377); the paper uses 3"),
         "pag_layers": Option(["mid"], list[str], 'blocks or layers that are perturbed, such as "mid" or "up_blocks.0"'),
@@ -108,32 +106,20 @@ class PerturbedGuidance(Feature):
         blurred = [kind.layers for kind in self.kinds if kind.name == "seg"]
         return {("grid of tokens", name): "seg_layers" for names in blurred for name in names}
 
-    def forward(
-        self,
-        inner: Inner,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float | int,
-        encoder_hidden_states: torch.Tensor,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def guide(self, calls: Calls) -> torch.Tensor:
         """The prediction with scale (conditional - perturbed) added to each branch."""
-        if self.host.training:
-            return inner(sample, timestep, encoder_hidden_states, **kwargs)
-        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
-        output = inner(**own_lists(inputs))
+        output = calls.plain()
         kinds = self._kinds_now()
-        branches = halves_in(self.host, sample, f"{kinds[0].name}_scale") if kinds else None
+        branches = calls.branches(f"{kinds[0].name}_scale") if kinds else None
         if branches is None:
             return output
-        if branches == 2:
-            inputs = conditional_half(inputs, len(sample))
-        conditional = output.chunk(branches)[-1]
-        push, told = torch.zeros_like(conditional), replace(self.host.told, branches=CONDITIONAL)
+        conditional, inputs = output.chunk(branches)[-1], calls.half("conditional", branches)
+        push = torch.zeros_like(conditional)
         for kind in kinds:
             self.now.kind = kind.name
             try:
-                with self.host.telling(told), self._worse(kind, sample):
-                    push += kind.scale * (conditional - inner(**own_lists(inputs)))
+                with self._worse(kind, calls.sample):
+                    push += kind.scale * (conditional - calls.further(inputs, "conditional"))
             finally:
                 self.now.kind = None
         return output + torch.cat([push] * branches)

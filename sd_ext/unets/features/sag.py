@@ -11,7 +11,6 @@ to every branch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,10 +20,10 @@ from ...seams.diffusers import attention as layers
 from ..attention.classes import MemoryEfficientAttnProcessor
 from ..inside import views
 from ..inside.blur import grid_of
-from ..inside.branches import halves_in, own_lists, unconditional_half
 from ..inside.host import Host
 from ..inside.noise import Noise
-from .feature import PREDICTION, Feature, Inner, Options
+from .feature import PREDICTION, Options
+from .guidance import Calls, Guidance
 from .options import Option
 from .perturbations import find_self_attention
 
@@ -45,17 +44,16 @@ class WatchedAttention(MemoryEfficientAttnProcessor):
         return super().attend(attn, x, context, mask)
 
 
-class SelfAttentionGuidance(Feature):
+class SelfAttentionGuidance(Guidance):
     """Adds a further call of the network, for the unconditional samples.
 
-    In training mode nothing is added. The noise of a step is the scheduler's, which a pipeline tells.
+    The noise of a step is the scheduler's, which a pipeline tells.
 
     Options:
         sag_scale: factor of the difference; 0 is off, the paper uses up to 1.
     """
 
     name = "self-attention guidance"
-    before_steps: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "sag_scale": Option(0.0, float, "self-attention guidance (SAG, arXiv 2210.00939); Diffusers has 0.75"),
     }
@@ -76,31 +74,18 @@ class SelfAttentionGuidance(Feature):
             ("computation at every step", "mid_block"): "sag_scale",
         }
 
-    def forward(
-        self,
-        inner: Inner,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float | int,
-        encoder_hidden_states: torch.Tensor,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def guide(self, calls: Calls) -> torch.Tensor:
         """The prediction with scale (u - u for the blurred picture) added to each branch."""
-        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
-        if self.host.training:
-            return inner(**inputs)
         watched = WatchedAttention()
         with views.processed(self.host, [self.layer], watched):
-            output = inner(**own_lists(inputs))
-        branches = halves_in(self.host, sample, "sag_scale")
+            output = calls.plain()
+        branches = calls.branches("sag_scale")
         if branches is None:
             return output
-        if branches == 2:
-            inputs = unconditional_half(inputs, len(sample))
-        u = output.chunk(branches)[0]
+        u, inputs = output.chunk(branches)[0], calls.half("unconditional", branches)
         inputs["sample"] = self._blurred(inputs["sample"], u, watched.seen[: len(u)])
-        told = replace(self.host.told, branches=("unconditional" if branches == 2 else "conditional",))
-        with self.host.telling(told):
-            push = self.values["sag_scale"] * (u - inner(**own_lists(inputs)))
+        half = "unconditional" if branches == 2 else "conditional"
+        push = self.values["sag_scale"] * (u - calls.further(inputs, half))
         return output + torch.cat([push] * branches)
 
     def _blurred(self, sample: torch.Tensor, predicted: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
