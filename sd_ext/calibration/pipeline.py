@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,6 +221,10 @@ class PipelineProblem(Problem):
     def begin(self) -> None:
         if hasattr(self.unet, "reset"):
             self.unet.reset()
+
+    def exactly(self) -> AbstractContextManager[Any]:
+        """U-Nets of this package can reuse features; then the rows are fitted to what they do so, not the pictures."""
+        return getattr(self.unet, "exactly", nullcontext)()
 
     def predict(self, pairs: range, x: Tensor, t: float, alpha: float, sigma: float, guidance: float) -> Predictions:
         guided = guidance > 1

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -58,6 +60,10 @@ class Problem(ABC):
 
     def begin(self) -> None:  # noqa: B027  most problems keep nothing
         """A new run begins: what a network keeps from step to step is forgotten."""
+
+    def exactly(self) -> AbstractContextManager[Any]:
+        """Context manager: the network reuses and leaves out nothing, as the teacher is computed."""
+        return nullcontext()
 
     def batches(self, pairs: range) -> Iterator[range]:
         """The pairs in batches."""

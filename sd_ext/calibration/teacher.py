@@ -84,11 +84,13 @@ def teach(
         InputError: its ends are not finite.
     """
     course = Course(problem, sets.with_states, guidance, on_calls)
-    ways = [[*follow(course, pairs, table)] for pairs in problem.batches(sets.with_states)]
+    others = Course(problem, sets.for_judgement, guidance, on_calls)
+    with problem.exactly():
+        ways = [[*follow(course, pairs, table)] for pairs in problem.batches(sets.with_states)]
+        end = end_of(others, table)
     xs = [torch.cat([x for x, _ in each]) for each in zip(*ways, strict=True)]
     predictions = [torch.cat([p for _, p in each]) for each in zip(*ways, strict=True)][:-1]
-    others = Course(problem, sets.for_judgement, guidance, on_calls)
-    end = torch.cat([xs.pop(), end_of(others, table)])
+    end = torch.cat([xs.pop(), end])
     if bad := [number for number in sets.every if not bool(end[number].isfinite().all())]:
         raise InputError(
             f"the teacher's pictures are not numbers for {len(bad)} of {sets.pairs} pairs at guidance {guidance:g}; "

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -148,6 +149,20 @@ class VariantUNet2DConditionModel(
         """
         _check_known(options)
         self._apply_options({**self.options, **options})
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Context manager: nothing is reused, frozen or merged; features that save no work act as before."""
+        own = self.options
+        saving = {name for feature in FEATURES if feature.approximates for name in feature.options}
+        if all(own[name] == OPTIONS[name] for name in saving):
+            yield
+            return
+        self.set_options(**{name: OPTIONS[name] for name in saving})
+        try:
+            yield
+        finally:
+            self.set_options(**{name: own[name] for name in saving})
 
     @property
     def options(self) -> dict[str, Any]:

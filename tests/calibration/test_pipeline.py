@@ -12,8 +12,10 @@ import sd_ext
 from sd_ext.board import attach, detach
 from sd_ext.calibration.pipeline import PipelineProblem, scheduler_of
 from sd_ext.calibration.plan import fit_batch
+from sd_ext.calibration.problem import Sets
 from sd_ext.calibration.student import Course, zero
 from sd_ext.calibration.tables import end, known_table
+from sd_ext.calibration.teacher import table_of, teach
 from sd_ext.errors import InputError
 from sd_ext.schedulers import make_scheduler
 from sd_ext.schedulers.calibrated import CalibratedScheduler, Calibration, Fit
@@ -116,6 +118,18 @@ def test_a_cached_network_draws_as_in_the_pipeline(tiny_pipeline):
     table = known_table("ddim trailing", 4, problem.config)
     theirs = drawn(pipe, make_scheduler("ddim trailing", pipe.scheduler.config), 4, 5.0)
     torch.testing.assert_close(end(course, table), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_teacher_of_a_cached_network_reuses_nothing(tiny_pipeline):
+    """So that rows are fitted to what the network is, and to what it should be."""
+    pipe = copy.copy(tiny_pipeline)
+    pipe.register_modules(unet=sd_ext.CachedUNet2DConditionModel.from_unet(tiny_pipeline.unet, cache_interval=2))
+    taught = []
+    for each in (tiny_pipeline, pipe):
+        problem = PipelineProblem(each, PROMPTS, SEEDS)
+        taught.append(teach(problem, Sets(1, 1, 1), 5.0, table_of(problem.config, calls=6)))
+    assert torch.equal(taught[0].end, taught[1].end)
+    assert pipe.unet.options["cache_interval"] == 2
 
 
 def test_a_batch_that_does_not_fit_is_halved(tiny_pipeline, monkeypatch):

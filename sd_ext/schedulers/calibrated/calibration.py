@@ -38,6 +38,7 @@ class Provenance:
         teacher: {"sampler": ..., "calls": ...}.
         method: version of the method.
         sd_ext, torch, diffusers: versions.
+        unet: what the U-Net had switched on, as `describe()` says it: "plain" for nothing.
         lora: strength of each LoRA that was in use, by name; None without any.
         seconds: what it took.
     """
@@ -58,6 +59,7 @@ class Provenance:
     sd_ext: str | None = None
     torch: str | None = None
     diffusers: str | None = None
+    unet: str | None = None
     lora: Mapping[str, float] | None = None
     seconds: float | None = None
 

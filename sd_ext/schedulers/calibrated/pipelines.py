@@ -101,6 +101,9 @@ def differences(scheduler: Any, made_for: Provenance) -> list[str]:
                 f"fitted to {made_for.model or 'another model'}, and this U-Net's weights differ, by a LoRA that was "
                 "merged or all over: tables lose a part of what they gain there; fit one with sd_ext.calibrate"
             )
+        now = getattr(pipe.unet, "describe", lambda: "plain")()
+        if made_for.unet not in (None, "plain", now):
+            found.append(f"fitted to the U-Net with {made_for.unet}, and this one is {now}: give it the same options")
         active = pipe.get_active_adapters() if hasattr(pipe, "get_active_adapters") else []
         if new := sorted(set(active) - set(made_for.lora or {})):
             found.append(f"fitted without the LoRA {', '.join(new)}, which is in use: expect a little more error")

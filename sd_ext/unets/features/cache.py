@@ -63,6 +63,7 @@ class DeepFeatureCache(Feature):
     """
 
     name = "cache"
+    approximates: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "cache_interval": Option(
             1,

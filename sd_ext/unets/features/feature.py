@@ -45,12 +45,14 @@ class Feature:
         values: the options' values.
         name: its name in messages.
         options: its options, by name. Names begin with the feature, as in `cache_interval`.
+        approximates: whether it saves work at the price of exactness.
         before_steps: whether `forward` runs before the step is counted. Such a feature may call `inner` several times;
             each call is a branch of the same step.
     """
 
     name: ClassVar[str]
     options: ClassVar[dict[str, Option]]
+    approximates: ClassVar[bool] = False
     before_steps: ClassVar[bool] = False
 
     def __init__(self, host: Host, options: Options):

@@ -71,6 +71,7 @@ class CrossAttentionGate(Feature):
     """
 
     name = "gate"
+    approximates: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "attention_gate": Option(
             0,

@@ -50,6 +50,7 @@ class TokenReduction(Feature):
     """
 
     name = "tokens"
+    approximates: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         "token_merge_ratio": Option(
             0.0,
