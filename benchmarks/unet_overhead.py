@@ -2,7 +2,7 @@
 
     python benchmarks/unet_overhead.py [--rounds 20]
 
-The time within Diffusers' own forward is taken off that of the call, and then what is left of the plain class's calls. What
+The time within Diffusers' own forward is taken off that of the call, then what is left of the plain class's calls. What
 features do inside the network (hooks of layers, further calls of it) counts as the network's.
 """
 

@@ -311,6 +311,7 @@ def test_seg_with_no_blur_is_no_guidance(variant):
     assert (variant(x, 5, states).sample - expected).abs().max() > 1e-4
 
 
+@settings(deadline=None)
 @given(st.integers(8, 160), st.integers(8, 160), st.integers(0, 3))
 def test_the_grid_of_a_level_is_found(height, width, level):
     """Each downsampling halves, rounding up; a grid whose sides do not show in the product is at least as near."""
