@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from typing import Any
 
-from .inputs.files import read_picture
+from .inputs.fit import open_upright
 from .request import Recipe
 
 
@@ -17,12 +16,8 @@ def regions_of(pipe: Any, recipe: Recipe) -> Iterator[None]:
     if not recipe.region:
         yield
         return
-    from PIL import Image
-
     from ..unets import regional
 
-    def where(region: Any) -> Any:
-        return region.box or Image.open(io.BytesIO(read_picture("--region", region.mask)))
-
-    with regional(pipe, [(where(region), region.prompt) for region in recipe.regions], base=recipe.region_base or 0.0):
+    named = [(each.box or open_upright("--region", each.mask), each.prompt) for each in recipe.regions]
+    with regional(pipe, named, base=recipe.region_base or 0.0):
         yield

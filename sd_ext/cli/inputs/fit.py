@@ -36,6 +36,9 @@ def check_pictures(recipe: Recipe) -> None:
     """Raise `InputError` for a picture that cannot be read, or a mask that does not lie on its picture."""
     for control in recipe.controls:
         open_upright("--control", control.picture)
+    for region in recipe.regions:
+        if region.mask:
+            open_upright("--region", region.mask)
     if recipe.image is None:
         return
     picture = open_upright("--image", recipe.image)
@@ -55,7 +58,7 @@ def told_of_pictures(recipe: Recipe) -> Iterator[str]:
         picture = open_upright(flag, file)
         if flag == "--mask" and is_grey(picture):
             yield f"{file} has greys; the lighter half counts as white, which is drawn, and the darker as black."
-        elif flag != "--mask" and (said := told_of_fit(file, picture.size, recipe.sides)):
+        elif flag not in ("--mask", "--region") and (said := told_of_fit(file, picture.size, recipe.sides)):
             yield said
 
 
