@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from ... import __version__
 from ..seam import declare, seam
 
 WANTED = {
@@ -82,7 +81,7 @@ class Recorded:
     says where the blocks are, so that files here may be moved.
     """
 
-    _requirements: ClassVar[dict[str, str]] = {"sd_ext": f">={__version__}"}
+    _requirements: ClassVar[dict[str, str]] = {"sd_ext": ">=0.1"}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
