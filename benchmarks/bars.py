@@ -334,18 +334,27 @@ def first_picture(repeats: int = 5) -> dict[str, float]:
 # ---- what is shown ---------------------------------------------------------------------------------------------------
 
 
+def broken(text: str, width: int, font: Any) -> str:
+    """A text in lines of at most `width` pixels, as far as its words allow."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines[-1:] = [longer] if font.getlength(longer) <= width or not lines[-1] else [lines[-1], word]
+    return "\n".join(lines)
+
+
 def sheet(
     rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[str] = (), left: int = 190
 ) -> Image.Image:
     """Rows of pictures with a name on the left, which `left` pixels are for, and captions above."""
-    size, gap, top = rows[0][1][0].shape[0], 4, 34 if captions else 4
+    size, gap, font = rows[0][1][0].shape[0], 4, ImageFont.load_default(11)
+    texts = [broken(caption, size, font) for caption in captions]
+    top = 4 + 15 * max((text.count("\n") + 1 for text in texts), default=0)
     wide = max(len(pictures) for _, pictures in rows)
     canvas = Image.new("RGB", (left + wide * (size + gap), top + len(rows) * (size + gap)), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    for i, caption in enumerate(captions):
-        words = caption.split()
-        text = caption if len(words) < 2 else " ".join(words[:-1]) + "\n" + words[-1]
-        pen.multiline_text((left + i * (size + gap) + 2, 2), text, fill="black", font=font, spacing=1)
+    pen = ImageDraw.Draw(canvas)
+    for i, text in enumerate(texts):
+        pen.multiline_text((left + i * (size + gap) + 2, 2), text, fill="black", font=font, spacing=2)
     for r, (name, pictures) in enumerate(rows):
         y = top + r * (size + gap)
         pen.text((4, y + size // 2 - 6), name, fill="black", font=font)
@@ -434,6 +443,7 @@ def main() -> None:
         "megabytes": folder_size(Path(folder)) / 1e6,
         "parameters": sum(p.numel() for part in parts for p in part.parameters()),
         "judge": known,
+        "first_picture": first_picture(),
         "phrasing": {form: asked_and_drawn(model, scorer, asked, form) for form, asked in questions.phrasing().items()},
         "new phrasings": asked_and_drawn(model, scorer, questions.phrases(), "new phrasings"),
         "style": {style: asked_and_drawn(model, scorer, asked, style) for style, asked in questions.style().items()},
@@ -445,7 +455,6 @@ def main() -> None:
         "autoencoder": autoencoder(model.pipe.vae, options.data, held_out),
         "retrieval": retrieval(model, book, questions.hundred),
         "likeness": likeness(model, scorer, options.data, held_out[: 200 if options.few else 1000]),
-        "first_picture": first_picture(),
     }  # fmt: skip
     write(options.name, result, report(result))
     drawn = [(f"seed {seed}", list(model.draw(SHOWN, [seed] * len(SHOWN)))) for seed in range(5)]
