@@ -1,6 +1,6 @@
 """Calibrated samplers beside every comparable Diffusers setting: mixtures, the embedded model, what each part is worth.
 
-    python benchmarks/calibration.py [mixtures] [embedded] [ablation] [--seeds 5] [--pairs 16] [--quick]
+    python benchmarks/calibration.py [mixtures] [embedded] [ablation] [--seeds 5] [--pairs 16] [--scorer DIR] [--quick]
 
 Errors are root mean square differences of an end from the converged one, averaged over starts that were neither fitted
 to nor chosen on; a table gives the mean over seeds and, in brackets, the least and the most. A seed is other starts,
@@ -8,7 +8,8 @@ and for the embedded model other captions. Converged is an exact solution (mixtu
 All settings of a count make the same number of network calls.
 
     mixtures   three Gaussian mixtures without guidance, one near a sheet of two dimensions
-    embedded   the embedded model at guidance 1.5, 4 and 7.5: latents, pixels, spread, and what the calls are worth
+    embedded   the embedded model at guidance 1.5, 4 and 7.5: latents, pixels, spread, what the calls are worth; with
+               --scorer also how often the judge of `scorer.py` knows the thing that was asked for
     ablation   at 7.5: grid alone, one field, two fields, refined or not; pairs; transfer over guidance, interpolated
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ from sd_ext.calibration.run import dealt
 from sd_ext.calibration.student import Course, Student, zero
 from sd_ext.calibration.tables import end, known_table
 from sd_ext.calibration.teacher import Teacher, table_of, teach
+from sd_ext.models.words import read_words
 from tests.calibration.problems import MixtureProblem
 from tests.schedulers.mixture import Mixture
 
@@ -111,6 +114,7 @@ class Case:
     guidance: float
     teacher: Teacher
     goal: torch.Tensor
+    prompts: Sequence[str] = ()
 
     @property
     def fields(self) -> int:
@@ -194,23 +198,48 @@ def pipeline() -> Any:
 
 def guided(guidance: float, seed: int, sets: Sets, arguments: argparse.Namespace) -> Case:
     """The embedded model on captions and noise of a seed."""
-    from pathlib import Path
-
     from sd_ext.calibration.prompts import lines_of, of_pipeline
 
     pipe = pipeline()
     given = lines_of(Path(arguments.prompts)) if arguments.prompts else of_pipeline(pipe)
     seeds = [10_000 * seed + i for i in range(sets.pairs)]
-    problem = PipelineProblem(pipe, dealt(given, sets.pairs, seed), seeds)
+    prompts = dealt(given, sets.pairs, seed)
+    problem = PipelineProblem(pipe, prompts, seeds)
     teacher = teach(problem, sets, guidance, table_of(problem.config, calls=12 if arguments.quick else 72))
     reference = known_table(REFERENCE, 20 if arguments.quick else REFERENCE_CALLS, problem.config)
-    return Case(problem, sets, guidance, teacher, end(Course(problem, sets.for_judgement, guidance), reference))
+    goal = end(Course(problem, sets.for_judgement, guidance), reference)
+    return Case(problem, sets, guidance, teacher, goal, prompts)
 
 
 def pixels(latents: torch.Tensor) -> torch.Tensor:
     vae = pipeline().vae
     with torch.no_grad():
         return vae.decode(latents / vae.config["scaling_factor"]).sample.clamp(-1, 1)
+
+
+def known_things(case: Case, student: Student, calls: int, scorer: str | None) -> dict[str, float]:
+    """Of pictures that ask for one thing, the share whose thing the judge names: fitted, `auto`, converged."""
+    if scorer is None:
+        return {}
+    from bars import tensor
+    from scorer import judge, load_scorer
+
+    from sd_ext.training.data.images import to_uint8
+
+    words, judging = read_words(Path(sd_ext.pretrained_path())), load_scorer(Path(scorer))
+    assert words is not None
+    pairs = case.sets.for_judgement
+    prompts = [case.prompts[i] for i in pairs]
+    found = [[m.thing.names[0] for p in words.pieces(prompt) for m in p.meanings if m.thing] for prompt in prompts]
+    asked = [(i, names[0]) for i, names in enumerate(found) if len(set(names)) == 1]
+    course = Course(case.problem, pairs, case.guidance)
+    auto = end(course, known_table("auto", calls, case.problem.config))
+    shares = {}
+    for name, ends in {"fitted": case.judged(student), "auto": auto, "converged": case.goal}.items():
+        seen = judge(judging, tensor(to_uint8(pixels(ends)[[i for i, _ in asked]])))["concept"].argmax(1).tolist()
+        right = [judging.labels["concept"][place] == thing for place, (_, thing) in zip(seen, asked, strict=True)]
+        shares[name] = float(np.mean(right))
+    return shares
 
 
 def embedded(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -224,6 +253,8 @@ def embedded(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             for calls in COUNTS[:1] if arguments.quick else COUNTS:
                 student = compared(case, calls, rows, effort)
                 added(rows, f"{calls}", "fitted, pixels", rmse(pixels(case.judged(student)), pixels(case.goal)))
+                for name, share in known_things(case, student, calls, arguments.scorer).items():
+                    added(rows, f"{calls}", f"known to the judge, {name}", share)
             for calls in () if arguments.quick else MORE:
                 problem = as_initial_value(case.problem, sets.for_judgement, guidance, case.goal)
                 added(rows, f"{calls}", "best Diffusers setting", min(best_of_theirs(problem, calls).values()))
@@ -301,6 +332,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=16, help="pairs to fit to, for the embedded model")
     parser.add_argument("--prompts", help="captions of the embedded model, a file; its own words by default")
+    parser.add_argument("--scorer", help="folder of the judge that scorer.py trained")
     parser.add_argument("--quick", action="store_true", help="see that it runs; nothing is written")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
