@@ -165,6 +165,7 @@ def test_strengths_are_those_of_diffusers_and_each_sample_has_its_own(bases):
 def test_it_resumes_to_the_bit_and_shows_its_strengths(bases, tmp_path):
     given = {**pairs(tmp_path), "steps": 4, "checkpoint_every": 2, "validate_every": 2, "prompts": ("red circle",)}
     run = train(bases["sd15"], tmp_path / "run", "slider", **given)
+    run.task.draw_at = lambda strength: []  # the run is over
     assert list(run.task.rows([])) == ["-2", "-1", "0", "+1", "+2"]
     assert (run.folder / "samples" / "sheet.png").is_file()
     shutil.copytree(tmp_path / "run", tmp_path / "again")
