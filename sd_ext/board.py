@@ -255,7 +255,7 @@ class GuiderHook:
 
     def inputs(self, data: Any) -> Any:
         """In the place of `prepare_inputs`: a field that says the half goes into each batch, and is noted."""
-        guider = self.guider()
+        guider: Any = self.guider()
         batches = type(guider).prepare_inputs(guider, {**data, "half": ("conditional", "unconditional")})
         self.ahead = [batch.half for batch in batches]
         return batches
@@ -263,7 +263,7 @@ class GuiderHook:
     def models(self, denoiser: Any) -> None:
         """In the place of `prepare_models`, which is called before each batch."""
         self.half = self.ahead.pop(0) if self.ahead else None
-        guider = self.guider()
+        guider: Any = self.guider()
         type(guider).prepare_models(guider, denoiser)
 
     def remove(self) -> None:

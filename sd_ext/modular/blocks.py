@@ -128,7 +128,7 @@ class Core(SequentialPipelineBlocks):
 class StableDiffusionBlocks(Saved, SequentialPipelineBlocks):
     """Blocks for Stable Diffusion 1.x and 2.x, named as those of SDXL are."""
 
-    model_name = NAME
+    model_name = NAME  # type: ignore[assignment]
     block_classes: ClassVar[Blocks] = [
         TextEncoderStep,
         SDXL.AutoIPAdapterStep,

@@ -37,7 +37,7 @@ def save(pipe: Any, folder: str | Path, *, overwrite: bool = False) -> Path:
     Raises:
         InputError: something else.
     """
-    blocks = pipe if isinstance(pipe, Saved) else getattr(pipe, "blocks", None)
+    blocks: Any = pipe if isinstance(pipe, Saved) else getattr(pipe, "blocks", None)
     if not isinstance(blocks, Saved):
         raise InputError(
             f"save: {type(pipe).__name__} has no blocks of sd_ext.modular; its own save_pretrained is for it"
@@ -47,9 +47,9 @@ def save(pipe: Any, folder: str | Path, *, overwrite: bool = False) -> Path:
         raise InputError(f"save: {name} is a class of your own; `diffusers-cli custom_blocks` packs it with its code")
     with whole.folder(folder, overwrite) as new:
         if pipe is not blocks:
-            pipe.save_pretrained(str(new), overwrite_modular_index=True)
+            pipe.save_pretrained(str(new), overwrite_modular_index=True)  # type: ignore[attr-defined]
             _point_to(Path(folder), new)
-        blocks.save_pretrained(str(new))
+        blocks.save_pretrained(str(new))  # type: ignore[attr-defined]
         code = f'"""Blocks of sd_ext, which has to be installed."""\n\nfrom {HOME} import {name} as {name}\n'
         whole.write_text(new / "modular.py", code)
     return Path(folder)

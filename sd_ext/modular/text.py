@@ -67,7 +67,7 @@ class TextEncoderStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> Any:
         """See Diffusers' `ModularPipelineBlocks`."""
-        block = self.get_block_state(state)
+        block: Any = self.get_block_state(state)
         if (block.prompt is None) == (block.prompt_embeds is None):
             raise InputError("give a prompt or prompt_embeds, and not both")
         guided = components.guider.num_conditions > 1
@@ -132,7 +132,7 @@ class InputStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: Any, state: Any) -> Any:
         """See Diffusers' `ModularPipelineBlocks`."""
-        block = self.get_block_state(state)
+        block: Any = self.get_block_state(state)
         _check_kind(components)
         times = block.num_images_per_prompt
         block.batch_size, block.dtype = len(block.prompt_embeds), block.prompt_embeds.dtype

@@ -111,7 +111,8 @@ def on_added(model: nn.Module, change: Callable[[Tensor], Tensor]) -> int:
     Returns:
         The number of LoRAs.
     """
-    found = [up for module in model.modules() if adapter_names(module) for up in module.lora_B.values()]  # type: ignore[operator]
+    adapted: list[Any] = [module for module in model.modules() if adapter_names(module)]
+    found = [up for module in adapted for up in module.lora_B.values()]
     for up in found:
         up.register_forward_hook(lambda module, inputs, output: change(output))
     return len(found)

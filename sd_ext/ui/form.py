@@ -31,7 +31,7 @@ def grids() -> list[tuple[str, str]]:
     """(shown, value) of every grid."""
     from ..schedulers.grids import list_grids
 
-    return [("the sampler's own", ""), *_alike(list_grids())]
+    return [("the sampler's own", ""), *_alike(grid.name for grid in list_grids())]
 
 
 def presets() -> list[tuple[str, str]]:

@@ -133,7 +133,8 @@ def recipe_of(settings: Settings, models: Offer, loras: Offer) -> Recipe:
         "plain_prompt": settings.plain_prompt,
     }
     texts = ("sampler", "grid", "size", "unet", "guidance_schedule", "like")
-    recipe = Recipe(**made, **{name: getattr(settings, name) or None for name in texts})
+    more: dict[str, Any] = {name: getattr(settings, name) or None for name in texts}
+    recipe = Recipe(**made, **more)
     recipe.check()
     return recipe
 
@@ -174,7 +175,7 @@ def restored(told: Told, now: Settings, models: Offer, loras: Offer) -> tuple[Se
     Raises:
         InputError: the picture names no prompt, or a value that cannot work.
     """
-    said = dict(told.settings)
+    said: dict[str, Any] = dict(told.settings)
     Recipe.from_json({"prompt": "none", **said}, "the picture")
     if not said.get("prompt"):
         raise InputError("the picture does not say what it was drawn from: it has no prompt")

@@ -107,8 +107,9 @@ def let_be_built(model_name: str, pipeline: type, blocks: type) -> None:
     import diffusers
     from diffusers.modular_pipelines.modular_pipeline import MODULAR_PIPELINE_MAPPING
 
-    if model_name not in MODULAR_PIPELINE_MAPPING:
-        MODULAR_PIPELINE_MAPPING[model_name] = lambda config=None: pipeline.__name__
+    known: dict[str, Any] = MODULAR_PIPELINE_MAPPING  # type: ignore[assignment]
+    if model_name not in known:
+        known[model_name] = lambda config=None: pipeline.__name__
         for cls in (pipeline, blocks):
             setattr(diffusers, cls.__name__, cls)
 

@@ -236,4 +236,4 @@ def when_motion_is_added(then: Callable[[Any, Any], None]) -> None:
         then(unet, model)
         return model
 
-    UNetMotionModel.from_unet2d = classmethod(building)
+    UNetMotionModel.from_unet2d = classmethod(building)  # type: ignore[assignment]

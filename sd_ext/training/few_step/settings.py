@@ -28,7 +28,7 @@ class ConsistencySettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.teacher_guidance
-        if len(given) > 2 or given[0] > given[-1]:
+        if not 1 <= len(given) <= 2 or min(given) != next(iter(given)):
             raise InputError(
                 f"teacher_guidance is {','.join(f'{each:g}' for each in given)}; give one scale, or the least and most"
             )

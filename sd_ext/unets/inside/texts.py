@@ -83,4 +83,4 @@ def encode(option: str, pipe: Any, prompt: str, like: torch.Tensor) -> Text:
         clip_skip=getattr(pipe, "clip_skip", None),
     )
     found = (given, *pooled[:1]) if prompt else (negative, *pooled[1:])
-    return Text(*(each.to(like) for each in found))
+    return Text(*(each.to(like) for each in found))  # type: ignore[union-attr]
