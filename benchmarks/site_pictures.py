@@ -26,7 +26,8 @@ import matplotlib.pyplot as plt
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SHEETS = {
-    "compare": ["--prompt", "a red car", "--samplers", "euler,dpm++ 2m karras,auto", "--steps", "4,6,8,12,20"],
+    "compare": ["--prompt", "a red car", "--samplers", "euler,dpm++ 2m karras,auto,calibrated",
+                "--steps", "4,5,6,8,10"],
     "which-noise": ["--prompt", "a red car", "--samplers", "dpm++ 2m karras,dpm++ 2m sde karras,euler a,er sde",
                     "--steps", "8,12,20,40"],
     "which-guidance": ["--prompt", "a red car", "--samplers", "euler,dpm++ 2m karras,auto", "--steps", "8",
