@@ -100,6 +100,9 @@ def published(make: Callable[..., Content]) -> Callable[..., Content]:
 
     def command(**given: Any) -> None:
         sending = Sending(**{name: given.pop(name) for name in names})
+        for value in given.values():
+            if isinstance(value, Path):
+                value.expanduser().lstat()  # what is not there is said before the Hub is asked
         sending.send(lambda online: make(repo_id=sending.repo_id, online=online, **given))
 
     options = [each for each in own if each.name not in ("repo_id", "online")]

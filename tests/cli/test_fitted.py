@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from sd_ext.cli.compare.reference import why_none
 from sd_ext.cli.pictures import read_record
 from sd_ext.models.calibrated import FOLDER
 from sd_ext.schedulers.calibrated import CalibratedScheduler, Calibration
@@ -50,3 +51,8 @@ def test_leaves_the_rest_to_others(draw, other):
 def test_is_refused_by_models_without(run, tiny_pipeline_dir):
     done = run("generate", "a cat", "--model", tiny_pipeline_dir, "--steps", 4, "--sampler", "calibrated")
     assert done.code == 2 and "no calibration" in done.err
+
+
+def test_its_distance_is_to_the_picture_it_was_fitted_to(draw):
+    record = read_record(draw("--steps", 4).paths[0])
+    assert why_none(record) == ""

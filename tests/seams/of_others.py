@@ -58,6 +58,17 @@ def adapters_in_memory_are_what_they_compute() -> None:
     assert peft_seam.adapter_names(nn.Linear(2, 2)) == ()
 
 
+@probe("peft.on_added")
+def what_a_lora_adds_can_be_changed() -> None:
+    import peft
+
+    model = nn.Sequential(adapted(peft.LoraConfig(r=4, target_modules=["0"]))[0])
+    x = torch.rand(2, 6)
+    assert not torch.equal(model(x), model[0].get_base_layer()(x))
+    assert peft_seam.on_added(model, lambda added: 0 * added) == 1
+    torch.testing.assert_close(model(x), model[0].get_base_layer()(x))
+
+
 @probe("peft.let_all_act")
 def no_adapter_draws_whether_to_act() -> None:
     import peft

@@ -105,7 +105,7 @@ def problem_of(entry: Entry, pipe: Any, scheduler: Any, steps: int = STEPS) -> P
 class Unguided(logging.Handler):
     """Notices that a sampler of two fields has said that there is no guidance."""
 
-    LOG = logging.getLogger("sd_ext.schedulers.stepping")
+    LOG = logging.getLogger("sd_ext.schedulers.announced")
 
     def __init__(self) -> None:
         super().__init__()

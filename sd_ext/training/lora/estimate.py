@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sd_ext import __version__
 from sd_ext.errors import InputError, SeamError
@@ -128,6 +127,8 @@ def estimate(work: Workload, device: torch.device) -> Estimate:
         drawing = (
             size_of([vae]) + peak_bytes([vae], lambda: decode_once(work, vae)) if config.folder.validate_every else 0
         )
+        from torch.utils.flop_counter import FlopCounterMode  # not where torch lacks what it is made of
+
         with FlopCounterMode(display=False) as counted:  # by itself: it takes operations apart, and so their memory
             train_once(work, loss, device.type)
     training = trained * (4 + config.optimizer.preset.state_bytes + (4 if config.loop.ema else 0))

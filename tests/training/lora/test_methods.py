@@ -247,10 +247,14 @@ def test_the_average_is_what_is_saved(lora_run):
     last = sorted((trained.folder.parent / "checkpoints").iterdir())[-1]
     average, now = load_file(last / "ema.safetensors"), load_file(last / "model.safetensors")
     saved = read_lora(trained.diffusers)
+    moved = 0
     for module, adapter in saved.adapters.items():
         name = f"{module}.lora_B.default.weight"
         assert torch.equal(adapter.up, average[name])
-        assert not torch.equal(adapter.up, now[name])
+        if now[name].any():  # attention to a single place has no gradient in its queries and keys
+            moved += 1
+            assert not torch.equal(adapter.up, now[name])
+    assert moved >= len(saved.adapters) - 2
 
 
 def test_names_of_kinds_are_documented():
