@@ -13,9 +13,10 @@ from sd_ext.errors import InputError
 from sd_ext.training.data.settings import SourceSettings, SquareSettings
 from sd_ext.training.diffusion.config import DiffusionConfig
 from sd_ext.training.model.settings import CheckpointingSettings, StartSettings
+from sd_ext.training.optimizer.names import PRESETS
 from sd_ext.training.run.config import RunConfig
 from sd_ext.training.run.settings import LoopSettings
-from sd_ext.training.settings.setting import SHARE, Settings, setting
+from sd_ext.training.settings.setting import NOT_NEGATIVE, SHARE, Settings, contradiction, setting
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,61 @@ class PhraseSettings(Settings):
 
 
 @dataclass(frozen=True)
+class FullSettings(Settings):
+    """What all weights are held in and stepped with, and what is written."""
+
+    weights: str = setting("fp32", "numbers of the trained weights", choices=("fp32", "bf16"))
+    rounding: str = setting(
+        "stochastic", "how weights in bf16 keep small updates: kahan takes two more bytes of each",
+        choices=("stochastic", "kahan"),
+    )  # fmt: skip
+    fused_backward: bool = setting(False, "step each weight as soon as its gradient is there, which is then freed")
+    train_text: bool = setting(False, "train the text encoders too")
+    text_rate: float = setting(0.0, "its learning rate; 0 for the same", "LR", within=NOT_NEGATIVE)
+    save_as: str = setting(
+        "folder", "the result: a pipeline folder, or one .safetensors file", choices=("folder", "file")
+    )
+    memory_check: bool = setting(True, "refuse a run that needs more memory than there is", free=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_rate and not self.train_text:
+            raise contradiction("text_rate without train_text = true")
+        if self.rounding == "kahan" and self.weights == "fp32":
+            raise contradiction("rounding is of weights in bf16")
+
+
+@dataclass(frozen=True)
 class TextToImageConfig(DiffusionConfig):
     """Settings of `train_text_to_image`."""
 
     section: ClassVar[str] = "text_to_image"
+    plan: ClassVar[str] = "sd_ext.training.full:plan_full"
 
     loop: LoopSettings = LoopSettings(batch_size=64)
     parts: PartSettings = PartSettings()
     network: NewUnetSettings = NewUnetSettings()
     phrases: PhraseSettings = PhraseSettings()
+    full: FullSettings = FullSettings()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        full, known = self.full, self.optimizer.preset
+        if full.weights == "bf16" and self.machine.mixed_precision != "bf16":
+            raise contradiction("weights in bf16 need passes in it: set mixed_precision = bf16")
+        if full.fused_backward and self.machine.mixed_precision == "fp16":
+            raise contradiction("fp16 scales gradients after the backward pass, and fused_backward steps in it")
+        if full.fused_backward and (self.loop.clip or self.loop.accumulation > 1):
+            raise contradiction("fused_backward steps before all gradients are there: set clip = 0, accumulation = 1")
+        if self.by_weight and (known.one_rate or known.constant or self.optimizer.optimizer not in PRESETS):
+            raise contradiction(
+                f"weights = bf16 and fused_backward step weight by weight, and {self.optimizer.optimizer} may look at "
+                "all of them"
+            )
+        if full.train_text and self.captions.clip_skip > 1:
+            raise contradiction("with clip_skip the last layers are not read, so train_text would not train them")
+
+    @property
+    def by_weight(self) -> bool:
+        """Whether the optimizer is stepped for one weight at a time, see `WeightByWeight`."""
+        return self.full.weights == "bf16" or self.full.fused_backward

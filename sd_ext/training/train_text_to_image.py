@@ -1,4 +1,4 @@
-"""Train the U-Net of a latent diffusion model on captioned pictures; autoencoder and text encoder stay as they are.
+"""Train the U-Net of a latent diffusion model on captioned pictures, and its text encoders if wanted.
 
     accelerate launch training/train_text_to_image.py --data PICTURES --autoencoder VAE --text-encoder CLIP --out RUN
 
@@ -10,24 +10,32 @@ prediction (Ho et al. 2020, arXiv 2006.11239, eq. 14). The result is a whole pip
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sd_ext.errors import InputError
-from sd_ext.models import Mixed, Model, find_part
+from sd_ext.models import Mixed, Model, find_model, find_part
+from sd_ext.models.to_file import family_of, write_file
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.configs import NewUnetSettings, TextToImageConfig
 from sd_ext.training.diffusion.task import DiffusionTask
+from sd_ext.training.lora.network import DTYPES
 from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.objective.settings import PredictionSettings
+from sd_ext.training.run.by_weight import WeightByWeight
 from sd_ext.training.run.fit import fit
 from sd_ext.training.settings.command import main
+
+FILE = "model.safetensors"  # the result as one file
 
 
 def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_size: int, text_width: int) -> Any:
@@ -106,6 +114,12 @@ class TextToImageTask(DiffusionTask):
 
     def __init__(self, config: TextToImageConfig):
         super().__init__(config, find_files(config), config.phrases.rephrase)
+        full, rate = config.full, config.rate.learning_rate
+        self.towers: TextTowers | None = None
+        if full.train_text:
+            self.ratios = {"towers": (full.text_rate or rate) / rate}
+        if full.save_as == "file":
+            family_of(self.files)  # raises where such a file has no place for it
 
     def noise_settings(self) -> dict[str, Any]:
         """The base model's noise schedule; without a base model, that of the settings."""
@@ -119,7 +133,7 @@ class TextToImageTask(DiffusionTask):
         Raises:
             InputError: the U-Net does not fit the autoencoder or the text encoder.
         """
-        config, text = self.config, self.encoded.text_width
+        config, text = self.config, text_width(self.files)
         side, seed = config.pictures.resolution[0] // self.scale, config.loop.seed
         known = "unet" in self.files.parts
         unet = self.files.load("unet") if known else build(config.network, seed, self.channels, side, text)
@@ -128,7 +142,36 @@ class TextToImageTask(DiffusionTask):
                 f"the U-Net takes {unet.config.in_channels} latent channels and "
                 f"{unet.config.cross_attention_dim} text features, the encoders give {self.channels} and {text}"
             )
-        return DiffusionLoss(unet, config.loss.loss)
+        dtype = DTYPES[config.full.weights]
+        if config.full.train_text:
+            self.towers = TextTowers.load(self.files, clip_skip=config.captions.clip_skip).to(self.device)
+            self.towers.requires_grad_(True).to(dtype).train()
+        return DiffusionLoss(unet.to(dtype), config.loss.loss, self.towers)
+
+    def stepper(self, optimizer: torch.optim.Optimizer) -> WeightByWeight | None:
+        """One weight at a time, if weights are in bf16 or stepped in the backward pass.
+
+        Raises:
+            InputError: there are several processes, whose gradients are put together after it.
+        """
+        full = self.config.full
+        if full.fused_backward and self.accelerator.num_processes > 1:
+            raise InputError("fused_backward steps before processes have put their gradients together; leave it out")
+        if not self.config.by_weight:
+            return None
+        return WeightByWeight(optimizer, full.rounding, self.config.loop.seed, full.fused_backward)
+
+    def all_texts(self) -> list[str]:
+        """The texts to encode before training: none if the text encoders are trained."""
+        return [] if self.config.full.train_text else super().all_texts()
+
+    def words(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        return {"tokens": self.towers.tokenize(texts)} if self.towers else super().words(texts)
+
+    def preview_words(self, text: str) -> dict[str, Tensor]:
+        if self.towers is None:
+            return super().preview_words(text)
+        return self.towers(self.towers.tokenize([text]).to(self.device))
 
     def preview(self) -> Image.Image:
         """A contact sheet with one picture for each preview prompt, drawn from the same noise every time."""
@@ -137,9 +180,21 @@ class TextToImageTask(DiffusionTask):
         return labelled_sheet({"": pictures}, self.prompts)
 
     def export(self, new: Path, history: list[dict[str, float]], step: int, last: bool) -> None:
-        """Save the whole pipeline."""
-        towers, vae = TextTowers.load(self.files), self.encoded.vae().cpu()
-        fill_pipeline(make_pipeline(vae, self.unet, self.noise, towers, self.files), new)
+        """Save the whole pipeline, as a folder or as one file."""
+        towers, vae = self.towers or TextTowers.load(self.files), self.encoded.vae().cpu()
+        pipe = make_pipeline(vae, self.unet, self.noise, towers, self.files)
+        if self.config.full.save_as == "folder":
+            fill_pipeline(pipe, new)
+            return
+        with TemporaryDirectory(dir=new) as parts:
+            fill_pipeline(pipe, Path(parts))
+            for note in write_file(find_model(parts), new / FILE, (), dict):
+                self.accelerator.print(note)
+
+
+def text_width(files: Model) -> int:
+    """The number of features of a model's text states."""
+    return sum(files.setting(part, "hidden_size", int, 512) for part in files.text_parts)
 
 
 def run(config: TextToImageConfig) -> Path:
@@ -152,7 +207,10 @@ def run(config: TextToImageConfig) -> Path:
         InputError: settings, data or model that cannot work.
         TrainingError, Interrupted: see `fit`.
     """
+    from sd_ext.training.full import check_fits
+
     task = TextToImageTask(config)
+    check_fits(task)
     return fit(task, task.config)
 
 

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     VALIDATION = 7  # the noise of the validation loss
     STRANGERS = 8  # pictures that are not of the data set, in autoencoder training
     GUIDANCE = 9  # the teacher's guidance scale, in consistency distillation
+    ROUNDING = 10  # weights in bfloat16 after a step
 
 
 def stream_generator(seed: int, stream: Stream, *where: int, device: str = "cpu") -> torch.Generator:

@@ -246,10 +246,11 @@ def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     model, prepared = accelerator.prepare(task.model, optimizer)
     to_training(prepared)
     ema = Ema(accelerator.unwrap_model(model), config.loop.ema) if config.loop.ema else None
+    stepper = task.stepper(prepared)
     task.watch(ema)
     return Run(
-        config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, names=task.names,
-        notes=task.notes(),
+        config, accelerator, model, prepared, partial(batches, task, config, accelerator), ema=ema, stepper=stepper,
+        names=task.names, notes=task.notes(),
     )  # fmt: skip
 
 

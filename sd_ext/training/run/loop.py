@@ -25,6 +25,7 @@ from sd_ext.seams.torch import lerp_all
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.order import Pass
 from sd_ext.training.optimizer.schedules import learning_rate
+from sd_ext.training.run.by_weight import WeightByWeight
 from sd_ext.training.run.config import RunConfig
 
 Batches = Callable[[int], Iterator[list[tuple[Pass, tuple]]]]
@@ -89,6 +90,7 @@ class Run:
         batches: `batches(first)` yields, for each of the steps `first`, `first + 1`, ..., this process's list of
             (pass, arguments of `model`).
         ema: the averaged weights; None for no averaging.
+        stepper: steps the optimizer for one weight at a time; None for all at once.
         names: names the samples of a pass, for messages.
         notes: see `Task.notes`.
         step: optimizer steps done so far.
@@ -102,6 +104,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     batches: Batches
     ema: Ema | None = None
+    stepper: WeightByWeight | None = None
     names: Callable[[Pass], str] = str
     notes: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
@@ -192,17 +195,23 @@ def train(run: Run) -> Iterator[dict[str, float]]:
         rate = learning_rate(run.config.rate, run.step, settings.steps)
         for group in inner_optimizer(run.optimizer).param_groups:
             group["lr"] = rate * group.get("ratio", 1.0)
+        if run.stepper:
+            run.stepper.step_number = run.step
         sums = backward(run, work)
         stop_finished(run)
         names, passes = list(sums), [each for each, _ in work]
         reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")
-        norm = accelerator.clip_grad_norm_(trained, settings.clip or math.inf)
+        fused = run.stepper is not None and run.stepper.fused  # then the weights are stepped already
+        norm = run.stepper.norm() if fused else accelerator.clip_grad_norm_(trained, settings.clip or math.inf)
         *values, norm = torch.cat([reduced, torch.as_tensor(norm).reshape(1).to(reduced)]).tolist()  # one wait a step
         metrics: dict[str, float] = {"lr": rate, **dict(zip(names, values, strict=True)), "gradient_norm": norm}
         check_finite(run, {"loss": metrics["loss"]}, passes)
         if accelerator.scaler is None:  # in float16 the gradient scaler skips steps whose gradients overflow
             check_finite(run, {"gradient's norm": norm}, passes)
-        run.optimizer.step()
+        if run.stepper is None:
+            run.optimizer.step()
+        elif not fused:
+            run.stepper.step()
         run.optimizer.zero_grad()
         run.step += 1
         if run.ema:

@@ -13,6 +13,7 @@ from torch import nn
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.order import Pass
+from sd_ext.training.run.by_weight import WeightByWeight
 from sd_ext.training.run.early import StopSettings
 
 
@@ -56,6 +57,10 @@ class Task:
 
     def watch(self, ema: Any) -> None:
         """Get the averaged weights (`Ema`), or None if there are none; called once, before training."""
+
+    def stepper(self, optimizer: torch.optim.Optimizer) -> WeightByWeight | None:
+        """What steps the optimizer for one weight at a time, or None; called once, before training."""
+        return None
 
     def read(self, each: Pass) -> Any:
         """Read the data of a pass from disk; called in threads, ahead of training. The result is passed to `batch`."""
