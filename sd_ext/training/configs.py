@@ -156,7 +156,7 @@ class TextToImageConfig(DiffusionConfig):
     """Settings of `train_text_to_image`."""
 
     section: ClassVar[str] = "text_to_image"
-    plan: ClassVar[str] = "sd_ext.training.full:plan_full"
+    plan: ClassVar[str] = "sd_ext.training.full_plan:plan_full"
 
     loop: LoopSettings = LoopSettings(batch_size=64)
     parts: PartSettings = PartSettings()

@@ -1,20 +1,18 @@
-"""The plan of training all weights of a U-Net: data, memory, disk and work, without loading weights."""
+"""What training all weights of a U-Net takes: memory, disk and work, without loading weights."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sd_ext.errors import InputError, SeamError
 from sd_ext.seams.torch import fake_tensors
 from sd_ext.training.configs import TextToImageConfig
+from sd_ext.training.diffusion.task import DiffusionTask
 from sd_ext.training.lora.estimate import (
     Estimate,
     Workload,
@@ -24,38 +22,30 @@ from sd_ext.training.lora.estimate import (
     train_once,
     vae_on_meta,
 )
-from sd_ext.training.lora.network import DTYPES, towers_on_meta
-from sd_ext.training.lora.plan import buckets, captions, pictures, steps
+from sd_ext.training.lora.network import DTYPES
 from sd_ext.training.objective.loss import DiffusionLoss
-from sd_ext.training.run.folder import check_folder
-from sd_ext.training.run.machine import check_machine, uses_cpu
+from sd_ext.training.run.machine import uses_cpu
 from sd_ext.training.run.memory import free_memory, gb, make_fake, peak_bytes, size_of
-from sd_ext.training.train_text_to_image import TextToImageTask, build, text_width
 
 log = logging.getLogger(__name__)
 
 
-def models_of(task: TextToImageTask) -> list[Any]:
-    """The U-Net, and the text encoders if they are trained, on PyTorch's meta device; all of them are trained."""
-    config, files = task.config, task.files
-    with torch.device("meta"):
-        if "unet" in files.parts:
-            unet = files.without_weights("unet")
-        else:
-            side = config.pictures.resolution[0] // task.scale
-            unet = build(config.network, config.loop.seed, task.channels, side, text_width(files))
-        towers = towers_on_meta(files).requires_grad_(True) if config.full.train_text else None
-    if config.unet.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    return [nn.Module.to(each, DTYPES[config.full.weights]) for each in (unet, towers) if each is not None]
+class FullTask(DiffusionTask):
+    """A task that trains whole models, which can be made without weights."""
+
+    config: TextToImageConfig
+
+    def on_meta(self) -> list[Any]:
+        """The U-Net, and the text encoders if they are trained, on PyTorch's meta device; all of them are trained."""
+        raise AssertionError("every such task makes its own models")
 
 
-def work_of(task: TextToImageTask) -> Workload:
+def work_of(task: FullTask) -> Workload:
     """What the memory of a run depends on."""
     return Workload(task.config, task.files, task.sizes, task.channels, task.scale)  # type: ignore[arg-type]
 
 
-def estimate(task: TextToImageTask, device: torch.device) -> Estimate:
+def estimate(task: FullTask, device: torch.device) -> Estimate:
     """Estimate the memory of a run, without Python and the libraries.
 
     Args:
@@ -65,7 +55,7 @@ def estimate(task: TextToImageTask, device: torch.device) -> Estimate:
     Raises:
         SeamError: this version of PyTorch is not supported.
     """
-    config, work, models = task.config, work_of(task), models_of(task)
+    config, work, models = task.config, work_of(task), task.on_meta()
     vae, trained = vae_on_meta(task.files), sum(p.numel() for model in models for p in model.parameters())
     largest = max(p.numel() for model in models for p in model.parameters())
     with fake_tensors(), torch.device(device.type):
@@ -87,7 +77,7 @@ def estimate(task: TextToImageTask, device: torch.device) -> Estimate:
     return Estimate(weights, state + held, activations, encoding, drawing, trained)
 
 
-def on_disk(task: TextToImageTask, trained: int) -> tuple[int, int]:
+def on_disk(task: FullTask, trained: int) -> tuple[int, int]:
     """(bytes of a checkpoint, bytes of the result); the cache of latents and texts comes on top."""
     config, files = task.config, task.files
     each = DTYPES[config.full.weights].itemsize
@@ -99,68 +89,23 @@ def on_disk(task: TextToImageTask, trained: int) -> tuple[int, int]:
     return checkpoint, trained * each + others * 4
 
 
-def work_in_a_step(task: TextToImageTask) -> float:
+def work_in_a_step(task: FullTask) -> float:
     """Floating-point operations of an optimizer step's forward and backward passes in one process."""
-    models, counter = models_of(task), FlopCounterMode(display=False)
+    models, counter = task.on_meta(), FlopCounterMode(display=False)
     loss = DiffusionLoss(models[0], task.config.loss.loss, models[1] if len(models) > 1 else None).float().train()
     with torch.device("meta"), counter:
         loss_once(work_of(task), loss).backward()
     return counter.get_total_flops() * task.config.loop.accumulation
 
 
-def plan_full(config: TextToImageConfig) -> Iterator[str]:
-    """Check a run and describe what it would do. Nothing is written.
-
-    Yields:
-        Lines of text: model, pictures, buckets, captions, steps, trained parameters, memory, disk, work.
-
-    Raises:
-        InputError: the run could not work; says why.
-    """
-    check_machine(config)
-    state = PartialState(cpu=uses_cpu(config.machine))
-    task = TextToImageTask(config)
-    config, made = task.config, "unet" not in task.files.parts
-    said: Any = task
-    facts = {
-        "model": "a new U-Net" if made else f"{config.base.model} ({task.files.family})",
-        "predicts": task.levels.prediction,
-        "pictures": pictures(said),
-        "buckets": buckets(said),
-        "held out": f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss",
-        "captions": captions(said),
-        "steps": steps(said, state.num_processes),
-        "result": f"{Path(config.folder.out or 'OUT') / 'model'}, a {config.full.save_as}",
-    }
-    for name, text in facts.items():
-        yield f"{name:<15} {text}"
-    if config.folder.out:
-        check_folder(config, task.name)
-    try:
-        needed, free = estimate(task, state.device), free_memory(state.device)
-    except SeamError as error:
-        yield f"{'memory':<15} not known: {error}"
-        return
-    what = "U-Net and text encoders" if config.full.train_text else "U-Net"
-    yield f"{'trained':<15} {needed.trained:,} parameters ({what}, {config.full.weights})"
-    yield f"{'memory':<15} {needed}, beside about 1 GB for Python; {gb(free)} free on {state.device.type}"
-    checkpoint, result = on_disk(task, needed.trained)
-    kept = config.folder.keep + 1  # one is written before the oldest goes
-    yield f"{'disk':<15} {gb(kept * checkpoint + result)}: {kept} checkpoints of {gb(checkpoint)}, result {gb(result)}"
-    flops = work_in_a_step(task)
-    hours = flops * config.loop.steps / 1e13 / 3600
-    yield f"{'work':<15} {flops / 1e12:.3g} TFLOP a step; {hours:.2g} hours at 10 TFLOP/s"
-    refuse(needed, free, config)
-
-
-def check_fits(task: TextToImageTask) -> None:
+def check_fits(task: FullTask) -> None:
     """Refuse a run of a model that is there if it does not fit into free memory.
 
     Raises:
         InputError: see `refuse`.
     """
     device = PartialState(cpu=uses_cpu(task.config.machine)).device
-    free, models = free_memory(device), models_of(task)
+    free, models = free_memory(device), task.on_meta()
     if not task.config.full.memory_check or 40 * size_of(models) < free // 10:  # small networks fit anyway
         return
     try:

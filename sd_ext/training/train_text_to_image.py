@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sd_ext.errors import InputError
 from sd_ext.models import Mixed, Model, find_model, find_part
 from sd_ext.models.to_file import family_of, write_file
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.configs import NewUnetSettings, TextToImageConfig
-from sd_ext.training.diffusion.task import DiffusionTask
-from sd_ext.training.lora.network import DTYPES
+from sd_ext.training.full import FullTask, check_fits
+from sd_ext.training.lora.network import DTYPES, towers_on_meta
 from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline
 from sd_ext.training.model.text_encoders import TextTowers
 from sd_ext.training.model.trainable import find_trainable
@@ -106,7 +106,7 @@ def new_schedule(settings: NewUnetSettings, prediction: PredictionSettings) -> d
     }
 
 
-class TextToImageTask(DiffusionTask):
+class TextToImageTask(FullTask):
     """Trains all weights of a U-Net: a new one, or that of the setting `model`."""
 
     name = "text to image"
@@ -147,6 +147,19 @@ class TextToImageTask(DiffusionTask):
             self.towers = TextTowers.load(self.files, clip_skip=config.captions.clip_skip).to(self.device)
             self.towers.requires_grad_(True).to(dtype).train()
         return DiffusionLoss(unet.to(dtype), config.loss.loss, self.towers)
+
+    def on_meta(self) -> list[Any]:
+        config, files = self.config, self.files
+        with torch.device("meta"):
+            if "unet" in files.parts:
+                unet = files.without_weights("unet")
+            else:
+                side = config.pictures.resolution[0] // self.scale
+                unet = build(config.network, config.loop.seed, self.channels, side, text_width(files))
+            towers = towers_on_meta(files).requires_grad_(True) if config.full.train_text else None
+        if config.unet.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        return [nn.Module.to(each, DTYPES[config.full.weights]) for each in (unet, towers) if each is not None]
 
     def stepper(self, optimizer: torch.optim.Optimizer) -> WeightByWeight | None:
         """One weight at a time, if weights are in bf16 or stepped in the backward pass.
@@ -207,8 +220,6 @@ def run(config: TextToImageConfig) -> Path:
         InputError: settings, data or model that cannot work.
         TrainingError, Interrupted: see `fit`.
     """
-    from sd_ext.training.full import check_fits
-
     task = TextToImageTask(config)
     check_fits(task)
     return fit(task, task.config)

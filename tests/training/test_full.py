@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sd_ext.errors import InputError
 from sd_ext.models import find_model
 from sd_ext.training.configs import TextToImageConfig
-from sd_ext.training.full import plan_full
+from sd_ext.training.full_plan import plan_full
 from sd_ext.training.train_text_to_image import run
 
 from .conftest import forget_accelerate_state, write_pictures
