@@ -41,7 +41,6 @@ ALLOWED = {
     ("schedulers/exported.py", "save_config", "save_config"): "the exported file stands alone, without sd_ext",
     ("training/encoding/cache.py", "__init__", "mkdir"): "the cache's own folder, empty",
     ("training/encoding/cache.py", "read", "unlink"): "a damaged entry",
-    ("training/train_text_to_image.py", "export", "TemporaryDirectory"): "becomes one file, then is gone",
     ("ui/serve.py", "serve", "TemporaryDirectory"): "what is shown while the page runs, gone with it",
     ("training/lora/class_pictures.py", "_blank", "save"): "into memory",
 }

@@ -9,10 +9,10 @@ prediction (Ho et al. 2020, arXiv 2006.11239, eq. 14). The result is a whole pip
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from sd_ext.training.run.fit import fit
 from sd_ext.training.settings.command import main
 
 FILE = "model.safetensors"  # the result as one file
+PARTS = "parts"  # the folder that becomes the file
 
 
 def build(settings: NewUnetSettings, seed: int, latent_channels: int, latent_size: int, text_width: int) -> Any:
@@ -199,10 +200,10 @@ class TextToImageTask(FullTask):
         if self.config.full.save_as == "folder":
             fill_pipeline(pipe, new)
             return
-        with TemporaryDirectory(dir=new) as parts:
-            fill_pipeline(pipe, Path(parts))
-            for note in write_file(find_model(parts), new / FILE, (), dict):
-                self.accelerator.print(note)
+        fill_pipeline(pipe, new / PARTS)
+        for note in write_file(find_model(str(new / PARTS)), new / FILE, (), dict):
+            self.accelerator.print(note)
+        shutil.rmtree(new / PARTS)
 
 
 def text_width(files: Model) -> int:
