@@ -90,9 +90,9 @@ class Run:
         batches: `batches(first)` yields, for each of the steps `first`, `first + 1`, ..., this process's list of
             (pass, arguments of `model`).
         ema: the averaged weights; None for no averaging.
-        stepper: steps the optimizer for one weight at a time; None for all at once.
         names: names the samples of a pass, for messages.
         notes: see `Task.notes`.
+        stepper: steps the optimizer for one weight at a time; None for all at once.
         step: optimizer steps done so far.
         last_checkpoint: path of the last checkpoint, for messages.
         best: the step whose checkpoint is kept as the best; 0 for none.
@@ -104,9 +104,9 @@ class Run:
     optimizer: torch.optim.Optimizer
     batches: Batches
     ema: Ema | None = None
-    stepper: WeightByWeight | None = None
     names: Callable[[Pass], str] = str
     notes: Mapping[str, Any] = field(default_factory=dict)
+    stepper: WeightByWeight | None = None
     step: int = 0
     last_checkpoint: str = field(default="none")
     best: int = 0
