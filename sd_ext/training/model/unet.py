@@ -12,9 +12,14 @@ from sd_ext.training.model.settings import UnetSettings
 def prepare_unet(unet: Any, settings: UnetSettings) -> None:
     """Switch on gradient checkpointing, an attention backend and compilation, as the settings say, in place.
 
+    Where the whole text is added to the time, it gets there in the numbers of the weights: autocast leaves it in
+    float32, which a normalisation with other weights refuses.
+
     Raises:
         InputError: `checkpoint_blocks` names a block that the U-Net does not have.
     """
+    if unet.config.addition_embed_type == "text":
+        unet.add_embedding.register_forward_pre_hook(lambda module, given: (given[0].to(module.norm1.weight.dtype),))
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         if settings.checkpoint_blocks:
