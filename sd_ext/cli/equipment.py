@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .additions import LoraNamed, loras_of
-from .fitted import NAME
+from .fitted import names_it
 from .request import Recipe
 from .unet_options import set_unet
 
@@ -105,8 +105,9 @@ def set_sampler(pipe: DiffusionPipeline, recipe: Recipe, fitted: Mapping[str, An
     named = {"grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
     options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if recipe.sampler is not None:
-        carried = {name: fitted[name] for name in fitted if name == "calibration" and recipe.sampler == NAME}
-        config = {**own.config, **carried}
+        config = dict(own.config)
+        if names_it(recipe.sampler) and "calibration" in fitted:
+            config["calibration"] = fitted["calibration"]
         pipe.register_modules(scheduler=sd_ext.make_scheduler(recipe.sampler, config, like=recipe.like, **options))
     elif options:
         name = type(own).__name__

@@ -13,6 +13,13 @@ NAME = "calibrated"
 """By which a recipe names it."""
 
 
+def names_it(sampler: str | None) -> bool:
+    """Whether this is its name, in any spelling."""
+    from ..schedulers.spelling import key
+
+    return sampler is not None and key(sampler) == NAME
+
+
 def drawn_by_it(recipes: Sequence[Recipe], config: Mapping[str, Any], tell: Tell) -> list[Recipe]:
     """Recipes in which those it was fitted for, and that name no sampler, name it.
 

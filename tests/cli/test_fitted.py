@@ -37,6 +37,7 @@ def test_draws_what_it_was_fitted_for(draw, run):
     again = run("generate", "--again", done.paths[0])
     assert again.paths[0].read_bytes() == done.paths[0].read_bytes()
     assert draw("--steps", 4, "--sampler", "calibrated").paths[0].read_bytes() == done.paths[0].read_bytes()
+    assert draw("--steps", 4, "--sampler", "Calibrated").code == 0  # names are read in any spelling
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..fitted import NAME as FITTED
+from ..fitted import names_it
 from ..pictures import Record
 from ..request import Recipe
 
@@ -32,7 +32,7 @@ def why_none(record: Record) -> str:
     recipe = record.recipe
     if recipe.image or recipe.upscale or recipe.refiner:
         return NOT_FROM_NOISE
-    if recipe.sampler == FITTED:  # to this very picture
+    if names_it(recipe.sampler):  # to this very picture
         return ""
     info = next((info for info in list_samplers() if info.name == record.made.get("sampler")), None)
     if info is None:
