@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch.utils.flop_counter import FlopCounterMode
 
 from sd_ext.errors import InputError, SeamError
 from sd_ext.seams.torch import fake_tensors
@@ -91,6 +90,8 @@ def on_disk(task: FullTask, trained: int) -> tuple[int, int]:
 
 def work_in_a_step(task: FullTask) -> float:
     """Floating-point operations of an optimizer step's forward and backward passes in one process."""
+    from torch.utils.flop_counter import FlopCounterMode  # not where torch lacks what it is made of
+
     models, counter = task.on_meta(), FlopCounterMode(display=False)
     loss = DiffusionLoss(models[0], task.config.loss.loss, models[1] if len(models) > 1 else None).float().train()
     with torch.device("meta"), counter:
