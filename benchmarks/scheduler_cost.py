@@ -25,6 +25,7 @@ from _report import write
 from rich.progress import track
 
 import sd_ext
+from sd_ext.board import BOARD
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 CALLS = 20
@@ -53,6 +54,12 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def note(scheduler, t: torch.Tensor, m: torch.Tensor) -> None:
+    """Leave both halves of a prediction, as a network does for a sampler of two fields."""
+    if getattr(scheduler, "weighs_unconditional", False):
+        BOARD.write_halves(t, m, m)
+
+
 def steps(scheduler, x: torch.Tensor, m: torch.Tensor) -> tuple[float, int]:
     """Time of the step() calls of one run, and how many there were."""
     scheduler.set_timesteps(CALLS)
@@ -63,6 +70,7 @@ def steps(scheduler, x: torch.Tensor, m: torch.Tensor) -> tuple[float, int]:
     for t in scheduler.timesteps:
         if hasattr(scheduler, "scale_model_input"):  # Diffusers' flow matching has none
             scheduler.scale_model_input(state, t)
+        note(scheduler, t, m)
         start = time.perf_counter()
         state = scheduler.step(m, t, state, return_dict=False, **noisy)[0]
         total += time.perf_counter() - start
@@ -78,6 +86,7 @@ def copies(tensors: list[torch.Tensor]) -> None:
 def traffic(scheduler) -> tuple[int, bool]:
     """Tensors that a steady call must read and write, and whether it draws noise."""
     scheduler.set_timesteps(CALLS)
+    note(scheduler, scheduler.timesteps[0], torch.zeros(1, 1))
     scheduler.step(torch.zeros(1, 1), scheduler.timesteps[0], torch.zeros(1, 1))
     run = scheduler._plan.run
     call, row = run.calls[CALLS // 2], run.table.rows[CALLS // 2]
