@@ -131,7 +131,9 @@ class Announced(ForwardProcess, SchedulerMixin, ConfigMixin):
         plan = self._some_plan() or self._announced("set_begin_index()")
         if not 0 <= begin_index <= len(plan.values):
             raise InputError(f"begin_index must be 0 to {len(plan.values)}, got {begin_index}")
-        if begin_index < len(plan.values) and (plan.ready is None or plan.ready.begin != begin_index):
+        if begin_index == len(plan.values):
+            plan.ready = None
+        elif plan.ready is None or plan.ready.begin != begin_index:
             plan.ready = self._compile(plan.levels, begin_index, 0.0)
         plan.begin, plan.run = begin_index, None
 

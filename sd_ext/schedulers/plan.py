@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -20,14 +21,23 @@ class StepOutput(SchedulerOutput):
     computed only if it is read.
     """
 
-    _run: Run
-    _call: Call
-    _inputs: tuple[torch.Tensor, torch.Tensor, torch.dtype]
+    made: tuple[Run, Call, torch.Tensor, torch.Tensor, torch.dtype] | None
+
+    def __init__(self, prev_sample: torch.Tensor, made: Any = None):
+        """Filled by hand: what Diffusers' base class does for outputs of any fields takes as long as a step.
+
+        Args:
+            prev_sample: x'.
+            made: the run and its call, x and the network's output in the precision of the sums, and the dtype of x'.
+        """
+        OrderedDict.__setitem__(self, "prev_sample", prev_sample)
+        self.__dict__.update(prev_sample=prev_sample, made=made)
 
     @property
     def pred_original_sample(self) -> torch.Tensor:
-        x, m, dtype = self._inputs
-        return self._run.denoised(self._call, x, m).to(dtype)
+        assert self.made is not None
+        run, call, x, m, dtype = self.made
+        return run.denoised(call, x, m).to(dtype)
 
 
 class Plan(Places):

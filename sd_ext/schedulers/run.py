@@ -145,11 +145,12 @@ def weighted_sum(weights: Weights, tensors: Tensors) -> torch.Tensor:
     """sum of weight * tensor: one product and an in-place scaled addition per further term; a new tensor, save where
     the sum is one tensor as it is.
     """
-    place, weight = weights[0]
+    terms = iter(weights)
+    place, weight = next(terms)
     if weight == 1.0 and len(weights) == 1:
         return tensors[place]
     total = tensors[place] * weight
-    for place, weight in weights[1:]:
+    for place, weight in terms:
         total.add_(tensors[place], alpha=weight)
     return total
 

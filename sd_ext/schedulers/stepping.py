@@ -77,36 +77,37 @@ class Stepping(Announced):
         return_dict: bool,
         eta: float = 0.0,
     ) -> StepOutput | Any:
-        if self._own.copied:
-            self._own = self._own.unshared()
-        plan = self._own.plan
+        own = self._own
+        if own.copied:
+            own = self._own = own.unshared()
+        plan = own.plan
         if plan is None or plan.implied:
             plan = self._some_plan() or self._announced("step()")
         x, m, extra = sample, model_output, None
         if m.shape != x.shape:
             m, extra = self._split(m, x)
-        run = plan.run
-        if run is None or run.eta != eta or not (is_compiling() or plan.is_due(timestep, run.begin + run.position)):
+        run = plan.run or plan.ready
+        counts = is_compiling() and (run is plan.run or plan.begin is not None)  # a compiled step reads no timestep
+        if run is None or run.eta != eta or not (counts or plan.is_due(timestep, run.begin + run.position)):
             run = self._moved(plan, timestep, eta)
-        if run.position == len(run.calls):  # in a compiled step, which counts
+        position = run.position
+        if position == len(run.calls):  # in a compiled step
             raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
         if x.dtype is not torch.float32 or m.dtype is not torch.float32:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             x, m = x.to(dtype), m.to(dtype)
-        second = None
-        if run.calls[run.position].second or (run.companion is not None and not run.position):
+        call, second = run.calls[position], None
+        if call.second or (run.companion is not None and not position):
             run, second = self._second(plan, run, timestep, model_output, x)
-        call = run.calls[run.position]
+            call = run.calls[position]
         noise = self._noise(x, extra, run, generator, variance_noise) if call.noisy else None
         previous = run.advance(x, m, noise, second)
-        plan.run = run
+        plan.run, plan.ready = run, None
         if previous.dtype is not sample.dtype:
             previous = previous.to(sample.dtype)
         if not return_dict:
             return (previous,)
-        output = StepOutput(prev_sample=previous)
-        output._run, output._call, output._inputs = run, call, (x, m, sample.dtype)
-        return output
+        return StepOutput(previous, (run, call, x, m, sample.dtype))
 
     def _moved(self, plan: Plan, timestep: Any, eta: float) -> Run:
         """The plan's run, standing at the call that a timestep belongs to: as it is, one call back, or begun there."""

@@ -52,6 +52,35 @@ def test_the_step_is_one_graph(name, dtype):
     assert len(graphs) == made
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@over("name", REPRESENTATIVES)
+def test_a_run_is_one_cuda_graph(name):
+    """A capture fails where the host waits for the device; what is replayed is the run on the latent that is there."""
+    scheduler = sd_ext.make_scheduler(name, SD, clip_sample=name == "ddim")
+    scheduler.set_timesteps(10, device="cuda")
+    start, noise = torch.randn(2, 1, 4, 8, 8, device="cuda").unbind()
+
+    def loop():
+        scheduler.set_begin_index(0)
+        x = start
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x), t, x, variance_noise=noise, return_dict=False)[0]
+        return x
+
+    side = torch.cuda.Stream()  # as a capture asks, what is set up at first use is set up before it
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        loop()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = loop()
+    for seed in range(2):
+        start.copy_(torch.randn(start.shape, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        assert torch.equal(captured, loop())
+
+
 class NoReading(TorchDispatchMode):
     """Fails where a tensor's value is read by the host, which on a GPU waits for all work queued before."""
 

@@ -5,13 +5,16 @@ through is proven in test_engine.py, what the tables are in samplers/test_every_
 from __future__ import annotations
 
 import copy
+import pickle
 import threading
 
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import sd_ext
 from sd_ext.board import BOARD
@@ -68,6 +71,32 @@ def test_a_start_by_value_is_looked_up():
     x = noise()
     scheduler.step(network(x), int(scheduler.timesteps[4]), x)
     assert scheduler.step_index == 5
+
+
+def test_a_start_after_the_last_call_makes_none():
+    """As of a refiner that is handed a finished picture."""
+    scheduler = sd_ext.make_scheduler("dpm++ 2m", SD)
+    scheduler.set_timesteps(5)
+    scheduler.set_begin_index(5)
+    with pytest.raises(InputError, match="5 calls are made"):
+        scheduler.step(torch.zeros(1, 1), scheduler.timesteps[0], torch.zeros(1, 1))
+
+
+def test_an_output_is_one_of_diffusers():
+    """By name, key and place, as a tuple, in a pickle and as a tree, though it is filled by hand."""
+    scheduler = sd_ext.make_scheduler("euler", SD)
+    scheduler.set_timesteps(5)
+    x, m = torch.randn(2, 1, 4, 2, 2).unbind()
+    output = scheduler.step(m, scheduler.timesteps[0], x)
+    theirs = SchedulerOutput(prev_sample=output.prev_sample)
+    assert isinstance(output, SchedulerOutput) and [*output] == [*theirs] and repr(output)[9:] == repr(theirs)[14:]
+    assert output[0] is output["prev_sample"] is output.to_tuple()[0] is output.prev_sample
+    again = pickle.loads(pickle.dumps(output))
+    leaves, tree = tree_flatten(output)
+    assert len(leaves) == 1 and torch.equal(tree_unflatten(leaves, tree)[0], output[0])
+    for each in (again, copy.copy(output), copy.deepcopy(output)):
+        assert torch.equal(each[0], output[0])
+        assert torch.equal(each.pred_original_sample, output.pred_original_sample)
 
 
 def test_epsilon_at_zero_terminal_snr_is_refused():

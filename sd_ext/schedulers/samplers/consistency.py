@@ -225,8 +225,8 @@ class LCMScheduler(ConsistencyScheduler):
         tuple `(prev_sample, denoised)`, as Diffusers' pipelines for LCM expect.
         """
         output = self._step(model_output, timestep, sample, generator, variance_noise, True)
-        assert isinstance(output, StepOutput)
-        run, (x, _, dtype) = output._run, output._inputs
+        assert isinstance(output, StepOutput) and output.made
+        run, _, x, _, dtype = output.made
         skip, out = boundary(float(run.table.levels.t[run.position - 1]), self._scaling)
         denoised = (out * output.pred_original_sample + skip * x).to(dtype)
         if not return_dict:
