@@ -17,6 +17,7 @@ import numbers
 import reprlib
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError, UnknownNameError
@@ -119,7 +120,7 @@ def make(cls: type[T], data: Any, where: str, *path: str | int, error: type[Inpu
             names the file and the key.
     """
     check(data, cls, where, *path, error=error)
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     names = [spec.name for spec in dataclasses.fields(cls) if spec.name in data]  # type: ignore[arg-type]
     try:
         return cls(**{name: _as_declared(data[name], hints[name]) for name in names})
@@ -127,6 +128,12 @@ def make(cls: type[T], data: Any, where: str, *path: str | int, error: type[Inpu
         raise
     except InputError as problem:
         raise error(f"{where}: {problem}") from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The declared types of a dataclass's fields; once, since Python works them out anew at each call."""
+    return get_type_hints(cls, include_extras=True)
 
 
 def _as_declared(value: Any, kind: Any) -> Any:
@@ -198,7 +205,7 @@ def _list_mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | N
 def _object_mismatch(value: Any, cls: Any, path: tuple[Any, ...]) -> Mismatch | None:
     if not isinstance(value, Mapping):
         return path, described(cls), value
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     for spec in dataclasses.fields(cls):
         if spec.name in value:
             if found := _mismatch(value[spec.name], hints[spec.name], (*path, spec.name)):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,12 @@ def read_words(folder: Path) -> Words | None:
         ModelError: the file is damaged; names the place.
     """
     path = folder / FILE
-    if not path.exists():
-        return None
+    return _parsed(path, path.stat().st_mtime_ns) if path.exists() else None
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, written: int) -> Words:
+    """What a `words.json` says; kept as long as the file is as it was when it was `written` (nanoseconds)."""
     data = read_json(path, dict[str, Any], limit=MIB, error=ModelError)
     told = make(Words, data, str(path), error=ModelError)
     things = {
