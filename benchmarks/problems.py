@@ -89,7 +89,9 @@ def embedded(guidance: float, seeds: int = 1) -> Problem:
 
     generator = torch.Generator().manual_seed(0)
     size = pipe.unet.config["sample_size"]
-    start = torch.randn(len(captions), 4, size, size, generator=generator, dtype=torch.float64)
+    start = torch.randn(
+        len(captions), pipe.unet.config["in_channels"], size, size, generator=generator, dtype=torch.float64
+    )
     open_problem = Problem("", "", eps, start, start)
     reference = sd_ext.make_scheduler("dpm++ 3m exact", SD, grid="karras")
     reference.set_timesteps(500)
