@@ -4,6 +4,7 @@
     python benchmarks/compatibility.py --two-fields
     python benchmarks/compatibility.py --newer
     python benchmarks/compatibility.py --again auto "auto low guidance"
+    python benchmarks/compatibility.py --add auto "auto low guidance"
 
 A cell passes if the result is finite, the network was evaluated as often as was asked for, and the same seed gives the
 same result again. Where the timesteps were fractional and the cell fails, it is tried again with whole ones. Cells that
@@ -12,6 +13,8 @@ cells only; --fresh starts over. Writes results/compatibility.json and docs/comp
 have a part of their own, which --two-fields runs alone. --newer tries the samplers that the results lack in a selection
 of pipelines, and the page says so, until every pair is run again. --again is for samplers that have changed since: what
 the results say of them in that selection is measured anew, and the page is made again, by what samplers are today.
+--add does so in every pipeline, for the samplers that are named and for all that the results lack: after it the table
+is whole.
 """
 
 from __future__ import annotations
@@ -245,12 +248,14 @@ def as_row(told: dict[str, Any], samplers: list[str]) -> Row:
     return Row(own, [name for name in samplers if name not in others], list(whole), cannot, dict(failed))
 
 
-def again(outcome: dict[str, Any], changed: list[str], workers: int) -> dict[str, Row]:
-    """The rows of the results, with what samplers that have changed do now in a selection of pipelines."""
+def again(
+    outcome: dict[str, Any], changed: list[str], pipelines: list[str], workers: int, fresh: bool
+) -> dict[str, Row]:
+    """The rows of the results, with what samplers that have changed, or that they lack, do now in these pipelines."""
     samplers = [name for names in outcome["samplers"].values() for name in names]
     rows = {name: as_row(told, samplers) for name, told in outcome["pipelines"].items()}
     doubtful = unproven()
-    for name, cells in run(selection(), changed, workers, fresh=True).items():
+    for name, cells in run(pipelines, changed, workers, fresh).items():
         row, new = rows[name], judge(name, cells, doubtful)
         for names in (row.passed, row.whole, *row.cannot.values()):
             names[:] = [each for each in names if each not in changed]
@@ -526,6 +531,9 @@ def main() -> None:
     parser.add_argument("--two-fields", action="store_true", help="only the part on samplers of two fields")
     parser.add_argument("--newer", action="store_true", help="only samplers that the results lack, in few pipelines")
     parser.add_argument("--again", nargs="+", metavar="NAME", help="samplers that have changed, in few pipelines")
+    parser.add_argument(
+        "--add", nargs="*", metavar="NAME", help="these and all that the results lack, in every pipeline"
+    )
     own = parser.parse_args()
     known = [info.name for info in ONE_FIELD]
     if own.two_fields or own.newer:
@@ -541,11 +549,18 @@ def main() -> None:
         (RESULTS / "compatibility.json").write_text(json.dumps(outcome, indent=1) + "\n")
         PAGE.write_text(text)
         return
-    if own.again:
+    if own.again or own.add is not None:
         torch.set_num_threads(1)
         outcome = json.loads((RESULTS / "compatibility.json").read_text())
         counted = {name for names in outcome["samplers"].values() for name in names}
-        rows = again(outcome, chosen([name for name in known if name in counted], own.again), own.workers)
+        if own.again:
+            named, pipelines, fresh = chosen([name for name in known if name in counted], own.again), selection(), True
+        else:
+            named = [name for name in known if name in own.add or name not in counted]
+            pipelines, fresh = list(ZOO), own.fresh
+            counted.update(named)
+            outcome.pop("newer", None)
+        rows = again(outcome, named, pipelines, own.workers, fresh)
         outcome |= {
             "totals": count(rows.values()),
             "samplers": grouped([info for info in ONE_FIELD if info.name in counted]),
