@@ -1,4 +1,4 @@
-"""The base of every sampler's scheduler class: its options, where its steps fall, and its table."""
+"""The base of every sampler's scheduler class: its options, its process and its table."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..declared import Unbounded
 from ..errors import InputError, UnknownNameError
 from ..model_configs import GuardedConfig
 from ..seams.diffusers.records import is_ours, let_be_found, record_as_ours, write_options
-from . import asking, guidance, placement, travel
+from . import guidance, placement, travel
 from .drop_in import ORDERS, DropIn
 from .fields import OptionFields, as_list
 from .guidance import GuidanceSchedule
 from .noise import BrownianNoise
+from .placing import Placing
 from .plan import Plan
 from .prediction import PREDICTION_TYPES, hook_from_config
 from .processes import angle, betas, continuous, edm, flow, reading  # noqa: F401  each says which configs it is
 from .processes.reading import ProcessOptions as Process
 from .run import Run
-from .schedule import ZERO, Levels, NoiseSchedule
-from .stepping import Stepping
+from .schedule import Levels, NoiseSchedule
 from .table import Table
 
 
-class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
-    """Base of every scheduler of this package. Subclasses name their options and return a `Table`; how a table is
-    stepped through is told in `stepping.Stepping`.
+class TableScheduler(DropIn, GuardedConfig, OptionFields, Placing):
+    """Base of every scheduler of this package. Subclasses name their options and return a `Table`; where its
+    steps fall is told in `placing.Placing`, and how a table is stepped through in `stepping.Stepping`.
 
     Args:
         process: which of `processes` the model was trained on; None reads it from the other options: flow matching
@@ -121,18 +121,10 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     mild_guidance: ClassVar[bool] = False
     """Whether guidance of 1 to 2 does here what 5 to 12 does elsewhere."""
 
-    places_itself: ClassVar[str | None] = None
-    """How its steps lie, if they cannot be given as timesteps or sigmas, which fall elsewhere."""
-
-    _ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()
-    """Options of a class's own with their least and greatest value."""
-
-    _closed_grid: ClassVar[bool] = True
-    _whole_linspace: ClassVar[bool] = True
     _flow_flag: ClassVar[bool | None] = None
     """What `use_flow_sigmas` must be for Diffusers' class of this name to run a flow model; None if it has no say."""
-    _karras_on_ratio: ClassVar[bool] = False
-    """Whether `use_karras_sigmas` spaces a flow's sigma / (1 - sigma), and not its sigma; see `asking.ends`."""
+    _ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()
+    """Options of a class's own with their least and greatest value."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,10 +138,6 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         return ORDERS.get(cls.__name__, "").split() if is_ours(cls) else ()
 
     # ---- what a sampler is -------------------------------------------------------------------------------------------
-
-    def _place(self, calls: int) -> Levels:
-        """The levels of `calls` network calls and the end; multi-call samplers say where their stages fall."""
-        return self._grid_levels(calls)
 
     def _table(self, levels: Levels, eta: float) -> Table:
         """The table for these levels, the first of which is where the run starts."""
@@ -244,13 +232,6 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
         """Whether a network must leave both halves of its guided predictions for it (`attach`)."""
         return self.weighs_unconditional or self.config["guidance_schedule"] is not None
 
-    def _trained(self) -> Levels:
-        times = np.arange(self.schedule.t_max, self.schedule.t_min - 1, -1.0)
-        levels = self.schedule.at(times)
-        if isinstance(self.schedule, flow.Flow) and not self._told.use_dynamic_shifting:
-            levels = self.schedule.at_sigma(flow.Shift.of(self._told, None).moved(levels.sigma))
-        return self._explicit_stages(placement.with_end(self.schedule, levels, self._end()))
-
     def _between(self, plan: Plan, timestep: float, eta: float) -> Run:
         least, most = placement.told_range(self.schedule)
         if not least <= timestep <= most:
@@ -278,97 +259,6 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Stepping):
     def _within(self, name: str, low: float, high: float) -> None:
         if not low <= self.config[name] <= high:
             raise InputError(f"{type(self).__name__}: {name} must be {low} to {high}, got {self.config[name]!r}")
-
-    def _end(self) -> Levels:
-        return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.least
-
-    def _grid_levels(self, n: int, grid: str | None = None) -> Levels:
-        """`n` levels of the configured grid, or of another one, and the end."""
-        config = self.config if grid is None else {**self.config, "grid": grid}
-        return placement.grid_levels(
-            self.schedule,
-            config,
-            n,
-            self._end(),
-            closed=self._closed_grid,
-            whole=self._whole_linspace,
-            asked=self._own.asked or self._asked(None, None),
-        )
-
-    def _asked(self, sigmas: Any, mu: float | None) -> placement.Asked | None:
-        """What `set_timesteps` was told of a flow's run; see `asking.ask`."""
-        return asking.ask(self._told, self.config, sigmas, mu, self.say_once, karras_on_ratio=self._karras_on_ratio)
-
-    @property
-    def asked(self) -> placement.Asked | None:
-        """What this thread's `set_timesteps` was last told of a flow model's run; None for other models."""
-        return self._own.asked
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        mu: float | None = None,
-    ) -> None:
-        """Announce a run, by one of a number of network calls, timesteps, or sigmas.
-
-        Args:
-            num_inference_steps: network evaluations, 1 to `num_train_timesteps`; beside timesteps or sigmas, what
-                their number must be.
-            device: where `timesteps` shall be.
-            timesteps: what the network is told at the solver steps, falling; within [0, T - 1] and possibly fractional
-                where that is the training time.
-            sigmas: sigma / alpha of the solver steps, falling; a last 0 is the end and makes no call. For flow models,
-                as their pipelines give them: a flow's own sigma at each of the calls, before the shift.
-            mu: where `use_dynamic_shifting` is set, what the shift is made from.
-
-        Raises:
-            InputError: none or several given, or values that cannot be stepped through. What was set before stays.
-        """
-        both, none = timesteps is not None and sigmas is not None, timesteps is None and sigmas is None
-        if both or (none and num_inference_steps is None):
-            raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
-        if self.places_itself and not none:
-            raise InputError(
-                f"{type(self).__name__} places its own steps, {self.places_itself}; pass num_inference_steps alone"
-            )
-        asked = self._asked(sigmas, mu)
-        if asked is not None and asked.sigmas is not None:
-            given = len(asked.sigmas)
-            self._fits(num_inference_steps, given, "sigmas")
-            num_inference_steps, sigmas = given, None
-        if num_inference_steps is not None:
-            self._check_count(num_inference_steps)
-            if timesteps is not None and not isinstance(self.schedule, flow.Flow):
-                raise InputError("pass num_inference_steps or timesteps, not both")
-        self._own.asked = asked
-        if timesteps is not None:
-            levels = placement.from_timesteps(self.schedule, timesteps, self._end())
-        elif sigmas is not None:
-            levels = placement.from_sigmas(self.schedule, sigmas, self._end())
-        else:
-            return self.announce(self._place(int(num_inference_steps)), device)  # type: ignore[arg-type]
-        self._fits(num_inference_steps, len(levels) - 1, "sigmas" if timesteps is None else "timesteps")
-        self.announce(self._explicit_stages(levels), device)
-
-    def _fits(self, num_inference_steps: int | None, given: int, name: str) -> None:
-        if num_inference_steps not in (None, given):
-            raise InputError(f"{name} must be {num_inference_steps} numbers (num_inference_steps), got {given}")
-
-    def _check_count(self, num_inference_steps: Any) -> None:
-        most = self.config["num_train_timesteps"]
-        if isinstance(num_inference_steps, bool) or int(num_inference_steps) != num_inference_steps:
-            raise InputError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
-        if not 1 <= num_inference_steps <= most:
-            raise InputError(
-                f"num_inference_steps must be 1 to {most} (num_train_timesteps), got {num_inference_steps}"
-            )
-
-    def _explicit_stages(self, levels: Levels) -> Levels:
-        """Multi-call samplers mark their stages on levels that the caller chose."""
-        return levels
 
     def export(self, folder: str | Path, num_inference_steps: int | Iterable[int] | None = range(1, 51)) -> Path:
         """Write a component folder that runs this sampler with Diffusers only; see `export.export`."""

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import sd_ext
 from sd_ext.errors import InputError
 from sd_ext.schedulers import NoiseSchedule
 from sd_ext.schedulers.grids import GRIDS
@@ -12,7 +13,7 @@ from sd_ext.schedulers.placement import check_grid_options, grid_levels
 
 from .conftest import SD
 from .grid_definitions import COUNTS, DEFINITIONS, HIGH, LOW, laplace_quantile, mochi, place, ramp
-from .over import over
+from .over import NAMES, over
 
 
 def test_options_reach_the_formula():
@@ -73,3 +74,26 @@ def test_discarding_the_penultimate_sigma_of_a_run_that_ends_at_sigma_min():
     settings |= {"sigma_min": None, "sigma_max": None, "discard_penultimate_sigma": True}
     levels = grid_levels(schedule, settings, 5, schedule.at([0.0]), closed=True, whole=True)
     np.testing.assert_allclose(levels.ratio, np.delete(DEFINITIONS["karras"](7), -2), rtol=1e-9)
+
+
+@over("name", ["euler", "dpm++ 2m karras", "heun", "dpm2", "restart", "lcm", "auto"], full=NAMES)
+@over("process", ["epsilon", "flow_prediction"])
+@over("end", ["zero", "sigma_min"])
+def test_a_schedulers_own_timesteps_and_sigmas_announce_the_same_run(name, process, end):
+    """Though both are shown in float32, and those of samplers with stages do not fall."""
+    if name.startswith("flow"):  # whose timesteps are, as in Diffusers, those before the shift
+        return
+    shift = {"shift": 3.0} if process == "flow_prediction" else {}
+    scheduler = sd_ext.make_scheduler(name, {**SD, "prediction_type": process, **shift}, final_sigmas_type=end)
+    if scheduler.places_itself:
+        return
+    for calls in (1, 9):
+        scheduler.set_timesteps(calls)
+        table, timesteps, sigmas = scheduler.table(), scheduler.timesteps, scheduler.sigmas
+        ways = [{"timesteps": timesteps}, {"timesteps": timesteps.tolist()}]
+        if not shift:  # as are a flow's sigmas
+            ways += [{"sigmas": sigmas}, {"sigmas": sigmas[:-1]}]
+        for given in ways:
+            scheduler.set_timesteps(**given)
+            again = scheduler.table()
+            assert np.array_equal(again.rows, table.rows) and np.array_equal(again.levels.t, table.levels.t), given

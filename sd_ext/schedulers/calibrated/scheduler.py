@@ -193,6 +193,9 @@ class CalibratedScheduler(TableScheduler):
         levels = levels if complete else self._samplers.staged(fit.known, levels)
         return self._samplers.place(replace(fit, table=None, companion=None), levels)
 
+    def _handed_back(self, given: Any, sigmas: bool) -> None:
+        """A fit's own timesteps and sigmas are told by `_of_the_caller`."""
+
     def announce(self, levels: Levels, device: str | torch.device | None = None) -> None:
         super().announce(levels if isinstance(levels, Announced) else self._of_the_caller(levels, True), device)
 
