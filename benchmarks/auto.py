@@ -8,8 +8,8 @@ Problems come in families: Gaussian mixtures in few and in many dimensions, near
 heavy tails, with light ones, and trained networks: the embedded model, and a U-Net that draws Fashion-MNIST in pixels
 (`fashion_model.py`, given by --fashion). Each is guided towards one of its classes by 1, 3, 5 and 7.5, and solved to
 1e-8, networks by 400 calls. The halves share neither seeds nor sizes nor captions. A cell is a problem, a guidance and
-a number of calls from 4 to 50, for networks to 20; in each, `auto`, told the guidance, stands beside every Diffusers setting of
-`error_vs_calls.py`, and in the half for choosing beside what it might be.
+a number of calls from 4 to 50, for networks to 20; in each, `auto`, told the guidance, stands beside every Diffusers
+setting of `error_vs_calls.py`, and in the half for choosing beside what it might be.
 """
 
 from __future__ import annotations
