@@ -88,7 +88,11 @@ def as_initial_value(problem: Any, pairs: range, guidance: float, goal: torch.Te
 
 
 def best_of_theirs(problem: Problem, calls: int, kept: Sequence[str] | None = None) -> dict[str, float]:
-    """Diffusers setting -> its error; those that cannot make so many calls are left out."""
+    """Diffusers setting -> its error; those that cannot make so many calls are left out.
+
+    Args:
+        kept: names of those to run; all by default.
+    """
     found = {}
     for setting in theirs():
         if kept is not None and setting.label not in kept:
@@ -338,15 +342,13 @@ def main() -> None:
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
     torch.set_grad_enabled(False)
-    results: dict[str, Any] = {}
-    lines: list[str] = []
     for name in arguments.parts or PARTS:
-        results[name], more = PARTS[name](arguments)
-        lines += more
-    if arguments.quick:
-        print("\n".join(lines))
-    else:
-        write("calibration", {"seeds": arguments.seeds, "pairs": arguments.pairs, **results}, "\n".join(lines))
+        result, lines = PARTS[name](arguments)
+        if arguments.quick:
+            print("\n".join(lines))
+        else:
+            counted = {"seeds": arguments.seeds, "pairs": arguments.pairs}
+            write(f"calibration_{name}", {**counted, **result}, "\n".join(lines))
 
 
 if __name__ == "__main__":
