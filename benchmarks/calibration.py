@@ -106,6 +106,15 @@ def best_of_theirs(problem: Problem, calls: int, kept: Sequence[str] | None = No
     return found
 
 
+def best_kept(case: Case, calls: int, kept: dict[int, list[str]] | None) -> dict[str, float]:
+    """As `best_of_theirs`: the first time of all settings, then of the eight that were best."""
+    problem = as_initial_value(case.problem, case.sets.for_judgement, case.guidance, case.goal)
+    found = best_of_theirs(problem, calls, (kept or {}).get(calls))
+    if kept is not None:
+        kept.setdefault(calls, sorted(found, key=lambda label: found[label])[:8])
+    return found
+
+
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
@@ -147,12 +156,18 @@ def table(title: str, rows: dict[str, Measured]) -> Iterator[str]:
     yield ""
 
 
-def compared(case: Case, calls: int, rows: dict[str, Measured], effort: Effort) -> Student:
-    """Fit for some calls, and measure it beside all others."""
+def compared(
+    case: Case, calls: int, rows: dict[str, Measured], effort: Effort, kept: dict[int, list[str]] | None = None
+) -> Student:
+    """Fit for some calls, and measure it beside all others.
+
+    Args:
+        kept: number of calls -> the Diffusers settings that were best on the first seed; filled by that one.
+    """
     row, began = f"{calls}", time.perf_counter()
     grid, student = case.fitting(effort).student(calls, None)
     seconds, made = time.perf_counter() - began, case.judged(student)
-    others = best_of_theirs(as_initial_value(case.problem, case.sets.for_judgement, case.guidance, case.goal), calls)
+    others = best_kept(case, calls, kept)
     ours, theirs_best = rmse(made, case.goal), min(others.values())
     added(rows, row, "fitted", ours)
     added(rows, row, "best Diffusers setting", theirs_best)
@@ -249,19 +264,19 @@ def known_things(case: Case, student: Student, calls: int, scorer: str | None) -
 def embedded(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     found, lines = {}, []
     sets, effort = of_pairs(arguments), effort_of(arguments)
-    for guidance in STRENGTHS[-1:] if arguments.quick else STRENGTHS:
+    for guidance in STRENGTHS[-1:] if arguments.quick else arguments.guidance:
         rows: dict[str, Measured] = {}
+        kept: dict[int, list[str]] = {}
         for seed in range(arguments.seeds):
             print(f"embedded model at guidance {guidance:g}, seed {seed}", flush=True)
             case = guided(guidance, seed, sets, arguments)
-            for calls in COUNTS[:1] if arguments.quick else COUNTS:
-                student = compared(case, calls, rows, effort)
+            for calls in COUNTS[:1] if arguments.quick else arguments.calls:
+                student = compared(case, calls, rows, effort, kept)
                 added(rows, f"{calls}", "fitted, pixels", rmse(pixels(case.judged(student)), pixels(case.goal)))
                 for name, share in known_things(case, student, calls, arguments.scorer).items():
                     added(rows, f"{calls}", f"known to the judge, {name}", share)
             for calls in () if arguments.quick else MORE:
-                problem = as_initial_value(case.problem, sets.for_judgement, guidance, case.goal)
-                added(rows, f"{calls}", "best Diffusers setting", min(best_of_theirs(problem, calls).values()))
+                added(rows, f"{calls}", "best Diffusers setting", min(best_kept(case, calls, kept).values()))
         found[f"{guidance:g}"] = rows
         lines += table(f"The embedded model at guidance {guidance:g}", rows)
     return found, lines
@@ -324,7 +339,7 @@ def of_pairs(arguments: argparse.Namespace) -> Sets:
 
 
 def effort_of(arguments: argparse.Namespace) -> Effort:
-    return Effort(1, 1) if arguments.quick else Effort()
+    return Effort(1, 1) if arguments.quick else Effort(arguments.refine, Effort().steps)
 
 
 PARTS = {"mixtures": mixtures, "embedded": embedded, "ablation": ablation}
@@ -335,6 +350,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all of them by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=16, help="pairs to fit to, for the embedded model")
+    parser.add_argument("--guidance", type=float, nargs="+", default=STRENGTHS, help="of the embedded model")
+    parser.add_argument("--calls", type=int, nargs="+", default=COUNTS, help="of the embedded model")
+    parser.add_argument("--refine", type=int, default=Effort().derivatives, help="rounds of the long stage; 0 leaves it out")
     parser.add_argument("--prompts", help="captions of the embedded model, a file; its own words by default")
     parser.add_argument("--scorer", help="folder of the judge that scorer.py trained")
     parser.add_argument("--quick", action="store_true", help="see that it runs; nothing is written")
