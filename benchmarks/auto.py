@@ -8,7 +8,7 @@ Problems come in families: Gaussian mixtures in few and in many dimensions, near
 heavy tails, with light ones, and trained networks: the embedded model, and a U-Net that draws Fashion-MNIST in pixels
 (`fashion_model.py`, given by --fashion). Each is guided towards one of its classes by 1, 3, 5 and 7.5, and solved to
 1e-8, networks by 400 calls. The halves share neither seeds nor sizes nor captions. A cell is a problem, a guidance and
-a number of calls from 4 to 50, for networks to 20; in each, `auto`, told the guidance, stands beside every Diffusers
+a number of calls from 4 to 50, for networks to 12; in each, `auto`, told the guidance, stands beside every Diffusers
 setting of `error_vs_calls.py`, and in the half for choosing beside what it might be.
 """
 
@@ -37,7 +37,7 @@ import sd_ext
 from tests.schedulers.mixture import Mixture
 
 COUNTS = (4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
-MOST_OF_NETWORKS = 20
+MOST_OF_NETWORKS = 12
 """Networks are slow: they are measured up to so many calls."""
 GUIDANCE = (1.0, 3.0, 5.0, 7.5)
 BESIDE = "DPM++ 2M karras"

@@ -4,7 +4,7 @@
 
 Errors are root mean square differences of an end from the converged one, averaged over starts that were neither fitted
 to nor chosen on; a table gives the mean over seeds and, in brackets, the least and the most. A seed is other starts,
-and for the embedded model other captions. Converged is an exact solution (mixtures) or the model's own of 300 calls.
+and for the embedded model other captions. Converged is an exact solution (mixtures) or the model's own of 150 calls.
 All settings of a count make the same number of network calls.
 
     mixtures   three Gaussian mixtures without guidance, one near a sheet of two dimensions
@@ -45,8 +45,8 @@ from sd_ext.models.words import read_words
 from tests.calibration.problems import MixtureProblem
 from tests.schedulers.mixture import Mixture
 
-REFERENCE, REFERENCE_CALLS = "dpm++ 3m exact karras", 300
-STRENGTHS, COUNTS, MORE = (1.5, 4.0, 7.5), (4, 5, 6, 8, 10), (12, 15, 20)
+REFERENCE, REFERENCE_CALLS = "dpm++ 3m exact karras", 150
+STRENGTHS, COUNTS, MORE = (1.5, 4.0, 7.5), (4, 5, 6, 8, 10), (12,)
 MIXTURE_COUNTS = (5, 6, 8, 10)
 
 Measured = dict[str, list[float]]
@@ -286,7 +286,7 @@ def ablation(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """At guidance 7.5: what each part of the method is worth, how many pairs are needed, and what transfers."""
     parts: dict[str, Measured] = {}
     transfer: dict[str, Measured] = {}
-    effort, counts = effort_of(arguments), (5,) if arguments.quick else (5, 8)
+    effort, counts = effort_of(arguments), (5,) if arguments.quick else arguments.calls
     for seed in range(arguments.seeds):
         sets = of_pairs(arguments)
         case = guided(7.5, seed, sets, arguments)
@@ -351,8 +351,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=16, help="pairs to fit to, for the embedded model")
     parser.add_argument("--guidance", type=float, nargs="+", default=STRENGTHS, help="of the embedded model")
-    parser.add_argument("--calls", type=int, nargs="+", default=COUNTS, help="of the embedded model")
-    parser.add_argument("--refine", type=int, default=Effort().derivatives, help="rounds of the long stage; 0 leaves it out")
+    parser.add_argument("--calls", type=int, nargs="+", default=COUNTS, help="of the embedded model and the ablation")
+    parser.add_argument(
+        "--refine", type=int, default=Effort().derivatives, help="rounds of the long stage; 0 leaves it out"
+    )
     parser.add_argument("--prompts", help="captions of the embedded model, a file; its own words by default")
     parser.add_argument("--scorer", help="folder of the judge that scorer.py trained")
     parser.add_argument("--quick", action="store_true", help="see that it runs; nothing is written")
