@@ -128,6 +128,8 @@ def main() -> None:
     parser.add_argument("--other", help="a pipeline folder of the same shape")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--calls", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--refine", type=int, default=Effort().derivatives, help="rounds of the long stage, 0 for none")
     parser.add_argument("--quick", action="store_true", help="see that it runs; nothing is written")
     given = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -146,7 +148,7 @@ def main() -> None:
         for name, (change, size) in cases.items():
             with change(pipe) as changed:
                 case = case_of(changed, prompts, seed, size, given)
-                for calls in COUNTS[:1] if given.quick else COUNTS:
+                for calls in COUNTS[:1] if given.quick else given.calls:
                     if name == "itself":
                         fitted[calls] = case.fitting(effort_of(given)).student(calls, None)[1]
                         half_way(case, calls, rows, effort_of(given))
