@@ -236,7 +236,7 @@ class Announced(ForwardProcess, SchedulerMixin, ConfigMixin):
         run = plan and (plan.run or plan.ready)
         if plan is None or run is None or not getattr(plan.levels, "apart", False):
             return None
-        told = set(timesteps.reshape(-1).tolist())
+        told = set(torch.as_tensor(timesteps).reshape(-1).tolist())
         value = told.pop() if len(told) == 1 else math.nan
         places = [i - run.begin for i, each in enumerate(plan.values) if abs(each - value) < 1e-3]
         return run.calls[places[0]] if places and places[0] >= 0 else None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch.compiler import is_compiling
+
+from ..errors import InputError
 
 
 class Trained(Protocol):
@@ -32,6 +35,32 @@ class Trained(Protocol):
 
     @property
     def told_at_training(self) -> Sequence[float] | None: ...
+
+
+def checked(schedule: Trained, timesteps: Any, like: torch.Tensor) -> torch.Tensor:
+    """Timesteps as a tensor of one dimension. What a device or a compiled graph holds is not read.
+
+    Args:
+        timesteps: a tensor, a number, or a list of numbers.
+        like: what they are for, `(batch, ...)`.
+
+    Raises:
+        InputError: no numbers, not one or as many as the batch has samples, or none that the model was trained at.
+    """
+    try:
+        t = torch.as_tensor(timesteps).reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"timesteps must be numbers, got {timesteps!r}") from error
+    if len(t) != 1 != len(like) != len(t):
+        raise InputError(f"timesteps must be 1 or {len(like)} (the batch size), got {len(t)}")
+    if is_compiling() or t.device.type != "cpu":
+        return t
+    told = range(len(schedule.alpha)) if schedule.told_at_training is None else schedule.told_at_training
+    least, most = (float(f(told[0], told[-1])) for f in (min, max))
+    off = 1e-6 * (most - least) if math.isfinite(most - least) else 0.0  # where float32 rounds what the network is told
+    if not (len(t) and least - off <= float(t.min()) and float(t.max()) <= most + off):
+        raise InputError(f"timesteps must lie within {least:g} and {most:g}, got {t.tolist()}")
+    return t
 
 
 def times(schedule: Trained, timesteps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -64,9 +93,12 @@ def coefficients(schedule: Trained, timesteps: torch.Tensor, like: torch.Tensor)
         timesteps: what the network is told, `(batch,)` or `(1,)`, on any device. Between training times
             log(sigma / alpha) is interpolated; for flow matching, or beside one without signal, alpha is.
         like: what they shall be multiplied with, `(batch, ...)`.
+
+    Raises:
+        InputError: see `checked`.
     """
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-    timesteps = times(schedule, timesteps.reshape(-1).to(like.device), dtype)
+    timesteps = times(schedule, checked(schedule, timesteps, like).to(like.device), dtype)
     alpha, sigma = tables(schedule, dtype, like.device)
     if timesteps.is_floating_point():
         low = timesteps.floor().long()
@@ -114,6 +146,9 @@ class ForwardProcess:
             original_samples: x0, `(batch, ...)`.
             noise: same shape.
             timesteps: what the network is told, `(batch,)` or `(1,)`; whole or fractional.
+
+        Raises:
+            InputError: timesteps that are none of the model's, or not one or as many as there are samples.
         """
         return add_noise(self._process, original_samples, noise, timesteps)
 

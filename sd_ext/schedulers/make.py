@@ -21,8 +21,10 @@ AS_PLACED = {"discard_penultimate_sigma": False, "final_sigmas_type": "zero"}
 """What programs that say nothing of it do."""
 
 
-OF_THE_MODEL = frozenset({"grid", "original_inference_steps"})
-"""Options that some samplers set and that configs say for the others: where steps go, at what a model was distilled."""
+OF_THE_MODEL = frozenset({"grid", "original_inference_steps", "set_alpha_to_one"})
+"""Options that some samplers set and that configs say for the others: where steps go and end, at what a model was
+distilled.
+"""
 
 
 def _own_options(info: SamplerInfo) -> dict[str, Any]:
@@ -72,7 +74,9 @@ def make_scheduler(
         raise InputError(
             f"{info.cls.__name__} has no option {', '.join(sorted(unknown))}; it has {', '.join(info.cls._options)}"
         )
-    scheduler = info.cls.from_config(dict(SD_TRAINING if config is None else config), **{**settings, **overrides})
+    told = SD_TRAINING if config is None else config
+    told = told if isinstance(told, dict) else dict(told)  # a scheduler's own config is of a class of Diffusers
+    scheduler = info.cls.from_config(told, **{**settings, **overrides})
     assert isinstance(scheduler, info.cls)
     return scheduler
 

@@ -114,6 +114,15 @@ class Placing(Stepping):
         self._fits(num_inference_steps, len(levels) - 1, "sigmas" if timesteps is None else "timesteps")
         self.announce(self._explicit_stages(levels), device)
 
+    def announce(self, levels: Levels, device: str | torch.device | None = None) -> None:
+        super().announce(levels, device)
+        most, first = float(self.schedule.trained.ratio_at_ends[-1]), float(levels.ratio[0])
+        if most * 1.01 < first < np.inf:
+            self.say_once(
+                f"the run starts at sigma {first:.4g}, beyond the {most:.4g} that the model was trained at: there it is "
+                "told its last timestep"
+            )
+
     def _handed_back(self, given: Any, sigmas: bool) -> Levels | None:
         """The run that this scheduler places itself, where its own `timesteps` or `sigmas` are handed back to it. They
         are shown in float32, and what is read from them are levels that differ in their last digits.

@@ -84,7 +84,11 @@ class Stepping(Announced):
         if plan is None or plan.implied:
             plan = self._some_plan() or self._announced("step()")
         x, m, extra = sample, model_output, None
-        if m.shape != x.shape:
+        try:
+            fits = m.shape == x.shape
+        except AttributeError:
+            raise self._no_tensor(m, x) from None
+        if not fits:
             m, extra = self._split(m, x)
         run = plan.run or plan.ready
         counts = is_compiling() and (run is plan.run or plan.begin is not None)  # a compiled step reads no timestep
@@ -94,6 +98,8 @@ class Stepping(Announced):
         if position == len(run.calls):  # in a compiled step
             raise InputError(f"this run's {len(plan.values)} calls are made; call set_timesteps() to begin another")
         if x.dtype is not torch.float32 or m.dtype is not torch.float32:
+            if not x.is_floating_point():
+                raise InputError(f"sample must be floating point, got {x.dtype}")
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             x, m = x.to(dtype), m.to(dtype)
         call, second = run.calls[position], None
@@ -108,6 +114,13 @@ class Stepping(Announced):
         if not return_dict:
             return (previous,)
         return StepOutput(previous, (run, call, x, m, sample.dtype))
+
+    @staticmethod
+    def _no_tensor(m: Any, x: Any) -> InputError:
+        """That `step` was given something else, such as a network's whole output."""
+        name, given = ("sample", x) if isinstance(m, torch.Tensor) else ("model_output", m)
+        inside = "; give its .sample" if isinstance(getattr(given, "sample", None), torch.Tensor) else ""
+        return InputError(f"{name} must be a tensor, got {type(given).__name__}{inside}")
 
     def _moved(self, plan: Plan, timestep: Any, eta: float) -> Run:
         """The plan's run, standing at the call that a timestep belongs to: as it is, one call back, or begun there."""

@@ -5,12 +5,14 @@ through is proven in test_engine.py, what the tables are in samplers/test_every_
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import threading
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,6 +130,41 @@ def test_add_noise_and_velocity_before_set_timesteps(timesteps, schedule):
     )
 
 
+BAD_TIMES = [
+    (5000, "within 0 and 999, got .5000."),
+    (torch.tensor([-1]), "within 0 and 999"),
+    ([3.0, math.nan, 5.0], "within 0 and 999"),
+    ([], "1 or 3 .*, got 0"),
+    ([1, 2], "1 or 3 .*, got 2"),
+    ("late", "must be numbers, got 'late'"),
+]
+
+
+@over("timesteps, says", BAD_TIMES)
+def test_noise_at_no_timestep_of_the_models_is_refused(timesteps, says):
+    """And numbers stand for tensors."""
+    scheduler = sd_ext.make_scheduler("dpm++ 2m")
+    x = noise()
+    for ask in (scheduler.add_noise, scheduler.get_velocity):
+        with pytest.raises(InputError, match=says):
+            ask(x, x, timesteps)
+    assert torch.equal(scheduler.add_noise(x, x, [3, 5, 7]), scheduler.add_noise(x, x, torch.tensor([3, 5, 7])))
+    assert torch.equal(scheduler.add_noise(x, x, 7), scheduler.add_noise(x, x, torch.tensor([7])))
+
+
+def test_a_start_beyond_the_trained_noise_is_said(caplog):
+    for name, options in (
+        ("euler karras", {}),
+        ("euler", {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+    ):
+        sd_ext.make_scheduler(name, {**SD, "prediction_type": "v_prediction"}, **options).set_timesteps(5)
+    assert not caplog.records
+    scheduler = sd_ext.make_scheduler("euler karras", SD, sigma_max=100.0)
+    for _ in range(2):
+        scheduler.set_timesteps(5)
+    assert [record.message.count("sigma 100, beyond the 14.61") for record in caplog.records] == [1]
+
+
 BAD_RUNS = [
     ({}, "exactly one"),
     ({"timesteps": [5], "sigmas": [3.0]}, "exactly one"),
@@ -164,6 +201,14 @@ def test_bad_steps_are_refused_and_the_run_stays_where_it_was():
     with pytest.raises(InputError, match="differ in shape"):
         scheduler.step(x[:, :3], scheduler.timesteps[1], x)
     assert scheduler.step_index is None, "a step that was refused does not say where the run starts"
+    for output, latent, says in (
+        (SchedulerOutput(x), x, "model_output must be a tensor, got SchedulerOutput"),
+        (UNet2DConditionOutput(x), x, "got UNet2DConditionOutput; give its .sample"),
+        (x, None, "sample must be a tensor, got NoneType"),
+        (x, x.long(), "sample must be floating point, got torch.int64"),
+    ):
+        with pytest.raises(InputError, match=says):
+            scheduler.step(output, scheduler.timesteps[0], latent)
     with pytest.raises(InputError, match="a list of 3"):
         scheduler.step(x, scheduler.timesteps[0], x, generator=seeds(2))
     with pytest.raises(InputError, match=r"variance_noise must be \(3, 4, 8, 8\)"):

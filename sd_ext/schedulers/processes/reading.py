@@ -237,6 +237,8 @@ def class_name(config: Mapping[str, Any]) -> str | None:
     if isinstance(name, str):
         return name
     keys = {key for key in config if not key.startswith("_")}
+    if keys == {"shift"} and type(config) is dict:  # written by hand; also all that a made MiniMaxH3Scheduler says
+        return "FlowMatchEulerDiscreteScheduler"
     same = [name for name, arguments in signatures().items() if arguments and keys == arguments.keys()]
     if config.get("trained_betas") is not None and "IPNDMScheduler" in same:
         return None  # betas of the caller's own

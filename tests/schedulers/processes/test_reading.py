@@ -291,3 +291,11 @@ def test_timesteps_run_the_way_the_network_is_told():
 def test_the_public_reader():
     assert NoiseSchedule.from_config(diffusers.FlowMatchHeunDiscreteScheduler().config).flow
     assert NoiseSchedule.from_config({"prediction_type": "v_prediction"}).prediction.kind == "v_prediction"
+
+
+def test_a_shift_alone_is_flow_matching_where_a_person_wrote_it():
+    """It is also all that the config of a made MiniMaxH3Scheduler says, which comes as Diffusers' own kind of dict."""
+    assert sd_ext.make_scheduler("euler", {"shift": 3.0})._told.kind == "flow"
+    made = diffusers.MiniMaxH3Scheduler(shift=3.0)
+    for config in (made.config, dict(made.config) | {"_class_name": "MiniMaxH3Scheduler"}):
+        assert sd_ext.make_scheduler("euler", config)._told.kind == "unit_flow"
