@@ -119,8 +119,8 @@ class Placing(Stepping):
         most, first = float(self.schedule.trained.ratio_at_ends[-1]), float(levels.ratio[0])
         if most * 1.01 < first < np.inf:
             self.say_once(
-                f"the run starts at sigma {first:.4g}, beyond the {most:.4g} that the model was trained at: there it is "
-                "told its last timestep"
+                f"the run starts at sigma {first:.4g}, beyond the {most:.4g} that the model was trained at, where it "
+                "is told its last timestep"
             )
 
     def _handed_back(self, given: Any, sigmas: bool) -> Levels | None:
