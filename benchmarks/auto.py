@@ -235,14 +235,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=HALVES, default="judge")
     parser.add_argument("--families", nargs="+", default=[*MIXTURES, "embedded"])
-    parser.add_argument("--seeds", type=int, default=2, help="problems of each family")
+    parser.add_argument("--seeds", type=int, default=2, help="problems of each family of mixtures; networks are one")
     parser.add_argument("--fashion", help="folder that fashion_model.py wrote; adds the family fashion")
     parser.add_argument("--keep", type=Path, help="a JSON file to put every error into, and to go on from")
     options = parser.parse_args()
     families = [*options.families, *(["fashion"] if options.fashion else [])]
     asked = [
         (family, options.half, HALVES[options.half] + 10 * place + number, guidance, options.fashion)
-        for place, family in enumerate(families) for number in range(options.seeds) for guidance in GUIDANCE
+        for place, family in enumerate(families) for number in range(options.seeds if family in MIXTURES else 1)
+        for guidance in GUIDANCE
     ]  # fmt: skip
     kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
     rest = [each for each in asked if json.dumps(each[:4]) not in kept]
