@@ -124,3 +124,20 @@ def test_an_output_nobody_reads_any_more(capsys, program):
 
     assert run_to_end(command, "x") == 1
     assert capsys.readouterr().err == "x: standard output was closed before all was written\n"
+
+
+def test_a_process_that_is_one_command_collects_seldom_and_a_call_of_main_leaves_the_collector_alone(monkeypatch):
+    import gc
+
+    from sd_ext.cli import main
+
+    before, frozen = gc.get_threshold(), []
+    monkeypatch.setattr("atexit.register", frozen.append)
+    try:
+        assert main(["--version"]) == 0
+        assert gc.get_threshold() == before and not frozen
+        monkeypatch.setattr(sys, "argv", ["sd-ext", "--version"])
+        assert main() == 0
+        assert gc.get_threshold()[0] > before[0] and gc.isenabled() and frozen == [gc.freeze]
+    finally:
+        gc.set_threshold(*before)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..endings import run_to_end
+from ..endings import collect_seldom, run_to_end
 from ..errors import InputError
 from . import calibrate, compare, convert, generate, info, publish, samplers, train, ui, unets, verify, words
 from .silence import silence
@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 input that cannot work, 130 interrupted.
     """
+    if arguments is None:
+        collect_seldom()
     return run_to_end(lambda: _run(None if arguments is None else list(arguments)), "sd-ext")
 
 
