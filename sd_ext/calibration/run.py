@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..declared import check
 from ..errors import InputError
 from ..schedulers.calibrated import CalibratedScheduler, Calibration
 from .calibrated import Calibrated
@@ -58,9 +59,13 @@ def prepare(
     """The pipeline as a problem, and the prompts of its pairs.
 
     Raises:
-        InputError: a pipeline that is not understood, no prompts, or too few pairs.
+        InputError: a pipeline that is not understood, no prompts, too few pairs, or a teacher that is none.
     """
     check_unet(pipe)
+    check(prompts, Sequence[str] | None, "calibrate", "prompts")
+    check(size, tuple[int, int] | None, "calibrate", "size")
+    if size is not None and min(size) < 1:
+        raise InputError(f"size must be width and height in pixels, got {tuple(size)}")
     pairs = settings.sets.pairs
     given = of_pipeline(pipe) if prompts is None else list(prompts)
     every = dealt(given, pairs, settings.seed)
@@ -72,6 +77,7 @@ def prepare(
     seeds = [settings.seed + i for i in range(pairs)]
     problem = PipelineProblem(pipe, every, seeds, size, settings.negative, settings.batch)
     settings.check_numbers(problem.starts[0].numel())
+    table_of(problem.config, settings.teacher, settings.teacher_calls)
     return problem, every
 
 
@@ -120,7 +126,7 @@ def calibrate(
     """
     if unknown := set(options) - set(Settings.__dataclass_fields__):
         raise InputError(f"calibrate has no option {', '.join(sorted(unknown))}")
-    settings = settings or Settings(calls=tuple(calls), guidance=tuple(guidance), **options)
+    settings = settings or Settings(calls=calls, guidance=guidance, **options)
     listener, folder = listener or Listener(), None if out is None else Path(out)
     if folder is not None:
         check_free(folder)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from ..declared import check
 from ..errors import InputError
 from .problem import Sets
 from .refine import Effort
@@ -48,7 +50,19 @@ class Settings:
     effort: Effort = field(default_factory=Effort)
     batch: int = 16
 
+    _kinds: ClassVar[dict[str, Any]] = {
+        **dict.fromkeys(("pairs", "seed", "teacher_calls", "batch"), int),
+        **dict.fromkeys(("negative", "teacher"), str),
+        "calls": Sequence[int],
+        "guidance": Sequence[float],
+        "fields": int | None,
+    }
+
     def __post_init__(self) -> None:
+        for name, kind in self._kinds.items():
+            check(getattr(self, name), kind, "calibrate", name)
+        if not isinstance(self.effort, Effort):
+            raise InputError(f"calibrate: effort must be an Effort, got {self.effort!r}")
         object.__setattr__(self, "calls", tuple(sorted(set(self.calls))))
         object.__setattr__(self, "guidance", tuple(sorted({float(each) for each in self.guidance})))
         if not self.calls or not self.guidance:
@@ -64,6 +78,8 @@ class Settings:
             raise InputError("guidance 1 has no second field, since nothing is predicted without the prompt; leave one")
         if self.pairs < 2:
             raise InputError(f"{self.pairs} pairs are too few to fit to; choose 2 or more (16 is usual)")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} cannot be; choose 0 or more")
         if self.batch < 1:
             raise InputError(f"a batch of {self.batch} cannot be; choose 1 or more")
         if self.teacher_calls < 2 * self.calls[-1]:

@@ -213,7 +213,14 @@ def test_what_lies_in_the_folder_is_not_overwritten(finished, tmp_path):
         ({"calls": (1, 5)}, "1 calls cannot be fitted; choose 2 to 50"),
         ({"calls": (5, 51)}, "51 calls cannot be fitted"),
         ({"guidance": (0.5,)}, "guidance 0.5 cannot be fitted"),
-        ({"guidance": (float("nan"),)}, "guidance nan cannot be fitted"),
+        ({"guidance": (float("nan"),)}, r"guidance\[0\] must be a number, got nan"),
+        ({"guidance": 7.5}, "guidance must be a list of numbers, got 7.5"),
+        ({"calls": 5}, "calls must be a list of whole numbers, got 5"),
+        ({"calls": (4.5,)}, r"calls\[0\] must be a whole number, got 4.5"),
+        ({"pairs": "many"}, "pairs must be a whole number, got 'many'"),
+        ({"seed": -1}, "seed -1 cannot be"),
+        ({"teacher": None}, "teacher must be text"),
+        ({"effort": 3}, "effort must be an Effort, got 3"),
         ({"guidance": (1.0, 5.0), "fields": 2}, "guidance 1 has no second field"),
         ({"pairs": 1}, "1 pairs are too few"),
         ({"calls": (40,), "teacher_calls": 72}, "choose at least 80"),
@@ -231,6 +238,17 @@ def test_inputs_that_cannot_be(tiny_pipeline):
     for prompts, said in (([], "no prompts"), (["fox", " "], "a prompt is empty")):
         with pytest.raises(InputError, match=said):
             calibrate(tiny_pipeline, prompts, **QUICK)
+    for prompts, size, said in (
+        ("a fox", None, "prompts must be a list of texts or none, got 'a fox'"),
+        ([1], None, r"prompts\[0\] must be text"),
+        (PROMPTS, 64, "size must be a list of 2"),
+        (PROMPTS, (0, 64), "size must be width and height in pixels"),
+    ):
+        with pytest.raises(InputError, match=said):
+            calibrate(tiny_pipeline, prompts, size=size, **QUICK)
+    for teacher, said in (("dpm++ 9m", "did you mean"), ("euler a", "adds noise")):  # before anything is drawn
+        with pytest.raises(InputError, match=said):
+            prepare(tiny_pipeline, PROMPTS, Settings(**{**QUICK, "teacher": teacher}), None, Listener())
     with pytest.raises(InputError, match="no option colour"):
         calibrate(tiny_pipeline, PROMPTS, colour="red")
     with pytest.raises(InputError, match=r"2 pairs of 64 numbers are too few for the .* choose at least 5 pairs"):
