@@ -78,12 +78,19 @@ _PACKAGES = ("calibration", "errors", "hub", "lora", "models", "modular", "promp
 """Packages that are reached as attributes, and imported then."""
 
 if TYPE_CHECKING:
+    from . import calibration as calibration
+    from . import errors as errors
+    from . import hub as hub
     from . import lora as lora
+    from . import models as models
+    from . import modular as modular
     from . import prompts as prompts
     from . import schedulers as schedulers
+    from . import training as training
     from . import unets as unets
     from .board import attach as attach
     from .board import detach as detach
+    from .calibration import calibrate as calibrate
     from .lora import use_lora as use_lora
     from .pretrained import pretrained_path as pretrained_path
     from .prompts import encode_prompt as encode_prompt

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 GREY, WHITE = (200, 200, 200), (255, 255, 255)
-TITLE_HEIGHT, LABEL_HEIGHT, NAME_WIDTH = 16, 16, 44  # pixels
+TITLE_HEIGHT, LABEL_LINE, LABEL_LINES, MARGIN = 16, 14, 3, 4  # pixels; at most so many lines; pixels
 
 
 def contact_sheet(
@@ -36,16 +37,13 @@ def contact_sheet(
     rows = math.ceil(len(pictures) / columns)
     size = (columns * (width + gap) + gap, rows * (height + line + gap) + gap)
     sheet = Image.new("RGB", size, ground)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12) if titles else None
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         x, y = gap + column * (width + gap), gap + row * (height + line + gap)
         sheet.paste(picture, (x, y))
         if titles:
-            title = " ".join(titles[number].split())
-            while pen.textlength(title, font) > width:
-                title = title[:-2] + "…"
-            pen.text((x, y + height + 1), title, "black", font)
+            pen.text((x, y + height + 1), _cut(" ".join(titles[number].split()), font, width), "black", font)
     return sheet
 
 
@@ -54,7 +52,7 @@ def labelled_sheet(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence
 
     Args:
         rows: row name -> one picture for each caption; all pictures have one size.
-        captions: the columns' captions.
+        captions: the columns' captions, in up to three lines; what does not fit ends in "…".
         columns: at most so many columns side by side; further captions continue in a strip below.
 
     Returns:
@@ -75,16 +73,41 @@ def labelled_sheet(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence
 
 def _with_labels(grid: Image.Image, captions: Sequence[str], names: Sequence[str]) -> Image.Image:
     """Add captions above the columns of `grid`, and names at the left of its rows."""
-    left, top, font = NAME_WIDTH if any(names) else 0, LABEL_HEIGHT, ImageFont.load_default(11)
+    font, width = ImageFont.load_default(11), grid.width / len(captions)
+    lines = [_wrapped(caption, font, width - MARGIN) for caption in captions]
+    left = math.ceil(max(map(font.getlength, names), default=0.0))
+    left, top = (left + 2 * MARGIN if left else 0), max(map(len, lines)) * LABEL_LINE + 2
     sheet = Image.new("RGB", (grid.width + left, grid.height + top), WHITE)
     sheet.paste(grid, (left, top))
     pen = ImageDraw.Draw(sheet)
-    for number, caption in enumerate(captions):
-        width = grid.width / len(captions)
-        text = caption
-        while text and pen.textlength(text, font) > width - 4:
-            text = text[:-1]
-        pen.text((left + number * width + 2, 1), text, "black", font)
+    for number, caption in enumerate(lines):
+        first = top - 2 - len(caption) * LABEL_LINE  # the last line stands above the picture
+        for row, line in enumerate(caption):
+            pen.text((left + number * width + 2, first + row * LABEL_LINE), line, "black", font)
     for number, name in enumerate(names):
-        pen.text((2, top + (number + 0.5) * grid.height / len(names) - 6), name, "black", font)
+        pen.text((MARGIN, top + (number + 0.5) * grid.height / len(names) - 6), name, "black", font)
     return sheet
+
+
+def _wrapped(text: str, font: Font, room: float) -> list[str]:
+    """A text in at most `LABEL_LINES` lines that fit into `room` pixels; the last ends in "…" where it goes on."""
+    lines, words = [""], text.split()
+    for number, word in enumerate(words):
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or font.getlength(longer) <= room:
+            lines[-1] = longer
+        elif len(lines) < LABEL_LINES:
+            lines.append(word)
+        else:
+            lines[-1] = " ".join([lines[-1], *words[number:]])
+            break
+    return [_cut(line, font, room) for line in lines]
+
+
+def _cut(line: str, font: Font, room: float) -> str:
+    """A line that fits into `room` pixels, shortened by "…" if it must be."""
+    if font.getlength(line) <= room:
+        return line
+    while line and font.getlength(f"{line}…") > room:
+        line = line[:-1]
+    return f"{line.rstrip()}…"

@@ -19,6 +19,7 @@ th { border-bottom: 2px solid #c6cad0; font-weight: 600; }
 td:nth-child(6), th:nth-child(6), .made td { text-align: left; }
 img, svg { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
+@media (max-width: 900px) { .wide img, .wide svg { max-width: none; } }
 h2 { margin-top: 2em; }
 """
 
@@ -47,8 +48,8 @@ def html(calibrated: Calibrated, drawing: str, sheets: Sequence[Sheet]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADS)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(calibrated))
     shown = "\n".join(
-        f'<p>{escape(said_of(sheet))}</p>\n<img alt="{escape(", ".join(sheet.prompts))}" '
-        f'src="data:image/jpeg;base64,{base64.b64encode(sheet.jpeg).decode()}">'
+        f'<p>{escape(said_of(sheet))}</p>\n<div class="wide"><img alt="{escape(", ".join(sheet.prompts))}" '
+        f'src="data:image/jpeg;base64,{base64.b64encode(sheet.jpeg).decode()}"></div>'
         for sheet in sheets
     )
     not_helped = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in limits(calibrated))

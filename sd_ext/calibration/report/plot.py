@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from ..calibrated import Calibrated
 
-WIDTH, HEIGHT, LEFT, TOP, GAP = 250, 170, 52, 28, 44  # of a panel, and around it
+WIDTH, HEIGHT, LEFT, TOP, GAP = 250, 170, 60, 28, 44  # of a panel, and around it
+NAMED = 130  # pixels of a name in the legend
 LINES = {
     "known": ("best known", "#8a8f98"),
     "one_field": ("fitted, one field", "#d98324"),
@@ -72,7 +73,8 @@ def plot(calibrated: Calibrated) -> str:
             parts.append(
                 _panel(x, y, calls, axis, lines, title if not row else "", "" if column else name, settings.calls)
             )
-    width, height = LEFT + len(settings.guidance) * (WIDTH + GAP), TOP + 2 * (HEIGHT + GAP) + 14
+    width = max(LEFT + len(settings.guidance) * (WIDTH + GAP), LEFT + len(LINES) * NAMED)
+    height = TOP + 2 * (HEIGHT + GAP) + 14
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="11">',
@@ -93,7 +95,7 @@ def _panel(
         [f'<text x="{x + WIDTH / 2}" y="{y - 9}" text-anchor="middle" font-size="12">{title}</text>'] if title else []
     )
     if name:
-        at = f"{x - 40},{y + HEIGHT / 2}"
+        at = f"{x - 46},{y + HEIGHT / 2}"
         parts.append(f'<text transform="translate({at}) rotate(-90)" text-anchor="middle">{name}</text>')
     for mark in up.marks():
         height = place((across.low, mark))[1]
@@ -115,7 +117,7 @@ def _panel(
 def _legend(y: float) -> str:
     parts = []
     for number, (name, colour) in enumerate(LINES.values()):
-        x = LEFT + number * 130
+        x = LEFT + number * NAMED
         parts.append(f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<text x="{x + 24}" y="{y}">{name}</text>')
     return "\n".join(parts)
