@@ -13,11 +13,14 @@ from pathlib import Path
 
 TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[opsu]_[A-Za-z0-9]{20,}"
-    r"|github_pat_\w{20,}|sk-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])|AIza[\w-]{35}|xox[abprs]-[\w-]{10,})"
+    r"|github_pat_\w{20,}|sk-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}"
+    r"|glpat-[\w-]{20,}|npm_[A-Za-z0-9]{36}|pypi-AgE[\w-]{20,}|r8_[A-Za-z0-9]{37}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
     r"|://[^/\s:@]+:[^/\s:@]+@|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
     r"|(?i:aws_?secret_?access_?key)\W{1,6}[A-Za-z0-9/+]{40}"
 )
-"""Of the Hub, GitHub, OpenAI, AWS, Google and Slack; passwords in addresses; private keys."""
+"""Of the Hub, GitHub, GitLab, OpenAI, AWS, Google, Slack, npm, PyPI and Replicate; JSON web tokens; passwords in
+addresses; private keys."""
 MAIL = re.compile(r"(?<![\w.+/-])[\w.+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,24}(?![\w-])")
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Characters that steer a screen: controls, and those that turn the direction of what follows."""

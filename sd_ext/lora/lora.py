@@ -53,9 +53,10 @@ class Lora:
 
     def __repr__(self) -> str:
         kinds = Counter(adapter.rules.name for adapter in self)
-        ranks = sorted({adapter.rank for adapter in self})
+        ranks = sorted({adapter.rank for adapter in self} - {0})  # 0: whole factors
         what = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        return f"Lora({what}; ranks {', '.join(map(str, ranks))}; {', '.join(self.parts)})"
+        sizes = f" ranks {', '.join(map(str, ranks))};" if ranks else ""
+        return f"Lora({what};{sizes} {', '.join(self.parts)})"
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(self.adapters.values())

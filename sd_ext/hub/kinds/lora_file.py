@@ -97,9 +97,10 @@ def _weights(lora: Lora, new: Path, kohya: str, in_diffusers: bool) -> set[str]:
 
 def described(lora: Lora) -> str:
     """Kinds, ranks and parts in a phrase: "64 modules, LoRA, rank 4 to 8, of unet and text_encoder"."""
-    kinds, ranks = sorted({adapter.rules.name for adapter in lora}), sorted({adapter.rank for adapter in lora})
-    rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    return f"{len(lora.adapters)} modules, {' and '.join(kinds)}, {rank}, of {' and '.join(lora.parts)}"
+    kinds = sorted({adapter.rules.name for adapter in lora})
+    ranks = sorted({adapter.rank for adapter in lora} - {0})  # 0: whole factors
+    rank = f"ranks {ranks[0]} to {ranks[-1]}, " if len(ranks) > 1 else f"rank {ranks[0]}, " if ranks else ""
+    return f"{len(lora.adapters)} modules, {' and '.join(kinds)}, {rank}of {' and '.join(lora.parts)}"
 
 
 def _usage(repo_id: str, base: str, kohya: str, in_diffusers: bool, words: str, name: str) -> Sequence[str]:
