@@ -44,6 +44,13 @@ def test_the_wheel_holds_the_tracked_files_and_nothing_else(tmp_path):
     assert wheel.name == f"sd_ext-{sd_ext.__version__}-py3-none-any.whl"
 
 
+def test_the_source_archive_names_all_that_git_knows():
+    named = set((ROOT / "MANIFEST.in").read_text("utf-8").split())
+    by_itself = {"sd_ext", "LICENSE", "README.md", "pyproject.toml", "MANIFEST.in"}
+    left_out = {".gitignore", "schedulers", "training"}  # the last two are links
+    assert {name.split("/")[0] for name in tracked()} - by_itself - left_out <= named
+
+
 def test_the_package_says_it_is_typed():
     assert (ROOT / "sd_ext" / "py.typed").is_file()
 
