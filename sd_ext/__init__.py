@@ -44,7 +44,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 _ROOMS = {"Scheduler": "sd_ext.schedulers", "UNet2DConditionModel": "sd_ext.unets"}
 """End of a class's name -> its package. Saved pipelines record classes as `sd_ext.NAME`, so each must be found here."""

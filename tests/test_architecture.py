@@ -28,6 +28,7 @@ FLOORS = (
         "checked",
         "held",
         "reading",
+        "version",
         "whole",
         "model_configs",
         "seams",

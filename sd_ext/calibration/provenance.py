@@ -55,7 +55,7 @@ def identity(
     """
     import diffusers
 
-    from .. import __version__
+    from ..version import __version__
 
     pipe, height, width = problem.pipe, *problem.starts.shape[-2:]
     scale = int(getattr(pipe, "vae_scale_factor", 1))

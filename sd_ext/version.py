@@ -1,0 +1,3 @@
+"""The version of the package, for those below `sd_ext` itself."""
+
+__version__ = "0.1.0"
