@@ -80,13 +80,11 @@ _PACKAGES = ("calibration", "errors", "hub", "lora", "models", "modular", "promp
 if TYPE_CHECKING:
     from . import calibration as calibration
     from . import errors as errors
-    from . import hub as hub
     from . import lora as lora
     from . import models as models
     from . import modular as modular
     from . import prompts as prompts
     from . import schedulers as schedulers
-    from . import training as training
     from . import unets as unets
     from .board import attach as attach
     from .board import detach as detach
