@@ -10,9 +10,9 @@ picture slider  `sd-ext train slider --less-data`, from dark to light by pairs o
 
 Then other pictures are drawn, each from its own noise, the same in every row. Distance is the root mean square between
 a picture and the teacher's of the same noise, of 255: what is far is not wrong by itself, since `lcm` adds noise of its
-own between calls. Detail is the mean difference of pixels that are neighbours: blurred pictures have little. With
---scorer (a folder made by `scorer.py`) the judge's first answers count: is the thing there that was asked for? The
-numbers go to results/distillation.json, the pictures to results/distillation_few.png and _sliders.png.
+own between calls. Detail is the mean difference of pixels that are neighbours: blurred pictures have little. The
+judge's first answers count (`judge`, made by `scorer.py`): is the thing there that was asked for? The numbers go to
+results/distillation.json, the pictures to results/distillation_few.png and _sliders.png.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def sliders(drawer: Drawer, loras: dict[str, Any], asked: Sequence[str], scorer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(sd_ext.pretrained_path()), metavar="FOLDER")
-    parser.add_argument("--scorer", metavar="FOLDER")
+    parser.add_argument("--scorer", default=str(Path(__file__).parent / "judge"), metavar="FOLDER", help="'' for none")
     parser.add_argument("--work", metavar="FOLDER", help="keep pictures and runs there, and go on from what is there")
     given = parser.parse_args()
     model = Path(given.model)

@@ -11,7 +11,7 @@ from sd_ext import whole
 from sd_ext.declared import make
 from sd_ext.errors import InputError
 from sd_ext.lora import Lora, from_peft
-from sd_ext.training.diffusion.task import noise_of
+from sd_ext.training.diffusion.base import noise_of
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.lora.network import build_on_meta
 from sd_ext.training.lora.new_words import Words
@@ -20,7 +20,7 @@ from sd_ext.training.lora.start import start_of, without_start
 from sd_ext.training.model.trainable import find_trainable
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.optimizer.state import differences
-from sd_ext.training.run.fit import EXPORTS
+from sd_ext.training.run.exports import EXPORTS
 from sd_ext.training.run.history import read_history
 from sd_ext.training.run.point import Point, find_point
 from sd_ext.training.scripts import SCRIPTS

@@ -11,25 +11,12 @@ of `train_lora`.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from sd_ext.training.few_step.config import FewStepConfig
-from sd_ext.training.lora.launch import launch
+from sd_ext.training.lora.launch import launch as run
 from sd_ext.training.settings.command import main
 
-
-def run(config: FewStepConfig) -> Path:
-    """Train a few-step LoRA, or resume its training.
-
-    Returns:
-        The folder of the LoRA.
-
-    Raises:
-        InputError: settings, data or model that cannot work, or too little memory.
-        TrainingError, Interrupted: see `fit`.
-    """
-    return launch(config)
-
+__all__ = ["run"]
 
 if __name__ == "__main__":
     sys.exit(main(FewStepConfig, "sd_ext.training.train_few_step:run", __doc__))

@@ -10,25 +10,12 @@ compute in. The result is the same LoRA in Diffusers' and in kohya's format, pic
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from sd_ext.training.lora.config import LoraConfig
-from sd_ext.training.lora.launch import launch
+from sd_ext.training.lora.launch import launch as run
 from sd_ext.training.settings.command import main
 
-
-def run(config: LoraConfig) -> Path:
-    """Train a LoRA, or resume its training. Missing class pictures are drawn first.
-
-    Returns:
-        The folder of the LoRA.
-
-    Raises:
-        InputError: settings, data or model that cannot work, or too little memory.
-        TrainingError, Interrupted: see `fit`.
-    """
-    return launch(config)
-
+__all__ = ["run"]
 
 if __name__ == "__main__":
     sys.exit(main(LoraConfig, "sd_ext.training.train_lora:run", __doc__))

@@ -9,25 +9,12 @@ strengths such as -2 to 2. Data, caches, checkpoints and files are those of `tra
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from sd_ext.training.lora.launch import launch
+from sd_ext.training.lora.launch import launch as run
 from sd_ext.training.settings.command import main
 from sd_ext.training.slider.config import SliderConfig
 
-
-def run(config: SliderConfig) -> Path:
-    """Train a slider LoRA, or resume its training.
-
-    Returns:
-        The folder of the LoRA.
-
-    Raises:
-        InputError: settings, data or model that cannot work, or too little memory.
-        TrainingError, Interrupted: see `fit`.
-    """
-    return launch(config)
-
+__all__ = ["run"]
 
 if __name__ == "__main__":
     sys.exit(main(SliderConfig, "sd_ext.training.train_slider:run", __doc__))

@@ -24,6 +24,7 @@ from sd_ext.models import Mixed, Model, find_model, find_part
 from sd_ext.models.to_file import family_of, write_file
 from sd_ext.sheets import labelled_sheet
 from sd_ext.training.configs import NewUnetSettings, TextToImageConfig
+from sd_ext.training.diffusion.samples import check_before_hub
 from sd_ext.training.full import FullTask, check_fits
 from sd_ext.training.lora.network import DTYPES, towers_on_meta
 from sd_ext.training.model.pipeline import fill_pipeline, make_pipeline
@@ -114,6 +115,7 @@ class TextToImageTask(FullTask):
     config: TextToImageConfig
 
     def __init__(self, config: TextToImageConfig):
+        check_before_hub(config)
         super().__init__(config, find_files(config), config.phrases.rephrase)
         full, rate = config.full, config.rate.learning_rate
         self.towers: TextTowers | None = None

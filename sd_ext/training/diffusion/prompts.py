@@ -163,7 +163,8 @@ def of_line(line: str, where: str) -> tuple[dict[str, Any], list[str]]:
             try:
                 table[name] = NUMBERS[name](value)
             except ValueError as error:
-                raise InputError(f"{where}: --{letter} is {shown(value)}; it must be a number ({name})") from error
+                wanted = "a whole number" if NUMBERS[name] is int else "a number"
+                raise InputError(f"{where}: --{letter} is {shown(value)}; it must be {wanted} ({name})") from error
         else:
             table[name] = value
     return table, lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sd_ext.errors import InputError
 from sd_ext.training.data.buckets import Buckets
@@ -15,6 +16,8 @@ from sd_ext.training.data.several import DataSet, balanced, overlaps_noted, read
 from sd_ext.training.data.sources import hold_out, read_items
 from sd_ext.training.data.unused import unused_files
 from sd_ext.training.diffusion.config import DiffusionConfig
+
+SCALE = 8  # pixels per latent of every model of Stable Diffusion that is published
 
 
 @dataclass
@@ -116,3 +119,19 @@ def pictures_of(
         keep=not config.cache.cache,
         known=known,
     )
+
+
+def check_before_hub(
+    config: DiffusionConfig, complete: Callable[[list[Item]], list[Item]] = lambda items: items
+) -> None:
+    """Check the data of a run whose model is on the Hub, so that nothing is downloaded for data that cannot be used.
+
+    Arguments and errors as for `gather`.
+    """
+    if on_hub(config.base.model):
+        gather(config, SCALE, complete)
+
+
+def on_hub(model: str) -> bool:
+    """Whether a model is asked for on the Hub: it is neither the embedded one nor here."""
+    return bool(model) and model != "embedded" and not Path(model).expanduser().exists()

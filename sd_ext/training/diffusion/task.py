@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,9 @@ from sd_ext.training.data.look import Sample
 from sd_ext.training.data.order import Pass, StepOrder
 from sd_ext.training.data.pictures import Pictures, fingerprint
 from sd_ext.training.data.texts import outside_training, texts_of_pictures
+from sd_ext.training.diffusion.base import check_clip_skip, noise_of
 from sd_ext.training.diffusion.config import DiffusionConfig
+from sd_ext.training.diffusion.drawn import Drawn
 from sd_ext.training.diffusion.previews import draw
 from sd_ext.training.diffusion.samples import gather
 from sd_ext.training.diffusion.settings import Shot
@@ -39,37 +40,11 @@ from sd_ext.training.model.unet import prepare_unet
 from sd_ext.training.objective.levels import NoiseLevels
 from sd_ext.training.objective.loss import DiffusionLoss
 from sd_ext.training.objective.noise import draw_noise
-from sd_ext.training.objective.settings import PredictionSettings
 from sd_ext.training.run.task import Task
 
 log = logging.getLogger(__name__)
 
 PREVIEWS = 8  # if no prompts are given, previews show this many captions of the data
-
-
-@dataclass
-class Drawn:
-    """The random draws of a pass, and its pictures or latents, on the CPU. Either `moments` or `pixels` is set.
-
-    Args:
-        noises: noise that samples the posterior, noise of the target, noise of the input: (b, c, h, w) each.
-        t: timesteps (b,).
-        texts: for each sample the index of its text; -1 for the empty text.
-        flips: for each sample, whether it is mirrored.
-        crops: for each sample, top and left of its random crop; None for the centre crop.
-        moments: mean and standard deviation of the latents (b, 2, c, h, w), from the cache.
-        pixels: pictures (b, 3, H, W) that are still to be encoded.
-        mask: loss mask (b, 1, h, w); None without masked loss.
-    """
-
-    noises: tuple[Tensor, Tensor, Tensor]
-    t: Tensor
-    texts: list[int]
-    flips: list[bool]
-    crops: list[tuple[int, int] | None]
-    moments: Tensor | None = None
-    pixels: Tensor | None = None
-    mask: Tensor | None = None
 
 
 class DiffusionTask(Task):
@@ -386,23 +361,3 @@ class DiffusionTask(Task):
     def preview_words(self, text: str) -> dict[str, Tensor]:
         """A preview's encoded text: "states" (1, n, d) and for SDXL "pooled" (1, p), on the device."""
         return {name: value.to(self.device) for name, value in self.encoded.states([text]).items()}
-
-
-def noise_of(files: Model, prediction: PredictionSettings) -> dict[str, Any]:
-    """A model's noise schedule, as keyword arguments of Diffusers' schedulers, changed as the settings say."""
-    schedule = files.noise()
-    if prediction.prediction_type != "auto":
-        schedule["prediction_type"] = prediction.prediction_type
-    schedule["rescale_betas_zero_snr"] = prediction.zero_snr or schedule["rescale_betas_zero_snr"]
-    return schedule
-
-
-def check_clip_skip(clip_skip: int, files: Model) -> None:
-    """Raise `InputError` if a model's text encoder has no such layer, or the model always reads another one."""
-    if clip_skip == 1:
-        return
-    if files.family == "sdxl":
-        raise InputError(f"clip_skip is {clip_skip}, and SDXL always reads the last layer but one; leave it out")
-    layers = files.setting("text_encoder", "num_hidden_layers", int, 12)
-    if clip_skip > layers:
-        raise InputError(f"clip_skip is {clip_skip}; the text encoder of {files.name} has 1 to {layers}")

@@ -27,7 +27,6 @@ nav { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap:
 nav input[type=search] { flex: 1 1 12em; } nav input, nav select, nav button { font: inherit; padding: 2px 8px; }
 #cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 16px; align-items: start; }
 article { border: 1px solid var(--line); border-radius: 10px; padding: 12px; overflow-wrap: anywhere; min-width: 0; }
-article[hidden] { display: none; }
 .shots { display: flex; gap: 8px; align-items: flex-start; }
 .shots .seen { width: 62%; max-height: 256px; object-fit: contain; object-position: left; border-radius: 4px; }
 .shots .small { display: block; max-width: 96px; border-radius: 3px; }
@@ -45,16 +44,17 @@ table { border-collapse: collapse; } td, th { text-align: left; padding: 3px 14p
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; } td.n { text-align: right; }
 """
 
+# A template is read but not laid out, and its pictures are not decoded: only those of one turn of the page are.
 SCRIPT = """
-const all = [...document.querySelectorAll('#cards article')], at = name => document.getElementById(name);
+const at = name => document.getElementById(name), all = [...at('every').content.children];
+const texts = all.map(a => a.textContent.toLowerCase());
 let page = 0;
 function show() {
   const words = at('find').value.toLowerCase(), kind = at('kind').value;
-  const found = all.filter(a => (!kind || a.classList.contains(kind)) && a.textContent.toLowerCase().includes(words));
+  const found = all.filter((a, n) => (!kind || a.classList.contains(kind)) && texts[n].includes(words));
   const pages = Math.max(1, Math.ceil(found.length / SIZE));
   page = Math.min(Math.max(page, 0), pages - 1);
-  const now = new Set(found.slice(page * SIZE, (page + 1) * SIZE));
-  for (const a of all) a.hidden = !now.has(a);
+  at('cards').replaceChildren(...found.slice(page * SIZE, (page + 1) * SIZE));
   at('where').textContent = `${found.length} pictures, page ${page + 1} of ${pages}`;
   at('back').disabled = page == 0; at('on').disabled = page == pages - 1;
 }
@@ -127,9 +127,10 @@ def html(page: Page) -> str:
 <option value="cut">captions cut off</option><option value="masked">with masks</option></select>
 {MIRROR if page.flip else ""}
 <button id="back">back</button><span id="where" class="soft"></span><button id="on">on</button></nav>
-<div id="cards">
+<div id="cards"></div>
+<template id="every">
 {cards}
-</div>
+</template>
 <script>{SCRIPT.replace("SIZE", str(AT_ONCE))}</script>
 </body></html>
 """

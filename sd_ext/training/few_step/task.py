@@ -13,8 +13,8 @@ from sd_ext.errors import InputError
 from sd_ext.models import Model
 from sd_ext.training.data.draws import Stream, stream_generator
 from sd_ext.training.data.order import Pass
+from sd_ext.training.diffusion.drawn import Drawn
 from sd_ext.training.diffusion.settings import Shot
-from sd_ext.training.diffusion.task import Drawn
 from sd_ext.training.few_step.config import FewStepConfig
 from sd_ext.training.few_step.loss import ConsistencyLoss
 from sd_ext.training.few_step.teacher import TeacherSteps, place_of

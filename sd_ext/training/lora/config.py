@@ -55,6 +55,9 @@ class LoraConfig(DiffusionConfig):
         if precision == "int8" and self.adapters.changes_base:
             raise contradiction(f"init = {self.adapters.init} changes base weights, which int8 cannot hold")
 
+    def check_complete(self) -> None:
+        """Raise `InputError` if something is not said that this kind of LoRA cannot do without."""
+
     def _check_rates(self) -> None:
         """Refuse rates of their own beside an optimizer that has one rate for all (Prodigy, D-Adaptation)."""
         if not self.optimizer.preset.one_rate:

@@ -1,6 +1,8 @@
 """A training run: from settings to a finished folder; it can be interrupted and resumed at any time.
 
 fit          a whole run: opens the folder, resumes, trains, logs, saves
+exports      its result, and results from before the end
+signals      Ctrl-C and SIGTERM
 loop         the training loop: passes, gradients, optimizer, averaged weights
 task         the interface between `fit` and one kind of training
 config       the settings that all scripts share

@@ -14,17 +14,11 @@ OUT/model.sha256    checksums of the result; running the same command again veri
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import signal
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, is_tensorboard_available, is_wandb_available
 from safetensors import SafetensorError
@@ -33,7 +27,6 @@ from sd_ext import whole
 from sd_ext.errors import TrainingError
 from sd_ext.training.data.ahead import read_ahead
 from sd_ext.training.data.order import Pass, StepOrder
-from sd_ext.training.optimizer.averaged import evaluating as averaged
 from sd_ext.training.optimizer.averaged import to_training
 from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
 from sd_ext.training.optimizer.schedules import learning_rate
@@ -42,6 +35,7 @@ from sd_ext.training.quick.group_norm import quicken
 from sd_ext.training.run import checkpoint, trackers
 from sd_ext.training.run.best import agreed, ends_early, take_best
 from sd_ext.training.run.config import RunConfig
+from sd_ext.training.run.exports import evaluating, export_due, save_result, stopped
 from sd_ext.training.run.folder import alone, open_run
 from sd_ext.training.run.history import History
 from sd_ext.training.run.loop import Ema, Run, train
@@ -49,19 +43,10 @@ from sd_ext.training.run.machine import check_machine, uses_cpu
 from sd_ext.training.run.parent import Parent, inherit, parent_of
 from sd_ext.training.run.progress import TrainingProgress
 from sd_ext.training.run.result import check as check_result
-from sd_ext.training.run.result import record as record_result
 from sd_ext.training.run.saved import resume, save
+from sd_ext.training.run.signals import Interrupted, handle_signals
 from sd_ext.training.run.task import Task
 from sd_ext.training.settings.kept import SETTINGS, keep_settings
-
-EXPORTS = "exports"
-log = logging.getLogger(__name__)
-
-SAME_REQUEST = 2.0  # seconds in which signals count as one: the terminal and the launcher both send Ctrl-C
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped by Ctrl-C or SIGTERM; it is saved and can be resumed."""
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -193,47 +178,6 @@ def fit_alone(task: Task, config: RunConfig, accelerator: Accelerator) -> Path:
     return result
 
 
-def save_result(run: Run, task: Task, history: History, result: Path, last: bool = True) -> None:
-    """Save the result as a folder that appears when it is complete. The first process saves, the others wait.
-
-    Args:
-        run, task, history: as in `observe`.
-        result: the folder.
-        last: whether the run is complete.
-    """
-    with evaluating(run, task):
-        if run.accelerator.is_main_process:
-            with whole.folder(result) as new:
-                task.export(new, history.entries, run.step, last)
-                if last:
-                    record_result(new, result)
-    run.accelerator.wait_for_everyone()
-
-
-def export_now(run: Run, task: Task, history: History, folder: Path) -> Path:
-    """Save what is trained so far in the run's folder of exports, unless it is there already. Returns its folder."""
-    target = folder / EXPORTS / checkpoint.named(run.step)
-    run.accelerator.wait_for_everyone()  # all see whether it is there before the first process writes it
-    if not target.exists():
-        save_result(run, task, history, target, last=False)
-    return target
-
-
-def export_due(run: Run, task: Task, history: History, folder: Path) -> None:
-    """Export if the setting `save_every` says so. The last step has no export, but the result itself."""
-    every = run.config.folder.save_every
-    if every and run.step and run.step % every == 0 and run.step < run.config.loop.steps:
-        export_now(run, task, history, folder)
-
-
-def stopped(run: Run, task: Task, history: History, folder: Path) -> str:
-    """What to say of a run that was asked to stop and has saved; if the settings say so, it is exported too."""
-    also = ""
-    if run.config.folder.on_interrupt == "export":
-        also = f"; as it is now: {export_now(run, task, history, folder)}"
-    return f"stopped at step {run.step}{also}; the same command resumes {run.last_checkpoint}"
-
-
 def start(task: Task, config: RunConfig, accelerator: Accelerator) -> Run:
     """Prepare a run at step 0: memory layout, fast CPU layers, optimizer, averaged weights."""
     task.arrange()
@@ -269,17 +213,6 @@ def groups_of(task: Task, weight_decay: float) -> list[dict[str, Any]]:
             made = parameter_groups(named, weight_decay, task.ratios)
             groups += [{**group, "until": stop} if stop else group for group in made]
     return groups
-
-
-@contextlib.contextmanager
-def evaluating(run: Run, task: Task) -> Iterator[None]:
-    """A context in which the model is as it would be saved: averaged weights, no dropout, no gradients."""
-    with averaged(run.optimizer), run.ema.applied() if run.ema else contextlib.nullcontext(), torch.no_grad():
-        task.model.eval()
-        try:
-            yield
-        finally:
-            task.model.train()
 
 
 def observe(
@@ -339,30 +272,3 @@ def look(run: Run, task: Task, path: Path) -> dict[str, float]:
             sheet.save(new)
         trackers.log_preview(run.accelerator, sheet, run.step)
     return measured
-
-
-class handle_signals:
-    """A context in which Ctrl-C and SIGTERM do not end the process at once, so that it can finish its step.
-
-    The value of the context is a list that is empty until a signal arrives. A second request, more than `SAME_REQUEST`
-    seconds after the first, ends the process immediately.
-    """
-
-    def __enter__(self) -> list[int]:
-        self.asked: list[int] = []
-        self.before, self.since = {}, 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # only the main thread may handle signals
-                self.before[number] = signal.signal(number, self._ask)
-        return self.asked
-
-    def _ask(self, number: int, frame: object) -> None:
-        now = time.monotonic()
-        if self.asked and now - self.since > SAME_REQUEST:  # a second request
-            os._exit(128 + number)
-        self.since = self.since if self.asked else now
-        self.asked.append(number)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

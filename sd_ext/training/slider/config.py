@@ -36,3 +36,7 @@ class SliderConfig(LoraConfig):
             raise contradiction(
                 "input_perturbation is for predicting noise, and this slider learns from the base model"
             )
+
+    def check_complete(self) -> None:
+        """Raise `InputError` if the slider has no ends."""
+        _ = self.slider.ends

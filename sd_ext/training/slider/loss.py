@@ -7,7 +7,7 @@ TextSliderLoss   At strength +1 and -1 the network with the LoRA shall predict o
 
                  p are what shall stay as it is, said at both ends, or nothing. Linear in predictions, it is the same
                  for eps, v and x0.
-PairSliderLoss   Of pairs of pictures, with the same noise: at strength +1 the usual error on the one, at -1 on the
+SliderLoss       Of pairs of pictures, with the same noise: at strength +1 the usual error on the one, at -1 on the
                  other (eq. 9).
 """
 
@@ -28,7 +28,7 @@ Conditions = dict[str, Tensor]
 
 
 class SliderLoss(nn.Module):
-    """The mean of the weighted errors at strength +1 and -1.
+    """The mean of the weighted errors at strength +1 and -1: of pairs, see above.
 
     Args:
         unet: the U-Net with adapters.
@@ -42,7 +42,7 @@ class SliderLoss(nn.Module):
         super().__init__()
         self.unet, self.kind, self.strengths = unet, kind, Strengths(unet)
 
-    def both(
+    def forward(
         self,
         x: Tensor,
         t: Tensor,
@@ -50,7 +50,7 @@ class SliderLoss(nn.Module):
         weight: Tensor,
         delta: Tensor,
         conditions: Conditions,
-        mask: Tensor | None,
+        mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The loss of 2b samples, the first b at strength +1; arguments as for `DiffusionLoss.forward`."""
         half = len(x) // 2
@@ -71,7 +71,7 @@ class TextSliderLoss(SliderLoss):
         super().__init__(unet, kind)
         self.push = push
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         x: Tensor,
         t: Tensor,
@@ -105,21 +105,5 @@ class TextSliderLoss(SliderLoss):
         wanted = torch.cat([base + move, base - move])
         doubled = {name: torch.cat([value, value]) for name, value in concept.items()}
         masks = None if mask is None else torch.cat([mask, mask])
-        return self.both(torch.cat([x, x]), t.repeat(2), wanted, weight.repeat(2), delta.repeat(2), doubled, masks)
-
-
-class PairSliderLoss(SliderLoss):
-    """See above: a slider between the pictures of pairs."""
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        wanted: Tensor,
-        weight: Tensor,
-        delta: Tensor,
-        conditions: Conditions,
-        mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of a batch, arguments as for `DiffusionLoss.forward`: the first half are one end's pictures."""
-        return self.both(x, t, wanted, weight, delta, conditions, mask)
+        both = (torch.cat([x, x]), t.repeat(2), wanted, weight.repeat(2), delta.repeat(2), doubled, masks)
+        return super().forward(*both)

@@ -1,4 +1,4 @@
-"""The task of a slider: LoRA training with the loss of `TextSliderLoss` or `PairSliderLoss`."""
+"""The task of a slider: LoRA training with the loss of `TextSliderLoss` or `SliderLoss`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sd_ext.errors import InputError
 from sd_ext.models import Model
 from sd_ext.training.data.order import Pass
 from sd_ext.training.data.pictures import Pictures, fingerprint
-from sd_ext.training.diffusion.task import Drawn
+from sd_ext.training.diffusion.drawn import Drawn
 from sd_ext.training.encoding.encoded import settled
 from sd_ext.training.lora.estimate import Workload
 from sd_ext.training.lora.task import LoraTask
 from sd_ext.training.slider.config import SliderConfig
-from sd_ext.training.slider.loss import PairSliderLoss, SliderLoss, TextSliderLoss
+from sd_ext.training.slider.loss import SliderLoss, TextSliderLoss
 from sd_ext.training.slider.pairs import partners
 
 PLACE = "{}"
@@ -62,7 +62,7 @@ class SliderTask(LoraTask):
 
     def make_loss(self, unet: Any) -> SliderLoss:
         kind = self.config.loss.loss
-        return TextSliderLoss(unet, kind, self.config.slider.push) if self.by_text else PairSliderLoss(unet, kind)
+        return TextSliderLoss(unet, kind, self.config.slider.push) if self.by_text else SliderLoss(unet, kind)
 
     # Texts.
 

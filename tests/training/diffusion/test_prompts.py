@@ -49,7 +49,8 @@ def test_what_a_prompt_does_not_say_is_as_in_the_settings():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (["ok", "a fox --w wide"], "prompts: prompt 2: --w is 'wide'; it must be a number"),
+        (["ok", "a fox --w wide"], "prompts: prompt 2: --w is 'wide'; it must be a whole number"),
+        (["a fox --w 64.5"], "--w is '64.5'; it must be a whole number"),
         (["a fox --s 0"], "prompt 1: steps is 0; it must be 1 or more"),
         (["a fox --d -1"], "seed is -1"),
         (["a fox --l nan"], "guidance is nan"),

@@ -26,6 +26,7 @@ from sd_ext.training import train_lora
 from sd_ext.training.encoding.encoded import Encoded
 from sd_ext.training.lora.config import LoraConfig
 from sd_ext.training.run import fit as run_module
+from sd_ext.training.run import signals
 from sd_ext.training.run.checkpoint import checkpoints
 from sd_ext.training.settings.command import main
 
@@ -230,7 +231,7 @@ def send_at(step: int, *numbers: int, patience: float | None = None) -> Callable
 
         run_module.observe = observe
         if patience is not None:
-            run_module.SAME_REQUEST = patience
+            signals.SAME_REQUEST = patience
 
     return install
 
