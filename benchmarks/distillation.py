@@ -39,7 +39,7 @@ from sd_ext.models.words import read_words
 from sd_ext.schedulers import make_scheduler
 from sd_ext.sheets import labelled_sheet
 
-TAUGHT, ASKED, SHOWN = 128, 48, 12  # pictures to train on, to judge, and on a sheet
+TAUGHT, ASKED, SHOWN = 128, 96, 12  # pictures to train on, to judge, and on a sheet
 CALLS, PIXELS = 20, 80
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 FEW = {  # row -> (with the LoRA, sampler, network calls, whether with guidance)
@@ -49,15 +49,13 @@ FEW = {  # row -> (with the LoRA, sampler, network calls, whether with guidance)
     "LoRA, 4 calls, lcm": (True, "lcm", 4, False),
     "LoRA, 4 calls, tcd": (True, "tcd", 4, False),
     "LoRA, 2 calls, lcm": (True, "lcm", 2, False),
-    "LoRA, 8 calls, lcm": (True, "lcm", 8, False),
 }
+SHORT = ("--steps", "80")  # of the sliders
 COMMON = (
     "--flip",
     "false",
     "--mixed-precision",
     "bf16",
-    "--base-precision",
-    "fp32",
     "--validate-every",
     "0",
     "--tracker",
@@ -236,9 +234,9 @@ def main() -> None:
                 keep(work / name, pictures, [form.format(thing) for thing in taught])
         few, first = train("few-step", model, work / "few", "--data", str(work / "own"), *guidance, *side)
         ends = ("--positive", "red {}", "--negative", "blue {}")
-        red, second = train("slider", model, work / "red", "--data", str(work / "plain"), *ends, *side)
+        red, second = train("slider", model, work / "red", "--data", str(work / "plain"), *ends, *side, *SHORT)
         pairs = ("--data", str(work / "light"), "--less-data", str(work / "dark"))
-        light, third = train("slider", model, work / "bright", *pairs, *side)
+        light, third = train("slider", model, work / "bright", *pairs, *side, *SHORT)
     seconds = {"few-step": first, "blue to red": second, "dark to light": third}
     about = (
         f"{TAUGHT} pictures by the teacher to train on, {ASKED} others to measure; guidance {drawer.guidance:g}. "
@@ -246,7 +244,7 @@ def main() -> None:
         "95 % intervals in brackets."
     )
     found, lines = few_step(drawer, few, asked, scorer)
-    moved, more = sliders(drawer, {"blue to red": red, "dark to light": light}, asked[: ASKED // 2], scorer)
+    moved, more = sliders(drawer, {"blue to red": red, "dark to light": light}, asked[: ASKED // 4], scorer)
     text = "\n".join(["# Few-step and slider LoRAs of the embedded model", "", about, "", *lines, *more])
     write("distillation", {"seconds": seconds, "few_step": found, "sliders": moved}, text)
 

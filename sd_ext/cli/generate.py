@@ -81,6 +81,9 @@ def generate(
         from .silence import silence_torch
 
         silence_torch()
+        from ..seams.less import import_less
+
+        import_less()
         from .advice import doubts
         from .drawing import alike
         from .prepare import prepare

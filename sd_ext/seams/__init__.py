@@ -13,6 +13,7 @@ peft           adapters in memory
 accelerate     wrappers and hooks around models
 xformers       which operators have a gradient
 python         the variables of a calling function
+later, less    modules that are loaded when they are used
 
 `pytest tests/seams` reports within seconds, by name, every seam whose part is missing; tests/test_architecture.py
 checks that the rest of `sd_ext` uses public names only.

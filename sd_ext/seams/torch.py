@@ -8,12 +8,47 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .later import put_off
 from .seam import declare, seam
+
+# ---- imports ---------------------------------------------------------------------------------------------------------
+
+
+@seam(
+    "_dynamo",
+    seen="torch 2.13, torch._compile; used by torch.optim, diffusers.utils.torch_utils, transformers.masking_utils",
+    gone="quick imports",
+    fallback="all is imported at once",
+)
+def put_off_dynamo() -> None:
+    """Load the compiler's first part, `torch._dynamo`, when something is compiled.
+
+    Libraries import it for functions that keep it away from their own, and to ask whether a module has been compiled:
+    that is answered without it. It takes 66 MB and a third of the time of all imports. Call this before Diffusers,
+    transformers or accelerate are imported.
+    """
+
+    def leave(function: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return function if callable(function) else leave
+
+    never = type("OptimizedModule", (), {})  # of nothing that is not compiled
+    put_off(
+        "torch._dynamo",
+        # Of transformers' masks, and of fake tensors; they need nothing of the rest.
+        alone=("torch._dynamo._trace_wrapped_higher_order_op", "torch._dynamo.config"),
+        disable=leave,
+        allow_in_graph=leave,
+        assume_constant_result=leave,
+        graph_break=leave,  # of optimizers, outside of any graph
+        eval_frame=SimpleNamespace(OptimizedModule=never),
+    )
+
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import torch
@@ -8,6 +10,29 @@ from torch import nn
 from sd_ext.seams import torch as seam
 
 from .probe import probe
+
+WITHOUT_COMPILER = """
+import sys
+from sd_ext.seams.torch import put_off_dynamo
+put_off_dynamo()
+import accelerate, torch
+from diffusers.utils.torch_utils import is_compiled_module, maybe_allow_in_graph
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.AdamW(model.parameters())
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+assert not is_compiled_module(model) and maybe_allow_in_graph(int) is int
+assert "torch._dynamo.eval_frame" not in sys.modules, "loaded"
+compiled = torch.compile(model, backend="eager")
+assert torch.equal(compiled(torch.ones(1, 2)), model(torch.ones(1, 2)))
+assert is_compiled_module(compiled) and "torch._dynamo.eval_frame" in sys.modules
+"""
+
+
+@probe("torch.put_off_dynamo")
+def optimizers_work_without_the_compiler_which_is_there_when_it_is_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 @probe("torch.version")

@@ -148,6 +148,9 @@ def run_command(
         InputError: see `parse`.
     """
     config, dry = parse(cls, arguments, doc, prog)
+    from sd_ext.seams.less import import_less  # imports torch
+
+    import_less()
     if dry:
         lines = list(resolve(cls.plan)(config)) if cls.plan else []  # what is wrong is said before anything else
         print(describe(config))
