@@ -1,6 +1,7 @@
 """What mkdocs does beyond its own for the manual's site; see mkdocs.yml.
 
-- Pages from outside `docs/` (results of benchmarks, CONTRIBUTING, CHANGELOG, the embedded model's card) become pages.
+- Pages from outside `docs/` (results of benchmarks, CONTRIBUTING, CHANGELOG, the embedded model's card) become pages;
+  the results are listed under "Measured".
 - Links to them lead there; other links out of `docs/` lead to the repository, where REPOSITORY_URL names it, else they
   are plain text. So a page reads the same on GitHub, in an editor and on the site.
 - `math` fences become MathML, which browsers draw by themselves: no script, no font, nothing from another server.
@@ -33,6 +34,7 @@ REFERENCE = {
     "sd_ext": "What most people need, by the shortest names.",
     "sd_ext.schedulers": "What samplers are made of. Their classes are on [a page of their own](samplers.md).",
     "sd_ext.unets": "U-Nets with features, attention, guidance.",
+    "sd_ext.modular": "Blocks for Modular pipelines.",
     "sd_ext.lora": "LoRA files: reading, writing, applying, merging, extracting.",
     "sd_ext.prompts": "Weighted and long prompts, learned words.",
     "sd_ext.models": "Models on disk.",
@@ -48,6 +50,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     url = os.environ.get("REPOSITORY_URL", "").rstrip("/")
     config.repo_url, config.repo_name = (url or None), ("source" if url else None)
     config.edit_uri = None
+    (measured,) = (entry["Measured"] for entry in config.nav or () if "Measured" in entry)
+    measured += [path for path in results() if path.endswith(".md")]
     return config
 
 
@@ -66,9 +70,14 @@ def results() -> list[str]:
 
 
 def question(result: str) -> str:
-    """What a benchmark says it answers: the first line of its script; its name, where no script is called so."""
-    script = ROOT / "benchmarks" / f"{result}.py"
-    return (ast.get_docstring(parsed(script)) or result).split("\n")[0].rstrip(".") if script.exists() else result
+    """What a benchmark says it answers: the beginning of its script, whose name the result's begins with."""
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if f"{result}_".startswith(f"{path.stem}_")]
+    if not scripts:
+        return result
+    script = max(scripts, key=lambda path: len(path.stem))
+    told = re.split(r"[:.](?:\s|$)", ast.get_docstring(parsed(script)) or result)[0]
+    rest = result.removeprefix(script.stem).strip("_").replace("_", " ")
+    return f"{told} ({rest})" if rest else told
 
 
 # ---- links and formulas ----------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from sd_ext.schedulers.samplers import FAMILIES
 STRIPS = Path(__file__).parent.parent / "docs" / "images" / "strips"
 COUNTS = (4, 8, 16)
 WITHOUT = {"inverse": "goes from a picture to its noise"}
+MILD = 1.5
 GAP, LABEL, HEAD, TEXT = 6, 190, 26, 14
 
 
@@ -74,12 +75,14 @@ def in_step(
 def of_two_fields(
     pipe: StableDiffusionPipeline, names: Sequence[str], calls: int, prompt: str, guidance: float, seed: int
 ) -> list[Image.Image]:
+    """Pictures drawn by the pipeline; samplers that take mild guidance only get `MILD`."""
     drawn, before = [], pipe.scheduler
     for name in names:
+        scale = MILD if find_sampler(name)[0].cls.mild_guidance else guidance
         pipe.scheduler = sd_ext.make_scheduler(name, before.config)
         sd_ext.attach(pipe)
         generator = torch.Generator().manual_seed(seed)
-        drawn += pipe(prompt, num_inference_steps=calls, guidance_scale=guidance, generator=generator).images
+        drawn += pipe(prompt, num_inference_steps=calls, guidance_scale=scale, generator=generator).images
         sd_ext.detach(pipe)
     pipe.scheduler = before
     return drawn
@@ -101,14 +104,15 @@ def strip(names: Sequence[str], columns: Sequence[Sequence[Image.Image]]) -> Ima
     return sheet
 
 
-def shown(name: str, prompt: str) -> None:
+def shown(name: str, prompt: str, mild: bool) -> None:
     """Put the strip on its family's page, where it is not there yet."""
     page = STRIPS.parents[1] / "samplers" / f"{name}.md"
     text, link = page.read_text("utf-8"), f"](../images/strips/{name}.png)"
     if link not in text:
         counts = ", ".join(map(str, COUNTS))
         part = f"![“{prompt}” with {counts} calls, a row for each sampler{link}\n\n"
-        part += "By the [embedded model](../embedded.md), all from one noise, on the samplers' own "
+        strength = f" at guidance {MILD:g}, which they take," if mild else ","
+        part += f"By the [embedded model](../embedded.md){strength} all from one noise, on the samplers' own "
         part += "grids: `python benchmarks/sampler_strips.py`."
         page.write_text(text.replace("\n## Samplers\n", f"\n## Drawn\n\n{part}\n\n## Samplers\n", 1), "utf-8")
 
@@ -132,7 +136,7 @@ def main() -> None:
         path = STRIPS / f"{name}.png"
         sheet = strip(samplers, columns).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         sheet.save(path, optimize=True)
-        shown(name, options.prompt)
+        shown(name, options.prompt, draw is of_two_fields)
         print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)", flush=True)
 
 
