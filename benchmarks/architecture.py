@@ -166,22 +166,50 @@ def draw(arrows: Arrows, to: Path) -> None:
     for floor in range(top + 1):
         names = sorted((name for name in arrows if level[name] == floor), key=lambda n: beside(n, shown, places))
         places |= {name: ((n + 1) / (len(names) + 1), floor) for n, name in enumerate(names)}
+    boxes = {}
+    for name, (x, y) in places.items():
+        box = {"boxstyle": "round,pad=0.5", "fc": "#e7f0fb" if y else "#eaf6ea", "ec": "#33415c", "lw": 0.9}
+        words = "\n".join(textwrap.wrap(purpose(name), 30 if y else 70))
+        text = axes.text(x, y, f"{name}\n{words}", ha="center", va="center", fontsize=7.5, linespacing=1.3, bbox=box)
+        boxes[name] = text.get_bbox_patch()
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, top + 0.5))
+    axes.set_axis_off()
+    figure.draw_without_rendering()  # now the boxes have their sizes, and arrows can end at them
     for name, others in shown.items():
         for other in others:
             (x, y), (u, v) = places[name], places[other]
             style = {"arrowstyle": "-|>", "color": "#7d8597", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
-            style["connectionstyle"] = f"arc3,rad={-0.45 if y - v > 1 else 0}"  # around the boxes in between
-            axes.annotate("", (u, v + 0.3), (x, y - 0.3), arrowprops=style, zorder=0)
-    for name, (x, y) in places.items():
-        box = {"boxstyle": "round,pad=0.5", "fc": "#e7f0fb" if y else "#eaf6ea", "ec": "#33415c", "lw": 0.9}
-        words = "\n".join(textwrap.wrap(purpose(name), 30 if y else 70))
-        axes.text(x, y, f"{name}\n{words}", ha="center", va="center", fontsize=7.5, linespacing=1.3, bbox=box)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, top + 0.5))
-    axes.set_axis_off()
+            style |= {"patchA": boxes[name], "patchB": boxes[other]}
+            ends = (axes.transData.transform(places[each]) for each in (name, other))
+            between = [box for each, box in boxes.items() if each not in (name, other)]
+            style["connectionstyle"] = f"arc3,rad={bend(*ends, between)}"
+            axes.annotate("", (u, v), (x, y), arrowprops=style, zorder=0)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     to.parent.mkdir(parents=True, exist_ok=True)
     Image.open(buffer).convert("RGB").quantize(64).save(to, optimize=True)  # boxes, lines and words: few colours
+
+
+def bend(start: Any, end: Any, boxes: list[Any]) -> float:
+    """How much an arrow is bent so that it passes as few of the boxes as possible; of these the least.
+
+    Args:
+        start, end: in pixels.
+        boxes: that it does not connect.
+    """
+    along = [i / 60 for i in range(61)]
+    extents = [box.get_window_extent().padded(4) for box in boxes]
+
+    def passed(rad: float) -> int:
+        (x, y), (u, v) = start, end
+        middle = (x + u) / 2 + rad * (v - y), (y + v) / 2 - rad * (u - x)  # as matplotlib's arc3 has it
+        curve = [
+            [(1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c for a, b, c in zip(start, middle, end, strict=True)]
+            for t in along
+        ]
+        return sum(any(box.contains(*point) for point in curve) for box in extents)
+
+    return min((sign * n / 20 for n in range(21) for sign in (1, -1)), key=lambda rad: (passed(rad), abs(rad)))
 
 
 def beside(name: str, arrows: Arrows, places: dict[str, tuple[float, float]]) -> tuple[float, str]:
