@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
@@ -45,15 +45,22 @@ class Note(NamedTuple):
         number: out of `NUMBERS`.
         timestep: the object that it was called with.
         output: (batch, channels, ...); with guidance in one batch all parts of it, unconditional first.
-        edits: the network changes a picture by words (InstructPix2Pix): of three parts the unconditional one is last.
+        given: the shape of what it was called with, if known.
         halves: the unconditional and the conditional prediction, where whoever wrote them knows.
     """
 
     number: int
     timestep: Any
     output: torch.Tensor
-    edits: bool = False
+    given: Sequence[int] | None = None
     halves: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def edits(self) -> bool:
+        """Whether the network changes a picture by words (InstructPix2Pix): of three parts the unconditional one is
+        last. It is called with twice as many channels as it predicts.
+        """
+        return self.given is not None and self.given[1] == 2 * self.output.shape[1]
 
 
 class Board(threading.local):
@@ -68,12 +75,13 @@ class Board(threading.local):
         Args:
             timestep, output: see `Note`.
             alone: whether `output` is the half that a sampler will ask for, and nothing else.
-            sample: what the network was called with, `(batch, channels, ...)`. Networks that change pictures by words
-                are known by twice as many channels as they predict.
+            sample: what the network was called with, `(batch, channels, ...)`.
         """
-        output = output.detach()
-        edits = isinstance(sample, torch.Tensor) and sample.shape[1] == 2 * output.shape[1]
-        self.notes.append(Note(next(NUMBERS), timestep, output, edits, (output, output) if alone else None))
+        if output.requires_grad:  # every call of a network comes here, so what takes time is not done for nothing
+            output = output.detach()
+        given = None if sample is None else sample.shape
+        fields = next(NUMBERS), timestep, output, given, (output, output) if alone else None
+        self.notes.append(tuple.__new__(Note, fields))
 
     def write_halves(self, timestep: Any, unconditional: torch.Tensor, conditional: torch.Tensor) -> None:
         """Note both halves of a guided prediction, each `(batch, channels, ...)`."""

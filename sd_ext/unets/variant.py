@@ -214,8 +214,8 @@ class VariantUNet2DConditionModel(
         else:
             kwargs.update(zip(ARGUMENTS, args, strict=False))
             predicted = self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
-        if not torch.compiler.is_compiling():
-            BOARD.write(timestep, predicted[0], sample=sample)
+        if not torch.compiler.is_dynamo_compiling():  # of the ways to ask this the one that takes least
+            BOARD.write(timestep, predicted[0], False, sample)
         return predicted
 
     @torch.compiler.disable(recursive=False)
