@@ -5,7 +5,9 @@
 | exact | the plain network |
 | balanced | deep features of every second step |
 | fast | deep features of every third step |
-| cached, tokens, highres | the defaults of `CachedUNet2DConditionModel` and its siblings |
+| cached, highres | the defaults of `CachedUNet2DConditionModel` and `HighResUNet2DConditionModel` |
+
+Merged tokens are none: they gain less than the cache, and on SDXL nothing (benchmarks/results/unet_speed.md).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from ..errors import InputError, UnknownNameError
-from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel, TokenReducedUNet2DConditionModel
+from .classes import CachedUNet2DConditionModel, HighResUNet2DConditionModel
 from .variant import OPTIONS, VariantUNet2DConditionModel
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -23,7 +25,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {"cache_interval": 2},
     "fast": {"cache_interval": 3},
     "cached": CachedUNet2DConditionModel._defaults,
-    "tokens": TokenReducedUNet2DConditionModel._defaults,
     "highres": HighResUNet2DConditionModel._defaults,
 }
 

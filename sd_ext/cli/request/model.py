@@ -32,10 +32,10 @@ class Weights(Group):
     unet: Annotated[
         str | None,
         Option(
-            "exact, balanced, fast; cached, tokens, highres: how much exactness to give for speed.",
+            "exact, balanced, fast; cached, highres: how much exactness to give for speed.",
             "NAME",
             "the model's own",
-            values=("exact", "balanced", "fast", "cached", "tokens", "highres"),
+            values=("exact", "balanced", "fast", "cached", "highres"),
         ),
     ] = None
     unet_option: Annotated[
