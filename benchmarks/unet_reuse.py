@@ -1,6 +1,6 @@
 """Which calls of the U-Net, or parts of them, can be left out at the least error?
 
-    python benchmarks/unet_reuse.py [--pictures 64] [--steps 20] [--guidance G]
+    python benchmarks/unet_reuse.py [--pictures 16] [--steps 20] [--guidance G]
 
 On the embedded model, at equal operations and equal error:
 - fewer calls of the sampler, which costs nothing to build: the honest alternative;
@@ -31,7 +31,7 @@ import sd_ext
 from sd_ext.reading import read_json
 
 Forward = Callable[..., Any]
-MANY = 100
+MANY = 60
 
 
 class Way:
@@ -166,7 +166,7 @@ def at_error(rows: list[dict[str, Any]], error: float, key: str) -> float | None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=None, help="[the model's own]")
     options = parser.parse_args()
