@@ -172,12 +172,13 @@ def test_a_name_goes_before_what_another_sampler_left_in_the_config(before):
         assert swapped.config["prediction_type"] == "v_prediction"
 
 
-@over("name", ["ddim", "plms", "bdia ddim", "tcd", "ddim inverse"])
+@over("name", ["ddim", "plms", "bdia ddim", "tcd", "tdd", "ddim inverse"])
 @over("clean", [True, False])
 def test_where_a_run_ends_is_the_models_word(name, clean):
     """One sampler that sets an option of the model's does not take it from the others."""
     made = sd_ext.make_scheduler(name, {**SD, "set_alpha_to_one": clean})
-    assert made.config["set_alpha_to_one"] is (clean and name != "ddim inverse")
+    expected = {"ddim inverse": False, "tcd": True, "tdd": True}.get(name, clean)
+    assert made.config["set_alpha_to_one"] is expected
 
 
 def test_swapping_samplers_warns_of_nothing_and_loses_nothing(caplog):

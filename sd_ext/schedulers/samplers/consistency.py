@@ -296,6 +296,7 @@ SAMPLERS = (
         "arXiv 2402.19159",
         ("trajectory consistency",),
         stochastic=True,
+        options={"set_alpha_to_one": True},  # what Stable Diffusion's configs say of it is about DDIM
         note="for models distilled with TCD; eta is the paper's gamma",
     ),
     SamplerInfo(
@@ -305,7 +306,7 @@ SAMPLERS = (
         "arXiv 2409.01347",
         ("target-driven distillation",),
         stochastic=True,
-        options={"original_inference_steps": 250, "eta": 0.2},
+        options={"set_alpha_to_one": True, "original_inference_steps": 250, "eta": 0.2},
         note="for models distilled with TDD: TCD's step, on every fourth timestep",
     ),
 )
