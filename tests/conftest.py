@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ from .fresh import Fresh
 # Read when torch and the Hub's client are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another cost more than they do
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on the network
+
+# Kept even where the environment says otherwise: the workers and some hundred processes that tests begin would each
+# compile the package and the tests anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Models are thousands of small objects: by default Python would look for unreachable ones a quarter of the time.
 gc.set_threshold(10_000, 20, 50)

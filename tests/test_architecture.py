@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -341,13 +342,16 @@ def own_attributes(cls: Any) -> set[str]:
     found = set(vars(cls))
     for method in vars(cls).values():
         code = getattr(method, "__code__", None)
-        found |= set(code.co_names) & ATTRIBUTES if code else set()
+        found |= set(code.co_names) & attributes() if code else set()
     return found
 
 
-ATTRIBUTES = {
-    node.attr
-    for path in sources()
-    for node in ast.walk(tree_of(path))
-    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-}
+@cache
+def attributes() -> set[str]:
+    """Every name that is set on an object somewhere in the package."""
+    return {
+        node.attr
+        for path in sources()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }

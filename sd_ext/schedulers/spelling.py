@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 def words(name: str) -> list[str]:
@@ -14,6 +15,11 @@ def words(name: str) -> list[str]:
 
 def key(name: str) -> str:
     """A name without differences of case, and with single spaces for spaces, hyphens and underscores."""
+    return _key(str(name))
+
+
+@lru_cache(maxsize=4096)  # all names that are known are asked for each that is typed
+def _key(name: str) -> str:
     return " ".join(words(name))
 
 

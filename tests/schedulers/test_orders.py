@@ -44,10 +44,14 @@ GRIDS = {"plms": even_t, "pndm": even_t, "ipndm": even_t, "lms": narrow, "ipndm-
 COUNTS = (80, 160)
 
 
-def table_of(name, place, schedule, n) -> Table:
-    """The table of a sampler for n solver steps."""
+def deterministic(name):
+    """The scheduler of a sampler's deterministic limit."""
     options = sd_ext.make_scheduler(name).config
-    scheduler = sd_ext.make_scheduler(name, SD, **{k: v for k, v in DETERMINISTIC.items() if k in options})
+    return sd_ext.make_scheduler(name, SD, **{k: v for k, v in DETERMINISTIC.items() if k in options})
+
+
+def table_of(scheduler, place, schedule, n) -> Table:
+    """The table of a scheduler for n solver steps."""
     if isinstance(scheduler, sd_ext.DPMSolverSinglestepScheduler):  # without a shorter last step
         size = scheduler.config["solver_order"]
         return scheduler._table(place(schedule, n * size).with_stages([*range(size)] * n), 0.0)
@@ -59,7 +63,8 @@ def slope(schedule, mixture, name) -> float:
     start = place(schedule, 8)
     x = mixture.sample(24, start.alpha[0], start.sigma[0], seed=1)
     exact = mixture.solve(x, start)
-    tables = [table_of(name, place, schedule, n) for n in COUNTS]
+    scheduler = deterministic(name)
+    tables = [table_of(scheduler, place, schedule, n) for n in COUNTS]
     assert not any(table.stochastic for table in tables)
     errors = [np.sqrt(np.mean((run_table(table, mixture, x) - exact) ** 2)) for table in tables]
     return -float(np.polyfit(np.log(COUNTS), np.log(errors), 1)[0])
