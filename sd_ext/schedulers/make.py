@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..declared import check
 from ..errors import InputError
 from .base import TableScheduler
 from .find import Meant, habits, understand
@@ -62,8 +63,13 @@ def make_scheduler(
 
     Raises:
         UnknownNameError: no such sampler, grid or program; the closest names are listed.
-        InputError: a setting that cannot work.
+        InputError: a setting that cannot work, or what is no name or config.
     """
+    for option, value in {"name": name, "grid": grid, "like": like}.items():
+        check(value, str if option == "name" else str | None, "make_scheduler", option)
+    if config is not None and not isinstance(config, Mapping):
+        inside = "; give its .config" if isinstance(getattr(config, "config", None), Mapping) else ""
+        raise InputError(f"make_scheduler: config must be a scheduler's config, got {type(config).__name__}{inside}")
     meant = understand(name, like)
     info = meant.info
     if info.name in CARRIED and (grid is not None or like is not None):

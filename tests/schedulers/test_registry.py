@@ -109,6 +109,18 @@ def test_a_grid_alone_and_nothing_are_told():
         sd_ext.make_scheduler("")
 
 
+@over("arguments, says", [
+    ((["euler"],), r"make_scheduler: name must be text, got \['euler'\]"),
+    (("euler", diffusers.DDIMScheduler()), "config must be a scheduler's config, got DDIMScheduler; give its .config"),
+    (("euler", "sd15"), "config must be a scheduler's config, got str"),
+])  # fmt: skip
+def test_what_is_no_name_or_config_is_told(arguments, says):
+    with pytest.raises(InputError, match=says):
+        sd_ext.make_scheduler(*arguments)
+    with pytest.raises(InputError, match="make_scheduler: grid must be text or none, got 7"):
+        sd_ext.make_scheduler("euler", grid=7)
+
+
 def test_every_compatible_diffusers_class_has_its_namesake():
     with_names = {c.__name__ for c in diffusers.DDIMScheduler().compatibles}
     assert len(with_names) > 10
