@@ -167,8 +167,18 @@ def candidates() -> Iterator[Setting]:
         yield Setting("sd_ext", f"{name} {grid}", name, {"grid": grid, "clip_sample": False})
 
 
-def measure(family: str, half: str, seed: int, guidance: float, fashion_folder: str | None) -> tuple[str, dict]:
-    """(problem, setting -> its errors by count) in a process of its own, on one thread."""
+Rows = dict[str, list[float | None]]
+"""Setting -> its errors by count."""
+
+
+def measure(
+    family: str, half: str, seed: int, guidance: float, fashion_folder: str | None, known: Rows
+) -> tuple[str, Rows]:
+    """(problem, errors) in a process of its own, on one thread.
+
+    Args:
+        known: what an earlier run measured; `auto` is measured anew.
+    """
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -182,7 +192,10 @@ def measure(family: str, half: str, seed: int, guidance: float, fashion_folder: 
     auto = Setting("sd_ext", "auto", "auto", {"clip_sample": False, "guidance_scale": guidance})
     settings = [*theirs(), auto, *(candidates() if half == "choose" else ())]
     counts = COUNTS if family in MIXTURES else COUNTS[: COUNTS.index(MOST_OF_NETWORKS) + 1]
-    rows = {f"{s.package}: {s.label}": [error(s, calls, problem) for calls in counts] for s in settings}
+    rows = {
+        name: known.get(name) if s is not auto and name in known else [error(s, calls, problem) for calls in counts]
+        for name, s in ((f"{s.package}: {s.label}", s) for s in settings)
+    }
     return f"{problem.title}, guidance {guidance:g}", rows
 
 
@@ -237,7 +250,11 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=[*MIXTURES, "embedded"])
     parser.add_argument("--seeds", type=int, default=2, help="problems of each family of mixtures; networks are one")
     parser.add_argument("--fashion", help="folder that fashion_model.py wrote; adds the family fashion")
-    parser.add_argument("--keep", type=Path, help="a JSON file to put every error into, and to go on from")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="a JSON file to put every error into; what is in it is not measured again, but for `auto`",
+    )
     options = parser.parse_args()
     families = [*options.families, *(["fashion"] if options.fashion else [])]
     asked = [
@@ -246,9 +263,9 @@ def main() -> None:
         for guidance in GUIDANCE
     ]  # fmt: skip
     kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
-    rest = [each for each in asked if json.dumps(each[:4]) not in kept]
+    known = [kept[key][1] if (key := json.dumps(each[:4])) in kept else {} for each in asked]
     with ProcessPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count() or 1)), get_context("spawn")) as pool:
-        for each, found in zip(rest, pool.map(measure, *zip(*rest, strict=True)) if rest else (), strict=True):
+        for each, found in zip(asked, pool.map(measure, *zip(*asked, strict=True), known), strict=True):
             kept[json.dumps(each[:4])] = found
             print(found[0], flush=True)
             if options.keep:

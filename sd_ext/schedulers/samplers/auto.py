@@ -6,11 +6,14 @@ from collections.abc import Callable
 from math import inf
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+
 from .. import placement
 from ..base import TableScheduler
 from ..info import SamplerInfo
 from ..schedule import Levels
 from ..table import Table
+from . import fitted
 from .adams import plms
 from .deis import exponential_adams
 from .dpm_solver import multistep
@@ -68,7 +71,9 @@ def choose(guidance_scale: float, calls: int) -> Choice:
 
 
 class AutoScheduler(TableScheduler):
-    """The recommended sampler: the solver and the grid that `CHOICES` names for the guidance and the number of calls.
+    """The recommended sampler, by the guidance and the number of calls: with few calls on Stable Diffusion's noise
+    schedule a table that was fitted to many problems at once (`fitted`), else the solver and the grid that `CHOICES`
+    names. A run that begins in the middle has a solver's table, on the same levels.
 
     Order 2 to 4, 1 call a step. Sources: arXiv 2211.01095, alg. 2 (DPM++ multistep); arXiv 2302.04867, alg. 1-2
     (UniPC); arXiv 2204.13902, prop. 3 and eq. 4 (DEIS, iPNDM). Which is best where was measured on Gaussian mixtures,
@@ -86,12 +91,22 @@ class AutoScheduler(TableScheduler):
 
     _closed_grid: ClassVar[bool] = False
 
+    def _fitted(self, calls: int) -> fitted.Fitted | None:
+        """The fitted table for so many calls, if there is one and no grid is named."""
+        own = placement.chosen_grid(self.config) is None and self.config["final_sigmas_type"] == "zero"
+        return fitted.find(self.schedule, self.config["guidance_scale"], calls) if own else None
+
     def _place(self, calls: int) -> Levels:
         if placement.chosen_grid(self.config) is not None or self.schedule.flow:
             return self._grid_levels(calls)
+        if (known := self._fitted(calls)) is not None:
+            return known.levels(self.schedule)
         return self._grid_levels(calls, grid=choose(self.config["guidance_scale"], calls).grid)
 
     def _table(self, levels: Levels, eta: float) -> Table:
+        known = self._fitted(len(levels) - 1)
+        if known is not None and np.array_equal(levels.alpha, known.levels(self.schedule).alpha):
+            return known.table(levels)
         return SOLVERS[choose(self.config["guidance_scale"], len(levels) - 1).solver](levels)
 
 
