@@ -10,11 +10,12 @@ import numpy as np
 
 from ..schedulers import Table
 from ..schedulers.calibrated import CalibratedScheduler, Calibration, Fit
+from ..schedulers.samplers.fitted import find
 from .greedy import greedy
 from .measure import rmse, spread
 from .problem import OnCalls, Problem, Sets
 from .refine import Effort, refine
-from .starts import GRIDS
+from .starts import AS_AUTO, GRIDS
 from .student import Course, Student, zero
 from .tables import best_known, end, known_table
 from .teacher import Teacher
@@ -79,10 +80,11 @@ class Fitting:
 
     def best_start(self, calls: int) -> tuple[str, Student]:
         """The grid whose greedy student is best on pairs that were not fitted, and that student."""
-        found = {}
-        for name, place in GRIDS.items():
-            student = zero(self.problem.schedule, place(self.teacher, calls), self.fields)
-            found[name] = greedy(self.on(self.sets.for_fit), self.teacher, student)
+        schedule = self.problem.schedule
+        starts = {name: zero(schedule, place(self.teacher, calls), self.fields) for name, place in GRIDS.items()}
+        if (known := find(schedule, self.guidance, calls)) is not None:
+            starts[AS_AUTO] = zero(schedule, np.array(known.lam), self.fields, np.array(known.told))
+        found = {name: greedy(self.on(self.sets.for_fit), self.teacher, each) for name, each in starts.items()}
         errors = {name: self.error(student, self.sets.for_validation) for name, student in found.items()}
         best = min(errors, key=lambda name: errors[name])
         return best, found[best]

@@ -44,7 +44,7 @@ def of_fit(problem: Problem, settings: Settings, calls: int, fields: int, search
     sets = settings.sets
     student = zero(problem.schedule, torch.linspace(-2, 2, calls).double().numpy(), fields)
     alone = zero(problem.schedule, student.lam, 1)
-    starts = len(GRIDS) if searches else 1
+    starts = len(GRIDS) + 1 if searches else 1  # `auto`'s levels too
     total = starts * calls * (sets.fit + sets.validate) + len(KNOWN) * calls * sets.validate + 3 * calls * sets.judge
     total += of_refinement(problem, student, settings, searches)
     total += calls * (calls - 1) * sets.validate  # starts in the middle, of the fitted and of the known sampler

@@ -58,3 +58,5 @@ GRIDS: dict[str, Callable[[Teacher, int], Array]] = {
     "by cost": _by_cost,
 }
 """Name -> (teacher, calls) -> lambda of each call. "Even" is even in lambda = log(alpha / sigma), up to this value."""
+AS_AUTO = "as auto"
+"""One grid more, where `auto` has a table of its own for the guidance and the number of calls: its levels."""
