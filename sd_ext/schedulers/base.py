@@ -215,14 +215,18 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Placing):
         """
         return travel.strict(super().to_json_string(), self._options)
 
+    def _table_from(self, levels: Levels, begin: int, eta: float) -> Table:
+        """The table from a call on of a run on these levels; by default that of a run of its own."""
+        return self._table(levels[begin:], eta)
+
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
-        levels, prediction = levels[begin:], self.schedule.prediction
+        whole, levels, prediction = levels, levels[begin:], self.schedule.prediction
         if levels.alpha[0] == 0 and prediction.kind == "epsilon":
             raise InputError(
                 "a model with prediction_type 'epsilon' cannot start at zero terminal SNR (alpha = 0), where epsilon "
                 "says nothing about the picture; use timestep_spacing='leading' or rescale_betas_zero_snr=False"
             )
-        table, changes = self._table(levels, eta), self.config["guidance_schedule"]
+        table, changes = self._table_from(whole, begin, eta), self.config["guidance_schedule"]
         if changes is not None:
             table = guidance.reweighed(table, guidance.factors(changes, levels, self.schedule))
         return Run(table, prediction, hook_from_config(self.config), begin)

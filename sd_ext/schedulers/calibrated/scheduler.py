@@ -24,6 +24,7 @@ from ..placement import told_range
 from ..plan import StepOutput
 from ..prediction import hook_from_config
 from ..registry import CARRIED
+from ..rest import from_call
 from ..run import Run
 from ..schedule import Levels
 from ..table import Table
@@ -32,7 +33,7 @@ from .card import write_card
 from .fits import Fit
 from .known import Announced, KnownSamplers, fitted_levels, noisy
 from .pipelines import differences, other_size, told_guidance
-from .variants import from_call, takes_noise, with_noise
+from .variants import takes_noise, with_noise
 
 OWN = ("calibration", "guidance_scale", "eta")
 """The options that are no other sampler's concern."""

@@ -11,6 +11,7 @@ import numpy as np
 from .. import placement
 from ..base import TableScheduler
 from ..info import SamplerInfo
+from ..rest import from_call
 from ..schedule import Levels
 from ..table import Table
 from . import fitted
@@ -73,7 +74,7 @@ def choose(guidance_scale: float, calls: int) -> Choice:
 class AutoScheduler(TableScheduler):
     """The recommended sampler, by the guidance and the number of calls: with few calls on Stable Diffusion's noise
     schedule a table that was fitted to many problems at once (`fitted`), else the solver and the grid that `CHOICES`
-    names. A run that begins in the middle has a solver's table, on the same levels.
+    names. A run that begins in the middle goes the rest of the way by the same table.
 
     Order 2 to 4, 1 call a step. Sources: arXiv 2211.01095, alg. 2 (DPM++ multistep); arXiv 2302.04867, alg. 1-2
     (UniPC); arXiv 2204.13902, prop. 3 and eq. 4 (DEIS, iPNDM). Which is best where was measured on Gaussian mixtures,
@@ -103,10 +104,13 @@ class AutoScheduler(TableScheduler):
             return known.levels(self.schedule)
         return self._grid_levels(calls, grid=choose(self.config["guidance_scale"], calls).grid)
 
-    def _table(self, levels: Levels, eta: float) -> Table:
+    def _table_from(self, levels: Levels, begin: int, eta: float) -> Table:
         known = self._fitted(len(levels) - 1)
         if known is not None and np.array_equal(levels.alpha, known.levels(self.schedule).alpha):
-            return known.table(levels)
+            return from_call(known.table(levels), begin)
+        return super()._table_from(levels, begin, eta)
+
+    def _table(self, levels: Levels, eta: float) -> Table:
         return SOLVERS[choose(self.config["guidance_scale"], len(levels) - 1).solver](levels)
 
 

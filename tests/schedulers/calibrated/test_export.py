@@ -10,8 +10,8 @@ import torch
 
 import sd_ext
 from sd_ext.schedulers import Fit
-from sd_ext.schedulers.calibrated.variants import from_call
 from sd_ext.schedulers.export import _run, exported
+from sd_ext.schedulers.rest import from_call
 
 from ..over import over
 from ..test_export import note, read, set_at

@@ -18,7 +18,8 @@ import sd_ext
 from sd_ext.board import BOARD
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.schedulers import Fit, NoiseSchedule
-from sd_ext.schedulers.calibrated.variants import from_call, with_noise
+from sd_ext.schedulers.calibrated.variants import with_noise
+from sd_ext.schedulers.rest import from_call
 from sd_ext.schedulers.samplers.first_order import first_order
 from sd_ext.schedulers.schedule import ZERO
 

@@ -9,7 +9,8 @@ import pytest
 
 import sd_ext
 from sd_ext.errors import TableError
-from sd_ext.schedulers.calibrated.variants import from_call, takes_noise, with_noise
+from sd_ext.schedulers.calibrated.variants import takes_noise, with_noise
+from sd_ext.schedulers.rest import from_call
 from sd_ext.schedulers.run import P0
 from sd_ext.schedulers.samplers.first_order import first_order
 from sd_ext.schedulers.schedule import ZERO

@@ -9,8 +9,10 @@ import torch
 
 import sd_ext
 from sd_ext.calibration.measure import rmse
+from sd_ext.calibration.problem import Sets
 from sd_ext.calibration.student import Course
 from sd_ext.calibration.tables import end, known_table
+from sd_ext.calibration.teacher import table_of, teach
 from sd_ext.schedulers import NoiseSchedule
 from sd_ext.schedulers.samplers import fitted
 from sd_ext.schedulers.samplers.auto import CHOICES, choose
@@ -89,12 +91,27 @@ def test_the_nearest_strength_of_guidance_is_taken_within_reach_and_on_schedules
     assert made(5.0, calls, final_sigmas_type="sigma_min").table().levels.sigma[-1] > 0
 
 
-def test_a_run_that_begins_in_the_middle_has_a_solvers_table_on_the_same_levels():
-    scheduler = made(5.0, next(n for g, n in FITS if g == 5))
-    begin = scheduler.num_inference_steps // 2
-    table = scheduler.table(begin)
-    np.testing.assert_array_equal(table.levels.alpha, scheduler.levels.alpha[begin:])
-    assert table.rows.shape[0] == scheduler.num_inference_steps - begin
+@over("calls", [5, 6, 8, 10])
+def test_a_run_that_begins_in_the_middle_goes_the_rest_of_the_way_by_the_same_table_and_better_than_a_solver(calls):
+    """From the states of many calls."""
+    scheduler, choice = made(1.0, calls), choose(1.0, calls)
+    solver = sd_ext.make_scheduler(choice.solver, SD, grid=choice.grid)
+    solver.set_timesteps(calls)
+    problem = MixtureProblem(Mixture.random(12, 5, 31), 64, 3)
+    course = Course(problem, range(64), 1.0)
+    teacher = teach(problem, Sets(64, 0, 0), 1.0, table_of(SD, calls=150))
+    for begin in (1, calls // 2):
+        tables = scheduler.table(begin), solver.table(begin)
+        np.testing.assert_array_equal(tables[0].levels.alpha, scheduler.levels.alpha[begin:])
+        starts = [teacher.target(range(64), float(table.levels.lam[0])) for table in tables]
+        errors = [rmse(end(course, table, x), teacher.end) for table, x in zip(tables, starts, strict=True)]
+        assert errors[0] < errors[1], (calls, begin, errors)
+
+
+def test_where_nothing_is_fitted_a_start_in_the_middle_is_a_run_of_its_own():
+    scheduler, fresh = made(5.0, 12, OTHER), sd_ext.make_scheduler("auto", OTHER, guidance_scale=5.0)
+    fresh.set_timesteps(timesteps=scheduler.levels.t[5:-1])
+    np.testing.assert_allclose(scheduler.table(5).rows, fresh.table().rows, atol=1e-9)
 
 
 @over("guidance, calls", [(1.0, 5), (1.0, 8)], full=[(g, n) for g, n in FITS if g == 1])
