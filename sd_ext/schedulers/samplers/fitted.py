@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,12 @@ NEAR = 0.05
 """How far in lambda another schedule's full noise may be from that of the fits."""
 REACH = 1.42
 """The most that a strength of guidance may be away from that of a fit, as a factor."""
+
+
+class ToldApart(Levels):
+    """Levels of which the network is told other timesteps; see `Announced.add_noise`."""
+
+    apart: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Fitted:
         alpha, sigma = schedule.from_lambda(lam)
         top = schedule.at([schedule.t_max])
         alpha[0], sigma[0] = top.alpha[0], top.sigma[0]
-        return Levels(schedule.at_lambda(lam + self.told).t, alpha, sigma).then(ZERO)
+        whole = Levels(schedule.at_lambda(lam + self.told).t, alpha, sigma).then(ZERO)
+        return ToldApart(whole.t, whole.alpha, whole.sigma)
 
     def table(self, levels: Levels) -> Table:
         """The table on these levels, which `levels` made."""

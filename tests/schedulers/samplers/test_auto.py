@@ -108,6 +108,16 @@ def test_a_run_that_begins_in_the_middle_goes_the_rest_of_the_way_by_the_same_ta
         assert errors[0] < errors[1], (calls, begin, errors)
 
 
+def test_noise_is_added_as_the_latents_have_it_and_not_as_the_network_is_told():
+    scheduler = made(5.0, 8)
+    x, noise = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
+    told = scheduler.schedule.at(scheduler.timesteps.numpy())
+    assert not np.allclose(told.alpha, scheduler.levels.alpha[:-1], atol=1e-3)
+    for i, t in enumerate(scheduler.timesteps):
+        expected = scheduler.levels.alpha[i] + 2 * scheduler.levels.sigma[i]
+        np.testing.assert_allclose(scheduler.add_noise(x, noise, t[None]).numpy(), expected, rtol=1e-5)
+
+
 def test_where_nothing_is_fitted_a_start_in_the_middle_is_a_run_of_its_own():
     scheduler, fresh = made(5.0, 12, OTHER), sd_ext.make_scheduler("auto", OTHER, guidance_scale=5.0)
     fresh.set_timesteps(timesteps=scheduler.levels.t[5:-1])
