@@ -224,7 +224,9 @@ def main() -> None:
         return
     path, results = Path(sd_ext.__file__).parent / "schedulers" / "samplers" / FILE, RESULTS / "fit_auto.json"
     rows = together(rows, read_json(results, dict[str, Any])["rows"] if results.exists() else [])
+    kept = {(row["guidance"], row["calls"]) for row in rows if row["kept"]}
     tables = together(tables, read_json(path, dict[str, Any])["tables"])
+    tables = [table for table in tables if (table["guidance"], table["calls"]) in kept]
     guidance = sorted({row["guidance"] for row in rows})
     whole.write_text(path, json.dumps({"guidance": guidance, "tables": tables}) + "\n")
     write("fit_auto", {"rows": rows}, report(rows))
