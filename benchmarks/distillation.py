@@ -1,29 +1,29 @@
-"""What do a few-step LoRA and two sliders of the embedded model do?
+"""What do a few-step LoRA and a slider of the embedded model do?
 
     python benchmarks/distillation.py [--model FOLDER] [--scorer FOLDER] [--work FOLDER]
 
 Draws pictures of everyday things with the model itself (the teacher), and trains on them
 
-few-step        `sd-ext train few-step`: four network calls without guidance beside twenty with it
-text slider     `sd-ext train slider`, from blue to red by the texts "blue X" and "red X"
-picture slider  `sd-ext train slider --less-data`, from dark to light by pairs of one picture, darkened and lightened
+few-step  `sd-ext train few-step`: four network calls without guidance beside twenty with it
+slider    `sd-ext train slider`, from blue to red by the texts "blue X" and "red X"
 
 Then other pictures are drawn, each from its own noise, the same in every row. Distance is the root mean square between
 a picture and the teacher's of the same noise, of 255: what is far is not wrong by itself, since `lcm` adds noise of its
 own between calls. Detail is the mean difference of pixels that are neighbours: blurred pictures have little. The
 judge's first answers count (`judge`, made by `scorer.py`): is the thing there that was asked for? The numbers go to
-results/distillation.json, the pictures to results/distillation_few.png and _sliders.png.
+results/distillation.json, the pictures to results/distillation_few.png and _slider.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ from sd_ext.models.words import read_words
 from sd_ext.schedulers import make_scheduler
 from sd_ext.sheets import labelled_sheet
 
-TAUGHT, ASKED, SHOWN = 128, 96, 12  # pictures to train on, to judge, and on a sheet
-CALLS, PIXELS = 20, 80
+TAUGHT, ASKED, SHOWN = 128, 64, 12  # pictures to train on, to judge, and on a sheet
+CALLS, SLIDER_CALLS, PIXELS = 20, 10, 80
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 FEW = {  # row -> (with the LoRA, sampler, network calls, whether with guidance)
     f"{CALLS} calls, guidance": (False, "dpm++ 2m", CALLS, True),
@@ -50,7 +50,6 @@ FEW = {  # row -> (with the LoRA, sampler, network calls, whether with guidance)
     "LoRA, 4 calls, tcd": (True, "tcd", 4, False),
     "LoRA, 2 calls, lcm": (True, "lcm", 2, False),
 }
-SHORT = ("--steps", "80")  # of the sliders
 COMMON = (
     "--flip",
     "false",
@@ -112,16 +111,16 @@ def keep(folder: Path, pictures: np.ndarray, captions: Sequence[str]) -> None:
         (folder / f"{number:04d}.txt").write_text(caption)
 
 
-def train(command: str, model: Path, out: Path, *flags: str) -> tuple[Any, float]:
-    """(the LoRA, seconds of the command). A run that is there is not trained again."""
-    started = time.perf_counter()
+def train(command: str, model: Path, out: Path, *flags: str) -> tuple[Any, float | None]:
+    """(the LoRA, seconds of the processor). What is there is not trained again: None seconds."""
+    file = out / "model" / "pytorch_lora_weights.safetensors"
+    if file.exists():
+        return read_lora(file), None
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     name = (command, "embedded", "--model", str(model), "--out", str(out))
     subprocess.run([sys.executable, "-m", "sd_ext.cli", "train", *name, *COMMON, *flags], check=True)
-    return read_lora(out / "model" / "pytorch_lora_weights.safetensors"), time.perf_counter() - started
-
-
-def gamma(pictures: np.ndarray, power: float) -> np.ndarray:
-    return (255 * (pictures / 255.0) ** power).round().astype(np.uint8)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return read_lora(file), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def detail(pictures: np.ndarray) -> float:
@@ -179,34 +178,28 @@ def few_step(drawer: Drawer, lora: Any, asked: Sequence[str], scorer: Any) -> tu
     return found, lines
 
 
-def at_strengths(drawer: Drawer, lora: Any, asked: Sequence[str]) -> Iterator[tuple[float, np.ndarray]]:
-    for strength in STRENGTHS:
-        with apply_lora(drawer.pipe, lora, strength) if strength else contextlib.nullcontext():
-            yield strength, drawer.draw(asked, 7000, "dpm++ 2m", CALLS, True)
-
-
-def sliders(drawer: Drawer, loras: dict[str, Any], asked: Sequence[str], scorer: Any) -> tuple[dict, list[str]]:
-    """Numbers and tables of the sliders; their sheet is written."""
+def slider(drawer: Drawer, lora: Any, asked: Sequence[str], scorer: Any) -> tuple[dict[str, Any], list[str]]:
+    """Numbers and table of the slider; its sheet is written."""
     found: dict[str, Any] = {}
     rows: dict[str, list[Image.Image]] = {}
-    measures = {
-        "blue to red": ("red minus blue, of 255", lambda p: float((p[..., 0] * 1.0 - p[..., 2]).mean())),
-        "dark to light": ("brightness, of 255", lambda p: float(p.mean())),
-    }
-    lines: list[str] = []
-    for name, lora in loras.items():
-        what, of = measures[name]
-        found[name] = {}
-        for strength, drawn in at_strengths(drawer, lora, asked):
-            judged = right(scorer, drawn, asked) if scorer else None
-            found[name][f"{strength:g}"] = {"measured": of(drawn), "detail": detail(drawn), "thing": judged}
-            rows[f"{name}, {strength:+g}" if strength else f"{name}, 0"] = small(drawn)
-        lines += ["", f"## Slider from {name}", "", f"| strength | {what} | detail | the thing |", "|---" * 4 + "|"]
-        lines += [
-            f"| {strength} | {f['measured']:.1f} | {f['detail']:.1f} | {told(f['thing'])} |"
-            for strength, f in found[name].items()
-        ]
-    labelled_sheet(rows, list(asked[:SHOWN]), SHOWN).save(RESULTS / "distillation_sliders.png")
+    lines = [
+        "",
+        "## Slider from blue to red",
+        "",
+        "| strength | red minus blue, of 255 | detail | the thing |",
+        "|---" * 4 + "|",
+    ]
+    for strength in STRENGTHS:
+        with apply_lora(drawer.pipe, lora, strength) if strength else contextlib.nullcontext():
+            drawn = drawer.draw(asked, 7000, "dpm++ 2m", SLIDER_CALLS, True)
+        red, judged = (
+            float((drawn[..., 0] * 1.0 - drawn[..., 2]).mean()),
+            right(scorer, drawn, asked) if scorer else None,
+        )
+        found[f"{strength:g}"] = {"red_minus_blue": red, "detail": detail(drawn), "thing": judged}
+        rows[f"{strength:+g}" if strength else "0"] = small(drawn)
+        lines.append(f"| {strength:g} | {red:.1f} | {detail(drawn):.1f} | {told(judged)} |")
+    labelled_sheet(rows, list(asked[:SHOWN]), SHOWN).save(RESULTS / "distillation_slider.png")
     return found, lines
 
 
@@ -227,26 +220,23 @@ def main() -> None:
     guidance = ("--teacher-guidance", f"{drawer.guidance:g}")
     with contextlib.ExitStack() as stack:
         work = Path(given.work or stack.enter_context(tempfile.TemporaryDirectory()))
-        if not (work / "light").exists():
+        if not (work / "plain").exists():
             drawn = drawer.draw(taught, 0, "dpm++ 2m", CALLS, True)
-            for name, pictures, form in (("own", drawn, "a {}"), ("dark", gamma(drawn, 1.8), "{}"),
-                                         ("plain", drawn, "{}"), ("light", gamma(drawn, 0.55), "{}")):  # fmt: skip
-                keep(work / name, pictures, [form.format(thing) for thing in taught])
+            for name, form in (("own", "a {}"), ("plain", "{}")):
+                keep(work / name, drawn, [form.format(thing) for thing in taught])
         few, first = train("few-step", model, work / "few", "--data", str(work / "own"), *guidance, *side)
-        ends = ("--positive", "red {}", "--negative", "blue {}")
-        red, second = train("slider", model, work / "red", "--data", str(work / "plain"), *ends, *side, *SHORT)
-        pairs = ("--data", str(work / "light"), "--less-data", str(work / "dark"))
-        light, third = train("slider", model, work / "bright", *pairs, *side, *SHORT)
-    seconds = {"few-step": first, "blue to red": second, "dark to light": third}
+        ends = ("--positive", "red {}", "--negative", "blue {}", "--steps", "80")
+        red, second = train("slider", model, work / "red", "--data", str(work / "plain"), *ends, *side)
+    seconds = {"few-step": first, "slider": second}
+    took = [f"{s:.0f} s of the processor ({name})" for name, s in seconds.items() if s is not None]
     about = (
         f"{TAUGHT} pictures by the teacher to train on, {ASKED} others to measure; guidance {drawer.guidance:g}. "
-        f"Training took {', '.join(f'{s:.0f} s ({name})' for name, s in seconds.items())}, with imports. "
-        "95 % intervals in brackets."
+        f"{'Training took ' + ', '.join(took) + ', with imports. ' if took else ''}95 % intervals in brackets."
     )
     found, lines = few_step(drawer, few, asked, scorer)
-    moved, more = sliders(drawer, {"blue to red": red, "dark to light": light}, asked[: ASKED // 4], scorer)
-    text = "\n".join(["# Few-step and slider LoRAs of the embedded model", "", about, "", *lines, *more])
-    write("distillation", {"seconds": seconds, "few_step": found, "sliders": moved}, text)
+    moved, more = slider(drawer, red, asked[: ASKED // 4], scorer)
+    text = "\n".join(["# A few-step LoRA and a slider of the embedded model", "", about, "", *lines, *more])
+    write("distillation", {"cpu_seconds": seconds, "few_step": found, "slider": moved}, text)
 
 
 if __name__ == "__main__":

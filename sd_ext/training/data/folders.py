@@ -98,8 +98,9 @@ def rows(path: Path, within: Path) -> Iterator[tuple[str, dict[str, Any] | Input
     """
     if path.suffix == ".csv":
         for where, entry in read_csv(path, within):
-            missing = InputError(f"{where}: no file_name; the first line must name the columns")
-            yield where, entry if entry.get("file_name") else missing
+            other = any({";", "\t"} & set(name) for name in entry)
+            why = "separate columns by commas" if other else "the first line must name the columns"
+            yield where, entry if entry.get("file_name") else InputError(f"{where}: no file_name; {why}")
         return
     for number, line in read_lines(path, within):
         where = f"{path}, line {number}"
@@ -239,7 +240,10 @@ def paired_item(path: Path, part: Path, root: Path, beside: Beside, folder_repea
         elif not folder_repeats:
             notes.append(f"the {numbered[1]} of {path.parent.name} is a name; folder_repeats reads it as repeats")
         else:
-            caption, repeats = one_line(numbered[2]), check_repeats(numbered[1], str(path.parent))
+            try:
+                caption, repeats = one_line(numbered[2]), check_repeats(numbered[1], str(path.parent))
+            except InputError as problem:
+                raise InputError(f"{problem}; rename the folder, or leave out folder_repeats") from problem
     written, mask = beside.caption(path), beside.mask(path)
     if written:
         try:

@@ -52,8 +52,9 @@ def unused_files(source: str | os.PathLike[str], split: str, items: Iterable[Ite
     elsewhere = other_splits(folder, metadata, split, found)
     beside, own = Beside(found.files), {*used, *metadata}
     pictures = set(found.pictures)
+    named = {(p.parent, name): p for p in sorted(pictures, reverse=True) for name in (p.stem, p.name)}
     reasons = {
-        found.name(path): elsewhere.get(path) or why_unused(path, pictures, beside, bool(metadata))
+        found.name(path): elsewhere.get(path) or why_unused(path, pictures, named, beside, bool(metadata))
         for path in found.files
         if path not in own
     }
@@ -72,12 +73,15 @@ def other_splits(folder: Path, metadata: list[Path], split: str, found: Walk) ->
     return {path: outside for path in found.files if part != folder and not path.is_relative_to(part)}
 
 
-def why_unused(path: Path, pictures: set[Path], beside: Beside, metadata: bool) -> str:
+def why_unused(
+    path: Path, pictures: set[Path], named: Mapping[tuple[Path, str], Path], beside: Beside, metadata: bool
+) -> str:
     """Why a file that belongs to no picture is not used.
 
     Args:
         path: the file.
         pictures: all pictures of the folder.
+        named: the same, by folder and name, with its ending and without.
         beside: finds captions and masks.
         metadata: whether the folder has metadata, so that files beside pictures mean nothing.
     """
@@ -92,7 +96,7 @@ def why_unused(path: Path, pictures: set[Path], beside: Beside, metadata: bool) 
     if ending in CAPTION_ENDINGS:
         if metadata:
             return "a text file, and captions are in the metadata"
-        of = next((p for p in pictures if p.parent == path.parent and path.stem in (p.stem, p.name)), None)
+        of = named.get((path.parent, path.stem))
         if of and (other := beside.caption(of)):
             return f"a caption, but {other.name} is taken for {of.name}"
         return f"a text, and there is no picture {path.stem}"

@@ -158,3 +158,18 @@ def test_names_of_pictures_cannot_steer_the_terminal(tmp_path, capsys):
     report(Pictures(tmp_path, 8), {})
     told = capsys.readouterr().err
     assert "bad" in told and "\x1b" not in told
+
+
+def test_what_to_do_about_columns_and_folders_that_are_read_otherwise(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name;text\na.png;A\n")
+    with pytest.raises(InputError, match="line 2: no file_name; separate columns by commas"):
+        read_items(tmp_path)
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "2023_holiday").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "2023_holiday" / "a.png")
+    with pytest.raises(
+        InputError, match=r"repeats is '2023'; .* rename the folder, or leave out"
+    ):
+        read_items(tmp_path, folder_repeats=True)
+    assert [item.repeats for item in read_items(tmp_path)] == [1]
