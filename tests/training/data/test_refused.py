@@ -168,8 +168,6 @@ def test_what_to_do_about_columns_and_folders_that_are_read_otherwise(tmp_path):
     (tmp_path / "metadata.csv").unlink()
     (tmp_path / "2023_holiday").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "2023_holiday" / "a.png")
-    with pytest.raises(
-        InputError, match=r"repeats is '2023'; .* rename the folder, or leave out"
-    ):
+    with pytest.raises(InputError, match=r"repeats is '2023'; .* rename the folder, or leave out"):
         read_items(tmp_path, folder_repeats=True)
     assert [item.repeats for item in read_items(tmp_path)] == [1]
