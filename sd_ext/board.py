@@ -60,7 +60,7 @@ class Note(NamedTuple):
         """Whether the network changes a picture by words (InstructPix2Pix): of three parts the unconditional one is
         last. It is called with twice as many channels as it predicts.
         """
-        return self.given is not None and self.given[1] == 2 * self.output.shape[1]
+        return self.given is not None and len(self.given) > 1 and self.given[1] == 2 * self.output.shape[1]
 
 
 class Board(threading.local):
@@ -79,7 +79,7 @@ class Board(threading.local):
         """
         if output.requires_grad:  # every call of a network comes here, so what takes time is not done for nothing
             output = output.detach()
-        given = None if sample is None else sample.shape
+        given = getattr(sample, "shape", None)
         fields = next(NUMBERS), timestep, output, given, (output, output) if alone else None
         self.notes.append(tuple.__new__(Note, fields))
 
