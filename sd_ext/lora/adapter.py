@@ -62,8 +62,8 @@ class Adapter:
         for name, tensor in self.tensors.items():
             if not tensor.numel():
                 raise InputError(f"{name} is empty: {tuple(tensor.shape)}")
-            if not tensor.is_floating_point():
-                raise InputError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+            if not tensor.is_floating_point() or tensor.element_size() < 2:  # scales, of which weights are not made
+                raise InputError(f"{name} holds {tensor.dtype}, not floating-point numbers of 16 bits or more")
             if not tensor.is_meta and not tensor.isfinite().all():
                 raise InputError(f"{name} holds values that are not finite")
         try:

@@ -133,7 +133,9 @@ def test_files_stay_in_their_precision_unless_asked(dtype, tmp_path):
     assert load_file(tmp_path / "a.safetensors")[f"{FLAT}.lora_up.weight"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+)
 def test_eight_bits_are_read_with_the_same_values(dtype, tmp_path, caplog):
     small = tensors(dtype=dtype)
     save_file(small, tmp_path / "a.safetensors")

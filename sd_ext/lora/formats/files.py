@@ -17,7 +17,7 @@ from ...reading import open_tensors
 from .body import Body
 
 MODEL_HASH = "sshs_model_hash"
-FLOAT8 = torch.float8_e4m3fn, torch.float8_e5m2
+FLOAT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def write_tensors(
 def readable(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Convert tensors of the 8-bit floating-point types, which nothing can be computed in, to float16.
 
-    Every value of float8_e4m3fn and float8_e5m2 is one of float16's.
+    Every value of these is one of float16's.
 
     Args:
         tensors: by key.
