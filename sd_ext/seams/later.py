@@ -52,7 +52,7 @@ def load(module: ModuleType) -> None:
         assert spec and spec.loader
         for name in ready:
             del module.__dict__[name]
-        module.__class__ = ModuleType
+        module.__class__ = ModuleType  # type: ignore[assignment]
         spec.loader.exec_module(module)
 
 

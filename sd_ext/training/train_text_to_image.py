@@ -203,7 +203,7 @@ class TextToImageTask(FullTask):
             fill_pipeline(pipe, new)
             return
         fill_pipeline(pipe, new / PARTS)
-        for note in write_file(find_model(str(new / PARTS)), new / FILE, (), dict):
+        for note in write_file(find_model(str(new / PARTS)), new / FILE, (), dict):  # type: ignore[arg-type]
             self.accelerator.print(note)
         shutil.rmtree(new / PARTS)
 

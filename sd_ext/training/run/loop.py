@@ -201,8 +201,8 @@ def train(run: Run) -> Iterator[dict[str, float]]:
         stop_finished(run)
         names, passes = list(sums), [each for each, _ in work]
         reduced = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum")
-        fused = run.stepper is not None and run.stepper.fused  # then the weights are stepped already
-        norm = run.stepper.norm() if fused else accelerator.clip_grad_norm_(trained, settings.clip or math.inf)
+        fused = run.stepper if run.stepper and run.stepper.fused else None  # then the weights are stepped already
+        norm = fused.norm() if fused else accelerator.clip_grad_norm_(trained, settings.clip or math.inf)
         *values, norm = torch.cat([reduced, torch.as_tensor(norm).reshape(1).to(reduced)]).tolist()  # one wait a step
         metrics: dict[str, float] = {"lr": rate, **dict(zip(names, values, strict=True)), "gradient_norm": norm}
         check_finite(run, {"loss": metrics["loss"]}, passes)
