@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import ctypes
 import inspect
+import math
 import statistics
 import time
 import warnings
@@ -98,28 +99,34 @@ def copies(tensors: list[torch.Tensor]) -> None:
             target.copy_(source)
 
 
-def traffic(scheduler) -> tuple[int, bool]:
-    """Tensors that a steady call must read and write, and whether it draws noise."""
+def traffic(scheduler) -> tuple[float, float]:
+    """Tensors that a call must read and write, and which share of the calls draws noise, on average over a run."""
     scheduler.set_timesteps(CALLS)
     zero = torch.zeros(1, 1)
     leave_halves(scheduler, scheduler.timesteps[0], zero)
     scheduler.step(zero, scheduler.timesteps[0], zero)
     run = scheduler._plan.run
-    call, row = run.calls[CALLS // 2], run.table.rows[CALLS // 2]
-    read = 2 + int((row[:, 3:-1] != 0).any(axis=0).sum()) + int(row[:, 1].any()) + int(call.noisy)
-    return read + 1 + int(isinstance(call.keep, float)), call.noisy
+    touched = 0
+    for call, row in zip(run.calls, run.table.rows, strict=True):
+        read = 2 + int((row[:, 3:-1] != 0).any(axis=0).sum()) + int(row[:, 1].any()) + int(call.noisy)
+        touched += read + 1 + int(isinstance(call.keep, float))
+    return touched / len(run.calls), sum(call.noisy for call in run.calls) / len(run.calls)
 
 
-def sums(scheduler) -> list[int]:
-    """How many terms the weighted sums of a steady call have: x', the stash, and what is kept of the prediction."""
-    call = scheduler._plan.run.calls[CALLS // 2]
-    kept = sum(isinstance(each, float) for each in (call.keep, call.keep_second))
-    return [len(weights) for weights in (call.x, call.stash) if weights] + [2] * kept
+def sums(scheduler) -> list[tuple[bool, list[int]]]:
+    """Of each call, whether it draws noise and how many terms its weighted sums have: x', the stash, and what is kept
+    of the prediction.
+    """
+    made = []
+    for call in scheduler._plan.run.calls:
+        kept = sum(isinstance(each, float) for each in (call.keep, call.keep_second))
+        made.append((call.noisy, [len(weights) for weights in (call.x, call.stash) if weights] + [2] * kept))
+    return made
 
 
-def plain(terms: list[int], tensors: list[torch.Tensor], noisy: bool) -> None:
-    """Ten times weighted sums of so many terms, and a draw of noise if the call has one, by torch alone."""
-    for _ in range(10):
+def plain(calls: list[tuple[bool, list[int]]], tensors: list[torch.Tensor]) -> None:
+    """The weighted sums of a run and its draws of noise, by torch alone."""
+    for noisy, terms in calls:
         if noisy:
             torch.randn(tensors[0].shape)
         for count in terms:
@@ -132,8 +139,8 @@ def measure(info: sd_ext.SamplerInfo, size: tuple[int, ...], repeats: int) -> di
     x, m = torch.randn(size), torch.randn(size)
     ours, theirs = sd_ext.make_scheduler(info.name, SD, clip_sample=False), same_named(info)
     passes, noisy = traffic(ours)
-    touched = [torch.randn(size) for _ in range(passes)]
-    terms = sums(ours)
+    touched = [torch.randn(size) for _ in range(math.ceil(passes))]
+    calls_of_sums = sums(ours)
     times: dict[str, list[float]] = {"ours": [], "theirs": [], "copy": [], "draw": [], "plain": []}
     for _ in range(repeats):
         for key, scheduler in (("theirs", theirs), ("ours", ours)):
@@ -141,11 +148,11 @@ def measure(info: sd_ext.SamplerInfo, size: tuple[int, ...], repeats: int) -> di
                 continue
             total, calls = steps(scheduler, x, m)
             times[key].append(total / calls * 1e6)
-        times["copy"].append(seconds(lambda: copies(touched)) / (10 * passes) * 1e6)
+        times["copy"].append(seconds(lambda: copies(touched)) / (10 * len(touched)) * 1e6)
         times["draw"].append(seconds(lambda: torch.randn(size)) * 1e6)
-        times["plain"].append(seconds(lambda: plain(terms, touched, noisy)) / 10 * 1e6)
+        times["plain"].append(seconds(lambda: plain(calls_of_sums, touched)) / len(calls_of_sums) * 1e6)
     median = {key: statistics.median(values) for key, values in times.items() if values}
-    floor = median["copy"] / 2 * passes + (median["draw"] if noisy else 0.0)
+    floor = median["copy"] / 2 * passes + median["draw"] * noisy
     share = {"share": median["ours"] / median["theirs"]} if theirs else {}
     return {
         **median,
