@@ -454,7 +454,7 @@ def page(rows: dict[str, Row], groups: dict[str, list[str]], two: dict[str, str]
         "Some pipelines need timesteps that are whole numbers. Euler and its kin have fractional ones on their own "
         'grid, as in Diffusers, and whole ones with `make_scheduler(name, config, timestep_spacing="leading")`. '
         "Samplers that call the network inside a step, or at a noise level that they raised, have fractional ones on "
-        "every grid.",
+        "every grid, and so has `auto` with few calls, where its table is a fitted one.",
         "",
         *around(rows, every),
         *failures(rows, every),
