@@ -75,13 +75,11 @@ class Comparison:
         return [(singular.get(name, name), printable(value)) for name, value in told.items()]
 
     def best(self, page: int, column: int) -> int | None:
-        """The row whose picture is nearest to its reference, of a column with several that have one."""
-        known = {
-            row: apart
-            for row in range(len(self.grid.rows.values))
-            if (apart := self.cells[page, row, column].distance) is not None
-        }
-        return min(known, key=lambda row: known[row]) if len(known) > 1 else None
+        """The row whose picture is nearest, of a column whose pictures are all measured to one; else None."""
+        cells = {row: self.cells[page, row, column] for row in range(len(self.grid.rows.values))}
+        known = {row: cell.distance for row, cell in cells.items() if cell.distance is not None}
+        alike = len({cells[row].reference for row in known}) == 1
+        return min(known, key=lambda row: known[row]) if len(known) > 1 and alike else None
 
     @property
     def farthest(self) -> float:
