@@ -173,9 +173,8 @@ def compared(
     added(rows, row, "best Diffusers setting", theirs_best)
     added(rows, row, "ratio", ours / theirs_best)
     added(rows, row, "spread", spread(made, case.goal))
-    auto = "auto" if case.guidance > 2 else "auto low guidance"
     course = Course(case.problem, case.sets.for_judgement, case.guidance)
-    added(rows, row, "auto", rmse(end(course, known_table(auto, calls, SD)), case.goal))
+    added(rows, row, "auto", rmse(end(course, known_table("auto", calls, SD, case.guidance)), case.goal))
     added(rows, row, "seconds", seconds)
     print(
         f"  {calls} calls: {ours:.4f} ({grid}), Diffusers {theirs_best:.4f} ({min(others, key=others.get)})", flush=True
@@ -252,7 +251,7 @@ def known_things(case: Case, student: Student, calls: int, scorer: str | None) -
     found = [[m.thing.names[0] for p in words.pieces(prompt) for m in p.meanings if m.thing] for prompt in prompts]
     asked = [(i, names[0]) for i, names in enumerate(found) if len(set(names)) == 1]
     course = Course(case.problem, pairs, case.guidance)
-    auto = end(course, known_table("auto", calls, case.problem.config))
+    auto = end(course, known_table("auto", calls, case.problem.config, case.guidance))
     shares = {}
     for name, ends in {"fitted": case.judged(student), "auto": auto, "converged": case.goal}.items():
         seen = judge(judging, tensor(to_uint8(pixels(ends)[[i for i, _ in asked]])))["concept"].argmax(1).tolist()

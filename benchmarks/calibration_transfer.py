@@ -94,7 +94,7 @@ def case_of(pipe: Any, prompts: list[str], seed: int, size: tuple[int, int] | No
 def moved(case: Case, student: Student, calls: int, rows: dict[str, Measured], row: str, effort: Effort | None) -> None:
     """A student judged on a case beside `auto` and, where an effort is given, a student of the case."""
     course = Course(case.problem, case.sets.for_judgement, GUIDANCE)
-    auto = rmse(end(course, known_table("auto", calls, case.problem.config)), case.goal)
+    auto = rmse(end(course, known_table("auto", calls, case.problem.config, case.guidance)), case.goal)
     here = rmse(course.run(student).end, case.goal)
     added(rows, row, "as fitted to the embedded model", here)
     added(rows, row, "auto", auto)

@@ -156,7 +156,7 @@ class Fitting:
     def judged(self, student: Student, alone: Student, known: str, calls: int) -> dict[str, float]:
         """Errors and spreads on pairs that nothing was fitted to or chosen on."""
         pairs = self.sets.for_judgement
-        table = known_table(known, calls, self.config)
+        table = known_table(known, calls, self.config, self.guidance)
         assert table is not None
         ends = {
             "fitted": self.on(pairs).run(student).end,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..schedulers import Table, make_scheduler
+from ..schedulers import Table
+from ..schedulers.calibrated.known import known_sampler
 from ..schedulers.run import Run
 from .measure import rmse
 from .student import Course
@@ -65,10 +66,17 @@ def end(course: Course, table: Table, start: Tensor | None = None) -> Tensor:
     return torch.cat(ends)
 
 
-def known_table(name: str, calls: int, config: Mapping[str, Any]) -> Table | None:
-    """The table of a known sampler; None if it cannot make so many calls, or needs other things than predictions."""
+def known_table(name: str, calls: int, config: Mapping[str, Any], guidance: float = 7.5) -> Table | None:
+    """The table of a known sampler; None if it cannot make so many calls, or needs other things than predictions.
+
+    Args:
+        name: as `make_scheduler` takes it.
+        calls: network calls.
+        config: of the model's scheduler.
+        guidance: the strength of guidance, which `auto` is told.
+    """
     try:
-        scheduler = make_scheduler(name, config)
+        scheduler = known_sampler(name, config, guidance)
         scheduler.set_timesteps(calls)
         table = scheduler.table()
     except InputError:
@@ -90,7 +98,7 @@ def best_known(course: Course, teacher: Tensor, calls: int, config: Mapping[str,
     """
     found = {}
     for name in KNOWN:
-        if (table := known_table(name, calls, config)) is not None:
+        if (table := known_table(name, calls, config, course.guidance)) is not None:
             found[name] = rmse(end(course, table), teacher)
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
     if not finite:

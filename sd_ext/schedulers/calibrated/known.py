@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..base import TableScheduler
+from ..find import find_sampler
 from ..make import make_scheduler
 from ..schedule import Levels
 from ..table import Table
@@ -51,6 +52,19 @@ def fitted_levels(fit: Fit) -> Announced:
     return Announced(levels.t, levels.alpha, levels.sigma, None, fit)
 
 
+def known_sampler(name: str, config: Mapping[str, Any], guidance: float) -> TableScheduler:
+    """A known sampler for a model, told the guidance if it asks for it as `auto` does.
+
+    Args:
+        name: as `make_scheduler` takes it.
+        config: the scheduler config it is made for.
+        guidance: the strength of guidance.
+    """
+    info, _ = find_sampler(name)
+    asks = "guidance_scale" in info.cls._options and "guidance_scale" not in info.options
+    return make_scheduler(name, config, **({"guidance_scale": guidance} if asks else {}))
+
+
 class KnownSamplers:
     """Known samplers for one model, each made when it is first needed.
 
@@ -59,12 +73,16 @@ class KnownSamplers:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        self._config, self._made = dict(config), dict[str, TableScheduler]()
+        self._config, self._made = dict(config), dict[tuple[str, float], TableScheduler]()
 
-    def __getitem__(self, name: str) -> TableScheduler:
-        if name not in self._made:
-            self._made[name] = make_scheduler(name, self._config)
-        return self._made[name]
+    def of(self, fit: Fit) -> TableScheduler:
+        """The best known sampler for what a fit is for."""
+        return self._get(fit.known, fit.guidance)
+
+    def _get(self, name: str, guidance: float) -> TableScheduler:
+        if (name, guidance) not in self._made:
+            self._made[name, guidance] = known_sampler(name, self._config, guidance)
+        return self._made[name, guidance]
 
     def place(self, fit: Fit, levels: Levels | None = None) -> Announced:
         """The levels of a run that a fit's known sampler makes.
@@ -73,7 +91,7 @@ class KnownSamplers:
             fit: of the run.
             levels: of its calls and the end, where the caller has chosen them; else the sampler's own grid is used.
         """
-        known = self[fit.known]
+        known = self.of(fit)
         if levels is None:
             known.set_timesteps(fit.calls)
         else:
@@ -81,30 +99,30 @@ class KnownSamplers:
         own = known.levels
         return Announced(own.t, own.alpha, own.sigma, own.stage, fit, own, float(known.init_noise_sigma))
 
-    def staged(self, name: str, levels: Levels) -> Levels:
+    def staged(self, fit: Fit, levels: Levels) -> Levels:
         """The levels of every call, where the caller has chosen those of solver steps."""
-        return self[name]._explicit_stages(levels)
+        return self.of(fit)._explicit_stages(levels)
 
-    def goes_on(self, name: str, fitted: Levels) -> tuple[str, Table]:
+    def goes_on(self, fit: Fit, fitted: Levels) -> tuple[str, Table]:
         """A known sampler's table for the rest of a fitted run.
 
         The timesteps that are told have been announced. The latent is at the fitted level; from the next call on the
         levels are those that belong to the told timesteps.
 
         Args:
-            name: of the known sampler.
+            fit: of the run.
             fitted: the levels of the calls that are left, and the end.
 
         Returns:
             The name of the sampler, which is another one where this one places calls of its own, and the table.
         """
-        known = self[name]
+        known = self.of(fit)
         levels = fitted[:1].then(known.schedule.at_told(fitted.t[1:-1])).then(fitted[-1:])
         if np.any(np.diff(levels.ratio) >= 0):
             levels = plain(fitted)
         if len(staged := known._explicit_stages(levels)) != len(levels):
-            return ONE_CALL, self[ONE_CALL]._table(levels, 0.0)
-        return name, known._table(staged, 0.0)
+            return ONE_CALL, self._get(ONE_CALL, fit.guidance)._table(levels, 0.0)
+        return fit.known, known._table(staged, 0.0)
 
 
 def noisy(table: Table, eta: float) -> tuple[Table, str]:

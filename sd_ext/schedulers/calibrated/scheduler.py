@@ -191,7 +191,7 @@ class CalibratedScheduler(TableScheduler):
             if np.allclose(own.t[:-1], levels.t[:-1], atol=1e-3) or np.allclose(own.ratio, levels.ratio, rtol=1e-5):
                 return fitted_levels(fit)
             self.say_once(f"timesteps or sigmas of the caller's own are not those fitted: {fit.known} makes these runs")
-        levels = levels if complete else self._samplers.staged(fit.known, levels)
+        levels = levels if complete else self._samplers.staged(fit, levels)
         return self._samplers.place(replace(fit, table=None, companion=None), levels)
 
     def _handed_back(self, given: Any, sigmas: bool) -> None:
@@ -222,7 +222,7 @@ class CalibratedScheduler(TableScheduler):
         assert isinstance(levels, Announced) and levels.fit is not None
         fit, eta = levels.fit, self.config["eta"]
         if levels.own is not None:
-            table = self._samplers[fit.known]._compile(levels.own, begin, 0.0).table
+            table = self._samplers.of(fit)._compile(levels.own, begin, 0.0).table
             return [self._with_noise(table, fit.known)]
         assert fit.table is not None
         if not begin or fit.starts.get(begin):
@@ -233,7 +233,7 @@ class CalibratedScheduler(TableScheduler):
                     "keep the marginal"
                 )
             return [with_noise(table, eta) for table in tables]
-        name, table = self._samplers.goes_on(fit.known, fit.table.levels[begin:])
+        name, table = self._samplers.goes_on(fit, fit.table.levels[begin:])
         if begin not in fit.starts:
             self.say_once(f"nothing was fitted for a start at call {begin} of {fit.calls}: {name} makes the rest")
         return [self._with_noise(table, name)]
