@@ -91,12 +91,9 @@ def with_options(*groups: type, without: Collection[str] = ()) -> Callable[[F], 
     """
 
     def decorate(function: F) -> F:
-        own = get_type_hints(function, include_extras=True)
-        parameters = [
-            parameter.replace(annotation=own[parameter.name])
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is not parameter.VAR_KEYWORD
-        ]
+        # Not typing.get_type_hints: on Python 3.10 that makes `Annotated[X | None, ...] = None` an Optional[Annotated].
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
         named: dict[str, Declared] = {}
         for each in (each for group in groups for each in declared(group) if each.name not in without):
             named.setdefault(each.name, each)
