@@ -115,7 +115,7 @@ def strangers(fresh, monkeypatch) -> list[str]:
 
     def run_alone(code: str, folder: Path) -> tuple[int, str]:
         ran.append(code)
-        done = fresh(WITHOUT_US + code, folder)
+        done = fresh("import sys; sys.dont_write_bytecode = True\n" + WITHOUT_US + code, folder)  # as `-B` there
         return done.returncode, done.stderr
 
     monkeypatch.setattr("sd_ext.hub.stranger.run_alone", run_alone)

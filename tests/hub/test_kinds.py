@@ -112,7 +112,7 @@ def test_a_sampler_by_its_name_draws_the_same_where_nothing_is_installed(
     assert len(strangers) == 1 and card_of(staged).data.license == "apache-2.0"
     ours = sd_ext.DPMSolverMultistepScheduler.from_pretrained(staged / "sd_ext")
     code = """
-import sys; sys.path.insert(0, sys.argv[1])
+import sys; sys.path.insert(0, sys.argv[1]); sys.dont_write_bytecode = True
 import torch
 from exported_scheduler import ExportedScheduler
 scheduler = ExportedScheduler.from_pretrained(sys.argv[1])
