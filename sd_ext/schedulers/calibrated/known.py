@@ -62,7 +62,8 @@ def known_sampler(name: str, config: Mapping[str, Any], guidance: float) -> Tabl
     """
     info, _ = find_sampler(name)
     asks = "guidance_scale" in info.cls._options and "guidance_scale" not in info.options
-    return make_scheduler(name, config, **({"guidance_scale": guidance} if asks else {}))
+    told: dict[str, Any] = {"guidance_scale": guidance} if asks else {}
+    return make_scheduler(name, config, **told)
 
 
 class KnownSamplers:

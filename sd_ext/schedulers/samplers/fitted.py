@@ -78,7 +78,7 @@ class Fitted:
 @cache
 def _read() -> tuple[tuple[float, ...], Mapping[tuple[float, int], Fitted]]:
     """The strengths of guidance that were fitted at, and the tables that were kept, by guidance and calls."""
-    with as_file(files(__package__).joinpath(FILE)) as path:
+    with as_file(files("sd_ext.schedulers.samplers").joinpath(FILE)) as path:
         data = read_json(path, dict[str, list[Any]])
     tables = [make(Fitted, each, FILE) for each in data["tables"]]
     return tuple(map(float, data["guidance"])), {(each.guidance, each.calls): each for each in tables}
