@@ -3,7 +3,7 @@
     python benchmarks/error_vs_calls.py [--starts 256] [--keep] [--plot] [--problems embedded5 mixture24 ...]
 
 The problems (problems.py): two Gaussian mixtures with exact scores, where the only error is the sampler's, and the
-embedded model, at guidance 1.5, 5 and 7.5 and up to 20 calls, against its own 500-call solution. The error is the root
+embedded model, at guidance 1.5, 5 and 7.5 and up to 12 calls, against its own 500-call solution. The error is the root
 mean square distance to the known ends from the same starts, on Stable Diffusion's noise schedule. Beside the ratio of
 our default to the best Diffusers setting stands its 95 % interval: both errors are taken anew over starts drawn with
 replacement, 2000 times, the same starts for both. All settings of a count make the same number of network calls;
@@ -99,8 +99,8 @@ def ours(guidance: float) -> Iterator[Setting]:
 
 
 def counts_of(problem: Problem) -> tuple[int, ...]:
-    """Networks are slow: they are measured up to 20 calls."""
-    return COUNTS[: COUNTS.index(20) + 1] if problem.name == "embedded" else COUNTS
+    """Networks are slow: they are measured up to 12 calls."""
+    return COUNTS[: COUNTS.index(12) + 1] if problem.name == "embedded" else COUNTS
 
 
 def end(setting: Setting, calls: int, problem: Problem) -> torch.Tensor | None:
