@@ -47,11 +47,18 @@ def run_once(model: str | None, out: str) -> dict[str, float]:
         return clocked
 
     from sd_ext.cli import main, prepare
+    from sd_ext.cli.silence import silence_torch
+    from sd_ext.endings import collect_seldom
     from sd_ext.models import EMBEDDED, Folder, find_model
 
     found = find_model(model or EMBEDDED)
     if not isinstance(found, Folder):
         sys.exit("give a pipeline folder")
+    collect_seldom()  # as the command does, and before what it imports
+    timed("import", silence_torch)()
+    from sd_ext.seams.less import import_less
+
+    import_less()
     timed("import", import_what_it_names)(found.root)
 
     load = timed("load", prepare.load_pipeline)
