@@ -34,6 +34,7 @@ from problems import SCHEDULE, SD, Problem, solve
 from scipy.integrate import solve_ivp
 
 import sd_ext
+from sd_ext.schedulers.schedule import Levels
 from tests.schedulers.mixture import Mixture
 
 COUNTS = (4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
@@ -110,7 +111,7 @@ def mixture(family: str, seed: int, guidance: float) -> Problem:
     done = solve_ivp(slope, ends, (start / levels.alpha[0]).ravel(), method="DOP853", rtol=1e-8, atol=1e-9)
     end = levels.alpha[-1] * done.y[:, -1].reshape(start.shape)
 
-    def eps(x: torch.Tensor, t: float) -> torch.Tensor:
+    def eps(x: torch.Tensor, t: float, _: Levels) -> torch.Tensor:
         level = SCHEDULE.at([t])
         return torch.from_numpy(eps_of(x.numpy(), float(level.alpha[0]), float(level.sigma[0])))
 
@@ -127,8 +128,7 @@ def network(
         start: N(0, I).
     """
 
-    def eps(x: torch.Tensor, t: float) -> torch.Tensor:
-        level = SCHEDULE.at([t])
+    def eps(x: torch.Tensor, t: float, level: Levels) -> torch.Tensor:
         free, told = v(torch.cat([x, x]).float(), torch.tensor(t)).to(x.dtype).chunk(2)
         return float(level.alpha[0]) * (free + guidance * (told - free)) + float(level.sigma[0]) * x
 

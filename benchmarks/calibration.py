@@ -75,7 +75,7 @@ MIXTURES: dict[str, Callable[[], Mixture]] = {
 def as_initial_value(problem: Any, pairs: range, guidance: float, goal: torch.Tensor) -> Problem:
     """A calibration's problem for Diffusers' schedulers, which want epsilon at a timestep."""
 
-    def eps(x: torch.Tensor, t: float) -> torch.Tensor:
+    def eps(x: torch.Tensor, t: float, _: Any) -> torch.Tensor:
         level = problem.schedule.at([t])
         alpha, sigma = float(level.alpha[0]), float(level.sigma[0])
         made = [

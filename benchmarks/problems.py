@@ -15,6 +15,7 @@ import torch
 import sd_ext
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from sd_ext.schedulers.schedule import Levels
 from tests.schedulers.mixture import Mixture
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -27,13 +28,14 @@ class Problem:
     """Starts at t = 999 and the clean ends that belong to them.
 
     Args:
-        eps: (x, t) -> predicted noise; x = alpha x0 + sigma eps of shape `(starts, ...)`, float64 or float32.
+        eps: (x, t told, level of x) -> predicted noise; x = alpha x0 + sigma eps of shape `(starts, ...)`, float64 or
+            float32.
         start, end: shape `(starts, ...)`.
     """
 
     name: str
     title: str
-    eps: Callable[[torch.Tensor, float], torch.Tensor]
+    eps: Callable[[torch.Tensor, float, Levels], torch.Tensor]
     start: torch.Tensor
     end: torch.Tensor
 
@@ -45,7 +47,7 @@ def mixture(components: int, dimensions: int, starts: int, seed: int) -> Problem
     data, top = Mixture.random(components, dimensions, seed=seed), SCHEDULE.at([999.0])
     start = data.sample(starts, float(top.alpha[0]), float(top.sigma[0]), seed=seed + 1)
 
-    def eps(x: torch.Tensor, t: float) -> torch.Tensor:
+    def eps(x: torch.Tensor, t: float, _: Levels) -> torch.Tensor:
         level = SCHEDULE.at([t])
         return torch.from_numpy(data.eps(x.numpy(), float(level.alpha[0]), float(level.sigma[0])))
 
@@ -63,8 +65,12 @@ def solve(problem: Problem, scheduler, start: torch.Tensor | None = None) -> tor
     one = torch.ones(1, 1, dtype=torch.float64)
     x = problem.start if start is None else start
     x = x / scheduler.scale_model_input(one, scheduler.timesteps[0])
-    for t in scheduler.timesteps:
-        eps = problem.eps(scheduler.scale_model_input(x, t), float(t))
+    levels = getattr(scheduler, "levels", None)
+    for i, t in enumerate(scheduler.timesteps):
+        told = float(t)
+        # Fitted samplers tell the network another timestep than that of the latent's noise.
+        level = levels[i : i + 1] if getattr(levels, "apart", False) else SCHEDULE.at([told])
+        eps = problem.eps(scheduler.scale_model_input(x, t), told, level)
         x = scheduler.step(eps, t, x, return_dict=False)[0]
     return x
 
@@ -79,8 +85,7 @@ def embedded(guidance: float, seeds: int = 1) -> Problem:
         words, nothing = pipe.encode_prompt(captions, "cpu", 1, True)
     both = torch.cat([nothing, words])
 
-    def eps(x: torch.Tensor, t: float) -> torch.Tensor:
-        level = SCHEDULE.at([t])
+    def eps(x: torch.Tensor, t: float, level: Levels) -> torch.Tensor:
         alpha, sigma = float(level.alpha[0]), float(level.sigma[0])
         with torch.no_grad():
             out = pipe.unet(torch.cat([x, x]).float(), torch.tensor(t), encoder_hidden_states=both).sample.to(x.dtype)
