@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 
 import sd_ext
 from sd_ext.board import attach, detach
@@ -58,6 +59,18 @@ def test_a_known_table_leads_to_the_pipelines_own_latents(pipe, guidance):
     ours = end(Course(problem, range(3), guidance), known_table("dpm++ 2m trailing", 4, problem.config))
     theirs = drawn(pipe, make_scheduler("dpm++ 2m trailing", pipe.scheduler.config), 4, guidance)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_config_that_does_not_speak_of_clipping_is_not_clipped(tiny_pipeline):
+    """Euler's config has no `clip_sample`, and DDIM's default is to clip: latents are not pixels."""
+    told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    plain = EulerDiscreteScheduler(**told, prediction_type="v_prediction", timestep_spacing="trailing")
+    tiny_pipeline.scheduler = plain
+    problem = PipelineProblem(tiny_pipeline, PROMPTS, SEEDS, batch=2)
+    guided, _ = problem.predict(range(3), problem.start(range(3)), 999.0, 0.0683, 0.9977, 5.0)
+    assert guided.abs().max() > 1
+    ours = end(Course(problem, range(3), 5.0), known_table("euler trailing", 4, problem.config))
+    torch.testing.assert_close(ours, drawn(tiny_pipeline, plain, 4, 5.0), rtol=1e-4, atol=1e-4)
 
 
 def test_a_student_of_two_fields_leads_to_what_the_pipeline_draws_with_its_table(pipe):

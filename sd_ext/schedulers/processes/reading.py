@@ -285,10 +285,17 @@ def read(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> d
             if said.get(key) is None:
                 told[key] = value
     told = one_shift(told | _known(given))
-    if "clip_sample" not in given and "clip_sample" not in config and not _of_betas(told):
-        # Classes of ours that clip unless told otherwise are for models with betas; consistency models say it so.
+    # DDIM and DDPM clip unless told otherwise, for pixels between -1 and 1; consistency models say it so.
+    if not _of_betas(told) and "clip_sample" not in given and "clip_sample" not in config:
         told["clip_sample"] = name == "CMStochasticIterativeScheduler" and bool(config.get("clip_denoised", True))
+    elif _does_not_clip(name) and "clip_sample" not in given and not config.get("clip_sample"):
+        told["clip_sample"] = False
     return told
+
+
+def _does_not_clip(name: str | None) -> bool:
+    """Whether Diffusers' class of this name leaves x0 as it is unless told otherwise: so does another sampler then."""
+    return name in UNDERSTOOD and not signatures().get(name or "", {"clip_sample": True}).get("clip_sample")
 
 
 def _of_betas(told: Mapping[str, Any]) -> bool:

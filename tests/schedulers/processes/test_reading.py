@@ -37,6 +37,18 @@ def test_each_class_is_understood_or_refused():
     assert not UNDERSTOOD.keys() & REFUSED.keys()
 
 
+@over("name", [name for name in DEFAULT if UNDERSTOOD[name] == {}])
+def test_deviation_only_configs_that_speak_of_clipping_are_clipped(name):
+    """Whatever the sampler: a model that its own scheduler does not clip is not clipped by DDIM or DDPM either."""
+    config = getattr(diffusers, name)().config
+    for sampler in ("ddim", "ddpm"):
+        made = sd_ext.make_scheduler(sampler, config)
+        assert made.config["clip_sample"] == bool(config.get("clip_sample")), sampler
+        assert type(made).from_config(config).config["clip_sample"] == made.config["clip_sample"]
+    assert sd_ext.make_scheduler("ddim", config, clip_sample=True).config["clip_sample"]
+    assert sd_ext.make_scheduler("ddim", SD).config["clip_sample"], "no class is named: Diffusers' default"
+
+
 @over("name", sorted(REFUSED))
 def test_refusals_name_the_class_and_the_reason(name):
     with pytest.raises(InputError, match=f"config of {name} cannot be run by samplers of tables: "):
