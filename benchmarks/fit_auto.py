@@ -1,6 +1,6 @@
 """Fits what `auto` is with few calls: one table for many problems at once.
 
-    python benchmarks/fit_auto.py [--guidance 1 2 3 ...] [--calls 4 5 6 ...] [--write]
+    python benchmarks/fit_auto.py [--guidance 1 2 3 ...] [--calls 4 5 6 ...] [--write] [--again]
 
 A calibration fits a table to one model. This fits tables of one field to mixtures in few and many dimensions, near a
 sheet, with heavy and with light tails together, each scaled so that what `auto` chose among known samplers errs alike
@@ -132,7 +132,7 @@ class Fits:
         self.plain = teach(Several(self.own, 0), self.sets, guidance, table_of(SD))
         self.courses = [
             Course(Several(self.others, 500), range(6 * len(self.others)), guidance),
-            Course(embedded(), range(len(CAPTIONS["choose"])), guidance),
+            Course(embedded(), range(2 * len(CAPTIONS["choose"])), guidance),
         ]
         self.goals = [end(course, known_table("dpm++ 3m exact karras", 150, SD)) for course in self.courses]
 
@@ -163,7 +163,7 @@ def embedded() -> Problem:
 
     pipe = StableDiffusionPipeline.from_pretrained(sd_ext.pretrained_path())
     pipe.set_progress_bar_config(disable=True)
-    captions = list(CAPTIONS["choose"])
+    captions = 2 * list(CAPTIONS["choose"])
     return PipelineProblem(pipe, captions, [7000 + i for i in range(len(captions))])
 
 
@@ -179,13 +179,31 @@ def as_data(student: Student, guidance: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_guidance(guidance: float, counts: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """How each table compares, and those that are kept; in a process of its own, on one thread."""
+def of_data(data: dict[str, Any]) -> Student:
+    """The student whose numbers these are."""
+    return Student(
+        NoiseSchedule.from_config(SD),
+        np.array(data["lam"]),
+        np.array(data["told"]),
+        tuple(np.array(each) for each in data["weights"]),
+        1,
+    )
+
+
+def of_guidance(
+    guidance: float, counts: Sequence[int], there: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """How each table compares, and those that are kept; in a process of its own, on one thread.
+
+    Args:
+        there: tables to compare instead of fitting some; those of other strengths are passed over.
+    """
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     fits, rows, tables = Fits(guidance), [], []
-    for calls in counts:
-        student = fits.fit(calls)
+    known = {table["calls"]: of_data(table) for table in there if table["guidance"] == guidance}
+    for calls in known if there else counts:
+        student = known[calls] if there else fits.fit(calls)
         rows.append(row := fits.compare(student, calls))
         if row["kept"]:
             tables.append(as_data(student, guidance))
@@ -214,15 +232,18 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--calls", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--write", action="store_true", help="put the tables that are kept into the package")
+    parser.add_argument("--again", action="store_true", help="fit nothing; compare the tables that are there")
     options = parser.parse_args()
     count = int(os.environ.get("WORKERS", os.cpu_count() or 1))
+    path, results = Path(sd_ext.__file__).parent / "schedulers" / "samplers" / FILE, RESULTS / "fit_auto.json"
+    there = read_json(path, dict[str, Any])["tables"] if options.again else []
+    many = len(options.guidance)
     with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-        found = list(pool.map(of_guidance, options.guidance, [options.calls] * len(options.guidance)))
+        found = list(pool.map(of_guidance, options.guidance, [options.calls] * many, [there] * many))
     rows, tables = [row for each, _ in found for row in each], [table for _, each in found for table in each]
     if not options.write:
         print(report(rows))
         return
-    path, results = Path(sd_ext.__file__).parent / "schedulers" / "samplers" / FILE, RESULTS / "fit_auto.json"
     rows = together(rows, read_json(results, dict[str, Any])["rows"] if results.exists() else [])
     kept = {(row["guidance"], row["calls"]) for row in rows if row["kept"]}
     tables = together(tables, read_json(path, dict[str, Any])["tables"])

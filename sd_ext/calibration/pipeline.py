@@ -53,7 +53,7 @@ def scheduler_of(pipe: Any) -> TableScheduler:
     if config is None or "num_train_timesteps" not in config:
         name = type(getattr(pipe, "scheduler", None)).__name__
         raise InputError(f"the scheduler {name} does not tell the noise schedule that the model was trained on")
-    return make_scheduler("euler", config, grid="trailing")
+    return make_scheduler("dpm++ 2m", config, grid="trailing")
 
 
 def check_unet(pipe: Any) -> Any:

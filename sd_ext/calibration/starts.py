@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..schedulers.grids.by_ratio import karras
+from ..schedulers.grids.by_timestep import trailing
 from ..schedulers.schedule import Array
 from .teacher import Teacher
 
@@ -36,6 +37,12 @@ def _karras(teacher: Teacher, calls: int) -> Array:
     return _from_noise(teacher, -np.log(karras(float(np.exp(-high)), float(np.exp(-low)), calls)))
 
 
+def _trailing(teacher: Teacher, calls: int) -> Array:
+    """Even in timestep, as Diffusers' "trailing": more calls where there is much noise, which strong guidance needs."""
+    nodes = teacher.levels[:-1]
+    return _from_noise(teacher, np.interp(trailing(float(nodes.t[0]), calls), nodes.t[::-1], nodes.lam[::-1]))
+
+
 def _by_cost(teacher: Teacher, calls: int) -> Array:
     """The nodes of least total cost of first-order steps, by dynamic programming (GITS, arXiv 2405.11326)."""
     cost = np.sqrt(teacher.cost)
@@ -55,6 +62,7 @@ GRIDS: dict[str, Callable[[Teacher, int], Array]] = {
     "even to 1.5": _even(1.5),
     "even to 2.5": _even(2.5),
     "karras": _karras,
+    "trailing": _trailing,
     "by cost": _by_cost,
 }
 """Name -> (teacher, calls) -> lambda of each call. "Even" is even in lambda = log(alpha / sigma), up to this value."""

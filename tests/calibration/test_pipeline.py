@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler
 
 import sd_ext
 from sd_ext.board import attach, detach
@@ -62,14 +62,14 @@ def test_a_known_table_leads_to_the_pipelines_own_latents(pipe, guidance):
 
 
 def test_a_config_that_does_not_speak_of_clipping_is_not_clipped(tiny_pipeline):
-    """Euler's config has no `clip_sample`, and DDIM's default is to clip: latents are not pixels."""
+    """DPM-Solver's config has no `clip_sample`, and DDIM's default is to clip: latents are not pixels."""
     told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    plain = EulerDiscreteScheduler(**told, prediction_type="v_prediction", timestep_spacing="trailing")
+    plain = DPMSolverMultistepScheduler(**told, prediction_type="v_prediction", timestep_spacing="trailing")
     tiny_pipeline.scheduler = plain
     problem = PipelineProblem(tiny_pipeline, PROMPTS, SEEDS, batch=2)
     guided, _ = problem.predict(range(3), problem.start(range(3)), 999.0, 0.0683, 0.9977, 5.0)
     assert guided.abs().max() > 1
-    ours = end(Course(problem, range(3), 5.0), known_table("euler trailing", 4, problem.config))
+    ours = end(Course(problem, range(3), 5.0), known_table("dpm++ 2m trailing", 4, problem.config))
     torch.testing.assert_close(ours, drawn(tiny_pipeline, plain, 4, 5.0), rtol=1e-4, atol=1e-4)
 
 
