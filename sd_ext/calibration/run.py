@@ -23,6 +23,10 @@ from .store import RESULT, Finished, Store, check_free
 from .teacher import Teacher, table_of, teach
 
 
+LARGEST = 8192
+"""The most pixels of a picture's side."""
+
+
 class Listener:
     """What is told of a calibration on its way; a progress bar overrides it."""
 
@@ -66,6 +70,8 @@ def prepare(
     check(size, tuple[int, int] | None, "calibrate", "size")
     if size is not None and min(size) < 1:
         raise InputError(f"size must be width and height in pixels, got {tuple(size)}")
+    if size is not None and max(size) > LARGEST:
+        raise InputError(f"pictures of {size[0]} x {size[1]} pixels cannot be fitted to; at most {LARGEST} on a side")
     pairs = settings.sets.pairs
     given = of_pipeline(pipe) if prompts is None else list(prompts)
     every = dealt(given, pairs, settings.seed)
@@ -127,6 +133,7 @@ def calibrate(
     if unknown := set(options) - set(Settings.__dataclass_fields__):
         raise InputError(f"calibrate has no option {', '.join(sorted(unknown))}")
     settings = settings or Settings(calls=calls, guidance=guidance, **options)
+    check(out, str | Path | None, "calibrate", "out")
     listener, folder = listener or Listener(), None if out is None else Path(out)
     if folder is not None:
         check_free(folder)

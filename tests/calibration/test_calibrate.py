@@ -243,9 +243,12 @@ def test_inputs_that_cannot_be(tiny_pipeline):
         ([1], None, r"prompts\[0\] must be text"),
         (PROMPTS, 64, "size must be a list of 2"),
         (PROMPTS, (0, 64), "size must be width and height in pixels"),
+        (PROMPTS, (10**6, 10**6), "1000000 x 1000000 pixels cannot be fitted to"),
     ):
         with pytest.raises(InputError, match=said):
             calibrate(tiny_pipeline, prompts, size=size, **QUICK)
+    with pytest.raises(InputError, match="out must be"):
+        calibrate(tiny_pipeline, PROMPTS, out=5, **QUICK)
     for teacher, said in (("dpm++ 9m", "did you mean"), ("euler a", "adds noise")):  # before anything is drawn
         with pytest.raises(InputError, match=said):
             prepare(tiny_pipeline, PROMPTS, Settings(**{**QUICK, "teacher": teacher}), None, Listener())
