@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ from sd_ext.calibration.fit import Fitting
 from sd_ext.calibration.measure import rmse
 from sd_ext.calibration.pipeline import PipelineProblem
 from sd_ext.calibration.problem import Predictions, Problem, Sets
+from sd_ext.calibration.prompts import of_pipeline
 from sd_ext.calibration.refine import Effort
+from sd_ext.calibration.run import dealt
 from sd_ext.calibration.student import Course, Student
 from sd_ext.calibration.tables import end, known_table
-from sd_ext.calibration.teacher import table_of, teach
+from sd_ext.calibration.teacher import Teacher, table_of, teach
 from sd_ext.reading import read_json
 from sd_ext.schedulers import NoiseSchedule, Table
 from sd_ext.schedulers.samplers.auto import choose
@@ -52,6 +55,8 @@ CLASSES, EACH = 4, 8
 SEEDS, OTHER_SEEDS = range(5), range(10, 13)
 """Of the mixtures of each family: those that are fitted to, and those that a table must prove itself on."""
 WORTH = 0.9
+NETWORK, HEAVIER = 3, 2.0
+"""With --network: how many mixtures' worth of pairs the embedded model has, and by how much more its errors count."""
 
 
 class Several(Problem):
@@ -61,24 +66,44 @@ class Several(Problem):
         mixtures: the data of each.
         seed: of the starts and the classes' directions.
         scales: what each mixture's space is multiplied by. Tables are linear: they follow.
+        network: one problem more, which takes `NETWORK` turns after the mixtures'; its latents are flattened.
     """
 
     batch = 4096
-    step = 1e-4
 
-    def __init__(self, mixtures: Sequence[Mixture], seed: int, scales: Sequence[float] | None = None):
+    def __init__(
+        self,
+        mixtures: Sequence[Mixture],
+        seed: int,
+        scales: Sequence[float] | None = None,
+        network: PipelineProblem | None = None,
+    ):
         self.schedule, self.mixtures, self.seed = NoiseSchedule.from_config(SD), mixtures, seed
+        self.network, self.many = network, len(mixtures) + (NETWORK if network else 0)
+        self.width = network.starts[0].numel() if network else WIDTH
+        self.step = 3e-3 if network else 1e-4
         self.parts = [classes(each, seed + i) for i, each in enumerate(mixtures)]
-        self.scales = np.ones(len(mixtures)) if scales is None else np.array(scales)
+        self.scales = np.ones(self.many) if scales is None else np.array(scales)
 
     def scale(self, pairs: range) -> np.ndarray:
-        return self.scales[np.array(pairs, int) % len(self.mixtures)][:, None]
+        return self.scales[np.array(pairs, int) % self.many][:, None]
+
+    def of_network(self, pairs: range) -> tuple[np.ndarray, range]:
+        """Which of these pairs are the network's, and their numbers there."""
+        number = np.array(pairs, int)
+        own = np.flatnonzero(number % self.many >= len(self.mixtures))
+        first = number[own[:1]] // self.many * NETWORK + number[own[:1]] % self.many - len(self.mixtures)
+        return own, range(*(int(first[0]), int(first[0]) + len(own)) if len(own) else (0,))
 
     def start(self, pairs: range) -> Tensor:
-        starts = np.zeros((len(pairs), WIDTH))
+        starts = np.zeros((len(pairs), self.width))
         for row, n in enumerate(pairs):
-            wide = self.mixtures[n % len(self.mixtures)].means.shape[1]
-            starts[row, :wide] = np.random.default_rng((self.seed, n)).standard_normal(wide)
+            if (place := n % self.many) < len(self.mixtures):
+                wide = self.mixtures[place].means.shape[1]
+                starts[row, :wide] = np.random.default_rng((self.seed, n)).standard_normal(wide)
+        if self.network:
+            own, numbers = self.of_network(pairs)
+            starts[own] = self.network.start(numbers).flatten(1).numpy()
         return torch.from_numpy(starts * self.scale(pairs))
 
     def predict(self, pairs: range, x: Tensor, t: float, alpha: float, sigma: float, guidance: float) -> Predictions:
@@ -88,8 +113,8 @@ class Several(Problem):
         here = x.numpy() / scale
         free, guided = np.zeros(x.shape), np.zeros(x.shape)
         for i, (mixture, parts) in enumerate(zip(self.mixtures, self.parts, strict=True)):
-            wide, turn = mixture.means.shape[1], number // len(self.mixtures)
-            own = number % len(self.mixtures) == i
+            wide, turn = mixture.means.shape[1], number // self.many
+            own = number % self.many == i
             if own.any():
                 free[own, :wide] = mixture.eps(here[own, :wide], *level)
             for c, part in enumerate(parts):
@@ -97,7 +122,20 @@ class Several(Problem):
                 if some.any():
                     guided[some, :wide] = part.eps(here[some, :wide], *level)
         eps = free + guidance * (guided - free)
-        return tuple(torch.from_numpy((here - sigma * each) / alpha * scale) for each in (eps, free))
+        x0 = [(here - sigma * each) / alpha for each in (eps, free)]
+        own, numbers = self.of_network(pairs) if self.network else ((), range(0))
+        if self.network and len(own):
+            latents = torch.from_numpy(here[own]).reshape(-1, *self.network.starts.shape[1:]).float()
+            made = self.network.predict(numbers, latents, t, alpha, sigma, guidance)
+            for each, one in zip(x0, (made[0], made[0] if made[1] is None else made[1]), strict=True):
+                each[own] = one.flatten(1).double().numpy()
+        return tuple(torch.from_numpy(each * scale) for each in x0)
+
+
+def scaled(teacher: Teacher, scale: np.ndarray) -> Teacher:
+    """The teacher in spaces that are multiplied by these numbers, one for each pair."""
+    factors = torch.from_numpy(scale)
+    return replace(teacher, states=teacher.states * factors[: teacher.states.shape[1]], end=teacher.end * factors)
 
 
 def classes(mixture: Mixture, seed: int) -> list[Mixture]:
@@ -123,13 +161,14 @@ def of_each(errors: Tensor, many: int) -> np.ndarray:
 class Fits:
     """Tables for one strength of guidance, each with how it compares where it was not fitted."""
 
-    def __init__(self, guidance: float):
+    def __init__(self, guidance: float, network: bool):
         self.guidance = guidance
         self.own = [data(family, seed) for family in MIXTURES for seed in SEEDS]
         self.others = [data(family, seed) for family in MIXTURES for seed in OTHER_SEEDS]
-        count = EACH * len(self.own)
-        self.sets = Sets(count, count // 2, 0)
-        self.plain = teach(Several(self.own, 0), self.sets, guidance, table_of(SD))
+        many = len(self.own) + (NETWORK if network else 0)
+        self.sets = Sets(EACH * many, EACH * many // 2, 0)
+        self.network = embedded(EACH * 3 // 2 * NETWORK) if network else None
+        self.plain = teach(Several(self.own, 0, None, self.network), self.sets, guidance, table_of(SD))
         self.courses = [
             Course(Several(self.others, 500), range(6 * len(self.others)), guidance),
             Course(embedded(), range(2 * len(CAPTIONS["choose"])), guidance),
@@ -137,12 +176,15 @@ class Fits:
         self.goals = [end(course, known_table("dpm++ 3m exact karras", 150, SD)) for course in self.courses]
 
     def fit(self, calls: int) -> Student:
-        course = Course(Several(self.own, 0), self.sets.for_fit, self.guidance)
-        errors = of_each(end(course, known(self.guidance, calls)) - self.plain.end[: self.sets.fit], len(self.own))
+        course = Course(Several(self.own, 0, None, self.network), self.sets.for_fit, self.guidance)
+        errors = of_each(
+            end(course, known(self.guidance, calls)) - self.plain.end[: self.sets.fit], course.problem.many
+        )
         scales = np.exp(np.log(errors).mean()) / errors
-        problem = Several(self.own, 0, scales)
-        teacher = teach(problem, self.sets, self.guidance, table_of(SD))
-        return Fitting(problem, self.sets, self.guidance, 1, teacher, SD, Effort(2, 3)).student(calls, None)[1]
+        scales[len(self.own) :] *= HEAVIER
+        problem = Several(self.own, 0, scales, self.network)
+        teacher = scaled(self.plain, problem.scale(range(self.sets.pairs)))
+        return Fitting(problem, self.sets, self.guidance, 1, teacher, SD, Effort(1 if self.network else 2, 3)).student(calls, None)[1]
 
     def compare(self, student: Student, calls: int) -> dict[str, Any]:
         """Its error / the known sampler's, on the other mixtures and on the embedded model."""
@@ -158,13 +200,18 @@ class Fits:
         }  # fmt: skip
 
 
-def embedded() -> Problem:
+def embedded(fitted: int = 0) -> PipelineProblem:
+    """The embedded model.
+
+    Args:
+        fitted: how many pairs of its own words to fit to; 0 takes the captions that tables are compared on.
+    """
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(sd_ext.pretrained_path())
     pipe.set_progress_bar_config(disable=True)
-    captions = 2 * list(CAPTIONS["choose"])
-    return PipelineProblem(pipe, captions, [7000 + i for i in range(len(captions))])
+    captions = dealt(of_pipeline(pipe), fitted, 50) if fitted else 2 * list(CAPTIONS["choose"])
+    return PipelineProblem(pipe, captions, [(60_000 if fitted else 7000) + i for i in range(len(captions))])
 
 
 def as_data(student: Student, guidance: float) -> dict[str, Any]:
@@ -191,16 +238,17 @@ def of_data(data: dict[str, Any]) -> Student:
 
 
 def of_guidance(
-    guidance: float, counts: Sequence[int], there: Sequence[dict[str, Any]]
+    guidance: float, counts: Sequence[int], there: Sequence[dict[str, Any]], network: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """How each table compares, and those that are kept; in a process of its own, on one thread.
 
     Args:
         there: tables to compare instead of fitting some; those of other strengths are passed over.
+        network: whether to fit to the embedded model too.
     """
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
-    fits, rows, tables = Fits(guidance), [], []
+    fits, rows, tables = Fits(guidance, network), [], []
     known = {table["calls"]: of_data(table) for table in there if table["guidance"] == guidance}
     for calls in known if there else counts:
         student = known[calls] if there else fits.fit(calls)
@@ -232,6 +280,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--calls", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--write", action="store_true", help="put the tables that are kept into the package")
+    parser.add_argument("--network", action="store_true", help="fit to the embedded model as well")
     parser.add_argument("--again", action="store_true", help="fit nothing; compare the tables that are there")
     options = parser.parse_args()
     count = int(os.environ.get("WORKERS", os.cpu_count() or 1))
@@ -239,7 +288,9 @@ def main() -> None:
     there = read_json(path, dict[str, Any])["tables"] if options.again else []
     many = len(options.guidance)
     with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-        found = list(pool.map(of_guidance, options.guidance, [options.calls] * many, [there] * many))
+        found = list(
+            pool.map(of_guidance, options.guidance, [options.calls] * many, [there] * many, [options.network] * many)
+        )
     rows, tables = [row for each, _ in found for row in each], [table for _, each in found for table in each]
     if not options.write:
         print(report(rows))

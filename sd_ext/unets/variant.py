@@ -33,6 +33,7 @@ from .features.options import Option
 from .features.perp_neg import PerpNeg
 from .features.perturbed import PerturbedGuidance
 from .features.sag import SelfAttentionGuidance
+from .features.skip import SkippedCalls
 from .features.tokens import TokenReduction
 from .inside.host import Host, Runs
 from .inside.sharing import share
@@ -46,6 +47,7 @@ FEATURES: tuple[type[Feature], ...] = (
     PerpNeg,
     SelfAttentionGuidance,
     PerturbedGuidance,
+    SkippedCalls,
     HighRes,
     TokenReduction,
     FreeU,

@@ -2,6 +2,7 @@
 
 cache            reuse of deep features at some steps
 cache_schedule   the steps that are computed in full
+skip             calls left out, their prediction continued
 gate             cross-attention frozen after some steps
 tokens           fewer tokens, and tiles, in self-attention
 highres          large pictures
