@@ -62,8 +62,8 @@ class SkippedCalls(Feature):
     trajectory and continues by higher orders; this is its rule in its simplest form.
 
     Calls with other conditions, shapes or scales of LoRAs than the last ones, with gradients, in training, and where
-    timesteps rise or stay, are computed. All calls of a step follow the first. Each computed call reads a number from
-    the device.
+    timesteps rise or stay, are computed. All calls of a step follow the first, and so do all pictures of a batch: what
+    is left out is decided by the whole batch's error. Each computed call reads a number from the device.
 
     Options:
         skip_threshold: the largest error, as a fraction of the prediction (root mean squares). 0 switches it off.
