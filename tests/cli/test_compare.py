@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,12 @@ from PIL import Image
 
 from sd_ext.cli.compare.asked import Asked
 from sd_ext.cli.compare.axes import axes_of, grid_of
-from sd_ext.cli.compare.cells import distance
+from sd_ext.cli.compare.cells import Store, distance
 from sd_ext.cli.compare.plot import _apart
 from sd_ext.cli.compare.sheet import fit, shown_size
 from sd_ext.cli.compare.strips import chosen, watched
 from sd_ext.cli.pictures import read_record
+from sd_ext.cli.request import Recipe
 from sd_ext.errors import InputError
 from sd_ext.models import find_model
 from sd_ext.schedulers import make_scheduler
@@ -322,3 +324,17 @@ def test_strips_and_levels_are_in_the_page(run, tiny_pipeline_dir, tmp_path, mon
     assert len(strips) == 2 and text.count("<circle") == 2 + 9
     monkeypatch.setattr("sd_ext.cli.prepare.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
     assert run(*grid, "--strips").code == 0
+
+
+def test_a_cell_is_another_where_the_models_fitted_sampler_has_changed(tiny_pipeline_dir, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline_dir, folder)
+    (folder / "calibrated").mkdir()
+    places = []
+    for fitted in ("{}", '{"calibration": 1}'):
+        (folder / "calibrated" / "scheduler_config.json").write_text(fitted)
+        store, model = Store(tmp_path, lambda recipe: ("cpu", "float32")), find_model(str(folder))
+        named = (None, "calibrated", "euler")
+        recipes = [Recipe(prompt="a fox", model=str(folder), sampler=sampler) for sampler in named]
+        places.append([store.path(recipe, model) for recipe in recipes])
+    assert [one == other for one, other in zip(*places, strict=True)] == [False, False, True]

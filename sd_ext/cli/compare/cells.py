@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from ... import __version__, whole
 from ...errors import InputError
 from ...models import Model
+from ...models.calibrated import calibrated_config
+from ..fitted import names_it
 from ..inputs.files import pinned
 from ..made import added_files
 from ..pictures import Record, encode, read_record
@@ -47,6 +49,8 @@ class Store:
         device, dtype = self.place(recipe)
         told = replace(pinned(recipe), device=device, dtype=dtype).as_json()
         told |= {"weights": self._of_model(recipe.model, model), "software": __version__}
+        if recipe.sampler is None or names_it(recipe.sampler):
+            told["fitted"] = calibrated_config(model)
         told["files"] = {name: self._of_file(path) for name, path in added_files(recipe).items()}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:DIGITS]
         return self.folder / FOLDER / f"{digest}.png"
