@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any] | str] = {
     "cache by threshold 0.2": {"cache_schedule": "threshold", "cache_threshold": 0.2},
     "attention gate at 10": {"attention_gate": 10},
     "cache N=3, gate at 10": {"cache_interval": 3, "attention_gate": 10},
+    "calls left out, 0.1": {"skip_threshold": 0.1},
+    "calls left out, 0.2": {"skip_threshold": 0.2},
     "tokens merged by a quarter": {"token_merge_ratio": 0.25},
     "tokens merged by half": {"token_merge_ratio": 0.5},
     "keys and values thinned by 2": {"token_kv_stride": 2},
