@@ -51,11 +51,6 @@ def _fits(recipe: Recipe, fitted: Any) -> bool:
     other = recipe.sampler, recipe.grid, recipe.like, recipe.guidance_schedule, recipe.image, recipe.unet
     if any(each is not None for each in other) or recipe.lora or recipe.unet_option or recipe.guidance is None:
         return False
-    of_calls = [fit for fit in fitted.fits if fit.calls == recipe.steps and fit.table is not None]
+    fit, otherwise = fitted.at(recipe.steps, recipe.guidance)
     size = fitted.provenance.get("size")
-    strengths = [fit.guidance for fit in of_calls]
-    return (
-        bool(strengths)
-        and min(strengths) <= recipe.guidance <= max(strengths)
-        and (size is None or tuple(size) == recipe.sides)
-    )
+    return fit.table is not None and not otherwise and (size is None or tuple(size) == recipe.sides)

@@ -55,7 +55,7 @@ def test_every_guidance_and_count_has_a_choice():
 
 @over("config, grid", [({"grid": "ays"}, "ays"), ({"use_karras_sigmas": True}, "karras")])
 def test_a_named_grid_goes_before_its_own(config, grid):
-    ours, other = made(7.5, 8, {**SD, **config}), sd_ext.make_scheduler("unipc", SD, grid=grid)
+    ours, other = made(7.5, 8, {**SD, **config}), sd_ext.make_scheduler(choose(7.5, 8).solver, SD, grid=grid)
     other.set_timesteps(8)
     np.testing.assert_array_equal(ours.timesteps, other.timesteps)
     np.testing.assert_array_equal(ours.table().rows, other.table().rows)
@@ -91,7 +91,7 @@ def test_the_nearest_strength_of_guidance_is_taken_within_reach_and_on_schedules
     assert made(5.0, calls, final_sigmas_type="sigma_min").table().levels.sigma[-1] > 0
 
 
-@over("calls", [5, 6, 8, 10])
+@over("calls", [5, 6, 8, 9])
 def test_a_run_that_begins_in_the_middle_goes_the_rest_of_the_way_by_the_same_table_and_better_than_a_solver(calls):
     """From the states of many calls."""
     scheduler, choice = made(1.0, calls), choose(1.0, calls)
@@ -109,7 +109,7 @@ def test_a_run_that_begins_in_the_middle_goes_the_rest_of_the_way_by_the_same_ta
 
 
 def test_noise_is_added_as_the_latents_have_it_and_not_as_the_network_is_told():
-    scheduler = made(5.0, 8)
+    scheduler = made(5.0, 6)
     x, noise = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
     told = scheduler.schedule.at(scheduler.timesteps.numpy())
     assert not np.allclose(told.alpha, scheduler.levels.alpha[:-1], atol=1e-3)
