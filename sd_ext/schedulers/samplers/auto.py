@@ -16,6 +16,7 @@ from ..schedule import Levels
 from ..table import Table
 from . import fitted
 from .adams import plms
+from .deis import exponential_adams
 from .dpm_solver import multistep
 from .unipc import unipc
 
@@ -35,6 +36,7 @@ SOLVERS: dict[str, Callable[[Levels], Table]] = {
     "dpm++ 3m exact": lambda levels: multistep(levels, 3, exact=True),
     "unipc": unipc,
     "unipc 3 eps": lambda levels: unipc(levels, 3, basis="eps"),
+    "deis": lambda levels: exponential_adams(levels, 3, "log_rho", lower_order_final=True),
     "ipndm": plms,
 }
 
@@ -42,12 +44,14 @@ CHOICES: dict[float, tuple[Choice, ...]] = {
     2.0: (Choice(5, "ipndm", "lambda_uniform"), Choice(20, "unipc 3 eps", "karras"), Choice(inf, "ipndm", "karras")),
     4.0: (
         Choice(6, "dpm++ 2m", "trailing"),
-        Choice(25, "unipc", "ays_sdxl"),
+        Choice(15, "unipc", "ays_sdxl"),
+        Choice(25, "deis", "karras"),
         Choice(inf, "ipndm", "karras"),
     ),
     inf: (
         Choice(7, "dpm++ 2m", "trailing"),
-        Choice(25, "dpm++ 2m", "ays_sdxl"),
+        Choice(15, "dpm++ 2m", "ays_sdxl"),
+        Choice(25, "dpm++ 2m", "karras"),
         Choice(inf, "dpm++ 3m exact", "karras"),
     ),
 }
@@ -66,7 +70,7 @@ class AutoScheduler(TableScheduler):
     names. A run that begins in the middle goes the rest of the way by the same table.
 
     Order 2 to 4, 1 call a step. Sources: arXiv 2211.01095, alg. 2 (DPM++ multistep); arXiv 2302.04867, alg. 1-2
-    (UniPC); arXiv 2204.13902, eq. 4 (iPNDM). Which is best where was measured on Gaussian mixtures,
+    (UniPC); arXiv 2204.13902, prop. 3 and eq. 4 (DEIS, iPNDM). Which is best where was measured on Gaussian mixtures,
     on data near a sheet and with heavy tails, whose scores are exact, and on trained networks (`benchmarks/auto.py`,
     half "choose"); it is judged on others.
 
