@@ -1,4 +1,4 @@
-"""The pictures of the README and of docs/which-sampler.md, drawn anew by the embedded model of this checkout.
+"""The comparisons of the README and of the pages, drawn anew by the embedded model of this checkout.
 
     python benchmarks/site_pictures.py [--work runs/site]
 
@@ -28,6 +28,8 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SHEETS = {
     "compare": ["--prompt", "a red car", "--samplers", "euler,dpm++ 2m karras,auto,calibrated",
                 "--steps", "4,5,6,8,10"],
+    "calibration": ["--prompt", "a mushroom", "--samplers", "dpm++ 2m karras,unipc karras,auto,calibrated",
+                    "--steps", "5,6,10", "--guidance", "7.5"],
     "which-noise": ["--prompt", "a red car", "--samplers", "dpm++ 2m karras,dpm++ 2m sde karras,euler a,er sde",
                     "--steps", "8,12,20,40"],
     "which-guidance": ["--prompt", "a red car", "--samplers", "euler,dpm++ 2m karras,auto", "--steps", "8",

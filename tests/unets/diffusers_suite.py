@@ -8,7 +8,7 @@ merged, which acts in training mode too. Random numbers are seeded before each, 
 that the U-Nets predict in it a digest is noted: neutral must be plain to the bit. With tokens merged it is noted in how
 many layers some were, so that no test passes empty. The checkout gives the tests, the installed Diffusers runs them.
 
-Those of the model call a network once, where a cache has nothing to reuse; what it does in pipelines is in
+These tests call a network once, where a cache has nothing to reuse; what it does in pipelines is in
 `test_unet_pipelines.py`, and what the tests ask of a network in `test_as_diffusers_tests.py` with the cache on.
 """
 
@@ -37,17 +37,9 @@ WAYS = {
 }
 """Way to run -> the class of all U-Nets."""
 
-FILES = (
-    "tests/models/unets/test_models_unet_2d_condition.py",
-    "tests/pipelines/stable_diffusion/test_stable_diffusion.py",
-    "tests/pipelines/stable_diffusion_xl/test_stable_diffusion_xl.py",
-)
+FILE = "tests/models/unets/test_models_unet_2d_condition.py"
 WITHOUT = "not compile and not hub"
 """What needs the network or a compiler, of pytest's `-k`, in which case does not matter."""
-TOKENIZER = "hf-internal-testing/tiny-random-clip"
-"""What tests of pipelines fetch from the Hub; a tokenizer of letters stands in for it. Tests that hold its very numbers
-fail with every class, and their predictions are compared nevertheless.
-"""
 
 Told = dict[str, dict[str, Any]]
 
@@ -157,24 +149,6 @@ def watch(recorder: Recorder) -> None:
     merging.match = matched
 
 
-def stand_in() -> None:
-    """A tokenizer of letters for the one of the Hub."""
-    import string
-
-    from transformers import CLIPTokenizer
-
-    letters = string.ascii_lowercase + string.digits + string.punctuation
-    pieces = ["<|startoftext|>", "<pad>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary, fetched = {piece: number for number, piece in enumerate(pieces)}, CLIPTokenizer.from_pretrained
-
-    def from_pretrained(name: Any, *args: Any, **kwargs: Any) -> Any:
-        if name == TOKENIZER:
-            return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
-        return fetched(name, *args, **kwargs)
-
-    CLIPTokenizer.from_pretrained = from_pretrained  # type: ignore[method-assign]
-
-
 def inside(way: str, result: str) -> None:
     """In the checkout's folder: put our class in, run, and write what came out."""
     sys.path = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).parent]
@@ -182,7 +156,6 @@ def inside(way: str, result: str) -> None:
     import pytest
     import torch
 
-    stand_in()
     recorder = Recorder(diffusers.UNet2DConditionModel)
     if way != "plain":
         import sd_ext
@@ -191,7 +164,7 @@ def inside(way: str, result: str) -> None:
         watch(recorder)
     torch.nn.modules.module.register_module_forward_hook(recorder.see)
     options = ["-q", "--tb=short", "-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore", "-k", WITHOUT]
-    pytest.main([*FILES, *options], plugins=[recorder])
+    pytest.main([FILE, *options], plugins=[recorder])
     Path(result).write_text(json.dumps(recorder.told), "utf-8")
 
 
