@@ -185,7 +185,8 @@ class Fits:
         scales[len(self.own) :] *= HEAVIER
         problem = Several(self.own, 0, scales, self.network)
         teacher = scaled(self.plain, problem.scale(range(self.sets.pairs)))
-        return Fitting(problem, self.sets, self.guidance, 1, teacher, SD, Effort(1 if self.network else 2, 3)).student(calls, None)[1]
+        effort = Effort(1 if self.network else 2, 3)
+        return Fitting(problem, self.sets, self.guidance, 1, teacher, SD, effort).student(calls, None)[1]
 
     def compare(self, student: Student, calls: int) -> dict[str, Any]:
         """Its error / the known sampler's, on the other mixtures and on the embedded model."""

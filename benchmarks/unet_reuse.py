@@ -11,8 +11,8 @@ On the embedded model, at equal operations and equal error:
 - skipped calls (SADA, arXiv 2507.17135): the output is continued from the last ones, every second step, or where
   that would have missed the last computed one by little, which is `skip_threshold`.
 
-Reuse of the unconditional half is no feature of the U-Nets: it is here so that this can be said with numbers. Error is the root mean
-square of pictures, of 255, to those of many calls and to the plain ones of as many.
+Reuse of the unconditional half is no feature of the U-Nets: it is here so that this can be said with numbers. Error
+is the root mean square of pictures, of 255, to those of many calls and to the plain ones of as many.
 """
 
 from __future__ import annotations

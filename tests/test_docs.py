@@ -25,7 +25,9 @@ PAGES = sorted(page for page in (DOCS / "samplers").glob("*.md") if page != INDE
 OWN = [INDEX, DEVIATIONS, *PAGES]
 LARGEST, ALL = 80_000, 4_000_000
 """Bytes of a picture, and of all."""
-SHEETS = {"grids.png": 200_000} | {f"{name}.png": 250_000 for name in ("compare", "which-noise", "which-guidance")}
+SHEETS = {"grids.png": 200_000} | {
+    f"{name}.png": 250_000 for name in ("compare", "calibration", "which-noise", "which-guidance")
+}
 """Pictures that may be larger."""
 
 

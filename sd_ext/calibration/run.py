@@ -22,7 +22,6 @@ from .settings import Settings
 from .store import RESULT, Finished, Store, check_free
 from .teacher import Teacher, table_of, teach
 
-
 LARGEST = 8192
 """The most pixels of a picture's side."""
 

@@ -1,4 +1,4 @@
-"""Calls left out, and their prediction continued from the last ones, after SADA (Jiang et al. 2025, arXiv 2507.17135)."""
+"""Calls left out, their prediction continued from the last ones, after SADA (Jiang et al. 2025, arXiv 2507.17135)."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class SkippedCalls(Feature):
     """Leaves whole calls of the network out where its predictions go along a line.
 
     The prediction of a call that is left out lies on the line, over the timestep, through the last two that were
-    computed. A call is left out if the last computed prediction was foretold so to within the threshold, and if the call
-    before was computed: never two in a row, and none of the first three. SADA decides by the curvature of the
+    computed. A call is left out if the last computed prediction was foretold so to within the threshold, and if the
+    call before was computed: never two in a row, and none of the first three. SADA decides by the curvature of the
     trajectory and continues by higher orders; this is its rule in its simplest form.
 
     Calls with other conditions, shapes or scales of LoRAs than the last ones, with gradients, in training, and where
@@ -75,8 +75,8 @@ class SkippedCalls(Feature):
         "skip_threshold": Option(
             0.0,
             float,
-            "a call is left out, and its prediction continued, where that missed the last one by less than this fraction, "
-            "such as 0.1 (after SADA, arXiv 2507.17135)",
+            "a call is left out, and its prediction continued, where that missed the last one by less than this "
+            "fraction, such as 0.1 (after SADA, arXiv 2507.17135)",
             lambda value: 0 <= value <= 1,
             "a fraction from 0 (off) to 1",
         ),
