@@ -240,11 +240,11 @@ def test_two_visitors_at_once(visit, tmp_path):
     theirs = record(shown(other, "#sd-picture"), tmp_path)
     assert theirs.recipe.prompt == "a green tree"
     assert record(draw(one, "a red car", 2), tmp_path).recipe.prompt == "a red car"
-    for page, name in ((one, "a red car"), (other, "a green tree")):
+    for page, name, counts in ((one, "a red car", (1, 2)), (other, "a green tree", (1,))):  # 60 calls may be done early
         page.click("button[role=tab]:has-text('History')")
         page.wait_for_selector("#sd-history img")
-        assert page.locator("#sd-history .thumbnail-item img, #sd-history .thumbnail-lg img").count() == 1
-        assert name in page.inner_text("#sd-history")
+        assert page.locator("#sd-history .thumbnail-item img, #sd-history .thumbnail-lg img").count() in counts
+        assert set(page.inner_text("#sd-history").splitlines()) - {""} == {"Your pictures", name}
 
 
 def test_no_path_of_a_browser_is_opened(server, visit, tmp_path):
