@@ -11,7 +11,7 @@ import torch
 from ...errors import InputError
 from ..inside import views
 from ..inside.host import Host
-from ..inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
+from ..inside.same_call import BRANCHES, Noted, conditions, same_tensors, whole_key
 from ..inside.steps import Call
 from ..inside.views import Cut, Replay
 from . import cache_schedule
@@ -147,7 +147,7 @@ class _Step:
         self.inner, self.inputs, self.kwargs = inner, inputs, kwargs
         self.call, self.model = call, call.model
         self.cut, self.threshold = cache.cut, cache.threshold
-        self.key = _key(cache.host, inputs, kwargs)
+        self.key = whole_key(cache.host, inputs[0], kwargs)
         self.conditions = conditions(inputs[2], kwargs)
 
     def fits(self, entry: _Entry) -> bool:
@@ -249,11 +249,6 @@ def relative_change(now: torch.Tensor, before: torch.Tensor | None) -> float:
     if before is None:
         return float("inf")
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
-
-
-def _key(unet: Host, inputs: tuple[Any, Any, Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    sample = inputs[0]
-    return sample.shape, sample.dtype, sample.device, call_key(unet, kwargs)
 
 
 def _obstacle(unet: Host, kwargs: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..inside.host import Host
-from ..inside.same_call import BRANCHES, Noted, call_key, conditions, same_tensors
+from ..inside.same_call import BRANCHES, Noted, conditions, same_tensors, whole_key
 from .feature import Feature, Inner, Options
 from .options import Option
 
@@ -96,10 +96,13 @@ class SkippedCalls(Feature):
         unet, call, memory = self.host, self.host.call, self.host.memory
         assert call is not None  # this feature runs where steps are counted
         inputs = sample, timestep, encoder_hidden_states
-        if unet.training or torch.is_grad_enabled() or call.branch >= BRANCHES:
+        if unet.training or torch.is_grad_enabled():
+            unet.say_once("no call is left out in training and with gradients (use torch.no_grad())")
+            return inner(*inputs, **kwargs)
+        if call.branch >= BRANCHES:
             return inner(*inputs, **kwargs)
         lines: dict[int, _Line] = memory.setdefault(self.name, {})
-        line, key = lines.get(call.branch), (sample.shape, sample.dtype, sample.device, call_key(unet, kwargs))
+        line, key = lines.get(call.branch), whole_key(unet, sample, kwargs)
         now = conditions(encoder_hidden_states, kwargs)
         if line is None or call.rises or line.key != key or not same_tensors(now, line.conditions):
             line = lines[call.branch] = _Line(key, list(map(Noted.of, now)))

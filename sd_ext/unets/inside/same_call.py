@@ -85,6 +85,11 @@ def call_key(unet: Host, kwargs: dict[str, Any]) -> tuple[Any, ...]:
     return given, scale, image_scales(unet), unet.reuse_keys()
 
 
+def whole_key(unet: Host, sample: torch.Tensor, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """As `call_key`, with the sample's shape, dtype and device."""
+    return sample.shape, sample.dtype, sample.device, call_key(unet, kwargs)
+
+
 def conditions(text: torch.Tensor, kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that a call is conditioned on: the text states and those in `CONDITIONS`, in a fixed order.
 
