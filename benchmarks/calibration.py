@@ -1,6 +1,7 @@
 """Calibrated samplers beside every comparable Diffusers setting: mixtures, the embedded model, what each part is worth.
 
-    python benchmarks/calibration.py [mixtures] [embedded] [ablation] [--seeds 5] [--pairs 16] [--scorer DIR] [--quick]
+    python benchmarks/calibration.py [mixtures] [embedded] [ablation] [reuse]
+        [--seeds 5] [--pairs 16] [--scorer DIR] [--quick]
 
 Errors are root mean square differences of an end from the converged one, averaged over starts that were neither fitted
 to nor chosen on; a table gives the mean over seeds and, in brackets, the least and the most. A seed is other starts,
@@ -11,6 +12,7 @@ All settings of a count make the same number of network calls.
     embedded   the embedded model at guidance 1.5, 4 and 7.5: latents, pixels, spread, what the calls are worth; with
                --scorer also how often the judge of `scorer.py` knows the thing that was asked for
     ablation   at 7.5: grid alone, one field, two fields, refined or not; pairs; transfer over guidance, interpolated
+    reuse      at 5: calls that reuse deep features, chosen with the fit or spread evenly, beside fits of fewer calls
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,7 @@ from sd_ext.calibration.run import dealt
 from sd_ext.calibration.student import Course, Student, zero
 from sd_ext.calibration.tables import end, known_table
 from sd_ext.calibration.teacher import Teacher, table_of, teach
+from sd_ext.calibration.whole_calls import count, evenly
 from sd_ext.models.words import read_words
 from tests.calibration.problems import MixtureProblem
 from tests.schedulers.mixture import Mixture
@@ -48,6 +52,7 @@ from tests.schedulers.mixture import Mixture
 REFERENCE, REFERENCE_CALLS = "dpm++ 3m exact karras", 150
 STRENGTHS, COUNTS, MORE = (1.5, 4.0, 7.5), (4, 5, 6, 8, 10), (12,)
 MIXTURE_COUNTS = (5, 6, 8, 10)
+REUSED_AT = 5.0
 
 Measured = dict[str, list[float]]
 """Name -> a number for each seed."""
@@ -220,13 +225,17 @@ def guided(guidance: float, seed: int, sets: Sets, arguments: argparse.Namespace
 
     pipe = pipeline()
     given = lines_of(Path(arguments.prompts)) if arguments.prompts else of_pipeline(pipe)
-    seeds = [10_000 * seed + i for i in range(sets.pairs)]
     prompts = dealt(given, sets.pairs, seed)
-    problem = PipelineProblem(pipe, prompts, seeds)
+    problem = PipelineProblem(pipe, prompts, seeds_of(seed, sets))
     teacher = teach(problem, sets, guidance, table_of(problem.config, calls=12 if arguments.quick else 72))
     reference = known_table(REFERENCE, 20 if arguments.quick else REFERENCE_CALLS, problem.config)
     goal = end(Course(problem, sets.for_judgement, guidance), reference)
     return Case(problem, sets, guidance, teacher, goal, prompts)
+
+
+def seeds_of(seed: int, sets: Sets) -> list[int]:
+    """Of the noise of each pair."""
+    return [10_000 * seed + i for i in range(sets.pairs)]
 
 
 def pixels(latents: torch.Tensor) -> torch.Tensor:
@@ -333,6 +342,72 @@ def _transfer(
     added(rows, f"{calls} calls, judged at 7.5", "between 5 and 10", rmse(case.judged(between), case.goal))
 
 
+def reuse(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """At guidance 5, fitted samplers on a U-Net that reuses deep features in some calls, by its operations."""
+    rows: dict[str, Measured] = {}
+    plain, sets, effort = pipeline().unet, of_pairs(arguments), effort_of(arguments)
+    cached = sd_ext.VariantUNet2DConditionModel.from_unet(plain, cache_schedule="sampler")
+    counts, shares = ((3,), (0.6,)) if arguments.quick else ((6, 8), (0.5, 0.65))
+    shallow = share_of_operations(cached)
+    for seed in range(arguments.seeds):
+        print(f"reuse, seed {seed}", flush=True)
+        case = guided(REUSED_AT, seed, sets, arguments)
+        for calls in range(2, max(counts) + 1):
+            student = case.fitting(effort).student(calls, None)[1]
+            added(rows, f"{calls} calls", "operations", calls)
+            added(rows, f"{calls} calls", "fitted", rmse(case.judged(student), case.goal))
+        try:
+            pipeline().unet = cached
+            again = replace(case, problem=PipelineProblem(pipeline(), case.prompts, seeds_of(seed, sets)))
+            for calls, share in ((c, s) for c in counts for s in shares):
+                fitting = replace(again.fitting(effort), whole_share=share)
+                here, grid, found = fitting.begun(calls, None)
+                even = Shape.of(grid, found, evenly(calls, share))
+                whole, name = count(calls, share), f"{count(calls, share)} whole of {calls}"
+                added(rows, name, "operations", whole + (calls - whole) * shallow)
+                for column, (one, student) in {
+                    "whole calls chosen": (here, found),
+                    "spread evenly": fitting.begun(calls, even)[::2],
+                }.items():
+                    student = one.refined(student, column == "whole calls chosen")
+                    end_ = one.on(sets.for_judgement).run(student).end
+                    added(rows, name, column, rmse(end_, case.goal))
+                print(f"  {name}: {here.whole_calls}, {shown(rows[name]['whole calls chosen'][-1:])}", flush=True)
+        finally:
+            pipeline().unet = plain
+    for row in rows.values():
+        if "whole calls chosen" in row:
+            row["fitted, as many operations"] = [
+                float(np.interp(row["operations"][0], *fewer(rows, seed))) for seed in range(arguments.seeds)
+            ]
+    return {"calls": rows, "shallow": shallow}, [*table("Reuse as part of the fit, guidance 5", rows)]
+
+
+def fewer(rows: dict[str, Measured], seed: int) -> tuple[list[float], list[float]]:
+    """Operations and errors of the fits whose calls are all whole."""
+    plain = [row for row in rows.values() if "fitted" in row]
+    return [row["operations"][0] for row in plain], [row["fitted"][seed] for row in plain]
+
+
+def share_of_operations(unet: Any) -> float:
+    """The floating-point operations of a call that reuses deep features, of those of a whole one."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted, size = [], unet.config["sample_size"]
+    x, words = (
+        torch.zeros(1, unet.config["in_channels"], size, size),
+        torch.zeros(1, 16, unet.config["cross_attention_dim"]),
+    )
+    names_first = SimpleNamespace(whole_calls=(0,))
+    unet.reset()
+    with sd_ext.sampling(unet, scheduler=names_first):
+        for t in (999.0, 900.0):
+            with FlopCounterMode(display=False) as counter:
+                unet(x, torch.tensor(t), words)
+            counted.append(counter.get_total_flops())
+    return counted[1] / counted[0]
+
+
 def of_pairs(arguments: argparse.Namespace) -> Sets:
     return Sets(4, 2, 2) if arguments.quick else Sets(arguments.pairs, arguments.pairs // 2, arguments.pairs)
 
@@ -341,7 +416,7 @@ def effort_of(arguments: argparse.Namespace) -> Effort:
     return Effort(1, 1) if arguments.quick else Effort(arguments.refine, Effort().steps)
 
 
-PARTS = {"mixtures": mixtures, "embedded": embedded, "ablation": ablation}
+PARTS = {"mixtures": mixtures, "embedded": embedded, "ablation": ablation, "reuse": reuse}
 
 
 def main() -> None:

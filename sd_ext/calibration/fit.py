@@ -19,6 +19,7 @@ from .starts import AS_AUTO, GRIDS
 from .student import Course, Student, zero
 from .tables import best_known, end, known_table
 from .teacher import Teacher
+from .whole_calls import best, evenly
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,17 @@ class Shape:
         grid: the name of the grid that it was fitted from, one of `starts.GRIDS`.
         lam: lambda of each call's level.
         told: by how much the lambda that the network is told differs from it.
+        whole_calls: the calls that compute the whole network; None is every one.
     """
 
     grid: str
     lam: tuple[float, ...]
     told: tuple[float, ...]
+    whole_calls: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, grid: str, student: Student) -> Shape:
-        return cls(grid, tuple(student.lam.tolist()), tuple(student.told.tolist()))
+    def of(cls, grid: str, student: Student, whole_calls: tuple[int, ...] | None = None) -> Shape:
+        return cls(grid, tuple(student.lam.tolist()), tuple(student.told.tolist()), whole_calls)
 
     def student(self, problem: Problem, fields: int) -> Student:
         """A student of this shape without weights."""
@@ -57,6 +60,8 @@ class Fitting:
         config: of the model's scheduler.
         effort: how long to refine.
         on_calls: told of predictions.
+        whole_share: share of the calls that compute the whole network, of one that reuses features as it is told.
+        whole_calls: which these are; None is every one. `fit` finds them.
     """
 
     problem: Problem
@@ -67,9 +72,13 @@ class Fitting:
     config: Mapping[str, Any]
     effort: Effort = field(default_factory=Effort)
     on_calls: OnCalls = lambda calls: None
+    whole_share: float = 1.0
+    whole_calls: tuple[int, ...] | None = None
 
-    def on(self, pairs: range) -> Course:
-        return Course(self.problem, pairs, self.guidance, self.on_calls)
+    def on(self, pairs: range, begin: int = 0) -> Course:
+        """These pairs, for runs that begin at a call."""
+        whole = self.whole_calls and tuple(call - begin for call in self.whole_calls if call >= begin)
+        return Course(self.problem, pairs, self.guidance, self.on_calls, whole)
 
     def error(self, student: Student, pairs: range) -> float:
         return rmse(self.on(pairs).run(student).end, self.goal(pairs))
@@ -89,17 +98,46 @@ class Fitting:
         best = min(errors, key=lambda name: errors[name])
         return best, found[best]
 
+    def with_best_calls(self, calls: int) -> tuple[Fitting, str, Student]:
+        """The grid, and on it the calls that are whole, whose greedy student is best on pairs that were not fitted;
+        this fitting with those calls, and that student.
+        """
+        even = replace(self, whole_calls=evenly(calls, self.whole_share))
+        grid, student = even.best_start(calls)
+        if even.whole_calls is None:
+            return even, grid, student
+        found = {even.whole_calls: student}
+
+        def error(whole: tuple[int, ...]) -> float:
+            other = replace(self, whole_calls=whole)
+            if whole not in found:
+                found[whole] = greedy(other.on(self.sets.for_fit), self.teacher, student)
+            return other.error(found[whole], self.sets.for_validation)
+
+        whole = best(even.whole_calls, calls, error)
+        return replace(self, whole_calls=whole), grid, found[whole]
+
     def refined(self, student: Student, levels: bool) -> Student:
         fitted, checked = self.on(self.sets.for_fit), self.on(self.sets.for_validation)
         return refine(fitted, self.teacher, student, checked, self.effort, levels)
 
-    def student(self, calls: int, shape: Shape | None) -> tuple[str, Student]:
-        """The fitted student and its grid: found from all grids, or with the levels of another strength's."""
+    def begun(self, calls: int, shape: Shape | None) -> tuple[Fitting, str, Student]:
+        """The greedy stage, from all grids or with the levels and whole calls of another strength's fit; as
+        `with_best_calls` returns it.
+        """
         if shape is None:
-            grid, student = self.best_start(calls)
-            return grid, self.refined(student, levels=True)
-        student = greedy(self.on(self.sets.for_fit), self.teacher, shape.student(self.problem, self.fields))
-        return shape.grid, self.refined(student, levels=False)
+            return self.with_best_calls(calls)
+        here = replace(self, whole_calls=shape.whole_calls)
+        return (
+            here,
+            shape.grid,
+            greedy(here.on(self.sets.for_fit), self.teacher, shape.student(self.problem, self.fields)),
+        )
+
+    def student(self, calls: int, shape: Shape | None) -> tuple[str, Student]:
+        """The fitted student and its grid; its levels move only where they are not another strength's."""
+        here, grid, student = self.begun(calls, shape)
+        return grid, here.refined(student, levels=shape is None)
 
     def companion(self, student: Student) -> Student:
         """The student of one field on another's levels."""
@@ -113,14 +151,20 @@ class Fitting:
             calls: network evaluations.
             shape: levels to share with a fit at another strength; None searches for them.
         """
-        grid, student = self.student(calls, shape)
+        here, grid, student = self.begun(calls, shape)
+        student = here.refined(student, levels=shape is None)
+        fit = here.chosen(calls, grid, student)
+        return replace(fit, starts=here.starts(fit)), Shape.of(grid, student, here.whole_calls)
+
+    def chosen(self, calls: int, grid: str, student: Student) -> Fit:
+        """The student, or the best known sampler where that is better on the second set; judged on the third."""
         known, known_error = best_known(
             self.on(self.sets.for_validation), self.goal(self.sets.for_validation), calls, self.config
         )
         wins = self.error(student, self.sets.for_validation) < known_error
         alone = self.companion(student) if self.fields == 2 else student
         errors = self.judged(student, alone, known, calls)
-        fit = Fit(
+        return Fit(
             calls,
             self.guidance,
             student.table() if wins else None,
@@ -128,8 +172,8 @@ class Fitting:
             known,
             errors,
             grid=grid,
+            whole_calls=self.whole_calls,
         )
-        return replace(fit, starts=self.starts(fit)), Shape.of(grid, student)
 
     def starts(self, fit: Fit) -> dict[int, bool]:
         """For runs that begin at a later call (image to image), whether the rest of the fitted table is better than the
@@ -140,7 +184,7 @@ class Fitting:
         for call, level in list(enumerate(lam))[1:]:
             state = self.teacher.target(pairs, level)
             errors = [
-                rmse(end(self.on(pairs), self.rest(fit, call, fitted), state), self.goal(pairs))
+                rmse(end(self.on(pairs, call), self.rest(fit, call, fitted), state), self.goal(pairs))
                 for fitted in (True, False)
             ]
             found[call] = errors[0] < errors[1]

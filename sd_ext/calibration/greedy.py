@@ -28,7 +28,7 @@ def greedy(course: Course, teacher: Teacher, student: Student) -> Student:
     """
     state = None
     for i, lam in enumerate(student.levels.lam[1:]):
-        state = course.run(student, i, state, stop=i).states[-1]
+        state = course.run(student, i, state, stop=i, goes_on=i > 0).states[-1]
         rest = teacher.target(course.pairs, float(lam)) - student.step(i, state.x, state.seen, ())
         student = student.with_weights(i, least_squares(student.columns(i, state.seen), rest))
         state = State(student.step(i, state.x, state.seen), state.seen, state.seen)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..schedulers import NoiseSchedule, TableScheduler, make_scheduler
 from ..schedulers.prediction import hook_from_config, linear_map
+from ..unets import sampling
 from .problem import Predictions, Problem
 
 GUIDED = 5.0
@@ -199,11 +200,11 @@ class PipelineProblem(Problem):
         if not prompts:
             raise InputError("no prompts to calibrate with; give some, one for each picture")
         self.pipe, self.unet, self.batch = pipe, check_unet(pipe), batch
-        scheduler = scheduler_of(pipe)
-        self.config = scheduler.config
-        self.schedule: NoiseSchedule = scheduler.schedule
-        self.prediction_type = scheduler.config["prediction_type"]
-        self.hook = hook_from_config(scheduler.config)
+        self.scheduler: Any = scheduler_of(pipe)
+        self.config = self.scheduler.config
+        self.schedule: NoiseSchedule = self.scheduler.schedule
+        self.prediction_type = self.config["prediction_type"]
+        self.hook = hook_from_config(self.config)
         self.stateful = bool(getattr(self.unet, "active_features", ()))
         self.step = 1e-2 if self.unet.dtype == torch.float32 else 3e-2
         made = [
@@ -218,7 +219,8 @@ class PipelineProblem(Problem):
     def start(self, pairs: range) -> Tensor:
         return self.starts[pairs.start : pairs.stop]
 
-    def begin(self) -> None:
+    def begin(self, whole_calls: Sequence[int] | None = None) -> None:
+        self.scheduler.whole_calls = whole_calls
         if hasattr(self.unet, "reset"):
             self.unet.reset()
 
@@ -233,7 +235,8 @@ class PipelineProblem(Problem):
         told = torch.tensor(t, dtype=torch.float32, device=x.device)
         given = {name: _taken(value, rows) for name, value in self.rows.items()}
         sample = (torch.cat([x, x]) if guided else x).to(self.unet.dtype)
-        with torch.no_grad():
+        telling = sampling(self.unet, guidance_scale=guidance, scheduler=self.scheduler)
+        with torch.no_grad(), telling:
             said = self.unet(sample, told, **given, **self.same, return_dict=False)[0].to(x.dtype)
         if not guided:
             return self._x0(x, said, alpha, sigma), None

@@ -17,6 +17,7 @@ from .settings import Settings
 from .starts import GRIDS
 from .student import Student, zero
 from .tables import KNOWN
+from .whole_calls import most_tried
 
 TRIES = 1.5
 """Runs that a step of the refinement takes on average: some are refused and shortened."""
@@ -44,7 +45,7 @@ def of_fit(problem: Problem, settings: Settings, calls: int, fields: int, search
     sets = settings.sets
     student = zero(problem.schedule, torch.linspace(-2, 2, calls).double().numpy(), fields)
     alone = zero(problem.schedule, student.lam, 1)
-    starts = len(GRIDS) + 1 if searches else 1  # `auto`'s levels too
+    starts = len(GRIDS) + 1 + most_tried(calls, settings.whole_share) if searches else 1  # `auto`'s levels too
     total = starts * calls * (sets.fit + sets.validate) + len(KNOWN) * calls * sets.validate + 3 * calls * sets.judge
     total += of_refinement(problem, student, settings, searches)
     total += calls * (calls - 1) * sets.validate  # starts in the middle, of the fitted and of the known sampler

@@ -7,7 +7,7 @@ which gives predictions of x0 at any level, so that nothing else here knows what
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -58,8 +58,13 @@ class Problem(ABC):
             Both of the shape and dtype of x.
         """
 
-    def begin(self) -> None:  # noqa: B027  most problems keep nothing
-        """A new run begins: what a network keeps from step to step is forgotten."""
+    def begin(self, whole_calls: Sequence[int] | None = None) -> None:  # noqa: B027  most problems keep nothing
+        """A new run begins: what a network keeps from step to step is forgotten.
+
+        Args:
+            whole_calls: the calls, from 0, in which a network that reuses features as the sampler says computes all of
+                them; None is every one. Other networks do not listen.
+        """
 
     def exactly(self) -> AbstractContextManager[Any]:
         """Context manager: the network reuses and leaves out nothing, as the teacher is computed."""

@@ -78,6 +78,7 @@ def identity(
         "seed": settings.seed,
         "teacher": {"sampler": settings.teacher, "calls": settings.teacher_calls},
         "effort": [settings.effort.derivatives, settings.effort.steps],
+        "whole_share": settings.whole_share,
         "method": METHOD,
         "lora": dict(lora) if lora else loras_of(pipe),
         "sd_ext": __version__,

@@ -71,6 +71,7 @@ def prepare(
         raise InputError(f"size must be width and height in pixels, got {tuple(size)}")
     if size is not None and max(size) > LARGEST:
         raise InputError(f"pictures of {size[0]} x {size[1]} pixels cannot be fitted to; at most {LARGEST} on a side")
+    check_reuse(pipe, settings)
     pairs = settings.sets.pairs
     given = of_pipeline(pipe) if prompts is None else list(prompts)
     every = dealt(given, pairs, settings.seed)
@@ -84,6 +85,15 @@ def prepare(
     settings.check_numbers(problem.starts[0].numel())
     table_of(problem.config, settings.teacher, settings.teacher_calls)
     return problem, every
+
+
+def check_reuse(pipe: Any, settings: Settings) -> None:
+    """Raise `InputError` where some calls shall reuse features and the U-Net does not ask the sampler which."""
+    if settings.whole_share < 1 and getattr(pipe.unet, "options", {}).get("cache_schedule") != "sampler":
+        raise InputError(
+            f"whole_share {settings.whole_share:g} needs a U-Net that reuses features as the sampler says: pipe.unet = "
+            'sd_ext.VariantUNet2DConditionModel.from_unet(pipe.unet, cache_schedule="sampler")'
+        )
 
 
 def calibrate(
@@ -120,7 +130,8 @@ def calibrate(
         model: what the model is called in the calibration; "" asks the pipeline.
         lora: strength of each LoRA that is in use, by name; None asks the pipeline.
         settings: all that is asked at once, in place of calls, guidance and options.
-        options: further fields of `Settings`: pairs, seed, negative, fields, teacher, teacher_calls, effort, batch.
+        options: further fields of `Settings`: pairs, seed, negative, fields, teacher, teacher_calls, effort, batch,
+            whole_share.
 
     Returns:
         The scheduler. Its attribute `calibrated` is what reports are made of.
@@ -203,6 +214,8 @@ def _fit(
         listener.made(predictions)
 
     fields = settings.fields_at(guidance)
-    fitting = Fitting(problem, settings.sets, guidance, fields, teacher, problem.config, settings.effort, count)
+    fitting = Fitting(
+        problem, settings.sets, guidance, fields, teacher, problem.config, settings.effort, count, settings.whole_share
+    )
     fit, shape = fitting.fit(calls, shape)
     return Finished(fit, shape, time.perf_counter() - began, made)

@@ -34,6 +34,8 @@ class Settings:
         teacher, teacher_calls: the sampler whose pictures are to be reached, and its calls.
         effort: how long to refine; see `Effort`.
         batch: pairs in one call of the network at most.
+        whole_share: share of the calls that compute the whole U-Net, where the others reuse its deep features; which
+            ones is part of the fit. Below 1 the U-Net must have cache_schedule="sampler".
 
     Raises:
         InputError: what cannot be.
@@ -49,12 +51,14 @@ class Settings:
     teacher_calls: int = 72
     effort: Effort = field(default_factory=Effort)
     batch: int = 16
+    whole_share: float = 1.0
 
     _kinds: ClassVar[dict[str, Any]] = {
         **dict.fromkeys(("pairs", "seed", "teacher_calls", "batch"), int),
         **dict.fromkeys(("negative", "teacher"), str),
         "calls": Sequence[int],
         "guidance": Sequence[float],
+        "whole_share": float,
         "fields": int | None,
     }
 
@@ -82,6 +86,8 @@ class Settings:
             raise InputError(f"seed {self.seed} cannot be; choose 0 or more")
         if self.batch < 1:
             raise InputError(f"a batch of {self.batch} cannot be; choose 1 or more")
+        if not 0 < self.whole_share <= 1:
+            raise InputError(f"a share of {self.whole_share:g} whole calls cannot be; choose above 0, to 1 for all")
         if self.teacher_calls < 2 * self.calls[-1]:
             raise InputError(
                 f"a teacher of {self.teacher_calls} calls has little to teach a student of {self.calls[-1]}; choose at "

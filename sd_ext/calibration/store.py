@@ -51,6 +51,7 @@ class _Saved:
     told: Sequence[float]
     seconds: float
     predictions: int
+    whole_calls: Sequence[int] | None = None
 
 
 def check_free(out: Path) -> None:
@@ -106,7 +107,7 @@ class Store:
             return None
         saved = make(_Saved, read_json(path, dict[str, Any]), str(path))
         lam = tuple(float("-inf") if each is None else each for each in saved.lam)
-        shape = Shape(saved.grid, lam, tuple(saved.told))
+        shape = Shape(saved.grid, lam, tuple(saved.told), saved.whole_calls and tuple(saved.whole_calls))
         return Finished(Fit.from_config(saved.fit, str(path)), shape, saved.seconds, saved.predictions)
 
     def write(self, finished: Finished) -> None:

@@ -191,14 +191,23 @@ class Course:
         pairs: which pairs.
         guidance: the guidance scale.
         on_calls: told of predictions, for a progress bar.
+        whole_calls: see `Problem.begin`.
     """
 
     problem: Problem
     pairs: range
     guidance: float
     on_calls: OnCalls = lambda calls: None
+    whole_calls: tuple[int, ...] | None = None
 
-    def run(self, student: Student, begin: int = 0, at: State | None = None, stop: int | None = None) -> Ran:
+    def run(
+        self,
+        student: Student,
+        begin: int = 0,
+        at: State | None = None,
+        stop: int | None = None,
+        goes_on: bool = False,
+    ) -> Ran:
         """Run a student.
 
         Args:
@@ -206,11 +215,13 @@ class Course:
             begin: the call to begin with.
             at: the state before it: only its x and `before` are used. None begins at the start.
             stop: end before this call's step, with its predictions made; None runs to the end.
+            goes_on: whether the run before this one stopped at the call before `begin`, so that what the network keeps
+                is of this very run.
 
         Returns:
             `end` is x before the step where it was stopped.
         """
-        if self.problem.stateful:
+        if self.problem.stateful and not (goes_on and len(self.pairs) <= self.problem.batch):
             begin, at = 0, None
         ran = [self._run(student, part, begin, at, stop) for part in self.problem.batches(range(len(self.pairs)))]
         return ran[0] if len(ran) == 1 else _joined(ran)
@@ -222,7 +233,7 @@ class Course:
         if at is not None:
             seen = Seen(*(tuple(each[rows] for each in some) for some in at.before))
         if begin == 0:
-            problem.begin()
+            problem.begin(self.whole_calls)
         for i in range(begin, student.calls if stop is None else stop + 1):
             p, u = problem.predict(
                 pairs, x, float(levels.t[i]), float(levels.alpha[i]), float(levels.sigma[i]), self.guidance

@@ -40,7 +40,7 @@ def follow(course: Course, pairs: range, table: Table, start: Tensor | None = No
         x before each call and the guided x0 prediction from it; at last the end, twice.
     """
     levels, run = table.levels, Run(table, "sample")  # the predictions are x0 already
-    course.problem.begin()
+    course.problem.begin(course.whole_calls)
     x = course.problem.start(pairs) if start is None else start
     for i in range(table.calls):
         level = float(levels.t[i]), float(levels.alpha[i]), float(levels.sigma[i])

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..calibration import Settings
     from .prepare import Prepared
 
+REUSE = "cache_schedule=sampler"
+"""The option of U-Nets that reuse features as the sampler says."""
+
 
 def calibrate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one where it was interrupted.")],
@@ -47,6 +50,9 @@ def calibrate(
     fields: Annotated[
         int | None, typer.Option(metavar="1|2", help="1: do not weigh unconditional predictions.", show_default="2")
     ] = None,
+    whole_share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of calls that run the whole U-Net; others reuse features.")
+    ] = 1.0,
     teacher_calls: Annotated[int, typer.Option(metavar="N", help="Calls of the sampler that teaches.")] = 72,
     refine: Annotated[int, typer.Option(metavar="N", help="Rounds of refinement; 0 is quick, 3 is best.")] = 3,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once; halved where memory is too small.")] = 16,
@@ -65,7 +71,8 @@ def calibrate(
 
     counts, strengths = parse_counts(calls), parse_strengths(guidance)
     recipe = Recipe(
-        prompt="a picture", model=model, lora=tuple(lora or ()), unet=unet, seed=checks.resolve_seed(seed, 1000),
+        prompt="a picture", model=model, lora=tuple(lora or ()), unet=unet,
+        unet_option=(REUSE,) if whole_share < 1 else (), seed=checks.resolve_seed(seed, 1000),
         device=device, dtype=dtype, size=size, guidance=strengths[-1], negative=negative,
     )  # fmt: skip
     recipe.check()
@@ -97,6 +104,7 @@ def calibrate(
             teacher_calls=teacher_calls,
             effort=Effort(refine),
             batch=batch,
+            whole_share=whole_share,
         )
         check_free(out)
         if given is None:
@@ -214,6 +222,8 @@ def fit(prepared: Prepared, prompts: Sequence[str], settings: Settings, out: Pat
     voice.hint(
         f"{len(better)} of {len(scheduler.fitted.fits)} fits beat the best known sampler; see {out / 'report.html'}."
     )
+    if settings.whole_share < 1:
+        voice.hint(f"Draw with --unet-option {REUSE}; without it every call runs the whole U-Net.")
     print(out / "scheduler_config.json")
 
 

@@ -19,7 +19,7 @@ class DeepCacheConfig:
     Args:
         interval: the whole network runs every so many steps.
         depth, layer: where it is cut; None is the usual cut of the model's family.
-        schedule: "uniform", "front-loaded", a list of the steps that run whole, or "threshold".
+        schedule: "uniform", "front-loaded", a list of the steps that run whole, "threshold", or "sampler".
         threshold: for "threshold": the relative change of the features that asks for a whole step.
 
     See `sd_ext.unets.features.cache.DeepFeatureCache`, whose options `cache_interval`, `cache_depth`, ... these are.

@@ -48,7 +48,7 @@ class MixtureProblem(Problem):
     def start(self, pairs: range) -> torch.Tensor:
         return self.starts[pairs.start : pairs.stop]
 
-    def begin(self) -> None:
+    def begin(self, whole_calls=None) -> None:
         self.runs += 1
         self.levels = []
 

@@ -70,6 +70,20 @@ def test_a_run_writes_a_scheduler_and_a_report(tiny_pipeline_dir, tmp_path, caps
     assert "holds a finished calibration" in capsys.readouterr().err
 
 
+def test_some_calls_reuse_features(tiny_pipeline_dir, tmp_path, capsys, monkeypatch):
+    """The U-Net is one that asks the sampler which, and how to draw so is said."""
+    for module in ("tables", "plan"):
+        monkeypatch.setattr(f"sd_ext.calibration.{module}.KNOWN", ("ddim trailing",))
+    monkeypatch.setattr("sd_ext.calibration.report.sheets", lambda *_: [])
+    out = tmp_path / "out"
+    options = ["--calls", "3", "--guidance", "5", "--pairs", "2", "--refine", "0", "--teacher-calls", "6"]
+    line = ["calibrate", "--model", str(tiny_pipeline_dir), "--out", str(out), "--whole-share", "0.6", *options]
+    assert main(line) == 0
+    assert "--unet-option cache_schedule=sampler" in capsys.readouterr().err.replace("\n", " ")
+    made = json.loads((out / "scheduler_config.json").read_text())["calibration"]
+    assert len(made["fits"][0]["whole_calls"]) == 2 and "sampler" in made["provenance"]["unet"]
+
+
 def test_strengths_of_loras_are_numbers_by_name():
     told = strengths(("a/style.safetensors:0.8", "face.safetensors:1:0.5", "plain.safetensors"))
     assert json.loads(json.dumps(told)) == {"style": 0.8, "face": 1.0, "face, text encoders": 0.5, "plain": 1.0}

@@ -25,8 +25,17 @@ def summary(calibrated: Calibrated) -> str:
         f"{told['model'] or 'a model'}{lora} at {width} x {height} pixels in {told['dtype']}. The teacher is "
         f"{told['teacher']['sampler']} with {told['teacher']['calls']} calls. Fitted to {sets.fit} pairs of prompt and "
         f"noise, chosen on {sets.validate} others, and judged on {sets.judge} more: all numbers and pictures here are "
-        "of the last."
+        f"of the last.{reuse(calibrated)}"
     )
+
+
+def reuse(calibrated: Calibrated) -> str:
+    """Which calls ran the whole U-Net, where not all did."""
+    whole = {fit.calls: fit.whole_calls for fit in calibrated.calibration.fits if fit.whole_calls is not None}
+    if not whole:
+        return ""
+    each = "; ".join(f"{', '.join(map(str, some))} of {calls} calls" for calls, some in whole.items())
+    return f" The whole U-Net ran in the calls {each}, counted from 0, and the others reused features, in all samplers."
 
 
 def measured() -> str:

@@ -77,7 +77,7 @@ import sd_ext
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained(MODEL)
-pipe.scheduler = sd_ext.CalibratedScheduler.from_pretrained(FOLDER_OR_REPOSITORY)
+{_unet(calibration)}pipe.scheduler = sd_ext.CalibratedScheduler.from_pretrained(FOLDER_OR_REPOSITORY)
 sd_ext.attach(pipe)
 pipe("...", num_inference_steps={count}, guidance_scale={strength:g})
 ```
@@ -95,6 +95,13 @@ beside the teacher's.
 """
 
 
+def _unet(calibration: Calibration) -> str:
+    """The line for a U-Net that reuses features as the fits say; none where none do."""
+    if all(fit.whole_calls is None for fit in calibration.fits):
+        return ""
+    return 'pipe.unet = sd_ext.VariantUNet2DConditionModel.from_unet(pipe.unet, cache_schedule="sampler")\n'
+
+
 def _row(fit: Fit) -> list[str]:
     runs = (
         "the known sampler" if fit.table is None else f"a table of {('one field', 'two fields')[fit.table.fields - 1]}"
@@ -102,7 +109,10 @@ def _row(fit: Fit) -> list[str]:
     chosen = "known" if fit.table is None else "fitted"
     measured = [fit.errors.get(name) for name in (chosen, f"{chosen}_spread", "known", "known_spread")]
     numbers = ["" if value is None else f"{value:.3g}" for value in measured]
-    return [str(fit.calls), f"{fit.guidance:g}", runs, *numbers[:2], _cell(fit.known), *numbers[2:]]
+    calls = (
+        str(fit.calls) if fit.whole_calls is None else f"{fit.calls}, whole in {', '.join(map(str, fit.whole_calls))}"
+    )
+    return [calls, f"{fit.guidance:g}", runs, *numbers[:2], _cell(fit.known), *numbers[2:]]
 
 
 def _said(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ class Fit:
             rest of the fitted table is better there than the known sampler. Where nothing is recorded the known sampler
             goes on from the table's level.
         grid: the kind of grid the levels were fitted from, such as "karras". Tables of one kind are interpolated.
+        whole_calls: the calls, from 0, that compute the whole U-Net where it reuses features as the sampler says
+            (`cache_schedule="sampler"`); None is every one.
 
     Raises:
         InputError: a value that cannot be, or a table that is none of a fit.
@@ -48,6 +50,7 @@ class Fit:
     errors: Mapping[str, float] = field(default_factory=dict)
     starts: Mapping[int, bool] = field(default_factory=dict)
     grid: str = ""
+    whole_calls: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         where = f"the fit for {self.calls} calls at guidance {self.guidance:g}"
@@ -57,6 +60,10 @@ class Fit:
             raise InputError(f"{where} names no known sampler")
         if bad := [call for call in self.starts if not 0 < call < self.calls]:
             raise InputError(f"{where} speaks of a start at call {bad[0]}; it has calls 1 to {self.calls - 1}")
+        if (whole := self.whole_calls) is not None and (
+            list(whole) != sorted(set(whole)) or whole[:1] != (0,) or whole[-1] >= self.calls
+        ):
+            raise InputError(f"{where} has the whole calls {list(whole)}; they must rise from 0 to {self.calls - 1}")
         if self.table is not None:
             check_fitted(self.table, self.calls, where)
         if self.companion is not None:
@@ -81,6 +88,7 @@ class Fit:
             "starts": {str(call): bool(wins) for call, wins in sorted(self.starts.items())},
             "table": self.table and self.table.to_dict(),
             "companion": self.companion and self.companion.to_dict(),
+            **({} if self.whole_calls is None else {"whole_calls": list(self.whole_calls)}),
         }
 
     @classmethod
@@ -107,7 +115,11 @@ class Fit:
                 raise InputError(f"{where}: {name}: {problem}") from None
         rest = {"errors": dict(saved.errors), "starts": {int(call): wins for call, wins in starts.items()}}
         try:
-            return cls(saved.calls, float(saved.guidance), **tables, known=saved.known, **rest, grid=saved.grid)
+            whole = None if saved.whole_calls is None else tuple(saved.whole_calls)
+            return cls(
+                saved.calls, float(saved.guidance), **tables, known=saved.known, **rest, grid=saved.grid,
+                whole_calls=whole,
+            )  # fmt: skip
         except InputError as problem:
             raise InputError(f"{where}: {problem}") from None
 
@@ -143,6 +155,7 @@ class _SavedFit:
     errors: Mapping[str, float] = field(default_factory=dict)
     starts: Mapping[str, bool] = field(default_factory=dict)
     grid: str = ""
+    whole_calls: Sequence[int] | None = None
 
 
 def interpolated(low: Fit, high: Fit, guidance: float) -> Fit | None:
@@ -150,8 +163,10 @@ def interpolated(low: Fit, high: Fit, guidance: float) -> Fit | None:
 
     Returns:
         Without measured errors, and with those starts that win in both. None where one of the two has no table, or
-        they differ in grid, basis or fields.
+        they differ in grid, basis, fields or whole calls.
     """
+    if low.whole_calls != high.whole_calls:
+        return None
     if low.table is None or high.table is None or not same_kind(low.table, high.table) or low.grid != high.grid:
         return None
     part = (guidance - low.guidance) / (high.guidance - low.guidance)
@@ -166,4 +181,5 @@ def interpolated(low: Fit, high: Fit, guidance: float) -> Fit | None:
         low.known,
         starts={call: wins and high.starts.get(call, False) for call, wins in low.starts.items()},
         grid=low.grid,
+        whole_calls=low.whole_calls,
     )

@@ -208,6 +208,18 @@ class CalibratedScheduler(TableScheduler):
     def _trained(self) -> None:
         """Nothing is fitted for all the trained timesteps: a run must be announced."""
 
+    @property
+    def whole_calls(self) -> tuple[int, ...] | None:
+        """The calls of the announced run, counted from the one that it begins with, that compute the whole U-Net; None
+        is every one. U-Nets with `cache_schedule="sampler"` ask for them.
+        """
+        plan = self._plan
+        fit = getattr(plan.levels, "fit", None) if plan else None
+        if plan is None or fit is None or fit.whole_calls is None:
+            return None
+        begin = plan.begin or 0
+        return tuple(call - begin for call in fit.whole_calls if call >= begin)
+
     # ---- its tables --------------------------------------------------------------------------------------------------
 
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:

@@ -13,6 +13,7 @@ from ..inside import views
 from ..inside.host import Host
 from ..inside.same_call import BRANCHES, Noted, conditions, same_tensors, whole_key
 from ..inside.steps import Call
+from ..inside.told import Told
 from ..inside.views import Cut, Replay
 from . import cache_schedule
 from .feature import Feature, Inner, Options
@@ -55,7 +56,9 @@ class DeepFeatureCache(Feature):
         cache_interval: N; the whole network runs at every N-th step. 1 switches the feature off.
         cache_depth, cache_layer: where the network is divided, see `views`. A deeper cut is slower and closer to the
             exact picture. None uses the default of the model's family, see `family_cut`.
-        cache_schedule: the steps at which the whole network runs, see `cache_schedule.is_full`.
+        cache_schedule: the steps at which the whole network runs, see `cache_schedule.is_full`. "sampler" takes them
+            from the `whole_calls` of the scheduler that the run is made with, as a calibration with `whole_share` has
+            found them; where it names none, every step runs whole.
         cache_threshold: for the schedule "threshold", which does not use N. The whole network runs if the features at
             the cut differ from those at its last run by more than this fraction of their mean absolute value. The first
             call of a step decides for the step's other calls. Each decision reads a number from the device; the other
@@ -77,7 +80,10 @@ class DeepFeatureCache(Feature):
         ),
         "cache_layer": Option(None, int | None, "the same, within the depth"),
         "cache_schedule": Option(
-            "uniform", str | list[int], '"uniform", "front-loaded", a list of the steps that run whole, or "threshold"'
+            "uniform",
+            str | list[int],
+            '"uniform", "front-loaded", a list of the steps that run whole, "threshold", or "sampler": as the '
+            "calibrated sampler says",
         ),
         "cache_threshold": Option(
             0.0,
@@ -106,6 +112,18 @@ class DeepFeatureCache(Feature):
         on = "cache_interval" if self.interval != 1 else "cache_schedule"
         return {("computation at every step", "mid_block"): on}
 
+    def _is_planned(self, call: Call, told: Told) -> bool:
+        """Whether the schedule lets the whole network run at this step."""
+        if self.schedule != "sampler":
+            return cache_schedule.is_full(self.schedule, self.interval, call.step)
+        named = getattr(told.scheduler, "whole_calls", None)
+        if named is None:
+            self.host.say_once(
+                'cache_schedule "sampler" reuses nothing: the scheduler of this run names no calls that are whole, as '
+                "one does that was calibrated with whole_share"
+            )
+        return named is None or cache_schedule.is_full(named, 1, call.step)
+
     def forward(
         self, inner: Inner, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any
     ) -> torch.Tensor:
@@ -119,7 +137,7 @@ class DeepFeatureCache(Feature):
             return inner(sample, timestep, encoder_hidden_states, **kwargs)
         step = _Step(self, call, inner, (sample, timestep, encoder_hidden_states), kwargs)
         entry = entries.get(call.branch)
-        planned = cache_schedule.is_full(self.schedule, self.interval, call.step)
+        planned = self._is_planned(call, unet.told)
         # Guidance uses differences between a step's calls, so their features should come from the same step.
         whole = planned or call.exact or call.rises or memory.get(WHOLE) == call.step
         if entry is not None and not whole and step.fits(entry):

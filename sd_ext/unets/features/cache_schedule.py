@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import InputError
 
-NAMES = ("uniform", "front-loaded", "threshold")
+NAMES = ("uniform", "front-loaded", "threshold", "sampler")
 
 
 def check(schedule: str | Sequence[int], threshold: float) -> None:
@@ -37,6 +37,7 @@ def is_full(schedule: Any, interval: int, step: int) -> bool:
             fastest early in a run;
             a list: the steps in it;
             "threshold": step 0 only; `cache_threshold` decides about the others at run time.
+        "sampler" stands for the list that the scheduler of the run names, and never comes here.
         interval: N.
         step: counted from 0.
     """
