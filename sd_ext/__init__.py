@@ -55,10 +55,10 @@ _OTHERS = {
     "NoiseSchedule": "sd_ext.schedulers",
     "SamplerInfo": "sd_ext.schedulers",
     "Table": "sd_ext.schedulers",
-    "attach": "sd_ext.board",
+    "attach": "sd_ext.attaching",
     "attention_report": "sd_ext.unets",
     "calibrate": "sd_ext.calibration",
-    "detach": "sd_ext.board",
+    "detach": "sd_ext.attaching",
     "encode_prompt": "sd_ext.prompts",
     "guided_by": "sd_ext.unets",
     "list_grids": "sd_ext.schedulers",
@@ -86,8 +86,8 @@ if TYPE_CHECKING:
     from . import prompts as prompts
     from . import schedulers as schedulers
     from . import unets as unets
-    from .board import attach as attach
-    from .board import detach as detach
+    from .attaching import attach as attach
+    from .attaching import detach as detach
     from .calibration import calibrate as calibrate
     from .lora import use_lora as use_lora
     from .pretrained import pretrained_path as pretrained_path

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import sd_ext
-from sd_ext.board import BOARD, MOST, Board, attach, detach
+from sd_ext.attaching import attach, detach
+from sd_ext.board import BOARD, MOST, Board
 from sd_ext.errors import InputError
 
 

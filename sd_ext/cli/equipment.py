@@ -58,7 +58,7 @@ class Equipment:
             set_unet(self._pipe, recipe)
             self._finish(recipe)
             if getattr(self._pipe.scheduler, "needs_halves", False):
-                from ..board import attach
+                from ..attaching import attach
 
                 attach(self._pipe)
         except BaseException:

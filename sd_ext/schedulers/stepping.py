@@ -8,7 +8,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch.compiler import is_compiling
 
-from ..board import BOARD, NUMBERS, attach, is_same
+from ..attaching import attach
+from ..board import BOARD, NUMBERS, is_same
 from ..errors import InputError
 from .announced import Announced
 from .plan import Plan, StepOutput

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 
 import sd_ext
 from sd_ext import whole
-from sd_ext.board import ATTACHED
+from sd_ext.attaching import ATTACHED
 from sd_ext.calibration import Effort, Listener, Settings, calibrate
 from sd_ext.calibration.plan import predictions
 from sd_ext.calibration.prompts import SHIPPED, lines_of, of_folder, of_words

@@ -10,7 +10,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 import sd_ext
-from sd_ext.board import attach, detach
+from sd_ext.attaching import attach, detach
 from sd_ext.calibration.pipeline import PipelineProblem, scheduler_of
 from sd_ext.calibration.plan import fit_batch
 from sd_ext.calibration.problem import Sets

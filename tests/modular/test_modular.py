@@ -26,7 +26,8 @@ from PIL import Image
 
 import sd_ext
 from sd_ext import modular
-from sd_ext.board import BOARD, PIPELINES
+from sd_ext.attaching import PIPELINES
+from sd_ext.board import BOARD
 from sd_ext.errors import InputError
 
 from ..conftest import build_tiny_sdxl_pipeline

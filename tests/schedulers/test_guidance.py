@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sd_ext
-from sd_ext.board import attach, detach
+from sd_ext.attaching import attach, detach
 from sd_ext.errors import InputError
 from sd_ext.schedulers import guidance
 from sd_ext.schedulers.table import P0, Table

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 import sd_ext
-from sd_ext.board import BOARD, attach, detach
+from sd_ext.attaching import attach, detach
+from sd_ext.board import BOARD
 from sd_ext.errors import InputError
 
 from ..conftest import build_tiny_sdxl_pipeline

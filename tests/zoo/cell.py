@@ -15,7 +15,8 @@ import diffusers
 import torch
 
 import sd_ext
-from sd_ext.board import BOARD, attach, detach
+from sd_ext.attaching import attach, detach
+from sd_ext.board import BOARD
 
 from .entry import Entry
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...board import ATTACHED, PIPELINES, attach, detach
+from ...attaching import ATTACHED, PIPELINES, attach, detach
 from ...schedulers import make_scheduler
 from ...schedulers.calibrated import CalibratedScheduler
 from ...sheets import labelled_sheet

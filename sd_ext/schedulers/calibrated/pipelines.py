@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...board import pipelines_of
+from ...attaching import pipelines_of
 from ...seams.torch import uncompiled_path
 from .calibration import Provenance
 

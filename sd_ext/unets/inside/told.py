@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from ...board import HALVES, attached, half_of, pipelines
+from ...attaching import attached, half_of, pipelines
+from ...board import HALVES
 from ...errors import InputError
 from ...seams.diffusers.pipelines import batch_parts, count_steps, running_pipeline
 from ...seams.torch import uncompiled

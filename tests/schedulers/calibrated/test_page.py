@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import sd_ext
-from sd_ext.board import BOARD, PIPELINES, detach
+from sd_ext.attaching import PIPELINES, detach
+from sd_ext.board import BOARD
 
 from .family import calibration
 

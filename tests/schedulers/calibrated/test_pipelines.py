@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import sd_ext
-from sd_ext.board import BOARD, PIPELINES, attach, detach, pipelines_of
+from sd_ext.attaching import PIPELINES, attach, detach, pipelines_of
+from sd_ext.board import BOARD
 from sd_ext.schedulers.calibrated import sample_of_weights
 from sd_ext.schedulers.calibrated.pipelines import TENSORS, VALUES, guidance_of, has_weights
 

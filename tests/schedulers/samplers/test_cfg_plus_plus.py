@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sd_ext
-from sd_ext.board import attach, detach
+from sd_ext.attaching import attach, detach
 from sd_ext.errors import InputError
 
 from ..conftest import SD
