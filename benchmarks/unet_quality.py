@@ -206,17 +206,18 @@ def plot(rows: dict[str, Any], path: Path) -> None:
         "things: right by the judge, %": lambda row: row["things"]["percent"],
         "colours of things that never met: right, %": lambda row: row["colours"]["percent"],
     }
+    plain = [row for row in rows.values() if row["options"] == "plain"]
+    others = {name: row for name, row in rows.items() if row["options"] != "plain"}
     for axes, (label, value) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for number, (name, row) in enumerate(rows.items()):
-            mark, colour = "os^D"[number // 10], f"C{number % 10}"
-            if row["options"] == "plain":
-                mark, colour = "x", "black"
-            axes.plot(row["speedup"], value(row), mark, color=colour, label=name)
+        counts = ", ".join(str(row["calls"]) for row in plain)
+        axes.plot([row["speedup"] for row in plain], list(map(value, plain)), "k-x", label=f"plain, {counts} calls")
+        for number, (name, row) in enumerate(others.items()):
+            axes.plot(row["speedup"], value(row), "os^D"[number // 10], color=f"C{number % 10}", label=name)
         axes.set(xlabel="times as fast as the plain U-Net (whole pipeline)", ylabel=label)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylim(bottom=-0.3)
     for axes in figure.axes[1:]:
-        axes.set_ylim(0, 101)
+        axes.set_ylim(min(50, axes.get_ylim()[0]), 101)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=110)
 
