@@ -133,6 +133,20 @@ def test_a_cached_network_draws_as_in_the_pipeline(tiny_pipeline):
     torch.testing.assert_close(end(course, table), theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("option", [{"cfg_rescale": 0.7}, {"apg_eta": 0.0}, {"pag_scale": 2.0}])
+def test_guidance_of_the_network_acts_as_it_does_in_the_pipeline(tiny_pipeline, option):
+    """It is told how strongly, and by which scheduler."""
+    pipe = copy.copy(tiny_pipeline)
+    pipe.register_modules(unet=sd_ext.VariantUNet2DConditionModel.from_unet(tiny_pipeline.unet, **option))
+    ends = []
+    for each in (pipe, tiny_pipeline):
+        problem = PipelineProblem(each, PROMPTS, SEEDS)
+        ends.append(end(Course(problem, range(3), 5.0), known_table("dpm++ 2m trailing", 3, problem.config)))
+    theirs = drawn(pipe, make_scheduler("dpm++ 2m trailing", pipe.scheduler.config), 3, 5.0)
+    torch.testing.assert_close(ends[0], theirs, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(*ends, rtol=1e-3, atol=1e-3)  # or the option did nothing
+
+
 def test_the_teacher_of_a_cached_network_reuses_nothing(tiny_pipeline):
     """So that rows are fitted to what the network is, and to what it should be."""
     pipe = copy.copy(tiny_pipeline)
