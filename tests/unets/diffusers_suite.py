@@ -1,19 +1,21 @@
-"""Diffusers' own tests of its U-Net on our class in the place of its own.
+"""Diffusers' own tests of its U-Net, and of pipelines with one, on our class in the place of its own.
 
     DIFFUSERS_CHECKOUT=/path/to/diffusers pytest -m slow tests/unets/test_diffusers_suite.py
     DIFFUSERS_CHECKOUT=/path/to/diffusers python -m tests.unets.diffusers_suite    # what differs, as JSON
 
-Every test runs three times, in processes of their own: with the plain class, with ours as it is, and with tokens
-merged, which acts in training mode too. Random numbers are seeded before each, also where a test does not, and of all
-that the U-Nets predict in it a digest is noted: neutral must be plain to the bit. With tokens merged it is noted in how
-many layers some were, so that no test passes empty. The checkout gives the tests, the installed Diffusers runs them.
+Every test runs in processes of their own: with the plain class, with ours as it is, and with a feature on. Those of
+the network call it once, and have tokens merged, which acts in training mode too; those of pipelines call it several
+times, and reuse deep features. Random numbers are seeded before each, also where a test does not, and of all that the
+U-Nets predict in it a digest is noted: neutral must be plain to the bit. With a feature on it is noted how often it
+acted, so that no test passes empty. The checkout gives the tests, the installed Diffusers runs them.
 
-These tests call a network once, where a cache has nothing to reuse; what it does in pipelines is in
-`test_unet_pipelines.py`, and what the tests ask of a network in `test_as_diffusers_tests.py` with the cache on.
+The pipelines' tests want a tokenizer of the Hub; one of letters stands in for it. Tests that hold its very numbers
+fail with every class, and their predictions are compared nevertheless.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -30,14 +32,24 @@ CHECKOUT = "DIFFUSERS_CHECKOUT"
 EXPECTED = Path(__file__).with_name("diffusers_suite.json")
 """Way to run -> reason -> tests that differ for it."""
 
-WAYS = {
-    "plain": "UNet2DConditionModel",
-    "neutral": "VariantUNet2DConditionModel",
-    "merged": "TokenReducedUNet2DConditionModel",
-}
-"""Way to run -> the class of all U-Nets."""
+MODEL = ("tests/models/unets/test_models_unet_2d_condition.py",)
+PIPELINES = (
+    "tests/pipelines/stable_diffusion/test_stable_diffusion.py",
+    "tests/pipelines/stable_diffusion_xl/test_stable_diffusion_xl.py",
+)
+TOKENIZER = "hf-internal-testing/tiny-random-clip"
 
-FILE = "tests/models/unets/test_models_unet_2d_condition.py"
+WAYS = {
+    "plain": ("UNet2DConditionModel", MODEL + PIPELINES),
+    "neutral": ("VariantUNet2DConditionModel", MODEL + PIPELINES),
+    "merged": ("TokenReducedUNet2DConditionModel", MODEL),
+    "cached": ("CachedUNet2DConditionModel", PIPELINES),
+}
+"""Way to run -> the class of all U-Nets, and the files that run with it."""
+
+FEATURES = {"merged": "no tokens were merged", "cached": "nothing was reused"}
+"""Way to run -> what it says of a test in which its feature did not act."""
+
 WITHOUT = "not compile and not hub"
 """What needs the network or a compiler, of pytest's `-k`, in which case does not matter."""
 
@@ -49,7 +61,7 @@ def run(checkout: Path, way: str) -> Told:
 
     Returns:
         Test -> `outcome` ("passed", "failed", "skipped"), `how` it failed, `digest` of all predictions, how many
-        `calls` of U-Nets there were, and in how many layers tokens were `merged`.
+        `calls` of U-Nets there were, and how often the feature `acted`.
 
     Raises:
         RuntimeError: they cannot be collected.
@@ -70,6 +82,8 @@ def differences(plain: Told, other: Told, way: str) -> dict[str, str]:
     """How tests that pass with the plain class differ in another way to run, and predictions of any: test -> what."""
     found = {}
     for test, told in plain.items():
+        if not test.startswith(WAYS[way][1]):
+            continue
         now = other.get(test, {"outcome": "missing", "how": "", "digest": "", "calls": 0})
         if told["outcome"] == "skipped":
             continue
@@ -77,8 +91,8 @@ def differences(plain: Told, other: Told, way: str) -> dict[str, str]:
             found[test] = f"{now['outcome']}: {now['how'][-300:]}"
         elif way == "neutral" and now["digest"] != told["digest"]:
             found[test] = "predicts other numbers"
-        elif way == "merged" and now["calls"] and not now["merged"]:
-            found[test] = "no tokens were merged"
+        elif way in FEATURES and now["calls"] > (way == "cached") and not now["acted"]:
+            found[test] = FEATURES[way]
     return found
 
 
@@ -89,7 +103,7 @@ def expected(way: str) -> dict[str, str]:
 
 
 class Recorder:
-    """A pytest plugin that seeds, and notes outcomes, what U-Nets predicted, and where tokens were merged.
+    """A pytest plugin that seeds, and notes outcomes, what U-Nets predicted, and how often a feature acted.
 
     Args:
         plain: the class of which all U-Nets are.
@@ -108,7 +122,7 @@ class Recorder:
             theirs.global_rng.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        self.digest, self.calls, self.merged = hashlib.sha256(), 0, 0
+        self.digest, self.calls, self.acted = hashlib.sha256(), 0, 0
 
     def see(self, module: Any, _: Any, output: Any) -> None:
         """After any module's call: note what a U-Net predicted."""
@@ -131,22 +145,59 @@ class Recorder:
                 "how": report.longreprtext[-600:] if report.failed else "",
                 "digest": self.digest.hexdigest(),
                 "calls": self.calls,
-                "merged": self.merged,
+                "acted": self.acted,
             }
 
 
 def watch(recorder: Recorder) -> None:
-    """Count the layers whose tokens are merged."""
+    """Count the layers whose tokens are merged, and the calls that reuse deep features."""
+    from sd_ext.unets.features.cache import _Step
     from sd_ext.unets.inside import merging
 
-    match = merging.match
+    match, shallow = merging.match, _Step.shallow
 
     def matched(*args: Any, **kwargs: Any) -> Any:
         found = match(*args, **kwargs)
-        recorder.merged += found.moved.shape[1] > 0
+        recorder.acted += found.moved.shape[1] > 0
         return found
 
-    merging.match = matched
+    def reused(*args: Any) -> Any:
+        found = shallow(*args)
+        recorder.acted += found is not None
+        return found
+
+    merging.match, _Step.shallow = matched, reused  # type: ignore[method-assign]
+
+
+def evaluating(network: type) -> None:
+    """New networks of a class are in evaluation mode. The pipelines' tests leave theirs in training mode, where no
+    features are reused.
+    """
+    begin = network.__init__
+
+    def begun(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self.eval()
+
+    network.__init__ = functools.wraps(begin)(begun)  # type: ignore[misc]
+
+
+def stand_in() -> None:
+    """A tokenizer of letters for the one of the Hub."""
+    import string
+
+    from transformers import CLIPTokenizer
+
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    pieces = ["<|startoftext|>", "<pad>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary, fetched = {piece: number for number, piece in enumerate(pieces)}, CLIPTokenizer.from_pretrained
+
+    def from_pretrained(name: Any, *args: Any, **kwargs: Any) -> Any:
+        if name == TOKENIZER:
+            return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+        return fetched(name, *args, **kwargs)
+
+    CLIPTokenizer.from_pretrained = from_pretrained  # type: ignore[method-assign]
 
 
 def inside(way: str, result: str) -> None:
@@ -160,11 +211,14 @@ def inside(way: str, result: str) -> None:
     if way != "plain":
         import sd_ext
 
-        diffusers.UNet2DConditionModel = getattr(sd_ext, WAYS[way])
+        diffusers.UNet2DConditionModel = ours = getattr(sd_ext, WAYS[way][0])
+        if way == "cached":
+            evaluating(ours)
         watch(recorder)
     torch.nn.modules.module.register_module_forward_hook(recorder.see)
     options = ["-q", "--tb=short", "-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore", "-k", WITHOUT]
-    pytest.main([FILE, *options], plugins=[recorder])
+    stand_in()
+    pytest.main([*WAYS[way][1], *options], plugins=[recorder])
     Path(result).write_text(json.dumps(recorder.told), "utf-8")
 
 
