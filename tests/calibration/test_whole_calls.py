@@ -183,6 +183,15 @@ def test_a_run_that_begins_later_has_the_rest_of_the_whole_calls(pipe):
     assert len(pipe.deep) == 2  # the first, since nothing has been kept, and call 3
 
 
+def test_an_exported_sampler_says_that_it_names_no_calls(tiny_pipeline, tmp_path, caplog):
+    problem = PipelineProblem(tiny_pipeline, PROMPTS, SEEDS)
+    fit = Fit(3, 5.0, random_student(problem, 3, 1).table(), None, "ddim trailing", whole_calls=(0, 2))
+    scheduler = CalibratedScheduler.from_calibration(Calibration((fit,)), problem.config, guidance_scale=5.0)
+    with caplog.at_level(logging.WARNING):
+        scheduler.export(tmp_path / "exported")
+    assert any("reuses features in some calls" in record.message for record in caplog.records)
+
+
 def test_a_scheduler_that_names_none_is_said_and_nothing_is_reused(pipe, tiny_pipeline, caplog):
     pipe.scheduler = sd_ext.make_scheduler("dpm++ 2m", pipe.scheduler.config)
     with caplog.at_level(logging.WARNING):

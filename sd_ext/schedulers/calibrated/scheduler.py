@@ -283,6 +283,11 @@ class CalibratedScheduler(TableScheduler):
             counts = tuple(counts) or self.fitted.calls
         if len(self.fitted.guidance) > 1:
             self.say_once(f"an exported sampler is for one strength of guidance, here {self.strength:g}")
+        if any(fit.whole_calls is not None for fit in self.fitted.fits):
+            self.say_once(
+                "fitted to a U-Net that reuses features in some calls; an exported sampler cannot tell it in which, and "
+                "with every call whole it errs a little more than it might"
+            )
         for calls in [counts] if isinstance(counts, int) else counts or ():
             self._found(calls)
         return super().export(folder, counts)
