@@ -285,8 +285,8 @@ class CalibratedScheduler(TableScheduler):
             self.say_once(f"an exported sampler is for one strength of guidance, here {self.strength:g}")
         if any(fit.whole_calls is not None for fit in self.fitted.fits):
             self.say_once(
-                "fitted to a U-Net that reuses features in some calls; an exported sampler cannot tell it in which, and "
-                "with every call whole it errs a little more than it might"
+                "fitted to a U-Net that reuses features in some calls; an exported sampler cannot tell it in which, so "
+                "that every call is whole"
             )
         for calls in [counts] if isinstance(counts, int) else counts or ():
             self._found(calls)
