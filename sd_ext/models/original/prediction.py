@@ -4,7 +4,8 @@ Neither is seen from the weights' shapes. In this order, the first that tells de
 
     1. the user
     2. tensors without content, whose names are the message: `v_pred`, `ztsnr`
-    3. the header: modelspec.prediction_type, modelspec.architecture (github.com/Stability-AI/ModelSpec)
+    3. the header: modelspec.prediction_type, modelspec.architecture (github.com/Stability-AI/ModelSpec), and
+       modelspec.predict_key, which ComfyUI writes
     4. the file's name: v-pred, vpred, v_pred, 768-v; ztsnr, zsnr
     5. Stable Diffusion 2.x, of which both kinds exist: what its U-Net does to noise. At the last timestep the picture
        is almost all noise, so a model that predicts noise returns about its input, and one that predicts v does not
@@ -70,7 +71,8 @@ def told_prediction(
         chosen: what the user says.
     """
     zero, by_name = _zero_snr(path, names)
-    said = SAID.get(metadata.get("modelspec.prediction_type", "").lower())
+    told = (SAID.get(metadata.get(f"modelspec.{key}", "").lower()) for key in ("prediction_type", "predict_key"))
+    said = next(filter(None, told), None)
     architecture = metadata.get("modelspec.architecture", "")
     if chosen is not None:
         return Prediction(chosen, zero, f"as you say{by_name}")

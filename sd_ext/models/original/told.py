@@ -76,6 +76,8 @@ SIGNS = (  # the first that fits decides
     Sign("depth", "the depth-guided model of Stable Diffusion 2", ("depth_model.",)),
     Sign("playground", "Playground v2.5, whose noise schedule (EDM) is another than Stable Diffusion XL's",
          ("edm_mean", "edm_std")),
+    Sign("cosxl", "CosXL, which predicts v on another noise schedule (EDM) than Stable Diffusion XL's",
+         ("edm_vpred.sigma_max", "edm_vpred.sigma_min")),
 )  # fmt: skip
 EMBEDDING = "emb_params", "string_to_param", "clip_l", "clip_g", "string_to_token"
 PARTS = {

@@ -22,6 +22,8 @@ HEADER, OF_2 = {"modelspec.prediction_type": "v"}, {"modelspec.architecture": "s
         ("sdxl", "a", [], {}, None, (EPSILON, False, "as Stable Diffusion XL does")),
         ("sd15", "a", [], {}, None, (EPSILON, False, "as Stable Diffusion 1.x does")),
         ("sdxl", "a", ["v_pred"], {}, None, (V, False, "it holds the key v_pred")),
+        ("sdxl", "a", [], {"modelspec.predict_key": "v"}, None, (V, False, "its header says so")),
+        ("sdxl", "a", [], {"modelspec.predict_key": "epsilon"}, None, (EPSILON, False, "its header says so")),
         ("sdxl", "a", ["v_pred", "ztsnr"], {}, None, (V, True, "it holds the key v_pred")),
         ("sdxl", "a", ["v_pred"], {"modelspec.prediction_type": "epsilon"}, None, (V, False, "key v_pred")),
         ("sdxl", "a", [], HEADER, None, (V, False, "its header says so")),
