@@ -143,9 +143,10 @@ def _checked(tensor: Tensor, key: str, file: object) -> Tensor:
     if not tensor.is_floating_point() or tensor.dim() not in (1, 2) or not tensor.numel():
         shape = tuple(tensor.shape)
         raise InputError(f"{file} is no embedding: {key} is {shape} of {tensor.dtype}, not (vectors, width)")
-    if not tensor.isfinite().all():
+    vectors = tensor.float()  # of eight bits it cannot be told whether they are finite
+    if not vectors.isfinite().all():
         raise InputError(f"{file}: {key} holds values that are not finite")
-    return tensor.float().reshape(-1, tensor.shape[-1])
+    return vectors.reshape(-1, vectors.shape[-1])
 
 
 def learn(pipe: Any, found: Sequence[Vectors], file: str) -> Words:

@@ -63,6 +63,20 @@ def test_a_weighted_word_weighs_all_its_vectors(sd, file):
     assert chunk.weights == [1.0, 1.4, 1.4]
 
 
+def test_vectors_of_eight_bits_are_read(sd, tmp_path):
+    small = TWO.to(torch.float8_e4m3fn)
+    save_file({"emb_params": small}, tmp_path / "small.safetensors")
+    save_file({"emb_params": small.float()}, tmp_path / "large.safetensors")
+    made = []
+    for name in ("small", "large"):
+        with use_embedding(sd, tmp_path / f"{name}.safetensors", "word"):
+            made.append(encode_prompt(sd, "a word")["prompt_embeds"])
+    assert torch.equal(*made)
+    save_file({"emb_params": torch.full((1, 32), float("nan")).to(torch.float8_e4m3fn)}, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="not finite"):
+        use_embedding(sd, tmp_path / "bad.safetensors")
+
+
 def test_the_forms_of_files(sd, sdxl, tmp_path):
     save_file({"<cat>": torch.ones(32)}, tmp_path / "learned.safetensors")
     with use_embedding(sd, tmp_path / "learned.safetensors") as words:
