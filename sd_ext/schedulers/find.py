@@ -75,14 +75,20 @@ def understand(name: str, like: str | None = None) -> Meant:
         return Meant(info)
     program = None if like is None else get_program(like)
     meant = (_of_program(name, program) if program else None) or _ours(name, program)
+    if meant and meant.grid and like is None and (grid := _grid(name)):  # "ddim uniform"
+        raise InputError(_is_no_sampler(name, grid))
     for part, reason in () if meant else NOT_TABLES.items():
         if f" {key(part)} " in f" {key(name)} ":
             raise InputError(f"{name!r} cannot be a Diffusers scheduler: {reason}")
     if meant := meant or next(filter(None, (_of_program(name, each) for each in programs().values())), None):
         return meant
     if grid := _grid(name):
-        raise InputError(f"{name!r} is a grid; write it after a sampler, such as 'dpm++ 2m {grid.name}'")
+        raise InputError(_is_no_sampler(name, grid))
     raise UnknownNameError("sampler", name, all_samplers(), _near(name))
+
+
+def _is_no_sampler(name: str, grid: Grid) -> str:
+    return f"{name!r} is a grid; write it after a sampler, such as 'dpm++ 2m {grid.name}'"
 
 
 def _grid(name: str) -> Grid | None:

@@ -105,6 +105,10 @@ def test_a_slip_leads_to_what_was_meant(typed, meant):
 def test_a_grid_alone_and_nothing_are_told():
     with pytest.raises(InputError, match=r"'karras' is a grid; write it after a sampler, such as 'dpm\+\+ 2m karras'"):
         sd_ext.make_scheduler("karras")
+    for both in ("ddim_uniform", "DDIM uniform"):  # ComfyUI's grid, or a sampler and A1111's
+        with pytest.raises(InputError, match="is a grid; write it after a sampler"):
+            sd_ext.make_scheduler(both)
+    assert isinstance(sd_ext.make_scheduler("ddim uniform", like="a1111"), sd_ext.DDIMScheduler)
     with pytest.raises(UnknownNameError, match="known: "):
         sd_ext.make_scheduler("")
 

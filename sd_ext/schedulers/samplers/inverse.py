@@ -89,6 +89,14 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler, InverseSch
 
     _closed_grid: ClassVar[bool] = True
 
+    def _setup(self) -> None:
+        super()._setup()
+        if self.config["algorithm_type"].startswith("sde"):
+            raise InputError(
+                f"DPMSolverMultistepInverseScheduler cannot be {self.config['algorithm_type']!r}: the noise that leads "
+                "to a picture is found, not drawn; choose 'dpmsolver++' or 'dpmsolver'"
+            )
+
     def _place(self, calls: int) -> Levels:
         grid = placement.grid_name(self.config)
         if grid == "leading":

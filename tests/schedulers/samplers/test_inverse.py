@@ -125,5 +125,7 @@ def test_clipping_says_nothing_of_the_first_step_which_is_from_a_clean_picture()
 def test_what_cannot_be_inverted_says_why():
     with pytest.raises(InputError, match="cannot start clean with a network that predicts the picture"):
         sd_ext.DDIMInverseScheduler(prediction_type="sample")
+    with pytest.raises(InputError, match=r"cannot be 'sde-dpmsolver\+\+': the noise .* is found, not drawn"):
+        sd_ext.DPMSolverMultistepInverseScheduler(algorithm_type="sde-dpmsolver++")
     with pytest.raises(InputError, match="places its own steps, upwards"):
         sd_ext.make_scheduler("ddim inverse", SD).set_timesteps(timesteps=[1, 500])
