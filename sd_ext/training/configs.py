@@ -33,10 +33,12 @@ class ScratchConfig(RunConfig):
 class AutoencoderSettings(Settings):
     """The shape of a new autoencoder, and its loss."""
 
-    channels: tuple[int, ...] = setting((32, 32, 96, 128), "feature maps per level; levels halve", "N,N,...")
-    layers_per_block: int = setting(1, "ResNet blocks per level", "N")
+    channels: tuple[int, ...] = setting(
+        (32, 32, 96, 128), "feature maps per level; levels halve", "N,N,...", shapes=True
+    )
+    layers_per_block: int = setting(1, "ResNet blocks per level", "N", shapes=True)
     norm_groups: int = setting(16, "groups of the group norms", "N")
-    latent_channels: int = setting(4, "channels of the latent", "N")
+    latent_channels: int = setting(4, "channels of the latent", "N", shapes=True)
     kl_weight: float = setting(1e-6, "weight of the posterior's KL divergence, summed over a latent")
     l1_weight: float = setting(0.1, "weight of the mean absolute error beside the mean squared error")
     strangers: float = setting(
@@ -65,15 +67,15 @@ class AutoencoderConfig(ScratchConfig):
 class ClipSettings(Settings):
     """The shape of a new CLIP and of its tokenizer."""
 
-    vocabulary: int = setting(2000, "tokens of the tokenizer", "N")
-    tokens: int = setting(16, "length of a tokenized caption, with its start and end", "N")
-    width: int = setting(192, "features of a text state (the U-Net's cross_attention_dim)", "N")
-    layers: int = setting(3, "layers of the text tower", "N")
+    vocabulary: int = setting(2000, "tokens of the tokenizer", "N", shapes=True)
+    tokens: int = setting(16, "length of a tokenized caption, with its start and end", "N", shapes=True)
+    width: int = setting(192, "features of a text state (the U-Net's cross_attention_dim)", "N", shapes=True)
+    layers: int = setting(3, "layers of the text tower", "N", shapes=True)
     heads: int = setting(4, "attention heads of both towers", "N")
-    vision_width: int = setting(192, "features of the vision tower", "N")
-    vision_layers: int = setting(3, "layers of the vision tower", "N")
-    patch: int = setting(16, "patches of the vision tower are this large", "PIXELS")
-    projection: int = setting(128, "features of the space where captions and pictures meet", "N")
+    vision_width: int = setting(192, "features of the vision tower", "N", shapes=True)
+    vision_layers: int = setting(3, "layers of the vision tower", "N", shapes=True)
+    patch: int = setting(16, "patches of the vision tower are this large", "PIXELS", shapes=True)
+    projection: int = setting(128, "features of the space where captions and pictures meet", "N", shapes=True)
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,13 @@ class PartSettings(Settings):
 class NewUnetSettings(Settings):
     """The shape of a new U-Net, and its noise schedule."""
 
-    channels: tuple[int, ...] = setting((128, 128), "feature maps per level; levels halve", "N,N,...")
-    attention: tuple[int, ...] = setting((1, 1), "1 for levels with self- and cross-attention", "0|1,...")
-    layers_per_block: int = setting(1, "ResNet blocks per level", "N")
+    channels: tuple[int, ...] = setting((128, 128), "feature maps per level; levels halve", "N,N,...", shapes=True)
+    attention: tuple[int, ...] = setting((1, 1), "1 for levels with self- and cross-attention", "0|1,...", shapes=True)
+    layers_per_block: int = setting(1, "ResNet blocks per level", "N", shapes=True)
     head_dim: int = setting(32, "features of one attention head", "N")
     norm_groups: int = setting(32, "groups of the group norms", "N")
-    text_with_time: bool = setting(False, "the whole text also reaches every block the way the time does")
-    scale_shift: bool = setting(False, "time scales features as well as shifting them")
+    text_with_time: bool = setting(False, "the whole text also reaches every block the way the time does", shapes=True)
+    scale_shift: bool = setting(False, "time scales features as well as shifting them", shapes=True)
     beta_schedule: str = setting(
         "scaled_linear", "noise schedule of a new U-Net", choices=("linear", "scaled_linear", "squaredcos_cap_v2")
     )

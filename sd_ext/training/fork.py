@@ -77,6 +77,8 @@ def branches_of(source: str, arguments: Sequence[str]) -> tuple[list[Branch], Pa
         raise InputError("settings are those of the run, and flags: leave out files, --from, --override and --dry-run")
     known = every_setting(cls)
     out = Path(flags.pop("out", f"{point.run}-fork-{point.step}"))
+    if out.resolve() == point.run.resolve():
+        raise InputError(f"--out {out} is the folder of the run itself; give the branches another")
     varied = [key for key, text in flags.items() if get_origin(known[key].kind) is not tuple and "," in text]
     if len(varied) != 1:
         raise InputError(
@@ -97,7 +99,8 @@ def branches_of(source: str, arguments: Sequence[str]) -> tuple[list[Branch], Pa
         configs.append(kept_settings(cls, point.run / SETTINGS, **given))
         words = [part for n, text in own.items() for part in (flag(n), text)]
         made.append(Branch(value, Stage(script, folder / "model", (str(point.run / SETTINGS), *words))))
-    parent_of(configs[0], name)  # whether there are steps left, the same for all
+    for config in configs:
+        parent_of(config, name)  # whether there are steps left, and the checkpoint has its shapes
     return made, out
 
 

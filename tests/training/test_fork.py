@@ -69,6 +69,8 @@ def test_branches_are_trained_and_compared(run, monkeypatch):
         (["--learning-rate", "1,fast"], "it must be a number"),
         (["--learning-rate", "1,-1"], "it must be more than 0"),
         (["--learning-rate", "1,2", "--steps", "2"], "has done 2 steps, and steps is 2: set more"),
+        (["--rank", "2,3", "--steps", "4"], r"rank is 2 there and 3 here.*starts from a LoRA"),
+        (["--conv-rank", "0,3", "--steps", "4"], "conv_rank is 0 there and 3 here"),
         (["--learning-rates", "1,2"], "did you mean '--learning-rate'"),
         (["--learning-rate", "1,2", "--from", "x"], "settings are those of the run"),
         (["mine.toml", "--learning-rate", "1,2"], "settings are those of the run"),
@@ -79,3 +81,8 @@ def test_what_cannot_be_branched_is_said_before_anything_is_trained(run, flags, 
         branches_of(str(run), flags)
     with pytest.raises(InputError, match="no checkpoint of step 9"):
         branches_of(f"{run}@9", flags)
+
+
+def test_the_runs_own_folder_is_not_that_of_its_branches(run):
+    with pytest.raises(InputError, match="is the folder of the run itself"):
+        branches_of(str(run), ["--out", str(run), "--learning-rate", "1,2"])

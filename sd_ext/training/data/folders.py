@@ -97,10 +97,13 @@ def rows(path: Path, within: Path) -> Iterator[tuple[str, dict[str, Any] | Input
         InputError: the file is not text or not CSV.
     """
     if path.suffix == ".csv":
+        where = ""
         for where, entry in read_csv(path, within):
             other = any({";", "\t"} & set(name) for name in entry)
             why = "separate columns by commas" if other else "the first line must name the columns"
             yield where, entry if entry.get("file_name") else InputError(f"{where}: no file_name; {why}")
+        if not where:
+            yield f"{path}", InputError(f"{path} has no line below the first, which names the columns: file_name, text")
         return
     for number, line in read_lines(path, within):
         where = f"{path}, line {number}"

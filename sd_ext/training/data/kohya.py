@@ -21,10 +21,11 @@ OF_THE_RUN = {
     "bucket_reso_steps": "bucket_step", "bucket_no_upscale": "upscale", "random_crop": "crop",
     "shuffle_caption": "shuffle_tags", "keep_tokens": "keep_tokens", "caption_separator": "tag_separator",
     "caption_tag_dropout_rate": "tag_dropout", "caption_dropout_rate": "text_dropout", "alpha_mask": "masked_loss",
+    "caption_extension": ".txt goes before .caption",
 }  # fmt: skip
-"""kohya's name -> our setting."""
+"""kohya's name -> our setting, or what is done here."""
 
-READ_ANYWAY = {"caption_extension": (".txt", ".caption", "txt", "caption")}
+READ_ANYWAY = {"caption_extension": (".txt", "txt")}
 
 log = logging.getLogger(__name__)
 

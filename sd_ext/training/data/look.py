@@ -138,6 +138,8 @@ def look_at(item: Item, wanted: Wanted, known: Known | None = None) -> Look:
     """
     if isinstance(item.read, Refused):
         return Look(item.read.reason)
+    if gone := [path for path in item.files if path.is_symlink() and not path.exists()]:
+        return Look(f"{gone[0].name} is a link to nothing")
     if wanted.caption and not item.caption:
         return Look(": ".join(["no caption", *item.notes]))
     place = None if known is None or wanted.keep else place_of(item, wanted)

@@ -14,6 +14,7 @@ from typing import Any
 
 from sd_ext import whole
 from sd_ext.checked import file_digest
+from sd_ext.declared import shown
 from sd_ext.errors import InputError
 from sd_ext.plain_files import why_not
 from sd_ext.reading import read_json
@@ -21,6 +22,8 @@ from sd_ext.training.run import checkpoint
 from sd_ext.training.run.config import RunConfig
 from sd_ext.training.run.history import read_history
 from sd_ext.training.run.point import RECORD, find_point, is_run, split
+from sd_ext.training.settings.config import every_setting
+from sd_ext.training.settings.kept import SETTINGS, kept_settings
 
 Parent = dict[str, Any]
 START = "start.safetensors"
@@ -38,8 +41,8 @@ def parent_of(config: RunConfig, name: str) -> Parent | None:
         done} as well; None if the run starts from nothing.
 
     Raises:
-        InputError: there is no such run, step or file; it is a run of something else, or this one; or its steps are all
-            that are to be done.
+        InputError: there is no such run, step or file; it is a run of something else, of other shapes, or this one; or
+            its steps are all that are to be done.
     """
     source, out = config.folder.from_, Path(config.folder.out)
     if not source:
@@ -59,9 +62,25 @@ def parent_of(config: RunConfig, name: str) -> Parent | None:
         raise InputError(f"--from {source}: that is a run of a {kind}, this one of a {name}")
     point = find_point(source)
     step = point.step
+    check_shapes(config, source, run)
     if step >= config.loop.steps:
         raise InputError(f"--from {source} has done {step} steps, and steps is {config.loop.steps}: set more")
     return {"from": source, "weights": file_digest(point.folder / "model.safetensors"), "run": str(run), "step": step}
+
+
+def check_shapes(config: RunConfig, source: str, run: Path) -> None:
+    """Raise `InputError` where a setting asks for other tensors than a run's checkpoints have."""
+    if not (run / SETTINGS).exists():
+        return
+    cls = type(config)
+    theirs, own = kept_settings(cls, run / SETTINGS).values(), config.values()
+    for name, spec in every_setting(cls).items():
+        if spec.meta["shapes"] and own[name] != theirs[name]:
+            raise InputError(
+                f"--from {source}: {name} is {shown(theirs[name])} there and {shown(own[name])} here, and a checkpoint "
+                "goes on with its own shapes; a run of other adapters starts from a LoRA: sd-ext train export, then "
+                "--from its file"
+            )
 
 
 def inherit(parent: Parent, folder: Path) -> None:

@@ -13,6 +13,7 @@ from sd_ext.errors import InputError, TrainingError, UnknownNameError
 from sd_ext.training.data.buckets import Buckets
 from sd_ext.training.data.items import Item
 from sd_ext.training.data.pictures import Pictures
+from sd_ext.training.data.sources import read_items
 
 SETS = {"kept": 4 * 2**30, "read again": 0}  # what IN_MEMORY is
 
@@ -68,6 +69,14 @@ def test_what_cannot_be_used_is_named_with_its_reason():
     assert "60 x 40 and the picture 40 x 40" in reasons["other.png"]
     small = Pictures([*items[:1], items[4]], Buckets((32,), 8))
     assert small.skipped == ["flat.png: too small: 90 x 7, the shorter side must have 8 pixels"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("A")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    pictures = Pictures(read_items(tmp_path), 32, captionless="skip")
+    assert pictures.skipped == ["b.png: b.png is a link to nothing"]
 
 
 def test_many_pictures_are_looked_at_with_a_bar(monkeypatch):

@@ -165,6 +165,9 @@ def test_what_to_do_about_columns_and_folders_that_are_read_otherwise(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name;text\na.png;A\n")
     with pytest.raises(InputError, match="line 2: no file_name; separate columns by commas"):
         read_items(tmp_path)
+    (tmp_path / "metadata.csv").write_text("a.png,A\n")
+    with pytest.raises(InputError, match="no line below the first, which names the columns"):
+        read_items(tmp_path)
     (tmp_path / "metadata.csv").unlink()
     (tmp_path / "2023_holiday").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "2023_holiday" / "a.png")
