@@ -54,7 +54,7 @@ class Equipment:
         try:
             if recipe.lora:
                 self._use(loras_of(recipe))
-            set_sampler(self._pipe, recipe, self._fitted)
+            set_sampler(self._pipe, recipe, self._fitted, self._tell)
             set_unet(self._pipe, recipe)
             self._finish(recipe)
             if getattr(self._pipe.scheduler, "needs_halves", False):
@@ -88,13 +88,20 @@ class Equipment:
             self._tell(sentence)
 
 
-def set_sampler(pipe: DiffusionPipeline, recipe: Recipe, fitted: Mapping[str, Any]) -> None:
+def set_sampler(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    fitted: Mapping[str, Any],
+    tell: Callable[[str], object] = lambda text: None,
+) -> None:
     """Replace the pipeline's scheduler if the recipe names a sampler, or a grid or guidance schedule for its own.
 
     Args:
         pipe: changed in place.
         recipe: its sampler, grid, program and guidance schedule are read.
         fitted: config of the sampler that was fitted to the model: what "calibrated" is made of.
+        tell: told where the model's own scheduler gives way to this package's of the same name, because pipelines with
+            a U-Net cannot draw by it: Diffusers' classes for flow models lack what they ask for.
 
     Raises:
         InputError: no sampler is named, and the model's own scheduler is not one of this package.
@@ -104,16 +111,20 @@ def set_sampler(pipe: DiffusionPipeline, recipe: Recipe, fitted: Mapping[str, An
     own: Any = pipe.scheduler
     named = {"grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
     options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    name = type(own).__name__
+    ours = name in {known.cls.__name__ for known in sd_ext.list_samplers()}
     if recipe.sampler is not None:
         config = dict(own.config)
         if names_it(recipe.sampler) and "calibration" in fitted:
             config["calibration"] = fitted["calibration"]
         pipe.register_modules(scheduler=sd_ext.make_scheduler(recipe.sampler, config, like=recipe.like, **options))
     elif options:
-        name = type(own).__name__
-        if name not in {known.cls.__name__ for known in sd_ext.list_samplers()}:
+        if not ours:
             option, value = next(iter(options.items()))
             option = option.replace("_", "-")
             whose = "was fitted as it is" if name == "CalibratedScheduler" else "is not one of ours"
             raise InputError(f"--{option} {value} needs --sampler too: the model's own {name} {whose}")
         pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config, **options))
+    elif ours and hasattr(pipe, "unet") and not hasattr(own, "init_noise_sigma"):
+        tell(f"{type(pipe).__name__} cannot draw by Diffusers' {name}: sd_ext's of the same name takes its place.")
+        pipe.register_modules(scheduler=getattr(sd_ext, name).from_config(own.config))

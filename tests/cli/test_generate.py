@@ -141,6 +141,19 @@ def test_a_saved_variant_draws_as_saved_or_exactly(run, tiny_pipeline_dir, draw,
         assert (pixels(path) == pixels(like)).all()
 
 
+def test_a_flow_models_own_scheduler_is_this_packages(run, tiny_pipeline_dir, tmp_path):
+    """Diffusers' class for flow models has not all that pipelines with a U-Net ask for."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    pipe.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    pipe.save_pretrained(tmp_path / "flow")
+    made = run("generate", "x", "--model", "flow", "--steps", 3)
+    assert "sd_ext's of the same name takes its place" in made.err.replace("\n", " ")
+    named = run("generate", "x", "--model", "flow", "--steps", 3, "--sampler", "flow euler")
+    assert (pixels(made.paths[0]) == pixels(named.paths[0])).all()
+
+
 def test_a_drawn_seed_is_recorded(draw):
     seeds = {recipe_of(draw("red apple", "--seed", -1).paths[0]).seed for _ in range(2)}
     assert len(seeds) == 2
