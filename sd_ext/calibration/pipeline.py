@@ -173,6 +173,11 @@ def _joined(some: Sequence[Any]) -> Any:
     return torch.cat([first for first, _ in halves] + [second for _, second in halves])
 
 
+def exactly(unet: Any) -> AbstractContextManager[Any]:
+    """Context manager: the U-Net reuses and leaves out nothing."""
+    return getattr(unet, "exactly", nullcontext)()
+
+
 class PipelineProblem(Problem):
     """A pipeline's U-Net on prompts and seeds.
 
@@ -226,7 +231,7 @@ class PipelineProblem(Problem):
 
     def exactly(self) -> AbstractContextManager[Any]:
         """U-Nets of this package can reuse features; then the rows are fitted to what they do so, not the pictures."""
-        return getattr(self.unet, "exactly", nullcontext)()
+        return exactly(self.unet)
 
     def predict(self, pairs: range, x: Tensor, t: float, alpha: float, sigma: float, guidance: float) -> Predictions:
         guided = guidance > 1

@@ -95,11 +95,11 @@ def fit_batch(problem: PipelineProblem, guidance: float) -> float:
     while True:
         pairs = range(min(problem.batch, problem.pairs))
         try:
-            problem.begin()
+            problem.begin((0,))
             problem.predict(pairs, problem.start(pairs), *at, guidance)
             _wait(problem)
             began = time.perf_counter()
-            problem.begin()
+            problem.begin((0,))
             problem.predict(pairs, problem.start(pairs), *at, guidance)
             _wait(problem)
             return time.perf_counter() - began

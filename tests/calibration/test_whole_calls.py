@@ -208,11 +208,13 @@ def test_a_scheduler_that_names_none_is_said_and_nothing_is_reused(pipe, tiny_pi
         del tiny_pipeline.deep
 
 
-def test_a_whole_calibration_says_which_calls_are_whole(pipe, monkeypatch, tmp_path):
+def test_a_whole_calibration_says_which_calls_are_whole(pipe, monkeypatch, tmp_path, caplog):
     for module in ("tables", "plan"):
         monkeypatch.setattr(f"sd_ext.calibration.{module}.KNOWN", ("dpm++ 2m trailing",))
     asked = {"calls": (3,), "guidance": (4.0, 6.0), "pairs": 2, "teacher_calls": 6, "effort": Effort(0)}
-    scheduler = calibrate(pipe, ["a fox", "a boat"], whole_share=0.6, size=(64, 64), **asked)
+    with caplog.at_level(logging.WARNING):
+        scheduler = calibrate(pipe, ["a fox", "a boat"], whole_share=0.6, size=(64, 64), out=tmp_path / "out", **asked)
+    assert not any("names no calls" in record.message for record in caplog.records)
     assert len({fit.whole_calls for fit in scheduler.fitted.fits}) == 1
     assert len(scheduler.fitted.fits[0].whole_calls) == 2
     assert scheduler.fitted.at(3, 5.0)[0].whole_calls == scheduler.fitted.fits[0].whole_calls

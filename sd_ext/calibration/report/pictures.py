@@ -16,6 +16,7 @@ from ...schedulers import make_scheduler
 from ...schedulers.calibrated import CalibratedScheduler
 from ...sheets import labelled_sheet
 from ..calibrated import Calibrated
+from ..pipeline import exactly
 
 COLUMNS, COUNTS, SIDE, QUALITY = 8, 2, 192, 88
 """Prompts on a sheet, numbers of calls on it, pixels of the longer side of a picture there, and of JPEG."""
@@ -69,11 +70,16 @@ def _sheet(pipe: Any, calibrated: Calibrated, guidance: float, calls: tuple[int,
     settings, own = calibrated.settings, pipe.scheduler
     pairs = settings.sets.for_judgement[:COLUMNS]
     fitted = CalibratedScheduler.from_calibration(calibrated.calibration, own.config, guidance_scale=guidance)
-    samplers = {"teacher": (make_scheduler(settings.teacher, own.config), settings.teacher_calls)}
+    teacher = make_scheduler(settings.teacher, own.config)
+    with exactly(pipe.unet):
+        rows = {"teacher": _drawn(pipe, calibrated, pairs, guidance, teacher, settings.teacher_calls)}
+    samplers: dict[str, tuple[Any, int]] = {}
     for n in calls:
-        samplers[f"fit {n}"] = fitted, n
-        samplers[f"best {n}"] = make_scheduler(calibrated.at(n, guidance).fit.known, own.config), n
-    rows = {name: _drawn(pipe, calibrated, pairs, guidance, *sampler) for name, sampler in samplers.items()}
+        fit = calibrated.at(n, guidance).fit
+        known: Any = make_scheduler(fit.known, own.config)
+        known.whole_calls = fit.whole_calls  # it reuses features where the fit does, as in what was measured
+        samplers |= {f"fit {n}": (fitted, n), f"best {n}": (known, n)}
+    rows |= {name: _drawn(pipe, calibrated, pairs, guidance, *sampler) for name, sampler in samplers.items()}
     pipe.scheduler = own
     prompts = tuple(calibrated.prompts[i] for i in pairs)
     into = io.BytesIO()
