@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.plain_files import why_not
 from sd_ext.training.data.buckets import Buckets, Size, centre, cover, room
 from sd_ext.training.data.images import (
     UNREADABLE,
@@ -138,9 +139,9 @@ def look_at(item: Item, wanted: Wanted, known: Known | None = None) -> Look:
     """
     if isinstance(item.read, Refused):
         return Look(item.read.reason)
-    if gone := [path for path in item.files if path.is_symlink() and not path.exists()]:
-        return Look(f"{gone[0].name} is a link to nothing")
     if wanted.caption and not item.caption:
+        if gone := [path for path in item.files if path.is_symlink() and not path.exists()]:
+            return Look(f"{gone[0]} {why_not(gone[0])}")
         return Look(": ".join(["no caption", *item.notes]))
     place = None if known is None or wanted.keep else place_of(item, wanted)
     if known and place and (seen := known.get(PICTURES, *place)):

@@ -76,7 +76,7 @@ def test_a_link_to_nothing_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("A")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     pictures = Pictures(read_items(tmp_path), 32, captionless="skip")
-    assert pictures.skipped == ["b.png: b.png is a link to nothing"]
+    assert pictures.skipped == [f"b.png: {tmp_path}/b.png is a link that leads nowhere"]
 
 
 def test_many_pictures_are_looked_at_with_a_bar(monkeypatch):
