@@ -3,7 +3,8 @@
     record    `Record`: the recipe, and what was met when it was drawn     png          texts of PNGs
     encode    a picture with its record as the bytes of a file             exif         texts of JPEGs and WebPs
     read      `Told`: what a file says, whoever wrote it                   destination  names of files
-    a1111, comfyui    the texts of other programs                          sheet        contact sheets
+    a1111, objects    the texts of other programs                          sheet        contact sheets
+    comfyui           a graph of ComfyUI, with graph and conditioning
 
 Reading decodes no pixels.
 """

@@ -42,6 +42,7 @@ GRIDS = {
 }
 """Our grids -> what is called a schedule type there."""
 
+AYS, SDXL_PIXELS = "Align Your Steps", 832 * 832  # of which there are two, and what tells that a model is SDXL
 TYPES = {"Automatic": None, "Uniform": "normal"}  # schedule types without a grid of their name here
 NUMBERS = (
     ("Steps", "steps", int), ("CFG scale", "guidance", float), ("Seed", "seed", int), ("Clip skip", "clip_skip", int),
@@ -109,7 +110,8 @@ def parse(text: str) -> Told:
     settings |= {"prompt": words} if (words := LORA.sub("", prompt).strip()) else {}
     settings |= {"negative": negative} if negative else {}
     shown = {"prompt": prompt, "negative": negative, **values}
-    program = PROGRAM if not values.get("Version", "").startswith("sd_ext") else "sd_ext"
+    version = values.get("Version", "")
+    program = next((each for each in ("sd_ext", "Fooocus") if version.startswith(each)), PROGRAM)
     return Told(program, {name: value for name, value in shown.items() if value}, settings, dropped)
 
 
@@ -145,13 +147,41 @@ def _ours(values: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
     by_name = {theirs: ours for ours, theirs in SAMPLERS.items()}
     if sampler in by_name:
         found["sampler"] = by_name[sampler]
-        if not values.get("Version", "").startswith("sd_ext"):
-            found["like"] = "a1111" if "Schedule type" in values else "a1111_1_8"  # which has no schedule types
+        found |= {"like": like} if (like := _like(values)) else {}
         grids = {theirs: ours for ours, theirs in GRIDS.items()} | TYPES
         if grids.get(schedule):
             found["grid"] = grids[schedule]
+            if schedule == AYS and found.get("like") == "a1111":
+                found["grid"], guess = _align_your_steps(values)
+                dropped.append(guess)
         elif schedule and schedule not in grids:
             dropped.append(f"Schedule type {schedule}")
     elif sampler:
         dropped.append(f"Sampler {sampler}")
     return found, dropped
+
+
+def _like(values: Mapping[str, str]) -> str | None:
+    """The program whose steps were taken, by the name that `--like` has for it; None for ours."""
+    version = values.get("Version", "")
+    if version.startswith("sd_ext"):
+        return None
+    if version.startswith("Fooocus"):  # which draws with ComfyUI's samplers, and writes this text where it is told to
+        return "comfyui"
+    return "a1111" if "Schedule type" in values else "a1111_1_8"  # which has no schedule types
+
+
+def _align_your_steps(values: Mapping[str, str]) -> tuple[str, str]:
+    """The grid of A1111's "Align Your Steps", and a phrase that says that it is a guess.
+
+    There it depends on whether the model is SDXL, which the text does not say: its name and size are all there is.
+
+    Args:
+        values: the settings.
+    """
+    width, _, height = values.get("Size", "").partition("x")
+    large = width.isdecimal() and height.isdecimal() and int(width[:9]) * int(height[:9]) >= SDXL_PIXELS
+    grid, other, model, others = "ays_11", "ays_11_sdxl", "SD 1.x", "SDXL"
+    if large or "xl" in values.get("Model", "").lower():
+        grid, other, model, others = other, grid, others, model
+    return grid, f"for which model {AYS} is (taken for {model}; for {others} give --grid {other})"

@@ -1,6 +1,7 @@
 """Texts in the EXIF data of JPEG and WebP files, read without decoding pixels.
 
-AUTOMATIC1111 writes its `parameters` as the tag UserComment: `UNICODE`, NUL, and UTF-16, most significant byte first.
+AUTOMATIC1111 writes its `parameters` as the tag UserComment: `UNICODE`, NUL, and UTF-16, most significant byte first;
+others write it the other way round, or as UTF-8.
 ComfyUI writes `prompt:` and `workflow:` with JSON into tags for camera names. Our record is the tag MakerNote, which
 the standard leaves to whoever makes the file: `sd_ext`, NUL, and UTF-8.
 
@@ -9,7 +10,9 @@ Sources: EXIF 2.32 (CIPA DC-008), 4.6.5; JPEG (ITU T.81), annex B; WebP containe
 
 from __future__ import annotations
 
+import codecs
 import struct
+import unicodedata
 from pathlib import Path
 from typing import IO
 
@@ -118,6 +121,40 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
     return data
 
 
+def _unicode(data: bytes) -> str:
+    """A text marked as Unicode, which is UTF-16 in either order, with or without a mark, or UTF-8.
+
+    Args:
+        data: what stands behind the marker.
+
+    Returns:
+        The text; of two orders that are possible, the one in which it reads as text.
+
+    Raises:
+        UnicodeDecodeError: it is none of these.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if b"\0" not in data and (text := _decoded(data, "utf-8-sig")) is not None:
+        return text
+    read = [text for order in ("utf-16-be", "utf-16-le") if (text := _decoded(data, order)) is not None]
+    return max(read, key=_likeness) if read else data.decode("utf-16-be")
+
+
+def _decoded(data: bytes, encoding: str) -> str | None:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _likeness(text: str) -> int:
+    """How much a text reads as one, by its start: its ASCII characters, less those that texts do not have."""
+    odd = ("Cc", "Cn", "Co", "Cs")  # control, unassigned, private, halves
+    start = [char for char in text[:10_000] if not char.isspace()]
+    return sum((char.isascii() and char.isprintable()) - (unicodedata.category(char) in odd) for char in start)
+
+
 def _texts(data: bytes) -> dict[str, str]:
     from PIL import Image
 
@@ -131,7 +168,7 @@ def _texts(data: bytes) -> dict[str, str]:
     folder = exif.get_ifd(EXIF_FOLDER)
     comment, note = folder.get(USER_COMMENT), folder.get(MAKER_NOTE)
     if isinstance(comment, bytes) and comment.startswith(UNICODE):
-        texts["parameters"] = comment[len(UNICODE) :].decode("utf-16-be")
+        texts["parameters"] = _unicode(comment[len(UNICODE) :])
     elif isinstance(comment, bytes) and comment.startswith(ASCII):
         texts["parameters"] = comment[len(ASCII) :].decode("utf-8")
     if isinstance(note, bytes) and note.startswith(OURS):

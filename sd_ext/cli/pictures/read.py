@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import InputError
 from ...plain_files import open_file, why_not
-from . import a1111, comfyui, exif, png
+from . import a1111, comfyui, exif, objects, png
 from .record import KEY, Record
 from .told import Told
+
+NOT_READ = {  # texts -> the program that writes them
+    "invokeai_metadata": "InvokeAI", "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
+    "num_inference_steps": "Easy Diffusion",
+}  # fmt: skip
 
 
 def is_picture(path: Path) -> bool:
@@ -41,11 +47,25 @@ def read_told(path: Path) -> Told:
         return Told(
             "sd_ext", {**recipe, **{k: v for k, v in record.made.items() if k not in recipe}}, recipe, (), record
         )
-    if texts.get("parameters", "").strip():
-        return a1111.parse(texts["parameters"])
+    return _of_others(texts, str(path))
+
+
+def _of_others(texts: Mapping[str, str], where: str) -> Told:
+    """What another program wrote. Raises `InputError` if it is of none that is read here."""
+    if (parameters := texts.get("parameters", "")).strip():
+        values = objects.read_object(parameters, where)
+        return a1111.parse(parameters) if values is None else objects.parse(values, where)
+    if texts.get("prompt", "").lstrip().startswith("{"):
+        return comfyui.parse(texts["prompt"], where)
+    if program := next((program for name, program in NOT_READ.items() if name in texts), None):
+        raise InputError(f"{where} was made by {program}, whose texts are not read here")
+    if texts.get("Software") == "NovelAI":
+        raise InputError(f"{where} was made by NovelAI, whose texts are not read here")
     if "prompt" in texts:
-        return comfyui.parse(texts["prompt"], str(path))
-    raise InputError(f"{path} does not say how it was made")
+        raise InputError(
+            f"{where} has a text `prompt` that is no graph of ComfyUI, and other programs' is not read here"
+        )
+    raise InputError(f"{where} does not say how it was made")
 
 
 def read_record(path: Path) -> Record:

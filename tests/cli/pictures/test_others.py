@@ -94,7 +94,7 @@ def test_a_prompt_that_looks_like_settings_stays_a_prompt():
 
 @given(
     prompt=st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1).map(str.strip).filter(bool),
-    seed=st.integers(0, 2**63 - 1),
+    seed=st.integers(0, 2**64 - 1),
     steps=st.integers(1, 1000),
 )
 def test_our_text_comes_back_from_our_own_reading(prompt, seed, steps):
@@ -165,62 +165,107 @@ def test_a1111_texts_without_settings():
     assert text_of_a1111.parse("Negative prompt: x\nSteps: 3, Seed: many").dropped == ["Seed many"]
 
 
-GRAPH = {
-    "3": {"class_type": "KSampler", "inputs": {
-        "seed": 7, "steps": 20, "cfg": 8.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0,
-        "model": ["10", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}},
-    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
-    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 640, "batch_size": 1}},
-    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["10", 1]}},
-    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": ["11", 0], "clip": ["10", 1]}},
-    "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0]}},
-    "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "fur.safetensors", "model": ["4", 0], "clip": ["4", 1]}},
-    "11": {"class_type": "PrimitiveString", "inputs": {"value": "a dog"}},
-}  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "model", "grid", "other"),
+    [
+        ("512x512", "m", "ays_11", "SDXL"),
+        ("1024x1024", "m", "ays_11_sdxl", "SD 1.x"),
+        ("64x64", "ponyXL", "ays_11_sdxl", ""),
+    ],
+)
+def test_align_your_steps_depends_on_the_model(size, model, grid, other):
+    settings = f"Sampler: Euler, Schedule type: Align Your Steps, Size: {size}, Model: {model}"
+    told = text_of_a1111.parse(f"x\nSteps: 9, {settings}")
+    assert told.settings["grid"] == grid
+    assert any("Align Your Steps" in each and other in each for each in told.dropped)
 
 
-def comfy(tmp_path, graph) -> object:
+def test_fooocus_can_write_the_text_of_automatic1111():
+    told = text_of_a1111.parse("x\nSteps: 9, Sampler: DPM++ 2M SDE Karras, Seed: 1, Version: Fooocus v2.5.0")
+    assert (told.program, told.settings["like"], told.settings["grid"]) == ("Fooocus", "comfyui", "karras")
+
+
+WORDS = "一只猫, a cat"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [("utf-16-be", b""), ("utf-16-le", b""), ("utf-16-be", b"\xfe\xff"), ("utf-16-le", b"\xff\xfe"), ("utf-8", b""),
+     ("utf-8", b"\xef\xbb\xbf")],
+)  # fmt: skip
+@pytest.mark.parametrize("words", [WORDS, "a cat", "一只猫", "кот"])
+def test_unicode_in_exif_is_read_in_either_order(tmp_path, encoding, mark, words):
+    text = f"{words}\nSteps: 3, Sampler: Euler"
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + mark + text.encode(encoding)
+    PICTURE.save(tmp_path / "a.jpg", exif=exif)
+    assert read_told(tmp_path / "a.jpg").settings["prompt"] == words
+
+
+def with_texts(tmp_path, **texts) -> object:
     chunks = PngInfo()
-    chunks.add_text("prompt", graph if isinstance(graph, str) else json.dumps(graph))
-    chunks.add_text("workflow", "{}")
+    for name, text in texts.items():
+        chunks.add_text(name, text if isinstance(text, str) else json.dumps(text))
     PICTURE.save(tmp_path / "a.png", pnginfo=chunks)
     return read_told(tmp_path / "a.png")
 
 
-def test_pictures_of_comfyui(tmp_path):
-    told = comfy(tmp_path, GRAPH)
-    assert told.program == "ComfyUI"
-    assert told.settings == {
-        "prompt": "a cat", "negative": "a dog", "seed": 7, "steps": 20, "guidance": 8.0, "sampler": "dpmpp_2m",
-        "grid": "karras", "size": "512x640",
+def test_pictures_of_swarmui(tmp_path):
+    inner = {
+        "prompt": "a cat", "negativeprompt": "a dog", "model": "m", "seed": 5, "steps": 20, "cfgscale": 6.5,
+        "width": 1024, "height": 768, "sampler": "dpmpp_2m", "scheduler": "karras", "loras": ["fur"],
+        "swarm_version": "0.9",
     }  # fmt: skip
-    assert set(told.dropped) == {"model sd15.safetensors", "LoRA fur.safetensors"}
-    exif = Image.Exif()
-    exif[0x010F] = "prompt:" + json.dumps(GRAPH)  # as ComfyUI writes it into WebP
-    PICTURE.save(tmp_path / "a.webp", exif=exif)
-    assert read_told(tmp_path / "a.webp") == told
+    told = with_texts(tmp_path, parameters={"sui_image_params": inner})
+    assert told.program == "SwarmUI"
+    assert told.settings == {
+        "prompt": "a cat", "negative": "a dog", "seed": 5, "steps": 20, "guidance": 6.5, "size": "1024x768",
+        "sampler": "dpmpp_2m", "grid": "karras", "like": "comfyui",
+    }  # fmt: skip
+    assert told.dropped == ["model m", "loras ['fur']"]
+    del inner["sampler"]
+    told = with_texts(tmp_path, parameters={"sui_image_params": {**inner, "height": "tall"}})
+    assert not {"grid", "like", "size"} & set(told.settings)
+    assert {"scheduler karras", "height tall"} <= set(told.dropped)
 
 
-def test_the_last_of_two_samplers_is_told(tmp_path):
-    second = {
-        "class_type": "KSampler",
-        "inputs": {**GRAPH["3"]["inputs"], "seed": 8, "denoise": 0.5, "latent_image": ["3", 0]},
-    }
-    told = comfy(tmp_path, {**GRAPH, "12": second})
-    assert told.settings["seed"] == 8
-    assert {"denoise 0.5", "1 further samplers"} <= set(told.dropped)
+@pytest.mark.parametrize("older", [False, True])
+def test_pictures_of_fooocus(tmp_path, older):
+    values = {
+        "prompt": "a cat", "negative_prompt": "", "styles": "['Fooocus V2']", "steps": 30, "seed": "5",
+        "resolution": "(1152, 896)", "guidance_scale": 4, "base_model": "jugger", "refiner_model": "None",
+        "sampler": "dpmpp_2m_sde_gpu", "scheduler": "align_your_steps", "clip_skip": 2, "version": "Fooocus v2.5.5",
+    }  # fmt: skip
+    named = {name.replace("_", " ").title(): value for name, value in values.items()} if older else values
+    told = with_texts(tmp_path, parameters=named, fooocus_scheme="fooocus")
+    assert told.program == "Fooocus"
+    assert told.settings == {
+        "prompt": "a cat", "seed": 5, "steps": 30, "guidance": 4.0, "size": "1152x896", "clip_skip": 2,
+        "sampler": "dpmpp_2m_sde_gpu", "grid": "ays_sdxl", "like": "comfyui",
+    }  # fmt: skip
+    assert told.dropped == ["styles ['Fooocus V2']", "base_model jugger"]
 
 
-@pytest.mark.parametrize("graph", ["[1]", "{", "3", '{"3": 4}', '{"3": {"class_type": 1, "inputs": {}}}'])
-def test_what_is_no_graph_is_refused(tmp_path, graph):
-    with pytest.raises(InputError, match=r"a\.png"):
-        comfy(tmp_path, graph)
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"parameters": {"wish": "a cat"}}, "program that is not read here .*wish"),
+        ({"parameters": '{"a": 1, "a": 2}'}, "stands twice"),
+        ({"prompt": "a cat", "seed": "5", "num_inference_steps": "20"}, "made by Easy Diffusion, whose"),
+        ({"prompt": "a cat"}, "no graph of ComfyUI"),
+        ({"invokeai_metadata": {"positive_prompt": "a cat"}}, "made by InvokeAI, whose"),
+        ({"Software": "NovelAI", "Comment": {"prompt": "a cat"}}, "made by NovelAI, whose"),
+    ],
+)
+def test_texts_of_programs_that_are_not_read_are_refused_by_name(tmp_path, texts, words):
+    with pytest.raises(InputError, match=words):
+        with_texts(tmp_path, **texts)
 
 
-def test_graphs_that_go_in_circles_end(tmp_path):
-    graph = {"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "steps": ["1", 0]}},
-             "2": {"class_type": "X", "inputs": {"text": ["1", 0]}}}  # fmt: skip
-    assert comfy(tmp_path, graph).settings == {}
+def test_a_prompt_in_braces_is_no_object():
+    from sd_ext.cli.pictures.objects import read_object
+
+    assert read_object("{red|blue} apple", "a.png") is None and read_object("{red|blue}", "a.png") is None
 
 
 def test_words_too_long_for_a_jpeg(tmp_path):
