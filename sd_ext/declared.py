@@ -30,6 +30,9 @@ Unbounded = Annotated[float, "may be infinite"]
 Measured = Annotated[float, "may be infinite or NaN"]
 """A number that came out of a measurement, such as a loss."""
 
+Wide = Annotated[int, "below 2^64"]
+"""A whole number below 2^64, such as a seed; others are below 2^63."""
+
 _WORDS: dict[Any, tuple[str, str]] = {  # type -> its name in a message: singular, plural
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -174,8 +177,9 @@ def _mismatch(value: Any, kind: Any, path: tuple[Any, ...]) -> Mismatch | None:
         return _first((item, inner, (*path, key)) for key, item in value.items())
     if _is_list(kind):
         return _list_mismatch(value, kind, path)
-    if kind is int and _fits(value, int) and not -(2**63) <= value < 2**63:
-        return path, "a whole number of at most 64 bits", value
+    bits = 64 if kind is Wide else 63
+    if kind in (int, Wide) and _fits(value, kind) and not -(2**63) <= value < 2**bits:
+        return path, f"a whole number of at most {bits} bits", value
     return None if _fits(value, kind) else (path, described(kind), value)
 
 
@@ -222,7 +226,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(value == each and type(value) is type(each) for each in args)
     if kind is None or kind is type(None):
         return value is None
-    if kind is int:
+    if kind in (int, Wide):
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if kind is float or origin is Annotated:
         if not isinstance(value, numbers.Real) or isinstance(value, bool):

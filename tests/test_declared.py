@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from sd_ext.declared import Unbounded, check, make, shown
+from sd_ext.declared import Unbounded, Wide, check, make, shown
 from sd_ext.errors import InputError, ModelError
 
 FITS = [
@@ -20,11 +20,12 @@ FITS = [
     ([1, "a"], tuple[int, str]),
     ([1, 2], tuple[int, ...]), ({"a": 1}, dict[str, int]), ({}, dict), ({"rho": 7}, Mapping[str, float] | None),
     ("b", Literal["a", "b"]), (-math.inf, Unbounded), (1, Unbounded), ([[1.0], []], list[list[float]]),
-    (4, Literal["auto"] | int), (["mid"], str | Sequence[str]),
+    (2**64 - 1, Wide), (-1, Wide), (4, Literal["auto"] | int), (["mid"], str | Sequence[str]),
 ]  # fmt: skip
 FAILS = [
     (True, int, "a whole number"), (1.0, int, "a whole number"), ("1", int, "a whole number"),
-    (2**63, int, "a whole number of at most 64 bits"),     (True, float, "a number"),
+    (2**63, int, "a whole number of at most 63 bits"), (2**64, Wide, "a whole number of at most 64 bits"),
+    (1.5, Wide, "a whole number"), (True, float, "a number"),
     (math.nan, float, "a number"), (math.inf, float, "a number"), (math.nan, Unbounded, "a number"),
     (10**400, float, "a number"), (10**5000, float, "a number"), ("1", float, "a number"), (1, str, "text"),
     (b"a", str, "text"), ("false", bool, "true or false"), (1, bool, "true or false"), (None, int, "a whole number"),

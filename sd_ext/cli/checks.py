@@ -14,7 +14,7 @@ MAX_GUIDANCE = 100.0
 MIN_SIDE, MAX_SIDE, SIDE_MULTIPLE = 16, 4096, 8
 MAX_LAYERS = 32  # of OpenCLIP's bigG, in Stable Diffusion XL
 MAX_PICTURES = 1000
-MAX_SEED = 2**63 - 1  # the most a torch.Generator takes
+MAX_SEED = 2**64 - 1  # the most a torch.Generator takes
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -97,8 +97,8 @@ def resolve_seed(seed: int, number: int) -> int:
     """
     if seed == -1:
         return random.SystemRandom().randrange(2**32)
-    if not 0 <= seed <= MAX_SEED - number:
-        raise InputError(f"--seed {seed} cannot work; choose 0 to {MAX_SEED - number}, or -1 to draw one")
+    if not 0 <= seed <= MAX_SEED - number + 1:
+        raise InputError(f"--seed {seed} cannot work; choose 0 to {MAX_SEED - number + 1}, or -1 to draw one")
     return seed
 
 

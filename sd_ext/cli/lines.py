@@ -24,6 +24,7 @@ from .request import Output, Recipe, Run
 from .request.machine import Machine
 from .request.model import Weights
 from .request.option import declared
+from .request.recipe import WIDE
 
 STDIN = "-"
 PER_LINE = {"lora", "lora_blocks", "unet", "unet_option"}  # of the options that say with which weights
@@ -82,7 +83,7 @@ def _texts(lines: Iterator[tuple[int, str]], source: str, as_json: bool) -> Iter
 
 def _options(given: dict[str, Any], where: str, from_text: bool) -> dict[str, Any]:
     """The options of one line, by the names of a recipe's fields."""
-    kinds = {each.name: each.kind for each in declared(Recipe)} | {PROMPT: str, NUMBER: int}
+    kinds = {each.name: each.kind for each in declared(Recipe)} | WIDE | {PROMPT: str, NUMBER: int}
     kept = {each.name: each.flag for each in _of_the_run()}
     made = {}
     for written, value in given.items():

@@ -62,12 +62,14 @@ def _settings_of(path: Path, wanted: Mapping[str, Any], tell: Callable[[str], ob
     """The settings that a picture names; says which of them have no counterpart."""
     told = read_told(path)
     dropped = [each for each in told.dropped if not ("model" in wanted and each.lower().startswith("model "))]
+    dropped = [each for each in dropped if not ("grid" in wanted and "--grid" in each)]
     if dropped:
         tell(f"Not taken from {path}: {', '.join(dropped)}.")
     if told.record is not None:
         return vars(told.record.recipe).copy()
-    Recipe.from_json({REQUIRED: "none", **told.settings}, str(path))  # raises where a value cannot work
-    return dict(told.settings)
+    kept = {name: value for name, value in told.settings.items() if name not in wanted}
+    Recipe.from_json({REQUIRED: "none", **kept}, str(path))  # raises where a value cannot work
+    return kept
 
 
 def _of_line(settings: dict[str, Any], number: int, where: str) -> list[Recipe]:

@@ -140,7 +140,7 @@ def recipe_of(settings: Settings, models: Offer, loras: Offer) -> Recipe:
 
 
 def _seed(text: str) -> int:
-    if not re.fullmatch(r"-?\d{1,19}", text or "0"):
+    if not re.fullmatch(r"-?\d{1,20}", text or "0"):
         raise InputError(f"--seed {text!r} cannot be read; write a whole number, or {ANY} to draw one")
     return int(text or "0")
 

@@ -82,6 +82,29 @@ def test_settings_of_another_program(draw, run, tmp_path, tiny_pipeline_dir):
     assert "made by AUTOMATIC1111" in shown.out and shown.out.endswith("--from theirs.png\n")
 
 
+def test_what_is_given_goes_before_what_a_picture_says(draw, run, tmp_path, tiny_pipeline_dir):
+    """Also where the picture's value cannot work, or is a guess."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    text = f"x\nSteps: 2, Sampler: Euler, Schedule type: Align Your Steps, CFG scale: 3, Seed: {2**64}, Size: 64x64"
+    chunks.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=chunks)
+    refused = run("generate", "--from", "theirs.png", "--dry-run")
+    assert refused.code == 2 and "at most 64 bits" in refused.err
+    told = run("generate", "--from", "theirs.png", "--dry-run", "--seed", 2**64 - 1)
+    assert told.code == 0 and str(2**64 - 1) in told.out + told.err and "--grid ays_11_sdxl" in told.err
+    assert "--grid" not in run("generate", "--from", "theirs.png", "--dry-run", "--seed", 1, "--grid", "karras").err
+
+
+def test_seeds_of_64_bits(draw, run):
+    first = draw("red apple", "--seed", 2**64 - 2, "--num", 2).paths
+    assert read_record(first[1]).recipe.seed == 2**64 - 1
+    (again,) = run("generate", "--again", first[1]).paths
+    with Image.open(again) as one, Image.open(first[1]) as other:
+        assert one.tobytes() == other.tobytes()
+
+
 def test_a_preview_is_kept_up_to_date(draw, tmp_path, monkeypatch):
     from sd_ext.cli.preview import Preview
 

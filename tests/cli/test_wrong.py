@@ -31,7 +31,7 @@ WRONG = {
     "guidance nan": [*X, "--guidance", "nan"],
     "guidance infinite": [*X, "--guidance", "inf"],
     "seed negative": [*X, "--seed=-2"],
-    "seed too large": [*X, "--seed", str(2**63)],
+    "seed too large": [*X, "--seed", str(2**64)],
     "seed word": [*X, "--seed", "lucky"],
     "num none": [*X, "--num", "0"],
     "num too many": [*X, "--num", "1001"],

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from ...declared import check
+from ...declared import Wide, check
 from ...errors import InputError
 from .inputs import Inputs
 from .machine import Machine
 from .model import Weights
 from .sampling import Sampling
 from .words import Words
+
+WIDE = {"seed": Wide}
+"""Fields whose whole numbers are larger than others: ComfyUI draws seeds of 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Recipe(Machine, Inputs, Sampling, Weights, Words):  # fields come in the r
         Raises:
             InputError: a value is of another type or cannot work, the prompt is missing, or a name is unknown.
         """
-        kinds = get_type_hints(cls)
+        kinds = get_type_hints(cls) | WIDE
         names = {field.name for field in fields(cls)}
         for name, value in values.items():
             if name not in names:
