@@ -25,7 +25,7 @@ def info(
         typer.Option(metavar="NAME=TEXT", help=f"Change what a .safetensors file says: {', '.join(ENTRIES)}."),
     ] = None,
 ) -> None:
-    """Print how a picture was made, by this program, AUTOMATIC1111 or ComfyUI; or what a .safetensors file is."""
+    """Print how a picture was made, by this or another program; or what a .safetensors file is."""
     if more and not edit:
         raise InputError(f"{more[0]!r} is one file too many; only with --edit more may follow")
     if picture.suffix.lower() == ".safetensors":
