@@ -35,6 +35,7 @@ FLOORS = (
         "seams",
         "sheets",
         "board",
+        "attaching",
     },
     {"pretrained", "schedulers", "unets"},
     {"models", "modular"},
