@@ -48,6 +48,7 @@ NUMBERS = (
     ("Steps", "steps", int), ("CFG scale", "guidance", float), ("Seed", "seed", int), ("Clip skip", "clip_skip", int),
 )  # fmt: skip
 SETTING = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+STEPS_FIRST = re.compile(r"Steps: \d+\s*,")  # how the line of the settings begins
 LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")  # as it stands in a prompt
 TAKEN = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Clip skip", "Lora hashes", "Version"}
 
@@ -100,12 +101,13 @@ def _model_name(model: str) -> str:
 
 def parse(text: str) -> Told:
     """What a text `parameters` says. Whatever is not understood becomes part of the prompt, as in other readers."""
-    body, values = _split(text.replace("\r\n", "\n").strip())
+    body, values, below = _split(text.replace("\r\n", "\n").strip())
     prompt, _, negative = body.partition(f"\n{NEGATIVE}")
     if body.startswith(NEGATIVE):
         prompt, negative = "", body.removeprefix(NEGATIVE)
     prompt, negative = prompt.strip(), negative.strip()
     settings, dropped = _ours(values)
+    dropped += below
     dropped += [f"LoRA {name} {strength or 1}" for name, strength in LORA.findall(prompt)]
     settings |= {"prompt": words} if (words := LORA.sub("", prompt).strip()) else {}
     settings |= {"negative": negative} if negative else {}
@@ -115,11 +117,19 @@ def parse(text: str) -> Told:
     return Told(program, {name: value for name, value in shown.items() if value}, settings, dropped)
 
 
-def _split(text: str) -> tuple[str, dict[str, str]]:
-    """Divide a text into what stands above the settings, and the settings."""
-    above, _, last = text.rpartition("\n")
-    values = {name.strip(): _value(value) for name, value in SETTING.findall(last)}
-    return (above, values) if "Steps" in values else (text, {})
+def _split(text: str) -> tuple[str, dict[str, str], list[str]]:
+    """Divide a text into what stands above the settings, the settings, and the names of what stands below them.
+
+    The settings are the last line; or a line that begins with Steps, where extensions have written more, such as
+    "Template: a {red|blue} apple".
+    """
+    lines = text.split("\n")
+    for place in reversed(range(len(lines))):
+        values = {name.strip(): _value(value) for name, value in SETTING.findall(lines[place])}
+        if "Steps" in values and (place == len(lines) - 1 or STEPS_FIRST.match(lines[place])):
+            below = [line.partition(":")[0].strip() for line in lines[place + 1 :] if ":" in line]
+            return "\n".join(lines[:place]), values, below
+    return text, {}, []
 
 
 def _value(text: str) -> str:

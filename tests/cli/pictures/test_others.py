@@ -160,6 +160,17 @@ def test_loras_and_clip_skip_are_told_to_others():
     assert {"LoRA fur 0.8", "LoRA style 1"} <= set(told.dropped)
 
 
+def test_what_extensions_write_below_the_settings_is_named():
+    text = (
+        "a red apple\non a table\nNegative prompt: blurry\nugly\nSteps: 20, Sampler: Euler a, Seed: 5, Size: 64x32\n"
+        "Template: a {red|blue}\n  apple\nNegative Template: ugly"
+    )
+    told = text_of_a1111.parse(text)
+    assert told.settings["prompt"] == "a red apple\non a table" and told.settings["negative"] == "blurry\nugly"
+    assert (told.settings["steps"], told.settings["seed"], told.settings["size"]) == (20, 5, "64x32")
+    assert told.dropped == ["Template", "Negative Template"]
+
+
 def test_a1111_texts_without_settings():
     assert text_of_a1111.parse("only words").settings == {"prompt": "only words"}
     assert text_of_a1111.parse("Negative prompt: x\nSteps: 3, Seed: many").dropped == ["Seed many"]
