@@ -10,7 +10,10 @@ from __future__ import annotations
 import ast
 from importlib.resources import files
 
-MODULES = ("board", "prediction", "run", "position", "plan", "forward", "announced", "stepping", "stored", "exported")
+MODULES = (
+    *("board", "attaching", "prediction", "run", "position", "plan", "forward", "announced"),
+    *("stepping", "stored", "exported"),
+)
 """In the order in which they need each other; the last one describes the file."""
 
 INSTEAD = '''\

@@ -17,12 +17,12 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from ..errors import InputError
-from ..seams.diffusers.pipelines import can_be_guided, count_steps, has_three_branches, is_guided
+from ..seams.diffusers.pipelines import can_be_guided, has_three_branches, is_guided, running_pipeline
 from ..seams.torch import is_compiled_in_place
 from .inside.branches import conditional_half
 from .inside.levels import is_number
 from .inside.noise import noise_over_signal
-from .inside.told import Statement, place, saying
+from .inside.told import Statement, course, place, saying
 
 NETWORKS = ("unet", "controlnet")
 
@@ -89,13 +89,16 @@ class GuidanceInterval:
 
     def leaves_out(self, timestep: Any) -> bool:
         """Whether a call with this timestep is one of the pipeline's, guided, and outside the interval."""
+        running = running_pipeline()
+        if running is not None and running is not self.pipe and running.scheduler is self.pipe.scheduler:
+            return False  # another pipeline of the same parts
         at = place(self.pipe, timestep)
         return at is not None and is_guided(self.pipe) and not self._is_guided(self.pipe, at[0])
 
     def _is_guided(self, pipe: Any, step: int) -> bool:
         """Whether the step lies within the interval."""
         if self.sigma is None:
-            return self.start <= step / count_steps(pipe, len(pipe.scheduler.timesteps)) < self.stop
+            return self.start <= step / course(pipe)[1] < self.stop
         low, high = self.sigma
         return low < _sigma_of_step(pipe, step) <= high
 
@@ -175,10 +178,7 @@ def _check_pipeline(pipe: Any) -> None:
 
 def _sigma_of_step(pipe: Any, step: int) -> float:
     """sigma / alpha at a step's timestep."""
-    timesteps = pipe.scheduler.timesteps
-    sigma = noise_over_signal(
-        pipe.scheduler, float(timesteps[len(timesteps) - count_steps(pipe, len(timesteps)) + step])
-    )
+    sigma = noise_over_signal(pipe.scheduler, float(pipe.scheduler.timesteps[course(pipe)[0] + step]))
     if sigma is None:
         raise InputError(f"GuidanceInterval: {type(pipe.scheduler).__name__} has no alphas_cumprod to tell sigma from")
     return sigma

@@ -84,10 +84,12 @@ def _identity(timestep: torch.Tensor) -> tuple[Any, ...]:
     )
 
 
-def _is_element(timestep: torch.Tensor) -> bool:
-    """Whether a tensor is one element of a longer tensor, perhaps expanded over the batch."""
+def _is_element(timestep: torch.Tensor, known: bool) -> bool:
+    """Whether a tensor is one element of a pipeline's tensor of timesteps, perhaps expanded over the batch: of a longer
+    one, or of the only one of a run of one step, where it is known to be a run's.
+    """
     one = timestep.numel() == 1 or not any(timestep.stride())
-    return one and _length(timestep) > 1
+    return one and (known or _length(timestep) > 1)
 
 
 class StepTracker:
@@ -103,16 +105,17 @@ class StepTracker:
         self._step = self._branch = self._begin = 0
         self._rises = False
 
-    def observe(self, timestep: torch.Tensor | float) -> Call:
+    def observe(self, timestep: torch.Tensor | float, known: bool = False) -> Call:
         """Count a call.
 
         Args:
             timestep: a number, or a tensor `()`, `(1,)` or `(batch,)`.
+            known: whether it is known to be of a pipeline's timesteps, the very object.
 
         Returns:
             The call with its step and branch.
         """
-        last, place = self._last, self._place(timestep)
+        last, place = self._last, self._place(timestep, known)
         if last is None or _is_new_run(last, place):
             self._step, self._branch, self._begin, self._rises = 0, 0, place.position, False
         elif place == last:
@@ -123,10 +126,10 @@ class StepTracker:
         total = place.schedule.length - self._begin if place.schedule else None
         return Call(self._step, self._branch, place.values[0], total, self._rises)
 
-    def _place(self, timestep: torch.Tensor | float) -> _Place:
+    def _place(self, timestep: torch.Tensor | float, known: bool) -> _Place:
         if not isinstance(timestep, torch.Tensor):
             return _Place((float(timestep),))
-        if not _is_element(timestep):
+        if not _is_element(timestep, known):
             values = timestep.detach().flatten()
             listed = (0.0,) if values.is_meta else tuple(values.tolist())
             return _Place(listed[:1] if len(set(listed)) == 1 else listed)  # the same for every batch size
@@ -222,7 +225,7 @@ class States:
         Argument and result as `StepTracker.observe`, save that step and total are what was told, if they were.
         """
         state = self.current()
-        state.call = call = state.tracker.observe(timestep)
+        state.call = call = state.tracker.observe(timestep, state.told.step is not None)
         if call.step == call.branch == 0:
             state.memory.clear()
         if state.told.step is not None:

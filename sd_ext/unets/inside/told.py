@@ -3,9 +3,9 @@
 A U-Net sees a batch and a timestep. Whether the batch holds both halves of a guided prediction or several pictures, and
 which step of how many it belongs to, only the pipeline knows. It is asked, in this order:
 
-1. `sampling(pipe)` and `GuidanceInterval`, and pipelines that `sd_ext.attach` knows: the one whose scheduler owns the
+1. the pipeline of Diffusers in whose call the network runs, with what `sampling(pipe)` and `GuidanceInterval` add;
+2. where none runs: `sampling(pipe)`, and pipelines that `sd_ext.attach` knows: the one whose scheduler owns the
    timestep, the very object that the network is called with (as on `board`);
-2. the pipeline of Diffusers in whose call the network runs;
 3. `sampling` for a network, or for a loop that hands over copies of its timesteps.
 
 If nobody says anything, every row of a batch is a picture of its own: two pictures from equal noise look like guidance
@@ -188,15 +188,16 @@ def tell(network: Any, timestep: Any, rows: int) -> Told:
 
 def _find(network: Any, timestep: Any) -> Told:
     said = [statement for statement in reversed(_SAID.statements) if statement.covers(network)]
+    running = running_pipeline()
+    if running is not None and uncompiled(getattr(running, "unet", None)) is network:  # others may share its scheduler
+        about = next((each for each in said if each.about is running), None)
+        return about.tell(timestep) if about else of_pipeline(running, timestep)
     for statement in said:
         if statement.fixed is None and place(statement.about, timestep) is not None:
             return statement.tell(timestep)
     for pipe in pipelines():
         if uncompiled(getattr(pipe, "unet", None)) is network and place(pipe, timestep) is not None:
             return of_pipeline(pipe, timestep)
-    pipe = running_pipeline()
-    if pipe is not None and uncompiled(getattr(pipe, "unet", None)) is network:
-        return of_pipeline(pipe, timestep)
     return said[0].tell(timestep) if said else UNTOLD
 
 
@@ -220,6 +221,21 @@ def place(pipe: Any, timestep: Any) -> tuple[int, int] | None:
         return None
     if timestep.is_meta or timestep.untyped_storage().data_ptr() != run.untyped_storage().data_ptr():
         return None
-    total = count_steps(pipe, len(run))
-    step = int(timestep.storage_offset()) - int(run.storage_offset()) - (len(run) - total)
+    begin, total = course(pipe)
+    step = int(timestep.storage_offset()) - int(run.storage_offset()) - begin
     return (step, total) if 0 <= step < total else None
+
+
+def course(pipe: Any) -> tuple[int, int]:
+    """Which of its scheduler's timesteps a pipeline's run begins with, and the number of its steps.
+
+    Image to image begins at a later timestep, which schedulers are told; those of few kinds are not, and then the
+    pipeline's number of steps tells it. A base model that hands over to a refiner (`denoising_end`) ends at an earlier
+    one. What a pipeline says of its last run does not hold for a loop of one's own.
+    """
+    count, begin = len(pipe.scheduler.timesteps), getattr(pipe.scheduler, "begin_index", None)
+    runs = running_pipeline() is pipe
+    total = count_steps(pipe, count) if runs else count - (begin or 0)
+    if begin is None:
+        begin = 0 if getattr(pipe, "denoising_end", None) is not None else count - total
+    return begin, total
