@@ -25,7 +25,7 @@ class Stepping(Announced):
 
     def attach(self, pipe: Any) -> None:
         """Make a pipeline's U-Net leave both halves of its guided predictions, which tables of two fields weigh; see
-        `board.attach`. Our own U-Nets do so anyway.
+        `attaching.attach`. Our own U-Nets do so anyway.
 
         Args:
             pipe: the pipeline, or its U-Net.

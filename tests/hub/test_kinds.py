@@ -169,6 +169,29 @@ def test_a_pipeline_of_ours_loads_and_draws_without_us(ours, strangers, fresh, t
     assert "trust_remote_code=True" in card_of(staged).text
 
 
+@pytest.mark.parametrize("kind", ["CachedUNet2DConditionModel", "HighResUNet2DConditionModel"])
+def test_every_unet_of_ours_goes_as_diffusers_own(ours, strangers, tmp_path, kind):
+    config = json.loads((ours / "unet" / "config.json").read_text())
+    (ours / "unet" / "config.json").write_text(json.dumps({**config, "_class_name": kind}))
+    index = json.loads((ours / "model_index.json").read_text())
+    (ours / "model_index.json").write_text(json.dumps({**index, "unet": ["sd_ext", kind]}))
+    staged = stage_content(pipeline(ours, REPO, licence="openrail"), tmp_path / "staged")
+    assert json.loads((staged / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert stage_content(unet(ours, REPO, base_model=BASE, weights=False, licence="mit"), tmp_path / "alone").is_dir()
+
+
+def test_a_sampler_that_weighs_the_halves_is_attached_in_the_cards_code(ours, strangers, tmp_path):
+    for name, attached in (("dpm++ 2m", False), ("euler cfg++", True)):
+        config = json.loads((ours / "scheduler" / "scheduler_config.json").read_text())
+        scheduler = sd_ext.make_scheduler(name, config)
+        scheduler.save_pretrained(ours / "scheduler")
+        index = json.loads((ours / "model_index.json").read_text())
+        index["scheduler"] = ["sd_ext", type(scheduler).__name__]
+        (ours / "model_index.json").write_text(json.dumps(index))
+        staged = stage_content(pipeline(ours, REPO, licence="openrail"), tmp_path / name)
+        assert ("pipe.scheduler.attach(pipe)" in card_of(staged).text) == attached
+
+
 @pytest.mark.parametrize("weights", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_unet_with_its_weights_and_as_options_alone(ours, strangers, tmp_path, weights):
     content = unet(ours, REPO, base_model=BASE, weights=weights, licence="mit")

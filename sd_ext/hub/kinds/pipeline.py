@@ -15,9 +15,10 @@ from ..content import Content, plain_source
 from .card import base_of, licence_lines, licence_of, python, write_card
 from .sampler import sampler_class
 from .tree import check_weights, copy_part, may_go, others
+from .unet import OWN, PLAIN
 
 INDEX, WORDS = "model_index.json", "words.json"
-OURS, UNET = "sd_ext", "VariantUNet2DConditionModel"
+OURS = "sd_ext"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl", OURS)
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
 STRANGER = """
@@ -25,6 +26,8 @@ from diffusers import DiffusionPipeline
 options = {{"local_files_only": True, "use_safetensors": True, "trust_remote_code": {own}}}
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], **options)
 if getattr(pipe, "scheduler", None) is not None:
+    if {attach}:
+        pipe.scheduler.attach(pipe)
     pipe.scheduler.set_timesteps(4)
 """
 
@@ -62,6 +65,7 @@ def pipeline(
         _check_part(source, part, index[part])
     entries = licence_of(licence, licence_link, base, "a pipeline")
     ours = index.get("scheduler", [None])[0] == OURS
+    attach = ours and _weighs_halves(index["scheduler"][1], source / "scheduler")
 
     def write(new: Path) -> set[str]:
         made = dict(index)
@@ -78,10 +82,11 @@ def pipeline(
         "base_model": base_model, **entries, "library_name": "diffusers", "pipeline_tag": "text-to-image",
         "tags": ["text-to-image", "diffusers", *(["stable-diffusion"] if "unet" in index else []), "sd_ext"],
     }  # fmt: skip
-    body = [*_body(repo_id, index, ours), *licence_lines(entries, base, licence is not None)]
+    body = [*_body(repo_id, index, ours, attach), *licence_lines(entries, base, licence is not None)]
     inside = ((part, path.name) for part in parts_in(index) for path in (source / part).iterdir())
     taken = {INDEX, WORDS, *(f"{part}/{name}" for part, name in inside if may_go(name))}
-    return Content("Pipeline and card", write, [repo_id, base_model or ""], stranger=STRANGER.format(own=ours),
+    stranger = STRANGER.format(own=ours, attach=attach)
+    return Content("Pipeline and card", write, [repo_id, base_model or ""], stranger=stranger,
                    left_out=others(source, taken))  # fmt: skip
 
 
@@ -107,13 +112,18 @@ def _copied(source: Path, new: Path, part: str, index: dict[str, Any]) -> set[st
         return {"scheduler_config.json", "exported_scheduler.py"}
     names = set(copy_part(source / part, new / part))
     if library == OURS:
-        if name != UNET:
+        if name not in OWN:
             raise InputError(f"{part} is a {name} of sd_ext, which nobody else could load")
-        index[part] = ["diffusers", "UNet2DConditionModel"]
+        index[part] = ["diffusers", PLAIN]
     return names
 
 
-def _body(repo_id: str, index: Mapping[str, Any], ours: bool) -> list[str]:
+def _weighs_halves(name: str, folder: Path) -> bool:
+    """Whether a sampler of this package weighs one half of guidance by itself, which the U-Net then has to leave it."""
+    return sampler_class(name, folder).from_pretrained(folder).needs_halves
+
+
+def _body(repo_id: str, index: Mapping[str, Any], ours: bool, attach: bool) -> list[str]:
     """The card's text."""
     trust = ", trust_remote_code=True" if ours else ""
     code = [
@@ -121,6 +131,7 @@ def _body(repo_id: str, index: Mapping[str, Any], ours: bool) -> list[str]:
         "from diffusers import DiffusionPipeline",
         "",
         f"pipe = DiffusionPipeline.from_pretrained({literal(repo_id)}{trust})",
+        *(["pipe.scheduler.attach(pipe)  # it weighs the halves of guidance by itself"] if attach else []),
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
         'pipe("a picture").images[0].save("picture.png")',
     ]

@@ -12,7 +12,12 @@ from ..content import Content
 from .card import base_of, licence_lines, licence_of, python, write_card
 from .tree import check_weights, copy_part, may_go, others
 
-KINDS = ("VariantUNet2DConditionModel", "UNet2DConditionModel")
+OWN = (
+    *("VariantUNet2DConditionModel", "CachedUNet2DConditionModel"),
+    *("TokenReducedUNet2DConditionModel", "HighResUNet2DConditionModel"),
+)
+"""The classes of this package; their folders hold the same weights and options."""
+PLAIN = "UNet2DConditionModel"
 STRANGER = """
 from diffusers import UNet2DConditionModel
 if {weights}:
@@ -52,8 +57,8 @@ def unet(
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no config.json; give the folder of a U-Net, or of a pipeline that has one")
     config = read_config(folder / "config.json")
-    if config.get("_class_name") not in KINDS:
-        raise InputError(f"{folder} is of {config.get('_class_name')!r}, not a {KINDS[1]}")
+    if config.get("_class_name") not in (*OWN, PLAIN):
+        raise InputError(f"{folder} is of {config.get('_class_name')!r}, not a {PLAIN}")
     if weights:
         check_weights(folder, "the U-Net")
     entries = licence_of(licence, licence_link, base, "a U-Net with weights" if weights else "")
