@@ -34,11 +34,11 @@ class AutoencoderSettings(Settings):
     """The shape of a new autoencoder, and its loss."""
 
     channels: tuple[int, ...] = setting(
-        (32, 32, 96, 128), "feature maps per level; levels halve", "N,N,...", shapes=True
+        (32, 32, 96, 128), "feature maps per level; levels halve", "N,N,...", of_weights=True
     )
-    layers_per_block: int = setting(1, "ResNet blocks per level", "N", shapes=True)
+    layers_per_block: int = setting(1, "ResNet blocks per level", "N", of_weights=True)
     norm_groups: int = setting(16, "groups of the group norms", "N")
-    latent_channels: int = setting(4, "channels of the latent", "N", shapes=True)
+    latent_channels: int = setting(4, "channels of the latent", "N", of_weights=True)
     kl_weight: float = setting(1e-6, "weight of the posterior's KL divergence, summed over a latent")
     l1_weight: float = setting(0.1, "weight of the mean absolute error beside the mean squared error")
     strangers: float = setting(
@@ -67,15 +67,15 @@ class AutoencoderConfig(ScratchConfig):
 class ClipSettings(Settings):
     """The shape of a new CLIP and of its tokenizer."""
 
-    vocabulary: int = setting(2000, "tokens of the tokenizer", "N", shapes=True)
-    tokens: int = setting(16, "length of a tokenized caption, with its start and end", "N", shapes=True)
-    width: int = setting(192, "features of a text state (the U-Net's cross_attention_dim)", "N", shapes=True)
-    layers: int = setting(3, "layers of the text tower", "N", shapes=True)
+    vocabulary: int = setting(2000, "tokens of the tokenizer", "N", of_weights=True)
+    tokens: int = setting(16, "length of a tokenized caption, with its start and end", "N", of_weights=True)
+    width: int = setting(192, "features of a text state (the U-Net's cross_attention_dim)", "N", of_weights=True)
+    layers: int = setting(3, "layers of the text tower", "N", of_weights=True)
     heads: int = setting(4, "attention heads of both towers", "N")
-    vision_width: int = setting(192, "features of the vision tower", "N", shapes=True)
-    vision_layers: int = setting(3, "layers of the vision tower", "N", shapes=True)
-    patch: int = setting(16, "patches of the vision tower are this large", "PIXELS", shapes=True)
-    projection: int = setting(128, "features of the space where captions and pictures meet", "N", shapes=True)
+    vision_width: int = setting(192, "features of the vision tower", "N", of_weights=True)
+    vision_layers: int = setting(3, "layers of the vision tower", "N", of_weights=True)
+    patch: int = setting(16, "patches of the vision tower are this large", "PIXELS", of_weights=True)
+    projection: int = setting(128, "features of the space where captions and pictures meet", "N", of_weights=True)
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,17 @@ class PartSettings(Settings):
 class NewUnetSettings(Settings):
     """The shape of a new U-Net, and its noise schedule."""
 
-    channels: tuple[int, ...] = setting((128, 128), "feature maps per level; levels halve", "N,N,...", shapes=True)
-    attention: tuple[int, ...] = setting((1, 1), "1 for levels with self- and cross-attention", "0|1,...", shapes=True)
-    layers_per_block: int = setting(1, "ResNet blocks per level", "N", shapes=True)
+    channels: tuple[int, ...] = setting((128, 128), "feature maps per level; levels halve", "N,N,...", of_weights=True)
+    attention: tuple[int, ...] = setting(
+        (1, 1), "1 for levels with self- and cross-attention", "0|1,...", of_weights=True
+    )
+    layers_per_block: int = setting(1, "ResNet blocks per level", "N", of_weights=True)
     head_dim: int = setting(32, "features of one attention head", "N")
     norm_groups: int = setting(32, "groups of the group norms", "N")
-    text_with_time: bool = setting(False, "the whole text also reaches every block the way the time does", shapes=True)
-    scale_shift: bool = setting(False, "time scales features as well as shifting them", shapes=True)
+    text_with_time: bool = setting(
+        False, "the whole text also reaches every block the way the time does", of_weights=True
+    )
+    scale_shift: bool = setting(False, "time scales features as well as shifting them", of_weights=True)
     beta_schedule: str = setting(
         "scaled_linear", "noise schedule of a new U-Net", choices=("linear", "scaled_linear", "squaredcos_cap_v2")
     )

@@ -70,6 +70,10 @@ def test_branches_are_trained_and_compared(run, monkeypatch):
         (["--learning-rate", "1,-1"], "it must be more than 0"),
         (["--learning-rate", "1,2", "--steps", "2"], "has done 2 steps, and steps is 2: set more"),
         (["--rank", "2,3", "--steps", "4"], r"rank is 2 there and 3 here.*starts from a LoRA"),
+        (
+            ["--alpha", "0,4", "--steps", "4"],
+            "alpha is 0.0 there and 4.0 here, and a checkpoint goes on with what it was",
+        ),
         (["--conv-rank", "0,3", "--steps", "4"], "conv_rank is 0 there and 3 here"),
         (["--learning-rates", "1,2"], "did you mean '--learning-rate'"),
         (["--learning-rate", "1,2", "--from", "x"], "settings are those of the run"),

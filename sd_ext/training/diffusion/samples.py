@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from sd_ext.training.data.sources import hold_out, read_items
 from sd_ext.training.data.unused import unused_files
 from sd_ext.training.diffusion.config import DiffusionConfig
 
+log = logging.getLogger(__name__)
+
 SCALE = 8  # pixels per latent of every model of Stable Diffusion that is published
 
 
@@ -29,16 +32,20 @@ class Gathered:
         held_out: the samples to validate with; None for no validation.
         unused: the files of the data that are neither, with the reasons.
         held_out_unused: the same of `validation_data`.
+        masks_act: whether masks weigh the loss.
     """
 
     pictures: Pictures
     held_out: Pictures | None
     unused: dict[str, str]
     held_out_unused: dict[str, str]
+    masks_act: bool = False
 
     def report(self) -> None:
         """Print totals, and what is left out, not used or changed."""
         report(self.pictures, self.unused)
+        if self.pictures.masked and not self.masks_act:
+            log.warning("there are masks, which act only with masked_loss = true")
         if self.held_out:
             report(self.held_out, self.held_out_unused, "held-out data")
 
@@ -78,6 +85,7 @@ def gather(
         validation,
         _unused(config, sets, [*items, *others]),
         unused_files(held_out.validation_data, "all", others) if held_out.validation_data else {},
+        config.loss.masked_loss,
     )
 
 

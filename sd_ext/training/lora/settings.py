@@ -25,26 +25,30 @@ class AdapterSettings(Settings):
 
     method: str = setting(
         "lora", "kind of adapter", choices=lambda: tuple(kind.name for kind in KINDS.values() if kind.trainable),
-        shapes=True,
+        of_weights=True,
     )  # fmt: skip
-    rank: int = setting(16, "rank of the adapters", "N", within=AT_LEAST_1, shapes=True)
-    alpha: float = setting(0.0, "network alpha: strength is alpha / rank; 0 for the rank itself", within=NOT_NEGATIVE)
+    rank: int = setting(16, "rank of the adapters", "N", within=AT_LEAST_1, of_weights=True)
+    alpha: float = setting(
+        0.0, "network alpha: strength is alpha / rank; 0 for the rank itself", within=NOT_NEGATIVE, of_weights=True
+    )
     dropout: float = setting(0.0, "dropout before the adapters", within=BELOW_1)
-    rslora: bool = setting(False, "strength alpha / sqrt(rank) (Kalajdzievski 2023)")
+    rslora: bool = setting(False, "strength alpha / sqrt(rank) (Kalajdzievski 2023)", of_weights=True)
     init: str = setting(
         "default", "start of a LoRA: B = 0 with A uniform or gaussian; pissa and olora start in the base's directions",
         choices=("default", "gaussian", "pissa", "olora"),
     )  # fmt: skip
     targets: tuple[str, ...] = setting(
         ("attention",), "attention, cross_attention, feed_forward, projection, resnet, sampler, all, or ends of names",
-        "NAME,...", shapes=True,
+        "NAME,...", of_weights=True,
     )  # fmt: skip
     blocks: tuple[str, ...] = setting(
-        (), "only in modules whose names start so, e.g. up_blocks; none: all", "NAME,...", shapes=True
+        (), "only in modules whose names start so, e.g. up_blocks; none: all", "NAME,...", of_weights=True
     )
-    conv_rank: int = setting(0, "rank in convolutions; 0 for the same", "N", within=NOT_NEGATIVE, shapes=True)
-    conv_alpha: float = setting(0.0, "alpha in convolutions; 0 for the same share of the rank", within=NOT_NEGATIVE)
-    lokr_factor: int = setting(-1, "LoKr's decomposition factor; -1 for the most square", "N", shapes=True)
+    conv_rank: int = setting(0, "rank in convolutions; 0 for the same", "N", within=NOT_NEGATIVE, of_weights=True)
+    conv_alpha: float = setting(
+        0.0, "alpha in convolutions; 0 for the same share of the rank", within=NOT_NEGATIVE, of_weights=True
+    )
+    lokr_factor: int = setting(-1, "LoKr's decomposition factor; -1 for the most square", "N", of_weights=True)
     lora_plus: float = setting(
         1.0, "learning rate of B beside A's (LoRA+, Hayou et al. 2024); 1 for the same", within=POSITIVE
     )
@@ -75,8 +79,8 @@ class AdapterSettings(Settings):
 class TextEncoderSettings(Settings):
     """Adapters of the text encoders."""
 
-    text_encoder: bool = setting(False, "train a LoRA of the text encoders too", shapes=True)
-    text_encoder_rank: int = setting(0, "its rank; 0 for the same", "N", within=NOT_NEGATIVE, shapes=True)
+    text_encoder: bool = setting(False, "train a LoRA of the text encoders too", of_weights=True)
+    text_encoder_rank: int = setting(0, "its rank; 0 for the same", "N", within=NOT_NEGATIVE, of_weights=True)
     text_encoder_learning_rate: float = setting(0.0, "its learning rate; 0 for the same", "LR", within=NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
@@ -91,9 +95,9 @@ class WordSettings(Settings):
     """New words (textual inversion)."""
 
     tokens: tuple[str, ...] = setting(
-        (), "new words to learn (textual inversion), e.g. <cat-toy>", "TOKEN,...", shapes=True
+        (), "new words to learn (textual inversion), e.g. <cat-toy>", "TOKEN,...", of_weights=True
     )
-    token_vectors: int = setting(1, "vectors of each", "N", within=AT_LEAST_1, shapes=True)
+    token_vectors: int = setting(1, "vectors of each", "N", within=AT_LEAST_1, of_weights=True)
     token_init: str = setting("", "known word they start from; none: the mean of all", "WORD")
     token_learning_rate: float = setting(
         0.0, "their learning rate; 0 for 5e-4 with adamw, and what is usual beside it with others", "LR",

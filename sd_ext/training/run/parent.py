@@ -41,7 +41,7 @@ def parent_of(config: RunConfig, name: str) -> Parent | None:
         done} as well; None if the run starts from nothing.
 
     Raises:
-        InputError: there is no such run, step or file; it is a run of something else, of other shapes, or this one; or
+        InputError: there is no such run, step or file; it is a run of something else, of other weights, or this one; or
             its steps are all that are to be done.
     """
     source, out = config.folder.from_, Path(config.folder.out)
@@ -62,24 +62,24 @@ def parent_of(config: RunConfig, name: str) -> Parent | None:
         raise InputError(f"--from {source}: that is a run of a {kind}, this one of a {name}")
     point = find_point(source)
     step = point.step
-    check_shapes(config, source, run)
+    check_weights(config, source, run)
     if step >= config.loop.steps:
         raise InputError(f"--from {source} has done {step} steps, and steps is {config.loop.steps}: set more")
     return {"from": source, "weights": file_digest(point.folder / "model.safetensors"), "run": str(run), "step": step}
 
 
-def check_shapes(config: RunConfig, source: str, run: Path) -> None:
-    """Raise `InputError` where a setting asks for other tensors than a run's checkpoints have."""
+def check_weights(config: RunConfig, source: str, run: Path) -> None:
+    """Raise `InputError` where a setting asks for other weights than a run's checkpoints have, or another strength."""
     if not (run / SETTINGS).exists():
         return
     cls = type(config)
     theirs, own = kept_settings(cls, run / SETTINGS).values(), config.values()
     for name, spec in every_setting(cls).items():
-        if spec.meta["shapes"] and own[name] != theirs[name]:
+        if spec.meta["of_weights"] and own[name] != theirs[name]:
             raise InputError(
                 f"--from {source}: {name} is {shown(theirs[name])} there and {shown(own[name])} here, and a checkpoint "
-                "goes on with its own shapes; a run of other adapters starts from a LoRA: sd-ext train export, then "
-                "--from its file"
+                "goes on with what it was trained with; a run of other adapters starts from a LoRA: sd-ext train "
+                "export, then --from its file"
             )
 
 

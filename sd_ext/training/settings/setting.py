@@ -53,7 +53,7 @@ def setting(
     in_files: bool = True,
     tables: str = "",
     read: Callable[[Any, str], Any] | None = None,
-    shapes: bool = False,
+    of_weights: bool = False,
 ) -> Any:
     """Declare a setting: a field of a `Settings` dataclass.
 
@@ -68,13 +68,14 @@ def setting(
         packages: choice -> the optional package that it needs.
         in_files: False if only the command line may set it, not a settings file, which may be from an untrusted source.
         tables: the name of the tables `[[name]]` that a file may write the setting as.
-        shapes: True if it decides which tensors are trained, or their shapes: a checkpoint goes on with its own.
+        of_weights: True if it decides which tensors are trained, their shapes, or what they stand for: what goes on
+            from a checkpoint has the checkpoint's.
         read: makes the value from a flag's text or a TOML value, and the place it stands at; None to convert it to the
             setting's type.
     """
     metadata = {
         "help": help, "unit": unit, "choices": choices, "free": free, "within": within, "packages": packages,
-        "in_files": in_files, "in_place": in_place, "tables": tables, "read": read, "shapes": shapes,
+        "in_files": in_files, "in_place": in_place, "tables": tables, "read": read, "of_weights": of_weights,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 

@@ -115,6 +115,18 @@ def test_sdxl_is_told_the_size_and_the_crop_that_is_seen(two_sizes_folder, tiny_
     assert centred.batch(each, centred.read(each), CPU)[5]["time_ids"].tolist() == [[32, 52, 0, 5, 16, 16]]
 
 
+def test_masks_that_do_not_act_are_said(tiny_parts, tmp_path, caplog):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, mode in (("a.png", "RGB"), ("a.mask.png", "L")):
+        Image.new(mode, (16, 16)).save(folder / name)
+    (folder / "a.txt").write_text("a")
+    for acts in (False, True):
+        caplog.clear()
+        begin(tmp_path / f"run-{acts}", image_settings(folder, tiny_parts, masked_loss=acts))
+        assert ("there are masks, which act only with masked_loss" in caplog.text) != acts
+
+
 def test_a_mask_is_that_of_the_sample(tiny_parts, tmp_path):
     """The opacity of pictures as their masks: mirrored with them, as coarse as latents, never below the floor."""
     folder = tmp_path / "set"
