@@ -112,7 +112,7 @@ class NormalisedAttentionGuidance(Feature):
     def _check(self, names: list[str]) -> None:
         """Raise `InputError` where something else is in the places that this feature needs."""
         network = self.host.network
-        if any("forward" in vars(network.get_submodule(name)) for name in names):
+        if views.replaced_around(network, names):
             raise InputError("nag_scale needs a network whose layers are not offloaded one by one; offload it whole")
         own = [name for name in names if not is_replaceable(network.get_submodule(name))]
         if own or network.encoder_hid_proj is not None:

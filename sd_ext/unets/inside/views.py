@@ -174,7 +174,7 @@ def processed(host: Host, layers: Iterable[str], processor: Any) -> AbstractCont
         processor: a processor without weights.
     """
     network = host.network
-    if _replaced_around(network, layers):
+    if replaced_around(network, layers):
         found = [network.get_submodule(name) for name in layers]
         return torch_seam.shadowed(found, "processor", processor)
     return host.running(with_processor(network, layers, processor))
@@ -204,14 +204,14 @@ def without(host: Host, replacements: Mapping[str, nn.Module], option: str) -> A
     Raises:
         InputError: a forward has been replaced on the way there, as by offloading in groups.
     """
-    if _replaced_around(host.network, replacements):
+    if replaced_around(host.network, replacements):
         raise InputError(
             f"{option} needs a network whose layers are not offloaded or replaced; offload the whole model"
         )
     return host.running(substitute(host.network, replacements))
 
 
-def _replaced_around(network: Any, names: Iterable[str]) -> bool:
+def replaced_around(network: Any, names: Iterable[str]) -> bool:
     """Whether the forward of a module, or of one that contains it, has been replaced."""
     around = {name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)}
     return any("forward" in vars(network.get_submodule(name)) for name in around)

@@ -181,3 +181,12 @@ def test_what_cannot_be_together_is_refused(tiny_pipeline):
     with pytest.raises(InputError, match="no text encoder"):
         tiny_pipeline(prompt_embeds=states, negative_prompt_embeds=states, num_inference_steps=1, output_type="latent")
     tiny_pipeline.text_encoder = encoder
+
+
+def test_nag_is_refused_where_its_blocks_are_offloaded_by_themselves(pipe):
+    """There it would act in the layers outside the blocks alone."""
+    cpu = torch.device("cpu")
+    with variant(pipe, nag_scale=4.0) as unet:
+        unet.enable_group_offload(cpu, cpu, "block_level", num_blocks_per_group=1)
+        with pytest.raises(InputError, match="needs a network whose layers are not offloaded"):
+            latents(pipe)
