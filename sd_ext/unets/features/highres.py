@@ -12,6 +12,7 @@ from ...errors import InputError
 from ..inside import levels
 from ..inside.hooks import Hooks
 from ..inside.host import Host
+from ..inside.noise import tells_log_sigma
 from ..inside.shrinking import Shrink, pairs, resized_residuals
 from .feature import Feature, Inner, Options
 from .options import Option
@@ -80,7 +81,8 @@ class HighRes(Feature):
             allowed = f"one of {', '.join(map(str, known))}" if known else "nothing: no down block has a downsampler"
             raise InputError(f"highres_block must be {allowed} in this model, got {self.block!r}")
         usual = 1.0 if len(known) == 1 else COMPOSITION
-        self.last = TRAINING_TIMESTEPS * (1 - (usual if until is None else until))
+        self.share = usual if until is None else until
+        self.last = TRAINING_TIMESTEPS * (1 - self.share)
         self.shrinks = {level: Shrink() for level in known if level >= self.block}
 
     def install(self) -> None:
@@ -122,7 +124,12 @@ class HighRes(Feature):
     def is_early(self) -> bool:
         """Whether the current step is in the first `highres_until` of the noise schedule."""
         call = self.host.call
-        return call is not None and call.timestep >= self.last
+        if call is None:
+            return False
+        told = self.host.told
+        if told.scheduler is not None and tells_log_sigma(told.scheduler):  # no trained timesteps: by steps
+            return call.total is not None and call.step < self.share * call.total
+        return call.timestep >= self.last
 
     def factor(self, size: tuple[int, ...]) -> float:
         """How much to shrink latents of this height and width; 1 is not at all."""

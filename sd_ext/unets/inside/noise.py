@@ -15,13 +15,25 @@ import torch
 from ...errors import InputError
 
 
+def has_preconditioning(scheduler: Any) -> bool:
+    """Whether the network is one of EDM, whose prediction is relative to what it is told of the noise."""
+    return scheduler.config.get("sigma_data") is not None or scheduler.config.get("process") == "edm"
+
+
+def tells_log_sigma(scheduler: Any) -> bool:
+    """Whether the network is told log(sigma) / 4 in the place of a trained timestep (arXiv 2206.00364, table 1)."""
+    return has_preconditioning(scheduler) or scheduler.config.get("timestep_type") == "continuous"
+
+
 def noise_over_signal(scheduler: Any, timestep: float) -> float | None:
     """sigma / alpha at a timestep; its logarithm is interpolated between trained timesteps. None if it is not known.
 
     Args:
         scheduler: one with `alphas_cumprod`.
-        timestep: in trained timesteps, which need not be whole.
+        timestep: in trained timesteps, which need not be whole; or what `tells_log_sigma` speaks of.
     """
+    if tells_log_sigma(scheduler):
+        return float(np.exp(4 * timestep))
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         return None
@@ -58,6 +70,11 @@ class Noise:
             raise InputError(
                 f"{option} needs to know the noise of each step: call the U-Net by a pipeline of Diffusers, or within "
                 "sd_ext.sampling(unet, guidance_scale=..., scheduler=...)"
+            )
+        if has_preconditioning(scheduler):
+            raise InputError(
+                f"{option} needs to know what the network predicts, which of one with EDM's preconditioning "
+                f"({type(scheduler).__name__}) is not known here"
             )
         predicts = scheduler.config.get("prediction_type")
         if predicts == "flow_prediction" or (predicts is None and not hasattr(scheduler, "alphas_cumprod")):

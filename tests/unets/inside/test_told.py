@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sd_ext
+from sd_ext.errors import InputError
 from sd_ext.unets.inside.told import place
 
 from ...conftest import build_tiny_sdxl_pipeline
@@ -104,3 +105,29 @@ def test_a_picture_of_one_step_does_not_depend_on_the_one_before(pipe, option):
     first = drawn(pipe, 1, guidance_scale=7.5)
     drawn(pipe, 1, guidance_scale=3.0)
     assert torch.equal(drawn(pipe, 1, guidance_scale=7.5), first)
+
+
+EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_networks_that_are_told_the_logarithm_of_sigma(ours):
+    """EDM's: intervals in sigma are where they say, large pictures shrink in the first steps, x0 is not guessed."""
+    pipe = build_tiny_sdxl_pipeline()
+    pipe.scheduler = diffusers.EDMEulerScheduler(**EDM)
+    if ours:
+        pipe.scheduler = sd_ext.make_scheduler("euler", pipe.scheduler.config)
+    guided = []
+    with sd_ext.GuidanceInterval(sigma=(0.28, 5.42), pipe=pipe):
+        hook = pipe.unet.register_forward_pre_hook(lambda _, args: guided.append(len(args[0]) == 2))
+        drawn(pipe, guidance_scale=5.0)
+        hook.remove()
+    told = [float(torch.exp(4 * t)) for t in pipe.scheduler.timesteps.double()]
+    assert guided == [0.28 < sigma <= 5.42 for sigma in told] and len(set(guided)) == 2
+    plain = pipe.unet
+    exact = drawn(pipe, 4, guidance_scale=5.0)
+    pipe.unet = sd_ext.VariantUNet2DConditionModel.from_unet(plain, highres_factor=2.0, highres_until=0.5)
+    assert not torch.equal(drawn(pipe, 4, guidance_scale=5.0), exact)
+    pipe.unet = sd_ext.VariantUNet2DConditionModel.from_unet(plain, apg_eta=0.0)
+    with pytest.raises(InputError, match="EDM's preconditioning"):
+        drawn(pipe, 4, guidance_scale=5.0)
