@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -67,6 +67,15 @@ ARGUMENTS = tuple(inspect.signature(PLAIN.forward).parameters)[4:]
 """The arguments of `forward` after `encoder_hidden_states`, in their order."""
 
 Variant = TypeVar("Variant", bound="VariantUNet2DConditionModel")
+
+
+def idle(options: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each feature that is off and has options that differ from those it is off with."""
+    for feature in FEATURES:
+        if feature.is_neutral(options):
+            names = [name for name in feature.options if options[name] != OPTIONS[name]]
+            if names:
+                yield f"{' and '.join(names)} alone changes nothing: the feature {feature.name!r} is off"
 
 
 class VariantUNet2DConditionModel(
@@ -191,6 +200,8 @@ class VariantUNet2DConditionModel(
             wraps = tuple(feature for feature in bound if feature.wraps())
             self._active, self._wraps = bound, wraps or None
             write_options(self, options)
+        for sentence in idle(options):
+            self.say_once(sentence)
         self.reset()
 
     def describe(self) -> str:

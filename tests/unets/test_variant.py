@@ -271,6 +271,24 @@ def test_unknown_options_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"nag_tau": 1.5}, "nag_tau"),
+        ({"cache_threshold": 0.2}, "cache_threshold"),
+        ({"cache_schedule": "threshold"}, "cache_schedule"),
+        ({"pag_interval": [0.0, 0.5]}, "pag_interval"),
+    ],
+)
+def test_options_of_a_feature_that_is_off_are_said_to_change_nothing(options, named, caplog):
+    variant = VariantUNet2DConditionModel.from_unet(build(), **options)
+    assert variant.describe() == "plain"
+    assert f"{named} alone changes nothing" in caplog.text
+    caplog.clear()
+    VariantUNet2DConditionModel.from_unet(build(), cache_interval=2, pag_scale=1.0)
+    assert "alone" not in caplog.text
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"cache_interval": 0},
