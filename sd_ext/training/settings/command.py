@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ from typing import Any, NoReturn
 from sd_ext.endings import run_to_end
 from sd_ext.errors import InputError, UnknownNameError
 from sd_ext.training.settings.config import Config, every_setting
+from sd_ext.training.settings.idle import idle
 from sd_ext.training.settings.written import C, converted, flag, read_settings, read_value
+
+log = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +80,7 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
         doc, prog: as for `parser`.
 
     Returns:
-        (config, whether `--dry-run` was given).
+        (config, whether `--dry-run` was given). What was given and changes nothing is logged, see `idle`.
 
     Raises:
         InputError: see `make_config`; also if the settings file cannot be read.
@@ -92,7 +96,10 @@ def parse(cls: type[C], arguments: Sequence[str] | None, doc: str, prog: str | N
     if malformed := [pair for pair in pairs if not pair[1]]:
         raise InputError(f"--override {malformed[0][0]}: write key=value")
     values |= converted(cls, {key.strip(): value for key, _, value in pairs}, "command line")
-    return start.change(**values), dry
+    config = start.change(**values)
+    for sentence in idle(config.values(), values, cls().values()):
+        log.warning("%s", sentence)
+    return config, dry
 
 
 def read_flags(
