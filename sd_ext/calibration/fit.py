@@ -10,6 +10,7 @@ import numpy as np
 
 from ..schedulers import Table
 from ..schedulers.calibrated import CalibratedScheduler, Calibration, Fit
+from ..schedulers.calibrated.fits import from_call
 from ..schedulers.samplers.fitted import find
 from .greedy import greedy
 from .measure import rmse, spread
@@ -77,7 +78,7 @@ class Fitting:
 
     def on(self, pairs: range, begin: int = 0) -> Course:
         """These pairs, for runs that begin at a call."""
-        whole = self.whole_calls and tuple(call - begin for call in self.whole_calls if call >= begin)
+        whole = self.whole_calls and from_call(self.whole_calls, begin)
         return Course(self.problem, pairs, self.guidance, self.on_calls, whole)
 
     def error(self, student: Student, pairs: range) -> float:

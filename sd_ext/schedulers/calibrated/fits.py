@@ -124,6 +124,11 @@ class Fit:
             raise InputError(f"{where}: {problem}") from None
 
 
+def from_call(whole_calls: Sequence[int], begin: int) -> tuple[int, ...]:
+    """The whole calls of a run that begins at a call, counted from there."""
+    return tuple(call - begin for call in whole_calls if call >= begin)
+
+
 def check_fitted(table: Table, calls: int, where: str) -> None:
     """That a table can be one of a fit.
 

@@ -31,6 +31,7 @@ from ..table import Table
 from .calibration import Calibration, Provenance
 from .card import write_card
 from .fits import Fit
+from .fits import from_call as whole_from
 from .known import Announced, KnownSamplers, fitted_levels, noisy
 from .pipelines import differences, other_size, told_guidance
 from .variants import takes_noise, with_noise
@@ -217,8 +218,7 @@ class CalibratedScheduler(TableScheduler):
         fit = getattr(plan.levels, "fit", None) if plan else None
         if plan is None or fit is None or fit.whole_calls is None:
             return None
-        begin = plan.begin or 0
-        return tuple(call - begin for call in fit.whole_calls if call >= begin)
+        return whole_from(fit.whole_calls, plan.begin or 0)
 
     # ---- its tables --------------------------------------------------------------------------------------------------
 

@@ -17,12 +17,13 @@ from ...errors import InputError
 
 def has_preconditioning(scheduler: Any) -> bool:
     """Whether the network is one of EDM, whose prediction is relative to what it is told of the noise."""
-    return scheduler.config.get("sigma_data") is not None or scheduler.config.get("process") == "edm"
+    config = getattr(scheduler, "config", {})  # a loop of one's own may have a scheduler without
+    return config.get("sigma_data") is not None or config.get("process") == "edm"
 
 
 def tells_log_sigma(scheduler: Any) -> bool:
     """Whether the network is told log(sigma) / 4 in the place of a trained timestep (arXiv 2206.00364, table 1)."""
-    return has_preconditioning(scheduler) or scheduler.config.get("timestep_type") == "continuous"
+    return has_preconditioning(scheduler) or getattr(scheduler, "config", {}).get("timestep_type") == "continuous"
 
 
 def noise_over_signal(scheduler: Any, timestep: float) -> float | None:
