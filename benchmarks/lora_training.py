@@ -56,6 +56,12 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
+IMPORTS = """
+import accelerate, peft, safetensors, torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+"""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -122,10 +128,12 @@ def compare(case: Case, script: Path, repeats: int, work: Path, packages: str) -
     few, many = case.steps
     rows: dict[str, list[Any]] = {"ours": [], "theirs": []}
     losses: dict[str, list[float]] = {"ours": [], "theirs": []}
+    imports = []
     for number in range(repeats):
         root = work / f"{case.name}-{number}"
         root.mkdir(parents=True)
         cache = root / "cache"
+        imports.append(run([sys.executable, "-c", IMPORTS], root / "imports.log").seconds)
         first = run(ours(case, few, root / "ours-few", cache, number), root / "ours-first.log")
         costs = {
             "ours": [
@@ -152,6 +160,7 @@ def compare(case: Case, script: Path, repeats: int, work: Path, packages: str) -
     }
     for name, found in losses.items():
         result[name] |= {"validation_loss": statistics.mean(found), "validation_losses": found}
+    result["imports"] = statistics.median(imports)
     result["base_loss"] = validation_loss(case, None)
     return result
 
@@ -263,7 +272,8 @@ def table(results: dict[str, Any]) -> str:
             )
         a, b = found["ours"], found["theirs"]
         lines.append(
-            f"| {name} | ratio | {b['step'] / a['step']:.2f} times the steps a second | | | "
+            f"| {name} | ratio | {b['step'] / a['step']:.2f} times the steps a second | "
+            f"{a['start'] / found['imports']:.2f} of the imports' {found['imports']:.1f} s | | "
             f"| {a['memory'] / b['memory']:.2f} (again, caches made: {a['again'] / b['memory']:.2f}) "
             f"| base {found['base_loss']:.4f} |"
         )

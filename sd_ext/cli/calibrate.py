@@ -115,6 +115,11 @@ def calibrate(
             given = (of_words(words) if words else None) or shipped(voice)
         prepared = prepare([recipe], source, run, voice.tell)
     prepared.pipe.set_progress_bar_config(disable=True)
+    if whole_share < 1:
+        from ..calibration.whole_calls import count
+
+        run_whole = ", ".join(f"{count(each, whole_share)} of {each}" for each in settings.calls)
+        voice.tell(f"The whole U-Net runs in {run_whole} calls; the others reuse its deep features.")
     if dry_run:
         show(prepared, given, settings, voice)
         return

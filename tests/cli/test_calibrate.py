@@ -76,12 +76,16 @@ def test_some_calls_reuse_features(tiny_pipeline_dir, tmp_path, capsys, monkeypa
         monkeypatch.setattr(f"sd_ext.calibration.{module}.KNOWN", ("ddim trailing",))
     monkeypatch.setattr("sd_ext.calibration.report.sheets", lambda *_: [])
     out = tmp_path / "out"
-    options = ["--calls", "3", "--guidance", "5", "--pairs", "2", "--refine", "0", "--teacher-calls", "6"]
+    options = ["--calls", "3", "--guidance", "5,7", "--pairs", "2", "--refine", "0", "--teacher-calls", "6"]
     line = ["calibrate", "--model", str(tiny_pipeline_dir), "--out", str(out), "--whole-share", "0.6", *options]
     assert main(line) == 0
-    assert "--unet-option cache_schedule=sampler" in capsys.readouterr().err.replace("\n", " ")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The whole U-Net runs in 2 of 3 calls" in said and "--unet-option cache_schedule=sampler" in said
     made = json.loads((out / "scheduler_config.json").read_text())["calibration"]
     assert len(made["fits"][0]["whole_calls"]) == 2 and "sampler" in made["provenance"]["unet"]
+    report = " ".join((out / "report.md").read_text().split())
+    for fit in made["fits"]:  # strengths share them
+        assert f"{', '.join(map(str, fit['whole_calls']))} of 3 calls" in report
 
 
 def test_strengths_of_loras_are_numbers_by_name():

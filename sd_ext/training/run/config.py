@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import Self
 
 from sd_ext.training.optimizer.names import PRESETS, preset
-from sd_ext.training.optimizer.schedules import RateSettings
+from sd_ext.training.optimizer.schedules import RateSettings, learning_rate
 from sd_ext.training.optimizer.settings import OptimizerSettings
 from sd_ext.training.run.settings import FolderSettings, LoopSettings, MachineSettings
 from sd_ext.training.settings.config import Config
@@ -72,4 +72,7 @@ class RunConfig(Config):
                 f": what it finds is multiplied by {rate.learning_rate:g}, so it may train next to nothing or "
                 f"diverge; its own is {known.learning_rate:g}"
             )
+        if self.loop.steps < rate.warmup:
+            highest = learning_rate(rate, self.loop.steps - 1, self.loop.steps)
+            said += f"; the run ends within the warm-up of {rate.warmup} steps, so it gets no higher than {highest:.3g}"
         return said

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...board import Half
-from ..inside.branches import conditional_half, halves_in, own_lists, unconditional_half
+from ..inside.branches import conditional_half, halves_in, is_guidance, own_lists, unconditional_half
 from ..inside.host import Host
 from .feature import Feature, Inner
 
@@ -41,6 +41,10 @@ class Calls:
     def branches(self, option: str) -> int | None:
         """In how many branches the batch is said to be, for this option; see `halves_in`. After `plain`."""
         return halves_in(self.host, self.sample, option)
+
+    def guided(self, option: str) -> bool:
+        """Whether the batch is said to be both halves of guidance; see `is_guidance`. After `plain`."""
+        return is_guidance(self.host, self.sample, option)
 
     def half(self, half: Half, branches: int) -> dict[str, Any]:
         """The arguments of one half of two branches; all of them where there is one."""

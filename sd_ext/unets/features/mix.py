@@ -110,9 +110,7 @@ class GuidanceMix(Guidance):
         told, call = self.host.told, self.host.call
         if call is None:
             return None
-        if told.apart:
-            say(logging.WARNING, f"{self.named()} changes nothing: each half of guidance has a call of its own")
-        if told.apart or calls.branches(self.named()) != 2:
+        if not calls.guided(self.named()):
             return None
         if told.guidance is None or told.guidance <= 0:
             say(logging.WARNING, f"{self.named()} changes nothing: the weight of guidance is not known, or not above 0")

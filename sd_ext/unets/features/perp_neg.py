@@ -51,7 +51,7 @@ class PerpNeg(Guidance):
     def guide(self, calls: Calls) -> torch.Tensor:
         """The prediction for no prompt, and that for the prompt without the negative one's."""
         output = calls.plain()
-        if calls.branches("perp_neg_scale") != 2:
+        if not calls.guided("perp_neg_scale"):
             return output
         negative, conditional = output.chunk(2)
         none = calls.further(self._for_no_prompt(calls), "unconditional")

@@ -35,6 +35,23 @@ def halves_in(host: Host, sample: torch.Tensor, option: str) -> int | None:
     return None
 
 
+def is_guidance(host: Host, sample: torch.Tensor, option: str) -> bool:
+    """Whether the batch of the present call is said to be both halves of guidance; if the run has none, it is said.
+
+    Args:
+        host, sample, option: as in `halves_in`.
+    """
+    told, call = host.told, host.call
+    if told.apart:
+        say(logging.WARNING, f"{option} changes nothing: each half of guidance has a call of its own")
+        return False
+    if told.sure and len(told.branches) == 1 and told.guidance is not None and told.guidance <= 1:
+        say(logging.WARNING, f"{option} changes nothing: it acts on guidance, of which this run has none")
+    elif not told.sure and call is not None and call.step == 0:
+        say(logging.WARNING, f"{option} changes nothing: nobody has said that the network is called with guidance")
+    return halves_in(host, sample, option) == 2
+
+
 def say_unsure(host: Host, sample: torch.Tensor) -> None:
     """Say once, if a batch looks like the two halves of guidance, that nobody has said whether it is. Reads the device.
 

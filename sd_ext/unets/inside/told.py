@@ -40,7 +40,7 @@ class Told:
     Args:
         branches: what the equal parts of the batch are, in their order: "unconditional", "conditional", or other names
             where a pipeline has more.
-        guidance: the weight w of guidance u + w (c - u), if known.
+        guidance: the weight w of guidance u + w (c - u), if known; 1 of a pipeline whose run has none.
         step: the step in the run, from 0, if known.
         total: the number of steps, if known.
         sure: whether somebody said so.
@@ -211,6 +211,8 @@ def of_pipeline(pipe: Any, timestep: Any) -> Told:
     known = Told(step=step, total=total, apart=guider is not None, pipe=pipe, scheduler=pipe.scheduler)
     if parts is None:
         return replace(known, sure=False)
+    if guider is None and parts == CONDITIONAL:
+        return replace(known, branches=parts, guidance=1.0)
     return replace(known, branches=parts, guidance=float(weight) if is_number(weight) else None)
 
 

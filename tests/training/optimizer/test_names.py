@@ -119,6 +119,9 @@ def test_what_averages_by_itself_brings_a_constant_rate_and_no_averages_of_ours(
 def test_a_rate_that_switches_off_the_search_is_said():
     assert LoraConfig.of(optimizer="prodigy").training() == "prodigy, learning rate 1, cosine"
     assert "its own is 1" in LoraConfig.of(optimizer="prodigy", learning_rate=1e-4).training()
+    assert "warm-up" not in LoraConfig.of(steps=100, warmup=100).training()
+    short = LoraConfig.of(steps=50, warmup=200, learning_rate=1e-4)
+    assert "the run ends within the warm-up of 200 steps, so it gets no higher than 2.5e-05" in short.training()
 
 
 def test_rates_apart_are_refused_only_where_someone_asked_for_them():

@@ -195,3 +195,19 @@ def test_what_cannot_be_is_said(tiny_pipeline, caplog):
     with pytest.raises(InputError, match="both rescale"):
         latents(tiny_pipeline, guidance_rescale=0.5)
     latents(tiny_pipeline, guidance_scale=1.0, guidance_rescale=0.5)  # nothing to mix
+
+
+@pytest.mark.parametrize("option", ["cfg_rescale", "apg_eta", "perp_neg_scale"])
+def test_a_run_without_guidance_is_told_that_it_changes_nothing(tiny_pipeline, caplog, option):
+    say.forget()
+    plain = latents(tiny_pipeline, guidance_scale=1.0)
+    tiny_pipeline.register_modules(unet=VariantUNet2DConditionModel.from_unet(tiny_pipeline.unet, **{option: 0.5}))
+    with sd_ext.GuidanceInterval(0.5, 1.0, tiny_pipeline):
+        latents(tiny_pipeline)
+    assert "acts on guidance" not in caplog.text  # some steps have it
+    assert torch.equal(latents(tiny_pipeline, guidance_scale=1.0), plain)
+    expected = f"{option} changes nothing: it acts on guidance, of which this run has none"
+    assert [record.getMessage() for record in caplog.records if "changes nothing" in record.getMessage()] == [expected]
+    x, states = draw(2, 4, 8, 8), draw(2, 5, tiny_pipeline.unet.config.cross_attention_dim)
+    tiny_pipeline.unet(x, torch.tensor(500), states)
+    assert "nobody has said that the network is called with guidance" in caplog.text
