@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -40,22 +39,24 @@ class Note(NamedTuple):
         number: out of `NUMBERS`.
         timestep: the object that it was called with.
         output: (batch, channels, ...); with guidance in one batch all parts of it, unconditional first.
-        given: the shape of what it was called with, if known.
+        edits: see `edits`.
         halves: the unconditional and the conditional prediction, where whoever wrote them knows.
     """
 
     number: int
     timestep: Any
     output: torch.Tensor
-    given: Sequence[int] | None = None
+    edits: bool = False
     halves: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    @property
-    def edits(self) -> bool:
-        """Whether the network changes a picture by words (InstructPix2Pix): of three parts the unconditional one is
-        last. It is called with twice as many channels as it predicts.
-        """
-        return self.given is not None and len(self.given) > 1 and self.given[1] == 2 * self.output.shape[1]
+
+def edits(given: int, predicted: int) -> bool:
+    """Whether a network changes a picture by words (InstructPix2Pix): of three parts the unconditional one is last.
+
+    Args:
+        given, predicted: the channels that it is called with, and that it predicts; it gets the picture besides.
+    """
+    return given == 2 * predicted
 
 
 class Board(threading.local):
@@ -64,18 +65,17 @@ class Board(threading.local):
     def __init__(self) -> None:
         self.notes: deque[Note] = deque(maxlen=MOST)
 
-    def write(self, timestep: Any, output: torch.Tensor, alone: bool = False, sample: Any = None) -> None:
+    def write(self, timestep: Any, output: torch.Tensor, alone: bool = False, edits: bool = False) -> None:
         """Note what a network predicted.
 
         Args:
             timestep, output: see `Note`.
             alone: whether `output` is the half that a sampler will ask for, and nothing else.
-            sample: what the network was called with, `(batch, channels, ...)`.
+            edits: whether the network changes a picture by words; see `edits`.
         """
         if output.requires_grad:  # every call of a network comes here, so what takes time is not done for nothing
             output = output.detach()
-        given = getattr(sample, "shape", None)
-        fields = next(NUMBERS), timestep, output, given, (output, output) if alone else None
+        fields = next(NUMBERS), timestep, output, edits, (output, output) if alone else None
         self.notes.append(tuple.__new__(Note, fields))
 
     def write_halves(self, timestep: Any, unconditional: torch.Tensor, conditional: torch.Tensor) -> None:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
+from torch.compiler import is_dynamo_compiling
 
-from ..board import BOARD
+from ..board import BOARD, edits
 from ..declared import check
 from ..errors import InputError, UnknownNameError
 from ..model_configs import GuardedConfig
@@ -146,6 +147,7 @@ class VariantUNet2DConditionModel(
         """Finish the construction, once modules and config exist."""
         self._states = States()
         self._compiled = None
+        self._edits = edits(self.config["in_channels"], self.config["out_channels"])
         self._active: tuple[Feature, ...] = ()
         self._wraps: tuple[Feature, ...] | None = None
         self._apply_options(options)
@@ -227,8 +229,8 @@ class VariantUNet2DConditionModel(
         else:
             kwargs.update(zip(ARGUMENTS, args, strict=False))
             predicted = self._with_features(sample, timestep, encoder_hidden_states, **kwargs)
-        if not torch.compiler.is_dynamo_compiling():  # of the ways to ask this the one that takes least
-            BOARD.write(timestep, predicted[0], False, sample)
+        if not is_dynamo_compiling():  # of the ways to ask this the one that takes least
+            BOARD.write(timestep, predicted[0], False, self._edits)
         return predicted
 
     @torch.compiler.disable(recursive=False)
