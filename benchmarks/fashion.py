@@ -10,16 +10,19 @@ A class-conditional U-Net with guidance draws pictures with a few calls by each 
 - GITS (arXiv 2405.11326): the grid of least total cost by dynamic programming, with iPNDM and with DPM++ 2M;
 - like LD3 (arXiv 2405.15506): levels and told timesteps of DPM++ 2M, found by gradients through the whole solve;
 - like BNS and S4S (arXiv 2403.01329, 2502.17423): all weights of one field, levels and told timesteps, by gradients;
+  both begin on the grid, of those that a calibration tries, on which DPM++ 2M is best;
 - `sd_ext.calibration`: one field and two fields, and the greedy stage of two.
 
 What is fitted is fitted to 16 pairs of class and noise and chosen on 8 others; error and pictures are of others still.
 FID and KID compare features of a classifier with those of the 10,000 test pictures, over several seeds; intervals are
-95 % of the mean. The teacher's own pictures, 72 calls, stand beside them.
+95 % of the mean. The teacher's own pictures, 72 calls, stand beside them. `--only gradient --keep` measures the methods
+with this in their name again and keeps the other rows of the results.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 import warnings
@@ -215,12 +218,21 @@ class Method:
     seconds: float = 0.0
 
 
-def methods(problem: Fashion, fitting: Fitting, calls: int, gradient_steps: int, best: int = 3) -> list[Method]:
-    """Every way to draw with so many calls."""
+def best_begin(problem: Fashion, fitting: Fitting, calls: int) -> Student:
+    """DPM++ 2M on the grid on which it is best, on the pairs for validation."""
+    one = Fitting(problem, SETS, fitting.guidance, 1, fitting.teacher, SD)
+    begins = [multistep(zero(problem.schedule, place(fitting.teacher, calls), 1)) for place in GRIDS.values()]
+    return min(begins, key=lambda student: one.error(student, SETS.for_validation))
+
+
+def methods(
+    problem: Fashion, fitting: Fitting, calls: int, gradient_steps: int, best: int = 3, only: str = ""
+) -> list[Method]:
+    """Every way to draw with so many calls, or those with a word in their names."""
     guidance, judged = fitting.guidance, SETS.for_validation
 
     measured: list[tuple[float, Method]] = []
-    for setting in theirs():
+    for setting in theirs() if only in "Diffusers" else []:
         draw = of_diffusers(problem, lambda setting=setting: setting.make(calls), guidance)
         try:
             if len(setting.make(calls).timesteps) != calls:
@@ -232,6 +244,8 @@ def methods(problem: Fashion, fitting: Fitting, calls: int, gradient_steps: int,
     made = [method for _, method in sorted(measured, key=lambda each: each[0])[:best]]
 
     def learned(name: str, make: Callable[[], Any], draw: Callable[[Any], Draw]) -> None:
+        if only not in name:
+            return
         started = time.perf_counter()
         found = make()
         made.append(Method(name, draw(found), time.perf_counter() - started))
@@ -242,18 +256,20 @@ def methods(problem: Fashion, fitting: Fitting, calls: int, gradient_steps: int,
     def of_student(student: Student) -> Draw:
         return lambda pairs: fitting.on(pairs).run(student).end
 
-    known = best_known(fitting.on(judged), fitting.goal(judged), calls, SD)[0]
-    made.append(Method(f"known here: {known}", of_table(known_table(known, calls, SD))))
-    for name in ("ipndm", "dpm++ 2m"):
+    if only in "known here":
+        known = best_known(fitting.on(judged), fitting.goal(judged), calls, SD)[0]
+        made.append(Method(f"known here: {known}", of_table(known_table(known, calls, SD))))
+    for name in ("ipndm", "dpm++ 2m") if only in "GITS grid" else ():
         lam = GRIDS["by cost"](fitting.teacher, calls)
         scheduler = sd_ext.make_scheduler(name, SD)
         scheduler.set_timesteps(sigmas=[*np.exp(-lam), 0.0])
         made.append(Method(f"GITS grid, {name}", of_table(scheduler.table())))
-    begin = multistep(zero(problem.schedule, GRIDS["by cost"](fitting.teacher, calls), 1))
     for name, weights in (("levels and told times by gradient (as LD3)", False), ("one field by gradient", True)):
         learned(
             name,
-            lambda weights=weights: Learned(problem, begin, weights).fit(fitting, gradient_steps),
+            lambda weights=weights: Learned(problem, best_begin(problem, fitting, calls), weights).fit(
+                fitting, gradient_steps
+            ),
             lambda found: found.draw(guidance),
         )
     one = Fitting(problem, SETS, guidance, 1, fitting.teacher, SD)
@@ -357,6 +373,15 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merged(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of both, by calls and in the order of methods; rows made anew take the place of their like."""
+    if any(before[name] != now[name] for name in ("guidance", "pictures", "seeds")):
+        raise SystemExit("--keep: the results are of another guidance, or of other numbers of pictures or seeds")
+    rows = {(row["calls"], row["name"]): row for row in [*before["rows"], *now["rows"]]}
+    last = max(row["calls"] for row in rows.values())  # the teacher stands first
+    return sorted(rows.values(), key=lambda row: row["calls"] % last)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the pictures")
@@ -366,6 +391,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1000, help="of each seed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--gradient-steps", type=int, default=60, help="of what is fitted by gradients")
+    parser.add_argument("--only", default="", metavar="WORD", help="methods with this in their names")
+    parser.add_argument("--keep", action="store_true", help="keep what the results have of other methods and counts")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
@@ -394,13 +421,17 @@ def main() -> None:
 
     add(table.calls, Method("teacher", lambda pairs: end(fitting.on(pairs), table)), of_teacher=True)
     for calls in options.calls:
-        for method in track(methods(problem, fitting, calls, options.gradient_steps), f"{calls} calls"):
+        made = methods(problem, fitting, calls, options.gradient_steps, only=options.only)
+        for method in track(made, f"{calls} calls"):
             add(calls, method)
     result = {
         "guidance": options.guidance, "pictures": options.pictures, "seeds": options.seeds,
         "classifier": 100 * seen["right"] / seen["of"], "rows": rows,
     }  # fmt: skip
-    sheet(shown, RESULTS / "fashion.png")
+    if options.keep:
+        result["rows"] = merged(json.loads((RESULTS / "fashion.json").read_text()), result)
+    else:
+        sheet(shown, RESULTS / "fashion.png")
     write("fashion", result, report(result))
 
 

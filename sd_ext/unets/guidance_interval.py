@@ -6,6 +6,7 @@ halves, both the conditional prediction c, which guidance of any weight leaves u
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from ..seams.torch import is_compiled_in_place
 from .inside.branches import conditional_half
 from .inside.levels import is_number
 from .inside.noise import noise_over_signal
+from .inside.say import say
 from .inside.told import Statement, course, place, saying
 
 NETWORKS = ("unet", "controlnet")
@@ -36,8 +38,9 @@ class GuidanceInterval:
     Works with guided pipelines of two branches that have a `unet`: text, image and inpainting, SD and SDXL, ControlNet
     (whose unconditional half is skipped too), IP-Adapter, any number of pictures. It holds for the calls of this
     pipeline in this thread, which are known by their timesteps; other pipelines with the same networks are left alone.
-    The object can be used for any number of blocks, also by several threads. Without guidance it changes nothing. With
-    `guidance_rescale`, the result outside the interval equals the conditional prediction up to rounding.
+    The object can be used for any number of blocks, also by several threads. Without guidance it changes nothing,
+    which is said. With `guidance_rescale`, the result outside the interval equals the conditional prediction up to
+    rounding.
 
     Args:
         start, stop: guidance is on where start <= i / n < stop in step i of n, counted from 0.
@@ -93,7 +96,12 @@ class GuidanceInterval:
         if running is not None and running is not self.pipe and running.scheduler is self.pipe.scheduler:
             return False  # another pipeline of the same parts
         at = place(self.pipe, timestep)
-        return at is not None and is_guided(self.pipe) and not self._is_guided(self.pipe, at[0])
+        if at is None:
+            return False
+        if not is_guided(self.pipe):
+            say(logging.WARNING, "GuidanceInterval changes nothing: this run has no guidance")
+            return False
+        return not self._is_guided(self.pipe, at[0])
 
     def _is_guided(self, pipe: Any, step: int) -> bool:
         """Whether the step lies within the interval."""

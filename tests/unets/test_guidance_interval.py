@@ -17,6 +17,7 @@ from sd_ext.errors import InputError
 from sd_ext.unets import VariantUNet2DConditionModel
 from sd_ext.unets.attention.processors import _layers
 from sd_ext.unets.guidance_interval import GuidanceInterval
+from sd_ext.unets.inside import say
 
 from .tiny import build
 
@@ -177,10 +178,12 @@ def test_a_compiled_network(tiny_pipeline):
     np.testing.assert_allclose(draw(pipe, GuidanceInterval(0.4, 0.8, pipe)), expected, atol=1e-5)
 
 
-def test_without_guidance_nothing_changes(tiny_pipeline, batches):
+def test_without_guidance_nothing_changes(tiny_pipeline, batches, caplog):
+    say.forget()
     expected = draw(tiny_pipeline, guidance_scale=1.0)
     assert (draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline), guidance_scale=1.0) == expected).all()
     assert batches == 2 * STEPS * [2]
+    assert caplog.text.count("GuidanceInterval changes nothing: this run has no guidance") == 1
 
 
 def test_several_pictures_for_a_prompt(tiny_pipeline, batches):
