@@ -22,7 +22,7 @@ def plan_full(config: TextToImageConfig) -> Iterator[str]:
     """Check a run and describe what it would do. Nothing is written.
 
     Yields:
-        Lines of text: model, pictures, buckets, captions, steps, trained parameters, memory, disk, work.
+        Lines of text: model, pictures, buckets, captions, steps, optimizer, trained parameters, memory, disk, work.
 
     Raises:
         InputError: the run could not work; says why.
@@ -40,6 +40,7 @@ def plan_full(config: TextToImageConfig) -> Iterator[str]:
         "held out": f"{len(task.held_out)} pictures" if task.held_out else "none: no validation loss",
         "captions": captions(said),
         "steps": steps(said, state.num_processes),
+        "optimizer": config.training(),
         "result": f"{Path(config.folder.out or 'OUT') / 'model'}, a {config.full.save_as}",
     }
     for name, text in facts.items():

@@ -29,7 +29,7 @@ def plan_lora(config: LoraConfig) -> Iterator[str]:
     """Check a run and describe what it would do. Nothing is written.
 
     Yields:
-        Lines of text: model, pictures, buckets, captions, steps, disk, time, trained parameters, memory.
+        Lines of text: model, pictures, buckets, captions, steps, optimizer, disk, time, trained parameters, memory.
 
     Raises:
         InputError: the run could not work; says why.
@@ -64,6 +64,7 @@ def facts(task: LoraTask, processes: int) -> Iterator[tuple[str, str]]:
     made = f"{missing(prior)} of {prior.class_images} to be made"
     yield "class pictures", made if prior.class_data else "none"
     yield "steps", steps(task, processes)
+    yield "optimizer", config.training()
     yield "result", str(Path(config.folder.out or "OUT") / "model")
 
 

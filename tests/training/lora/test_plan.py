@@ -65,6 +65,7 @@ def test_a_plan_says_all_loads_nothing_and_writes_nothing(settings, monkeypatch,
     assert told["held out"] == "1 pictures"
     assert told["captions"] == "11 texts"
     assert told["steps"] == "6 of 2 samples, 6 an epoch: 1.0 epochs, a checkpoint every 500"
+    assert told["optimizer"].startswith("adamw, learning rate 0.0001, ")
     assert told["trained"] == f"{trained_parameters(model):,} parameters (lora, rank 2)"
     assert "free on cpu" in told["memory"]
     assert not (tmp_path / "planned").exists()
