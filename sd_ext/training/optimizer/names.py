@@ -99,7 +99,8 @@ PRESETS = {
     "sgd": Preset(
         "torch.optim.SGD",
         "torch.optim.SGD; does not scale gradients, so it wants about 100 times AdamW's learning rate",
-        state_bytes=0,
+        {"momentum": 0.9},
+        state_bytes=4,
         rate_share=100.0,
     ),
 }

@@ -25,7 +25,8 @@ from ..conftest import write_pictures
 from ..lora_cases import SETTINGS, pipeline, train, untouched
 
 PLAIN = {
-    "optimizer": "sgd", "lr_schedule": "constant", "clip": 0.0, "warmup": 0, "log_every": 1, "targets": ("attention",),
+    "optimizer": "sgd", "optimizer_options": ("momentum=0",), "lr_schedule": "constant",
+    "clip": 0.0, "warmup": 0, "log_every": 1, "targets": ("attention",),
     "cache_dtype": "fp32",
 }  # fmt: skip
 C = 0.001

@@ -50,7 +50,7 @@ def test_the_estimate_has_the_presets_state(toy, tmp_path, bases, picture_folder
         )
         return found.training // found.trained
 
-    assert training("toy") - training("sgd") == 100
+    assert training("toy") - training("sgd") == 96
     assert training("toy") - training("adamw") == 92
 
 

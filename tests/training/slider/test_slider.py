@@ -26,7 +26,8 @@ from ..conftest import write_pictures
 from ..lora_cases import SETTINGS, train, untouched
 
 PLAIN = {
-    "optimizer": "sgd", "lr_schedule": "constant", "clip": 0.0, "warmup": 0, "log_every": 1, "learning_rate": 3.0,
+    "optimizer": "sgd", "optimizer_options": ("momentum=0",), "lr_schedule": "constant",
+    "clip": 0.0, "warmup": 0, "log_every": 1, "learning_rate": 3.0,
     "cache_dtype": "fp32",
 }  # fmt: skip
 TEXTS = {"positive": "red {}", "negative": "a blue {}", "concept": "{}", "push": 2.0}
