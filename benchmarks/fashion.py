@@ -228,7 +228,9 @@ def best_begin(problem: Fashion, fitting: Fitting, calls: int) -> Student:
 def methods(
     problem: Fashion, fitting: Fitting, calls: int, gradient_steps: int, best: int = 3, only: str = ""
 ) -> list[Method]:
-    """Every way to draw with so many calls, or those with a word in their names."""
+    """Every way to draw with so many calls, or those with a word in their names: of "Diffusers", "known here", "GITS
+    grid" or of what is fitted.
+    """
     guidance, judged = fitting.guidance, SETS.for_validation
 
     measured: list[tuple[float, Method]] = []
@@ -422,6 +424,8 @@ def main() -> None:
     add(table.calls, Method("teacher", lambda pairs: end(fitting.on(pairs), table)), of_teacher=True)
     for calls in options.calls:
         made = methods(problem, fitting, calls, options.gradient_steps, only=options.only)
+        if not made:
+            raise SystemExit(f"--only {options.only}: no method has this in its name")
         for method in track(made, f"{calls} calls"):
             add(calls, method)
     result = {
@@ -430,6 +434,7 @@ def main() -> None:
     }  # fmt: skip
     if options.keep:
         result["rows"] = merged(json.loads((RESULTS / "fashion.json").read_text()), result)
+        print("fashion.png stays as it was: of what is measured anew it has no picture")
     else:
         sheet(shown, RESULTS / "fashion.png")
     write("fashion", result, report(result))

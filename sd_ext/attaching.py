@@ -70,11 +70,10 @@ _LOCK = threading.RLock()
 def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """A forward hook that notes what a U-Net predicted; its arguments are those of PyTorch's hooks."""
     if not torch.compiler.is_compiling():  # the compiled network notes it, not what is compiled into it
-        given, made = (
-            getattr(each, "shape", ()) for each in (kwargs.get("sample", args[0] if args else None), output[0])
-        )
-        of_picture = len(given) > 1 and len(made) > 1 and edits(given[1], made[1])
-        BOARD.write(kwargs.get("timestep", args[1] if len(args) > 1 else None), output[0], edits=of_picture)
+        sample, predicted = kwargs.get("sample", args[0] if args else None), output[0]
+        given = getattr(sample, "shape", ())
+        of_picture = len(given) > 1 and predicted.ndim > 1 and edits(given[1], predicted.shape[1])
+        BOARD.write(kwargs.get("timestep", args[1] if len(args) > 1 else None), predicted, edits=of_picture)
 
 
 def note_guidance(guider: Any, *args: Any, **kwargs: Any) -> Any:

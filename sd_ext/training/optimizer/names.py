@@ -71,9 +71,9 @@ PRESETS = {
     "prodigy": Preset(
         "prodigyopt.Prodigy",
         "prodigyopt: finds the learning rate itself; leave it at 1",
-        # Its authors also advise safeguard_warmup. Together they multiply its estimate by the bias correction, about a
-        # fifth in the first hundreds of steps, so that it stays at its first guess. It is as good after a warm-up
-        # without (benchmarks/optimizers.py).
+        # Its authors also advise safeguard_warmup. Together they multiply its estimate by the bias correction, a fifth
+        # to a third in the first hundred steps, so that it stays near its first guess. After a warm-up it trains as
+        # well without (tests/training/optimizer/test_trains.py).
         {"use_bias_correction": True},
         package="prodigyopt",
         state_bytes=16,

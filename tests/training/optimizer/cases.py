@@ -10,7 +10,7 @@ from sd_ext.training.optimizer.make import make_optimizer, parameter_groups
 from sd_ext.training.optimizer.names import PRESETS
 
 RATES = {"dadapt-adam": 1.0, "prodigy": 1.0, "sgd": 0.01, "lion": 0.005}
-OPTIONS = {"sgd": {"momentum": 0.9}, "prodigy": {"d0": 1e-3, "safeguard_warmup": False}}
+OPTIONS = {"prodigy": {"d0": 1e-3}}
 BY_PATH = ("torch.optim.Adafactor", "torch.optim.RAdam", "torch.optim.Adam")
 CASES = [n for n, known in PRESETS.items() if importlib.util.find_spec(known.path.split(".")[0])] + list(BY_PATH)
 
