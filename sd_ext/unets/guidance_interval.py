@@ -147,7 +147,8 @@ class _Half:
             return None
         sample = kwargs["sample"] if "sample" in kwargs else args[0]
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        self.halved = not kwargs.get("guess_mode") and len(sample) % 2 == 0 and self.interval.leaves_out(timestep)
+        left_out = self.interval.leaves_out(timestep)  # asked first, since it says where there is no guidance
+        self.halved = left_out and not kwargs.get("guess_mode") and len(sample) % 2 == 0
         return conditional_half((args, kwargs), len(sample)) if self.halved else None
 
     def after(self, _: Any, args: Any, kwargs: Any, output: Any) -> Any:

@@ -184,6 +184,10 @@ def test_without_guidance_nothing_changes(tiny_pipeline, batches, caplog):
     assert (draw(tiny_pipeline, GuidanceInterval(0.4, 0.8, tiny_pipeline), guidance_scale=1.0) == expected).all()
     assert batches == 2 * STEPS * [2]
     assert caplog.text.count("GuidanceInterval changes nothing: this run has no guidance") == 1
+    say.forget()
+    with GuidanceInterval(0.4, 0.8, tiny_pipeline):  # one picture, a batch that has no halves
+        tiny_pipeline("a", num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+    assert caplog.text.count("GuidanceInterval changes nothing: this run has no guidance") == 2
 
 
 def test_several_pictures_for_a_prompt(tiny_pipeline, batches):

@@ -29,6 +29,11 @@ def has_preconditioning(scheduler: Any) -> bool:
     return config.get("process") == "edm" or type(scheduler).__name__ in EDM
 
 
+def is_of_flow(scheduler: Any) -> bool:
+    """Whether it is one of Diffusers' schedulers of flow matching, whose configs name no prediction."""
+    return "Flow" in type(scheduler).__name__ or "shift" in scheduler.config
+
+
 def tells_log_sigma(scheduler: Any) -> bool:
     """Whether the network is told log(sigma) / 4 in the place of a trained timestep (arXiv 2206.00364, table 1)."""
     return has_preconditioning(scheduler) or getattr(scheduler, "config", {}).get("timestep_type") == "continuous"
@@ -91,7 +96,7 @@ class Noise:
                 f"{option} needs to know what the network predicts, which of the network of this "
                 f"{type(scheduler).__name__} is not known here"
             )
-        if predicts == "flow_prediction" or (predicts is None and not hasattr(scheduler, "alphas_cumprod")):
+        if predicts == "flow_prediction" or (predicts is None and is_of_flow(scheduler)):
             sigma = timestep / config.get("num_train_timesteps", 1000)
             return cls(1 - sigma, sigma, "flow_prediction")
         ratio = noise_over_signal(scheduler, timestep)

@@ -30,6 +30,12 @@ def test_the_picture_of_a_network_of_edm_is_that_of_diffusers_preconditioning(pr
         torch.testing.assert_close(moved, torch.full_like(moved, noise.slope), rtol=1e-3, atol=1e-3)
 
 
+def test_flow_matching_is_known_by_its_scheduler_and_not_by_what_is_missing():
+    assert Noise.of(diffusers.FlowMatchEulerDiscreteScheduler(), 250.0, "").predicts == "flow_prediction"
+    with pytest.raises(InputError, match="IPNDMScheduler has no alphas_cumprod"):
+        Noise.of(diffusers.IPNDMScheduler(), 0.25, "")
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [
