@@ -1,17 +1,16 @@
-"""Calibrated samplers beside every comparable Diffusers setting: mixtures, the embedded model, what each part is worth.
+"""Calibrated samplers beside every comparable Diffusers setting: mixtures, the embedded model, reuse.
 
-    python benchmarks/calibration.py [mixtures] [embedded] [ablation] [reuse]
+    python benchmarks/calibration.py [mixtures] [embedded] [reuse]
         [--seeds 5] [--pairs 16] [--scorer DIR] [--quick]
 
 Errors are root mean square differences of an end from the converged one, averaged over starts that were neither fitted
 to nor chosen on; a table gives the mean over seeds and, in brackets, the least and the most. A seed is other starts,
 and for the embedded model other captions. Converged is an exact solution (mixtures) or the model's own of 150 calls.
-All settings of a count make the same number of network calls.
+All settings of a count make the same number of network calls. Results are written as they come.
 
     mixtures   three Gaussian mixtures without guidance, one near a sheet of two dimensions
     embedded   the embedded model at guidance 1.5, 4 and 7.5: latents, pixels, spread, what the calls are worth; with
                --scorer also how often the judge of `scorer.py` knows the thing that was asked for
-    ablation   at 7.5: grid alone, one field, two fields, refined or not; pairs; transfer over guidance, interpolated
     reuse      at 5: calls that reuse deep features, chosen with the fit or spread evenly, beside fits of fewer calls
 """
 
@@ -35,13 +34,12 @@ from problems import SD, Problem, solve
 
 import sd_ext
 from sd_ext.calibration.fit import Fitting, Shape
-from sd_ext.calibration.greedy import greedy
 from sd_ext.calibration.measure import rmse, spread
 from sd_ext.calibration.pipeline import PipelineProblem
 from sd_ext.calibration.problem import Sets
 from sd_ext.calibration.refine import Effort
 from sd_ext.calibration.run import dealt
-from sd_ext.calibration.student import Course, Student, zero
+from sd_ext.calibration.student import Course, Student
 from sd_ext.calibration.tables import end, known_table
 from sd_ext.calibration.teacher import Teacher, table_of, teach
 from sd_ext.calibration.whole_calls import count, evenly
@@ -56,6 +54,9 @@ REUSED_AT = 5.0
 
 Measured = dict[str, list[float]]
 """Name -> a number for each seed."""
+
+Found = tuple[dict[str, Any], list[str]]
+"""What a part has found so far, and the lines of its report."""
 
 
 # ---- problems --------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def compared(
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def mixtures(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def mixtures(arguments: argparse.Namespace) -> Iterator[Found]:
     found, lines = {}, []
     sets = Sets(32, 16, 32) if arguments.quick else Sets(128, 64, 256)
     for title, make in MIXTURES.items():
@@ -207,7 +208,7 @@ def mixtures(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 compared(case, calls, rows, Effort(1, 2) if arguments.quick else Effort(4, 6))
         found[title] = rows
         lines += table(title, rows)
-    return found, lines
+        yield found, lines
 
 
 @cache
@@ -269,7 +270,7 @@ def known_things(case: Case, student: Student, calls: int, scorer: str | None) -
     return shares
 
 
-def embedded(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def embedded(arguments: argparse.Namespace) -> Iterator[Found]:
     found, lines = {}, []
     sets, effort = of_pairs(arguments), effort_of(arguments)
     for guidance in STRENGTHS[-1:] if arguments.quick else arguments.guidance:
@@ -287,62 +288,10 @@ def embedded(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 added(rows, f"{calls}", "best Diffusers setting", min(best_kept(case, calls, kept).values()))
         found[f"{guidance:g}"] = rows
         lines += table(f"The embedded model at guidance {guidance:g}", rows)
-    return found, lines
+        yield found, lines
 
 
-def ablation(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """At guidance 7.5: what each part of the method is worth, how many pairs are needed, and what transfers; by the
-    greedy stage alone where the long one is left out.
-    """
-    parts: dict[str, Measured] = {}
-    transfer: dict[str, Measured] = {}
-    effort, counts = effort_of(arguments), (5,) if arguments.quick else arguments.calls
-    for seed in range(arguments.seeds):
-        sets = of_pairs(arguments)
-        case = guided(7.5, seed, sets, arguments)
-        for calls in counts:
-            name = f"{calls} calls"
-            fitting = case.fitting(effort)
-            grid, start = fitting.best_start(calls)
-            plain = zero(start.schedule, start.lam, 2)
-            one = greedy(fitting.on(sets.for_fit), case.teacher, zero(start.schedule, start.lam, 1))
-            made, refined = {"grid alone": plain, "one field": one, "two fields": start}, start
-            if effort.derivatives:
-                refined = fitting.refined(start, True)
-                made["one field, refined"] = case.fitting(effort, 1).refined(one, True)
-                made["two fields, refined"] = refined
-            for part, student in made.items():
-                added(parts, part, name, rmse(case.judged(student), case.goal))
-            for pairs in [2**power for power in range(1, sets.fit.bit_length())]:
-                fewer = replace(case, sets=replace(sets, fit=pairs, validate=sets.fit + sets.validate - pairs))
-                student = fewer.fitting(effort).student(calls, Shape.of(grid, start))[1]
-                added(parts, f"{pairs} pairs", name, rmse(case.judged(student), case.goal))
-            _transfer(case, calls, grid, refined, seed, transfer, arguments)
-    lines = [*table("What each part is worth, guidance 7.5", parts), *table("Transfer over guidance", transfer)]
-    return {"parts": parts, "transfer": transfer}, lines
-
-
-def _transfer(
-    case: Case, calls: int, grid: str, student: Student, seed: int, rows: dict[str, Measured], arguments: Any
-) -> None:
-    """Fits at 5 and 10 with the levels of 7.5, judged there and at 7.5, and the one between them."""
-    shape, effort, others = Shape.of(grid, student), effort_of(arguments), {}
-    added(rows, f"{calls} calls, judged at 7.5", "fitted at 7.5", rmse(case.judged(student), case.goal))
-    for guidance in (5.0, 10.0):
-        there = guided(guidance, seed, case.sets, arguments)
-        others[guidance] = there.fitting(effort).student(calls, shape)[1]
-        own = rmse(there.judged(others[guidance]), there.goal)
-        added(rows, f"{calls} calls, judged at {guidance:g}", f"fitted at {guidance:g}", own)
-        moved = rmse(there.judged(student), there.goal)
-        added(rows, f"{calls} calls, judged at {guidance:g}", "fitted at 7.5", moved)
-        here = rmse(case.judged(others[guidance]), case.goal)
-        added(rows, f"{calls} calls, judged at 7.5", f"fitted at {guidance:g}", here)
-    weights = tuple((a + b) / 2 for a, b in zip(others[5.0].weights, others[10.0].weights, strict=True))
-    between = replace(student, weights=weights)
-    added(rows, f"{calls} calls, judged at 7.5", "between 5 and 10", rmse(case.judged(between), case.goal))
-
-
-def reuse(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def reuse(arguments: argparse.Namespace) -> Iterator[Found]:
     """At guidance 5, fitted samplers on a U-Net that reuses deep features in some calls, by its operations."""
     rows: dict[str, Measured] = {}
     plain, sets, effort = pipeline().unet, of_pairs(arguments), effort_of(arguments)
@@ -380,7 +329,7 @@ def reuse(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             row["fitted, as many operations"] = [
                 float(np.interp(row["operations"][0], *fewer(rows, seed))) for seed in range(arguments.seeds)
             ]
-    return {"calls": rows, "shallow": shallow}, [*table("Reuse as part of the fit, guidance 5", rows)]
+    yield {"calls": rows, "shallow": shallow}, [*table("Reuse as part of the fit, guidance 5", rows)]
 
 
 def fewer(rows: dict[str, Measured], seed: int) -> tuple[list[float], list[float]]:
@@ -416,7 +365,7 @@ def effort_of(arguments: argparse.Namespace) -> Effort:
     return Effort(1, 1) if arguments.quick else Effort(arguments.refine, Effort().steps)
 
 
-PARTS = {"mixtures": mixtures, "embedded": embedded, "ablation": ablation, "reuse": reuse}
+PARTS = {"mixtures": mixtures, "embedded": embedded, "reuse": reuse}
 
 
 def main() -> None:
@@ -425,7 +374,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=16, help="pairs to fit to, for the embedded model")
     parser.add_argument("--guidance", type=float, nargs="+", default=STRENGTHS, help="of the embedded model")
-    parser.add_argument("--calls", type=int, nargs="+", default=COUNTS, help="of the embedded model and the ablation")
+    parser.add_argument("--calls", type=int, nargs="+", default=COUNTS, help="of the embedded model")
     parser.add_argument(
         "--refine", type=int, default=Effort().derivatives, help="rounds of the long stage; 0 leaves it out"
     )
@@ -437,12 +386,12 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(unknown)}")
     torch.set_grad_enabled(False)
     for name in arguments.parts or PARTS:
-        result, lines = PARTS[name](arguments)
-        if arguments.quick:
-            print("\n".join(lines))
-        else:
-            counted = {"seeds": arguments.seeds, "pairs": arguments.pairs}
-            write(f"calibration_{name}", {**counted, **result}, "\n".join(lines))
+        for result, lines in PARTS[name](arguments):
+            if arguments.quick:
+                print("\n".join(lines))
+            else:
+                counted = {"seeds": arguments.seeds, "pairs": arguments.pairs}
+                write(f"calibration_{name}", {**counted, **result}, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a calibrated sampler is worth where it was not fitted: other sizes, LoRAs, checkpoints, a cache, half the way.
 
-    python benchmarks/calibration_transfer.py [--lora FILE] [--other PIPELINE] [--seeds 2] [--pairs 16] [--quick]
+    python benchmarks/calibration_transfer.py [--lora FILE] [--other PIPELINE] [--seeds 5] [--pairs 16] [--quick]
 
 Fitted to the embedded model at guidance 5, judged on captions and noise that were not fitted to, beside `auto` and a
 fit made on the spot. Errors are root mean square differences from the converged ends of the pipeline that is judged. A
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lora", help="a LoRA file for the embedded model")
     parser.add_argument("--other", help="a pipeline folder of the same shape")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--calls", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--refine", type=int, default=Effort().derivatives, help="rounds of the long stage, 0 for none")
@@ -161,11 +161,11 @@ def main() -> None:
                         None if name == "itself" else effort_of(given),
                     )
             print(f"seed {seed}: {name}", flush=True)
-    lines = "\n".join(table(f"Where a fit to the embedded model goes, guidance {GUIDANCE:g}", rows))
-    if given.quick:
-        print(lines)
-    else:
-        write("calibration_transfer", {"seeds": given.seeds, "pairs": given.pairs, "rows": rows}, lines)
+        lines = "\n".join(table(f"Where a fit to the embedded model goes, guidance {GUIDANCE:g}", rows))
+        if given.quick:
+            print(lines)
+        else:  # after each seed: a run of hours may be stopped
+            write("calibration_transfer", {"seeds": seed + 1, "pairs": given.pairs, "rows": rows}, lines)
 
 
 if __name__ == "__main__":
