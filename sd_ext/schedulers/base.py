@@ -49,7 +49,8 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Placing):
             the grid; None follows the flags.
         grid_options: options of the grid's own, such as {"rho": 5.0}; see docs/grids.md.
         discard_penultimate_sigma: place one more level and leave out the last before the end.
-        final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise.
+        final_sigmas_type: "zero" ends clean, "sigma_min" at the training's least noise, or at `sigma_min` if that is
+            below.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: Diffusers' names for grids.
         sigma_min, sigma_max: ends of ratio grids (sigma / alpha), and of EDM's process; None takes the model's.
         sigma_data, sigma_schedule, rho: EDM's preconditioning and its steps; see `processes.edm`.

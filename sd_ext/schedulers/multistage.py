@@ -165,13 +165,17 @@ class MultiCallScheduler(TableScheduler):
         """Levels of the further calls of solver step i."""
         return between(self.schedule, steps, i, [0.5])
 
+    def _single(self, end: Levels) -> bool:
+        """Whether no call can be at the end: it is clean, or in another scale than networks get."""
+        return bool(end.sigma[-1] == 0) or self.schedule.scaled
+
     def _tail(self, clean: bool) -> tuple[int, ...]:
         """Sizes of the last solver steps."""
         return (1,) if clean else ()
 
     def _steps(self, calls: int) -> tuple[Levels, list[int]]:
         """The levels of the solver steps, end included, and the calls of each."""
-        tail = self._tail(bool(self._end().sigma[0] == 0))
+        tail = self._tail(self._single(self._end()))
         sizes = step_sizes(calls, self._most, tail=tail)
         steps = self._grid_levels(len(sizes))
         if starts_in_noise(steps) and sizes[0] > 1:
@@ -187,7 +191,7 @@ class MultiCallScheduler(TableScheduler):
         return self._calls(*self._steps(calls))
 
     def _explicit_stages(self, levels: Levels) -> Levels:
-        steps, tail = len(levels) - 1, self._tail(bool(levels.sigma[-1] == 0))
+        steps, tail = len(levels) - 1, self._tail(self._single(levels))
         head = (1,) if starts_in_noise(levels) else ()
         sizes = [1] * steps
         if steps > len(head) + len(tail):

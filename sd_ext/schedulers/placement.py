@@ -80,8 +80,8 @@ def grid_levels(
 
     Where the grid's own last level is the end already, the grid of n + 1 levels is taken, so that no step has length
     zero. But on a grid that Diffusers' options name the timesteps are Diffusers', and the last call changes nothing;
-    and a run through all trained timesteps ends clean. With `discard_penultimate_sigma` one more is placed and the last
-    before the end left out.
+    and a run through all trained timesteps ends clean, as one does whose calls go below `end`. With
+    `discard_penultimate_sigma` one more is placed and the last before the end left out.
 
     Args:
         schedule: the process.
@@ -97,21 +97,21 @@ def grid_levels(
     placed = n + bool(config.get("discard_penultimate_sigma"))
     if isinstance(schedule, Flow):
         assert asked is not None
-        return _flow_levels(schedule, config, placed, end, asked)[:n].then(end)
+        return with_end(schedule, _flow_levels(schedule, config, placed, end, asked)[:n], end)
     if chosen_grid(config) is None and (times := schedule.own_times(placed)) is not None:
         levels = schedule.at(times)
         if _reaches(levels, end) and (more := schedule.own_times(placed + 1)) is not None:
             levels = schedule.at(more)
-        return levels[:n].then(end)
+        return with_end(schedule, levels[:n], end)
     grid, options = get_grid(grid_name(config)), _options(schedule, config, closed, whole)
     levels = grid.levels(schedule, placed, options)
     if _reaches(levels, end):
         if config["grid"] is None and end.sigma[0]:
-            return levels[:n].then(schedule.at_lambda(end.lam + IDLE))
+            return with_end(schedule, levels[:n], end)
         if placed > schedule.t_max:
             return levels[:n].then(ZERO)
         levels = grid.levels(schedule, placed + 1, options)
-    return levels[:n].then(end)
+    return with_end(schedule, levels[:n], end)
 
 
 def _placed(schedule: NoiseSchedule, config: Mapping[str, Any], n: int, end: Levels, options: GridOptions) -> Levels:
@@ -227,10 +227,14 @@ def told_range(schedule: NoiseSchedule) -> tuple[float, float]:
 
 
 def with_end(schedule: NoiseSchedule, levels: Levels, end: Levels) -> Levels:
-    """Levels of a run, and its end; where the last one is there already, the last call changes nothing, as in
-    Diffusers.
+    """Levels of a run, and its end. Where the last one is there already, the last call changes nothing, as in
+    Diffusers; where it is below, the run ends clean: its last call may not add noise.
     """
-    return levels.then(schedule.at_lambda(end.lam + IDLE) if _reaches(levels, end) else end)
+    if not _reaches(levels, end):
+        return levels.then(end)
+    if levels.ratio[-1] < end.ratio[0] * (1 - 1e-9):
+        return levels.then(ZERO)
+    return levels.then(Levels(end.t, end.alpha, end.sigma * math.exp(-IDLE)))
 
 
 def _reaches(levels: Levels, end: Levels) -> bool:

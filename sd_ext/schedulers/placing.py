@@ -37,7 +37,16 @@ class Placing(Stepping):
         return self._grid_levels(calls)
 
     def _end(self) -> Levels:
-        return ZERO if self.config["final_sigmas_type"] == "zero" else self.schedule.least
+        return ZERO if self.config["final_sigmas_type"] == "zero" else self._least_noise()
+
+    def _least_noise(self) -> Levels:
+        """Where a run ends that does not end clean: at the training's least noise, or the config's `sigma_min` where
+        that is below.
+        """
+        least, low = self.schedule.least, self.config["sigma_min"]
+        if not low or isinstance(self.schedule, flow.Flow) or low >= least.ratio[0]:
+            return least
+        return self.schedule.at_lambda([-np.log(low)])
 
     def _grid_levels(self, n: int, grid: str | None = None) -> Levels:
         """`n` levels of the configured grid, or of another one, and the end."""

@@ -107,6 +107,8 @@ class NoiseSchedule:
         prediction: what the network predicts.
     """
 
+    scaled: ClassVar[bool] = False
+    """Whether networks get another scale than that of pictures, in which runs end: no call can be at such an end."""
     kinds: ClassVar[dict[str, type[NoiseSchedule]]] = {}
     """The processes by name; a subclass with a `kind` is one."""
     kind: ClassVar[str] = ""

@@ -22,7 +22,11 @@ import pytest
 import sd_ext
 
 NAMES = [info.name for info in sd_ext.list_samplers()]
+ONE_FIELD = [info.name for info in sd_ext.list_samplers() if not info.cls.weighs_unconditional]
+"""Those that need no more than the guided prediction."""
 STOCHASTIC = [info.name for info in sd_ext.list_samplers() if info.stochastic]
+INVERSE = ["ddim inverse", "dpm++ 2m inverse"]
+"""Go from a picture to noise."""
 CLASSES = sorted({info.cls for info in sd_ext.list_samplers()}, key=lambda cls: cls.__name__)
 
 WITNESSES = ["ddim", "dpm++ 2m", "plms", "heun", "dpm++ sde", "lcm"]

@@ -14,12 +14,11 @@ from sd_ext.schedulers.table import P0, Table
 
 from .conftest import SD
 from .mixture import Mixture, run_table
-from .over import NAMES, WITNESSES, over
+from .over import ONE_FIELD, WITNESSES, over
 from .random_tables import random_levels, random_rows
 
 PROMPT, NONE = Mixture.random(5, 3, seed=1), Mixture.random(9, 3, seed=2)
 SCALE = 3.0
-ONE_FIELD = [name for name in NAMES if "cfg++" not in name]
 SHAPES = ["linear", "cosine", "interval", "interval 0.1 2", [[0.3, None, 0.0], [0.1, 1.0, 2.5]]]
 
 
@@ -40,14 +39,17 @@ class Mixed:
         return self.of("eps", x, alpha, sigma)
 
 
-def strength(shape, schedule):
-    """The definition: how strong guidance is at sigma / alpha."""
+def strength(shape, schedule, levels):
+    """The definition: how strong guidance is at sigma / alpha, and a shape over time at the timestep that is told.
+
+    What is returned is asked once a call, in order.
+    """
+    told = iter(levels.t / 1000)
 
     def of(ratio):
+        t = next(told)
         if schedule.flow:
             t = 1000 / 1001 * (1.0 if np.isinf(ratio) else ratio / (1 + ratio))  # of 0 ... 1000
-        else:
-            t = np.interp(np.log(ratio), np.log(schedule.sigma / schedule.alpha), np.arange(1000.0)) / 1000
         if shape == "linear":
             factor = 2 * (1 - t)
         elif shape == "cosine":
@@ -73,7 +75,7 @@ def test_it_is_the_sampler_on_predictions_that_are_mixed_anew(shape, name):
         plain, changing = (scheduler.table(begin) for scheduler in made)
         assert plain.fields == 1 and changing.basis == plain.basis
         x = NONE.sample(20, plain.levels.alpha[0], plain.levels.sigma[0], seed=calls)
-        wanted = run_table(plain, Mixed(strength(shape, made[0].schedule)), x, seed=3)
+        wanted = run_table(plain, Mixed(strength(shape, made[0].schedule, plain.levels)), x, seed=3)
         if changing.fields == 1:  # all calls lie where the factor is 1
             assert changing.rows.tolist() == plain.rows.tolist()
         got = run_table(changing, Mixed(lambda ratio: SCALE), x, seed=3, free=PROMPT)

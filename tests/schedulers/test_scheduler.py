@@ -23,11 +23,11 @@ from sd_ext.board import BOARD
 from sd_ext.errors import InputError
 
 from .conftest import SD
-from .over import NAMES, WITNESSES, over
+from .over import NAMES, ONE_FIELD, WITNESSES, over
 from .test_engine import network, noise, sample, seeds
 
 
-@over("name", WITNESSES, full=NAMES)
+@over("name", WITNESSES, full=ONE_FIELD)
 def test_copies_threads_and_batches_of_real_samplers(name):
     """What test_engine.py proves of any table, with the samplers' own `step` and `set_timesteps` around it."""
     one = sd_ext.make_scheduler(name)

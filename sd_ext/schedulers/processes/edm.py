@@ -38,6 +38,8 @@ class Formula(NoiseSchedule):
         sigma_data: see `NoiseSchedule`.
     """
 
+    scaled = True
+
     def __init__(self, count: int, prediction: Prediction, *, sigma_data: float = 1.0):
         self.sigma_data = sigma_data
         super().__init__(*self._from_ratio(self.ratio_at(np.arange(count, dtype=float))), prediction)

@@ -94,7 +94,7 @@ class PNDMScheduler(MultiCallScheduler):
     timestep_spacing: str = "leading"
 
     def _end(self) -> Levels:
-        return ZERO if self.config["set_alpha_to_one"] else self.schedule.least
+        return ZERO if self.config["set_alpha_to_one"] else self._least_noise()
 
     def _nodes(self, steps: Levels, i: int, size: int) -> Levels:
         middle = self.schedule.at([self.schedule.time(steps[i : i + 2]).mean()])

@@ -55,7 +55,7 @@ class BDIAScheduler(TableScheduler):
     _ranges = (("gamma", 0, 1),)
 
     def _end(self) -> Levels:
-        return super()._end() if self.config["set_alpha_to_one"] else self.schedule.at([0.0])
+        return super()._end() if self.config["set_alpha_to_one"] else self._least_noise()
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return bdia(levels, self.config["gamma"])

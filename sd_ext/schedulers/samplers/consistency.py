@@ -91,7 +91,7 @@ class ConsistencyScheduler(TableScheduler):
     timestep_scaling: Unbounded = 10.0
 
     def _end(self) -> Levels:
-        return super()._end() if self.config["set_alpha_to_one"] else self.schedule.at([0.0])
+        return super()._end() if self.config["set_alpha_to_one"] else self._least_noise()
 
     def _setup(self) -> None:
         super()._setup()

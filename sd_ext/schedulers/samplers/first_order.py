@@ -101,7 +101,7 @@ class DDIMScheduler(TableScheduler):
     clip_sample: bool = True
 
     def _end(self) -> Levels:
-        return super()._end() if self.config["set_alpha_to_one"] else self.schedule.least
+        return super()._end() if self.config["set_alpha_to_one"] else self._least_noise()
 
     def _table(self, levels: Levels, eta: float) -> Table:
         return first_order(levels, eta or self.config["eta"])

@@ -110,11 +110,11 @@ class FlowMatchHeunDiscreteScheduler(FlowMatchScheduler, MultiCallScheduler):
         return steps[i + 1 : i + 2]
 
     def _steps(self, calls: int) -> tuple[Levels, list[int]]:
-        sizes = step_sizes(calls, 2, tail=self._tail(bool(self._end().sigma[0] == 0)))
+        sizes = step_sizes(calls, 2, tail=self._tail(self._single(self._end())))
         return self._grid_levels(len(sizes)), sizes
 
     def _explicit_stages(self, levels: Levels) -> Levels:
-        tail = self._tail(bool(levels.sigma[-1] == 0))
+        tail = self._tail(self._single(levels))
         return self._calls(levels, [*[2] * (len(levels) - 1 - len(tail)), *tail])
 
     def _table(self, levels: Levels, eta: float) -> Table:

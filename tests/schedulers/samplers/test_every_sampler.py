@@ -17,7 +17,7 @@ from sd_ext.schedulers.table import Table
 
 from ..conftest import SD
 from ..mixture import Mixture, run_table
-from ..over import NAMES, over
+from ..over import INVERSE, NAMES, over
 from ..test_engine import noise, sample, seeds
 
 OFFSET = {**SD, "steps_offset": 1}
@@ -32,8 +32,6 @@ MODELS = {
 AUTO = ("auto", "auto low guidance")
 """Place their own grid, in sigma."""
 CONSISTENCY = ("lcm", "tcd", "tdd")
-INVERSE = ("ddim inverse", "dpm++ 2m inverse")
-"""Go from a picture to noise."""
 
 POINT = Mixture(np.ones(1), np.array([[0.7, -0.3]]), np.zeros(1))
 
