@@ -83,6 +83,10 @@ class Board(threading.local):
         halves = unconditional.detach(), conditional.detach()
         self.notes.append(Note(next(NUMBERS), timestep, halves[0], halves=halves))
 
+    def noted(self, timestep: Any) -> list[Note]:
+        """All that is noted of a step, oldest first, which stays noted."""
+        return [note for note in self.notes if is_same(note.timestep, timestep)]
+
     def take(
         self, timestep: Any, like: torch.Tensor, half: Half = "unconditional", since: int | None = None
     ) -> torch.Tensor | None:
@@ -99,7 +103,7 @@ class Board(threading.local):
             Of the shape of `like`, as the network gave it; `like` itself if the network was called without guidance;
             None if no call that fits is noted.
         """
-        own = [note for note in self.notes if is_same(note.timestep, timestep)]
+        own = self.noted(timestep)
         if not own and since is not None:
             own = [note for note in self.notes if note.number > since]
             if any(not is_same(note.timestep, own[0].timestep) for note in own):

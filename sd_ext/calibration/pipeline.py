@@ -54,7 +54,7 @@ def scheduler_of(pipe: Any) -> TableScheduler:
     if config is None or "num_train_timesteps" not in config:
         name = type(getattr(pipe, "scheduler", None)).__name__
         raise InputError(f"the scheduler {name} does not tell the noise schedule that the model was trained on")
-    return make_scheduler("dpm++ 2m", config, grid="trailing")
+    return make_scheduler("dpm++ 2m", config)
 
 
 def check_unet(pipe: Any) -> Any:
@@ -74,19 +74,32 @@ def check_unet(pipe: Any) -> Any:
             f"the U-Net of {name} takes {channels[0]} channels and gives {channels[1]}; only those that take latents "
             "alone can be calibrated (no inpainting, depth or upscaling networks)"
         )
+    if config.get("encoder_hid_dim_type") in ("ip_image_proj", "image_proj", "text_image_proj"):
+        raise InputError(
+            f"the U-Net of {name} expects a picture with each prompt (IP-Adapter), and a calibration has none: call "
+            "pipe.unload_ip_adapter() first"
+        )
     if config.get("time_cond_proj_dim") is not None:
         raise InputError(f"the U-Net of {name} is told the guidance (a distilled model), and guides no second time")
     return unet
 
 
 @contextmanager
-def _swapped(pipe: Any, scheduler: Any) -> Iterator[None]:
-    own = pipe.scheduler
+def _lent(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """The pipeline with another scheduler and without its progress bar. Afterwards it is as it was, also in what a
+    call leaves in it, such as the strength of guidance.
+    """
+    own, before = pipe.scheduler, {name: value for name, value in vars(pipe).items() if name.startswith("_")}
     pipe.scheduler = scheduler
+    if hasattr(pipe, "set_progress_bar_config"):
+        pipe.set_progress_bar_config(**{**before.get("_progress_bar_config", {}), "disable": True})
     try:
         yield
     finally:
         pipe.scheduler = own
+        for name in [name for name in vars(pipe) if name.startswith("_") and name not in before]:
+            delattr(pipe, name)
+        vars(pipe).update({name: value for name, value in before.items() if name != "_internal_dict"})
 
 
 def conditions(
@@ -127,7 +140,7 @@ def conditions(
         raise InputError(f"{type(pipe).__name__} does not take {', '.join(missing)}, so it cannot be calibrated")
     handle = unet.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        with _swapped(pipe, scheduler_of(pipe)), torch.no_grad():
+        with _lent(pipe, scheduler_of(pipe)), torch.no_grad():
             pipe(**arguments)
     except _AtTheDoor:
         pass

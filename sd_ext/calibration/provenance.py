@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from ..checked import raw
 from ..schedulers.calibrated import sample_of_weights
+from ..schedulers.calibrated.pipelines import lora_strengths
 from .pipeline import PipelineProblem
 from .settings import Settings
 
@@ -20,26 +22,46 @@ METHOD = "greedy least squares, Levenberg-Marquardt on the end/1"
 DIGITS = 16
 
 
-def weights_digest(network: torch.nn.Module) -> str:
+def state_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A network's weights by name, also those that are offloaded and stand as meta tensors in it."""
+    state = network.state_dict()
+    if not any(tensor.is_meta for tensor in state.values()):
+        return state
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    return get_state_dict_offloaded_model(network)
+
+
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
     """The first 16 digits of a SHA-256 over a network's weights: names, dtypes, shapes and every bit."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if not tensor.is_meta:
-            digest.update(raw(tensor))
+        digest.update(raw(tensor))
     return digest.hexdigest()[:DIGITS]
 
 
 def model_name(pipe: Any) -> str:
     """The pipeline's model: an id on the Hub, or the name of its folder, without where that is on this machine."""
-    name = str(getattr(pipe, "name_or_path", "") or "")
+    return without_place(str(getattr(pipe, "name_or_path", "") or ""))
+
+
+def without_place(name: str) -> str:
+    """A model's name, of a path the last part."""
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
 
-def loras_of(pipe: Any) -> dict[str, float] | None:
-    """The adapters that are active in a pipeline; their strengths are not told, and stand as 1."""
-    active = pipe.get_active_adapters() if hasattr(pipe, "get_active_adapters") else []
-    return dict.fromkeys(sorted(active), 1.0) or None
+def text_digest(pipe: Any) -> str | None:
+    """The digest of all the pipeline's text encoders; None where it has none."""
+    encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")]
+    digests = [weights_digest(state_of(each)) for each in encoders if isinstance(each, torch.nn.Module)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:DIGITS] if digests else None
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The digest of a scheduler config: the noise schedule, what the network predicts, how steps are placed."""
+    told = {name: value for name, value in config.items() if not name.startswith("_")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
 
 
 def identity(
@@ -58,11 +80,11 @@ def identity(
     from ..version import __version__
 
     pipe, height, width = problem.pipe, *problem.starts.shape[-2:]
-    scale = int(getattr(pipe, "vae_scale_factor", 1))
+    scale, state = int(getattr(pipe, "vae_scale_factor", 1)), state_of(problem.unet)
     return {
-        "model": name or model_name(pipe),
-        "model_digest": weights_digest(problem.unet),
-        "model_sample": sample_of_weights(problem.unet),
+        "model": without_place(name) or model_name(pipe),
+        "model_digest": weights_digest(state),
+        "model_sample": sample_of_weights(problem.unet, state),
         "unet": getattr(problem.unet, "describe", lambda: "plain")(),
         "dtype": str(problem.unet.dtype).removeprefix("torch."),
         "size": [width * scale, height * scale],
@@ -80,7 +102,9 @@ def identity(
         "effort": [settings.effort.derivatives, settings.effort.steps],
         "whole_share": settings.whole_share,
         "method": METHOD,
-        "lora": dict(lora) if lora else loras_of(pipe),
+        "lora": dict(lora) if lora else lora_strengths(pipe) or None,
+        "scheduler_digest": config_digest(problem.config),
+        "text_digest": text_digest(pipe),
         "sd_ext": __version__,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,

@@ -12,6 +12,7 @@ import numpy as np
 from ..declared import check
 from ..errors import InputError
 from ..schedulers.calibrated import CalibratedScheduler, Calibration
+from ..schedulers.calibrated.calibration import check_provenance
 from .calibrated import Calibrated
 from .fit import Fitting, Shape
 from .pipeline import PipelineProblem, check_unet
@@ -142,13 +143,19 @@ def calibrate(
     """
     if unknown := set(options) - set(Settings.__dataclass_fields__):
         raise InputError(f"calibrate has no option {', '.join(sorted(unknown))}")
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(f"calibrate: settings must be a Settings, got {settings!r}")
     settings = settings or Settings(calls=calls, guidance=guidance, **options)
-    check(out, str | Path | None, "calibrate", "out")
+    if out is not None and not isinstance(out, str | Path):
+        raise InputError(f"calibrate: out must be the path of a folder, or None to write nothing, got {out!r}")
+    check(model, str, "calibrate", "model")
+    check(lora, Mapping[str, float] | None, "calibrate", "lora")
     listener, folder = listener or Listener(), None if out is None else Path(out)
     if folder is not None:
         check_free(folder)
     problem, every = prepare(pipe, prompts, settings, size, listener)
     told = identity(problem, settings, every, lora, model)
+    check_provenance(told)  # before all the work, and not after it
     store = Store(folder, told)
     cost(problem, settings)  # fits the batch into memory
     listener.planned(predictions(problem, settings))

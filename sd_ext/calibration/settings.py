@@ -76,6 +76,10 @@ class Settings:
             raise InputError(f"{wrong} calls cannot be fitted; choose 2 to {MOST_CALLS}")
         if bad := [each for each in self.guidance if not (math.isfinite(each) and 1 <= each <= 100)]:
             raise InputError(f"guidance {bad[0]:g} cannot be fitted; choose 1 (none) to 100")
+        if len({f"{each:g}" for each in self.guidance}) < len(self.guidance):
+            raise InputError(
+                f"guidance {self.guidance} has strengths that are the same to six digits; leave one of them"
+            )
         if self.fields not in (None, 1, 2):
             raise InputError(f"a sampler weighs 1 field or 2, got {self.fields!r}")
         if self.fields == 2 and self.guidance[0] == 1:

@@ -84,7 +84,8 @@ def calibrate(
     if prompts is not None:
         from ..calibration.prompts import lines_of
 
-        given = lines_of(prompts)
+        if not (given := lines_of(prompts)):
+            raise InputError(f"{prompts} has no prompts in it; write what you draw, a prompt a line")
         checks.check_prompts(given)
     with voice.busy("Loading the model"):
         from .silence import silence_torch

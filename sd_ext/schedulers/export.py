@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsInt
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
         )
     twin = quiet(scheduler)
     start = twin.init_noise_sigma
-    runs, counts = {}, [num_inference_steps] if isinstance(num_inference_steps, int) else num_inference_steps
+    runs, counts = {}, counts_of(num_inference_steps)
     if counts is None:
         if scheduler.num_inference_steps is None:
             raise InputError("num_inference_steps=None exports the announced run: call set_timesteps() first")
@@ -136,6 +136,23 @@ def exported(scheduler: RunsTables, num_inference_steps: int | Iterable[int] | N
     result.register_to_config(**_known_to_diffusers(config, result.compatibles))
     _prove(twin, quiet(result), len(twin.timesteps))
     return result
+
+
+def counts_of(num_inference_steps: Any) -> tuple[int, ...] | None:
+    """The numbers of network calls to export: a number, or several; None for the run that was announced.
+
+    Raises:
+        InputError: something else.
+    """
+    if num_inference_steps is None:
+        return None
+    several = isinstance(num_inference_steps, Iterable) and not isinstance(num_inference_steps, str)
+    counts = tuple(num_inference_steps) if several else (num_inference_steps,)
+    if bad := [
+        n for n in counts if isinstance(n, bool | str) or not isinstance(n, SupportsInt) or int(n) != n or n < 1
+    ]:
+        raise InputError(f"num_inference_steps must be whole numbers from 1, or None, got {bad[0]!r}")
+    return tuple(int(n) for n in counts)
 
 
 def _asked(scheduler: Any) -> dict[str, Any]:

@@ -82,6 +82,25 @@ def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
 
 
 @seam(
+    *("scaling", "active_adapters", "disable_adapters", "merged_adapters", "use_rslora", "lora_alpha", "alpha", "r"),
+    seen="peft 0.18 to 0.21, tuners.lora.layer and tuners.lycoris_utils",
+    gone="saying at which strength a calibration's LoRAs act",
+)
+def acting(module: Any) -> dict[str, float]:
+    """The adapters that act in a layer, and the strength of each, 1 as it was trained; none where it has no adapters,
+    or they are switched off or merged into its weights.
+    """
+    scaling = getattr(module, "scaling", None)
+    if not isinstance(scaling, dict) or getattr(module, "disable_adapters", True):
+        return {}
+    alphas = module.lora_alpha if hasattr(module, "lora_alpha") else getattr(module, "alpha", {})
+    rooted = getattr(module, "use_rslora", {})
+    names = [name for name in module.active_adapters if name in scaling and name not in module.merged_adapters]
+    wholes = {name: alphas[name] / module.r[name] ** (0.5 if rooted.get(name) else 1) for name in names}
+    return {name: scaling[name] / whole for name, whole in wholes.items() if whole}
+
+
+@seam(
     "LycorisLayer",
     "lycoris_utils",
     seen="peft 0.18 to 0.21, tuners.lycoris_utils",

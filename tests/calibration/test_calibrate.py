@@ -13,12 +13,15 @@ import sd_ext
 from sd_ext import whole
 from sd_ext.attaching import ATTACHED
 from sd_ext.calibration import Effort, Listener, Settings, calibrate
+from sd_ext.calibration.pipeline import scheduler_of
 from sd_ext.calibration.plan import predictions
 from sd_ext.calibration.prompts import SHIPPED, lines_of, of_folder, of_words
+from sd_ext.calibration.provenance import identity, state_of, weights_digest
 from sd_ext.calibration.run import dealt, prepare
+from sd_ext.calibration.tables import known_table
 from sd_ext.errors import InputError
 from sd_ext.models.words import Thing, Words
-from sd_ext.schedulers.calibrated import CalibratedScheduler
+from sd_ext.schedulers.calibrated import CalibratedScheduler, sample_of_weights
 
 from ..conftest import build_tiny_pipeline
 
@@ -181,6 +184,87 @@ def test_an_interrupted_calibration_ends_with_the_same_bytes(finished, tmp_path,
     assert (out / "errors.svg").read_bytes() == (whole_run / "errors.svg").read_bytes()
 
 
+def test_another_model_does_not_go_on(finished, tmp_path):
+    """What fits depend on, and no setting says: the process, the words' encoder, the strength of a LoRA."""
+    pipe, out = finished[3], tmp_path / "begun"
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(pipe, PROMPTS, out=out, listener=Heard("2 calls at guidance 4"), **QUICK)
+
+    def other(change):
+        another = build_small_pipeline()
+        change(another)
+        return another
+
+    def reads_anew(another):
+        with torch.no_grad():
+            next(another.text_encoder.parameters()).mul_(1.5)
+
+    changes = {
+        "scheduler_digest": lambda another: setattr(
+            another, "scheduler", type(another.scheduler).from_config(another.scheduler.config, beta_end=0.02)
+        ),
+        "text_digest": reads_anew,
+    }
+    for name, change in changes.items():
+        with pytest.raises(InputError, match=f"unfinished calibration of another {name}"):
+            calibrate(other(change), PROMPTS, out=out, **QUICK)
+    with pytest.raises(InputError, match="another lora"):
+        calibrate(pipe, PROMPTS, out=out, lora={"style": 0.3}, **QUICK)
+
+
+def test_a_model_is_named_without_its_place(finished):
+    problem, every = prepare(finished[3], PROMPTS, Settings(**QUICK), None, Listener())
+    told = identity(problem, Settings(**QUICK), every, None, "/home/me/models/sdx")
+    assert told["model"] == "sdx"
+
+
+def test_offloaded_weights_are_read():
+    from accelerate import cpu_offload
+
+    def read(seed):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+        plain = weights_digest(state_of(network)), sample_of_weights(network)
+        cpu_offload(network, execution_device=torch.device("cpu"))
+        assert all(weight.is_meta for weight in network.parameters())
+        state = state_of(network)
+        assert (weights_digest(state), sample_of_weights(network, state)) == plain and plain[1]
+        return plain[0]
+
+    assert read(0) != read(1)
+
+
+def test_auto_is_auto_and_the_models_options_stay(finished):
+    """What a calibration compares with is what a user gets, and so is what makes runs that were not fitted."""
+    pipe, scheduler = finished[3], finished[2]
+    for guidance, calls in ((1.0, 6), (3.0, 5), (7.5, 8)):
+        own = sd_ext.make_scheduler("auto", pipe.scheduler.config, guidance_scale=guidance)
+        own.set_timesteps(calls)
+        for config in (scheduler_of(pipe).config, scheduler.config):
+            table = known_table("auto", calls, config, guidance)
+            assert table is not None and table.to_dict() == own.table().to_dict()
+    for name in ("euler", "ddim", "heun", "unipc"):
+        runs = []
+        for config in (pipe.scheduler.config, scheduler.config):
+            made = sd_ext.make_scheduler(name, config)
+            made.set_timesteps(5)
+            runs.append(made.timesteps.tolist())
+        assert runs[0] == runs[1], name
+
+
+def test_an_export_does_not_replace_a_calibration(finished, tmp_path):
+    finished[2].save_pretrained(tmp_path / "mine")
+    scheduler = CalibratedScheduler.from_pretrained(tmp_path / "mine", guidance_scale=4.0)
+    before = (tmp_path / "mine" / "scheduler_config.json").read_bytes()
+    with pytest.raises(InputError, match="mine holds a calibration, which an export would replace"):
+        scheduler.export(tmp_path / "mine")
+    assert (tmp_path / "mine" / "scheduler_config.json").read_bytes() == before
+    for counts in ("x", 4.5, 0, True, (2, "a")):
+        with pytest.raises(InputError, match="num_inference_steps must be whole numbers from 1, or None"):
+            scheduler.export(tmp_path / "other", counts)
+    scheduler.export(tmp_path / "other", 2.0)
+
+
 def test_what_lies_in_the_folder_is_not_overwritten(finished, tmp_path):
     whole_run, _, _, pipe = finished
     with pytest.raises(InputError, match="holds a finished calibration; give another folder"):
@@ -214,6 +298,7 @@ def test_what_lies_in_the_folder_is_not_overwritten(finished, tmp_path):
         ({"calls": (5, 51)}, "51 calls cannot be fitted"),
         ({"guidance": (0.5,)}, "guidance 0.5 cannot be fitted"),
         ({"guidance": (float("nan"),)}, r"guidance\[0\] must be a number, got nan"),
+        ({"guidance": (3.0000001, 3.0000002)}, "the same to six digits"),
         ({"guidance": 7.5}, "guidance must be a list of numbers, got 7.5"),
         ({"calls": 5}, "calls must be a list of whole numbers, got 5"),
         ({"calls": (4.5,)}, r"calls\[0\] must be a whole number, got 4.5"),
@@ -247,8 +332,15 @@ def test_inputs_that_cannot_be(tiny_pipeline):
     ):
         with pytest.raises(InputError, match=said):
             calibrate(tiny_pipeline, prompts, size=size, **QUICK)
-    with pytest.raises(InputError, match="out must be"):
-        calibrate(tiny_pipeline, PROMPTS, out=5, **QUICK)
+    for wrong, said in (
+        ({"out": 5}, "out must be the path of a folder"),
+        ({"model": 5}, "model must be text"),
+        ({"lora": 5}, "lora must be"),
+        ({"lora": {"a": "b"}}, r"lora\['?a'?\]|lora.a|must be a number"),
+        ({"settings": {}}, "settings must be a Settings"),
+    ):
+        with pytest.raises(InputError, match=said):
+            calibrate(tiny_pipeline, PROMPTS, **{**QUICK, **wrong})
     for teacher, said in (("dpm++ 9m", "did you mean"), ("euler a", "adds noise")):  # before anything is drawn
         with pytest.raises(InputError, match=said):
             prepare(tiny_pipeline, PROMPTS, Settings(**{**QUICK, "teacher": teacher}), None, Listener())

@@ -115,6 +115,18 @@ def test_the_pipeline_is_left_as_it_was(tiny_pipeline):
     assert tiny_pipeline.scheduler is own and dict(tiny_pipeline.unet._forward_pre_hooks) == hooks
 
 
+def test_what_a_call_leaves_in_a_pipeline_is_as_it_was(tiny_pipeline):
+    """Such as the strength of guidance, which a calibrated scheduler would take for the pipeline's."""
+    for guidance in (None, 3.0):
+        if guidance is not None:
+            drawn(tiny_pipeline, sd_ext.make_scheduler("ddim", tiny_pipeline.scheduler.config), 2, guidance)
+        before = {name: value for name, value in vars(tiny_pipeline).items() if name.startswith("_")}
+        PipelineProblem(tiny_pipeline, PROMPTS, [1, 2, 3])
+        after = {name: value for name, value in vars(tiny_pipeline).items() if name.startswith("_")}
+        assert before.keys() == after.keys() and getattr(tiny_pipeline, "_guidance_scale", None) == guidance
+        assert before.get("_progress_bar_config") == after.get("_progress_bar_config")
+
+
 def test_a_cached_network_draws_as_in_the_pipeline(tiny_pipeline):
     """What it keeps from step to step is forgotten between runs, and runs of several batches do not mix."""
     pipe = copy.copy(tiny_pipeline)
@@ -191,6 +203,7 @@ def test_networks_that_are_not_understood_are_refused(tiny_pipeline):
     for config, said in (
         ({"in_channels": 9}, "takes 9 channels and gives 4"),
         ({"time_cond_proj_dim": 8}, "distilled"),
+        ({"encoder_hid_dim_type": "ip_image_proj"}, r"IP-Adapter.*call pipe\.unload_ip_adapter"),
     ):
         with pytest.raises(InputError, match=said):
             PipelineProblem(changed(tiny_pipeline, **config), PROMPTS, SEEDS)

@@ -17,6 +17,7 @@ WRONG = [
     (["--pairs", "1"], "1 pairs are too few"),
     (["--size", "65x64"], "--size 65x64 cannot work"),
     (["--prompts", "/no/such/file.txt"], "/no/such/file.txt"),
+    (["--prompts", "/dev/null"], "/dev/null has no prompts in it"),
     (["--model", "/no/such/model"], "no such model"),
     (["--device", "tpu"], "--device 'tpu' is not known"),
     (["--lora", "/no/such.safetensors"], "no such"),

@@ -64,6 +64,19 @@ class Provenance:
     seconds: float | None = None
 
 
+def check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Raise `InputError` for what is no `Provenance`, is no JSON, or names a path of this machine."""
+    where = "the calibration's provenance"
+    check(provenance, Provenance, where)
+    try:
+        json.dumps(provenance, allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"{where} must be plain JSON: {problem}") from None
+    model = provenance.get("model", "")
+    if PurePosixPath(model).is_absolute() or PureWindowsPath(model).is_absolute():
+        raise InputError(f"{where}: model must be an id or the name of a folder, not the path {model!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """All fits of a model, at most one for each number of calls and strength of guidance.
@@ -87,15 +100,7 @@ class Calibration:
         for one, other in itertools.pairwise(fits):
             if (one.calls, one.guidance) == (other.calls, other.guidance):
                 raise InputError(f"two fits are for {one.calls} calls at guidance {one.guidance:g}; keep one")
-        where = "the calibration's provenance"
-        check(self.provenance, Provenance, where)
-        try:
-            json.dumps(self.provenance, allow_nan=False)
-        except (TypeError, ValueError) as problem:
-            raise InputError(f"{where} must be plain JSON: {problem}") from None
-        model = self.provenance.get("model", "")
-        if PurePosixPath(model).is_absolute() or PureWindowsPath(model).is_absolute():
-            raise InputError(f"{where}: model must be an id or the name of a folder, not the path {model!r}")
+        check_provenance(self.provenance)
 
     @property
     def calls(self) -> tuple[int, ...]:

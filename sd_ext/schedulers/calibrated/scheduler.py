@@ -14,14 +14,15 @@ import torch
 from torch.compiler import is_compiling
 
 from ... import whole
+from ...board import BOARD, HALVES, find_half
 from ...declared import make
 from ...errors import InputError
-from ...reading import parse_json
+from ...reading import parse_json, read_json
 from ..base import TableScheduler
 from ..find import find_sampler
 from ..info import SamplerInfo
 from ..placement import told_range
-from ..plan import StepOutput
+from ..plan import Plan, StepOutput
 from ..prediction import hook_from_config
 from ..registry import CARRIED
 from ..rest import from_call
@@ -33,11 +34,17 @@ from .card import write_card
 from .fits import Fit
 from .fits import from_call as whole_from
 from .known import Announced, KnownSamplers, fitted_levels, noisy
-from .pipelines import differences, other_size, told_guidance
+from .pipelines import differences, guidance_in, other_size, told_guidance
 from .variants import takes_noise, with_noise
 
 OWN = ("calibration", "guidance_scale", "eta")
 """The options that are no other sampler's concern."""
+
+
+class Watched(Run):
+    """A run that keeps its first guided prediction and the halves of it, to see in the end how it was guided."""
+
+    halves: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
 class CalibratedScheduler(TableScheduler):
@@ -225,7 +232,7 @@ class CalibratedScheduler(TableScheduler):
     def _compile(self, levels: Levels, begin: int, eta: float) -> Run:
         prediction, hook = self.schedule.prediction, hook_from_config(self.config)
         tables = self._tables(levels if isinstance(levels, Announced) else self._of_the_caller(levels, True), begin)
-        run, *others = (Run(table, prediction, hook, begin) for table in tables)
+        run, *others = (Watched(table, prediction, hook, begin) for table in tables)
         run.companion = others[0] if others else None
         return run
 
@@ -268,7 +275,34 @@ class CalibratedScheduler(TableScheduler):
         begins = plan is not None and plan.run is None and not is_compiling()
         if begins and (note := other_size(self, self._made_for, sample.shape)):
             self.say_once(note)
-        return super()._step(model_output, timestep, sample, *rest, **others)
+        made = super()._step(model_output, timestep, sample, *rest, **others)
+        if not is_compiling() and plan is not None and plan.run is not None:
+            self._check_guidance(plan.run)
+        return made
+
+    def _second(
+        self, plan: Plan, run: Run, timestep: Any, m: torch.Tensor, x: torch.Tensor
+    ) -> tuple[Run, torch.Tensor | None]:
+        """As of any sampler of two fields; and the halves of the first call are kept, to see how it was guided."""
+        noted = [] if is_compiling() or run.position else BOARD.noted(timestep)
+        run, free = super()._second(plan, run, timestep, m, x)
+        prompted = find_half(noted, m, HALVES.index("conditional")) if noted else None
+        told = free is not None and prompted is not None and prompted is not m and prompted.shape == m.shape
+        if told and isinstance(run, Watched):
+            run.halves = m, free, prompted.to(free)
+        return run, free
+
+    def _check_guidance(self, run: Run) -> None:
+        """At the end of a run, whose pictures are waited for: say if it was guided at another strength than told."""
+        if not isinstance(run, Watched) or run.halves is None or run.position < len(run.calls):
+            return
+        drawn, run.halves = guidance_in(*run.halves), None
+        if drawn is not None and abs(drawn - self.strength) > 0.02 * self.strength:
+            self.say_once(
+                f"this run was guided at {drawn:.3g}, and its sampler is the one for {self.strength:g}, which an "
+                "attached pipeline or the option guidance_scale tells: attach the pipeline that draws "
+                "(sd_ext.attach(pipe)), with a scheduler of its own"
+            )
 
     def export(self, folder: str | Path, num_inference_steps: int | Iterable[int] | None = ()) -> Path:
         """Write a component folder that runs this sampler with Diffusers only, for the strength of guidance that it has
@@ -278,9 +312,11 @@ class CalibratedScheduler(TableScheduler):
             folder: where to.
             num_inference_steps: as there; by default the numbers of calls that were fitted.
         """
-        counts = num_inference_steps
-        if counts is not None and not isinstance(counts, int):
-            counts = tuple(counts) or self.fitted.calls
+        from ..export import counts_of  # few need it
+
+        counts = counts_of(num_inference_steps)
+        counts = self.fitted.calls if counts == () else counts
+        self._keep(Path(folder))
         if len(self.fitted.guidance) > 1:
             self.say_once(f"an exported sampler is for one strength of guidance, here {self.strength:g}")
         if any(fit.whole_calls is not None for fit in self.fitted.fits):
@@ -288,9 +324,15 @@ class CalibratedScheduler(TableScheduler):
                 "fitted to a U-Net that reuses features in some calls; an exported sampler cannot tell it in which, so "
                 "that every call is whole"
             )
-        for calls in [counts] if isinstance(counts, int) else counts or ():
+        for calls in counts or ():
             self._found(calls)
         return super().export(folder, counts)
+
+    def _keep(self, folder: Path) -> None:
+        """Raise `InputError` where an export would replace a calibration, which the exported file does not hold."""
+        path = folder / self.config_name
+        if path.is_file() and "calibration" in read_json(path, dict[str, Any]):
+            raise InputError(f"{folder} holds a calibration, which an export would replace; give another folder")
 
 
 CARRIED["calibrated"] = SamplerInfo("calibrated", CalibratedScheduler, None, "fitted to the model; docs/calibration.md")

@@ -7,14 +7,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
 import sd_ext
 from sd_ext.attaching import PIPELINES, attach, detach, pipelines_of
 from sd_ext.board import BOARD
-from sd_ext.schedulers.calibrated import sample_of_weights
-from sd_ext.schedulers.calibrated.pipelines import TENSORS, VALUES, guidance_of, has_weights
+from sd_ext.schedulers.calibrated import pipelines, sample_of_weights
+from sd_ext.schedulers.calibrated.pipelines import TENSORS, VALUES, guidance_in, guidance_of, has_weights
 
 from .family import calibration, companion_of, fit, table_at
 from .test_fits import same
@@ -48,19 +49,50 @@ def draw(pipe, guidance=4.0, steps=5, side=64, **more):
     ).images  # fmt: skip
 
 
-def test_attached_pipelines_tell_their_strength_from_the_first_call_on(pipe, said):  # noqa: F811
+def test_attached_pipelines_tell_their_strength_from_the_first_call_on(pipe, said, caplog):  # noqa: F811
     scheduler = put_on(pipe)
     for guidance, table in ((7.5, table_at(7.5)), (4.0, table_at(4.0)), (3.0, calibration().at(5, 3.0)[0].table)):
         picture = draw(pipe, guidance)
         assert scheduler.strength == guidance
         same(scheduler.table(), table)
         pipe.scheduler = sd_ext.CalibratedScheduler.from_config(scheduler.config, guidance_scale=guidance)
+        assert not said()
         assert torch.equal(draw(pipe, 7.5), draw(pipe, 7.5)) and torch.equal(draw(pipe, guidance), picture)
+        assert len(said()) == (guidance != 7.5) and all("guided at 7.5, and its sampler is" in text for text in said())
+        caplog.clear()
         pipe.scheduler = scheduler
-    assert not said()
     twin = copy.copy(scheduler)  # as an export makes it: no pipeline's own, but what was told is known
     assert twin.strength == 3.0
     same(scheduler.table(), calibration().at(5, 3.0)[0].table)
+
+
+def test_a_pipeline_that_shares_the_scheduler_of_an_attached_one_is_told(pipe, said):  # noqa: F811
+    """As `from_pipe` makes them: the strength that was told is another pipeline's."""
+    put_on(pipe)
+    draw(pipe, 3.0)
+    other = diffusers.StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    draw(other, 3.0)
+    assert not said()
+    draw(other, 6.0)
+    assert len(said()) == 1 and "this run was guided at 6, and its sampler is the one for 3" in said()[0]
+
+
+@pytest.mark.parametrize("number", [np.int64(6), np.float32(6), torch.tensor(6.0), 6])
+def test_a_strength_is_any_number(pipe, said, number):  # noqa: F811
+    scheduler = put_on(pipe)
+    draw(pipe, 3.0)
+    draw(pipe, number)
+    assert scheduler.strength == 6 and not said()
+
+
+def test_the_strength_in_a_prediction():
+    free, prompted = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for strength in (0.5, 1.0, 7.5):
+        guided = free + strength * (prompted - free)
+        assert guidance_in(guided, free, prompted) == pytest.approx(strength, abs=1e-5)
+        assert guidance_in(guided * 0.7, free, prompted) is None  # rescaled
+    assert guidance_in(free, free, free) is None
 
 
 def test_without_guidance_the_companion_runs(pipe, said):  # noqa: F811
@@ -133,13 +165,13 @@ def test_a_network_is_known_by_a_few_weights_in_any_precision(pipe):
     assert has_weights(torch.nn.Linear(2, 2), sample) is False
 
 
-def test_another_model_another_size_and_a_lora_are_said_once(pipe, said):  # noqa: F811
+def test_another_model_another_size_and_a_lora_are_said_once(pipe, said, monkeypatch):  # noqa: F811
     put_on(pipe)
     draw(pipe)
     assert not said()
     sample = {name: [2 * value for value in values] for name, values in sample_of_weights(pipe.unet).items()}
     put_on(pipe, model="a/model", model_sample=sample, size=[64, 32])
-    pipe.get_active_adapters = lambda: ["toy", "known"]
+    monkeypatch.setattr(pipelines, "lora_strengths", lambda pipe: {"known": 0.5, "toy": 1.0})
     for _ in range(2):
         draw(pipe)
     texts = [text.partition(": ")[2] for text in said()]
@@ -150,6 +182,12 @@ def test_another_model_another_size_and_a_lora_are_said_once(pipe, said):  # noq
     put_on(pipe, lora={"toy": 1.0, "known": 0.5})
     draw(pipe)
     assert len(said()) == 3
+    put_on(pipe, lora={"toy": 0.3, "known": 0.52, "gone": 0.7})
+    draw(pipe)
+    assert [text.partition(": ")[2] for text in said()[3:]] == [
+        "fitted with the LoRA gone at 0.7, which does not act here: expect more error",
+        "fitted with the LoRA toy at 0.3, which acts at 1 here: expect more error",
+    ]
 
 
 def test_a_lora_of_peft_is_seen_and_hides_no_weights(tiny_pipeline_dir, said):  # noqa: F811
@@ -163,6 +201,13 @@ def test_a_lora_of_peft_is_seen_and_hides_no_weights(tiny_pipeline_dir, said):  
     assert has_weights(pipe.unet, sample) and sample_of_weights(pipe.unet) == sample
     scheduler.set_timesteps(5)
     assert [text for text in said() if "without the LoRA toy" in text]
+    pipe.unet.add_adapter(LoraConfig(r=4, lora_alpha=1, use_rslora=True, target_modules=["to_k"]), "rooted")
+    pipe.unet.set_adapters(["toy", "rooted"], [0.3, 2.0])
+    assert pipelines.lora_strengths(pipe) == {"rooted": 2.0, "toy": 0.3}
+    pipe.unet.set_adapters(["toy"], [{"down": 0.2, "mid": 0.4, "up": 0.4}])
+    assert 0.2 < pipelines.lora_strengths(pipe)["toy"] < 0.6
+    pipe.unet.disable_adapters()
+    assert pipelines.lora_strengths(pipe) == {}
     assert not [text for text in said() if "weights differ" in text]
 
 
