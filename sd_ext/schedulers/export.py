@@ -147,11 +147,10 @@ def counts_of(num_inference_steps: Any) -> tuple[int, ...] | None:
     if num_inference_steps is None:
         return None
     several = isinstance(num_inference_steps, Iterable) and not isinstance(num_inference_steps, str)
-    counts = tuple(num_inference_steps) if several else (num_inference_steps,)
-    if bad := [
-        n for n in counts if isinstance(n, bool | str) or not isinstance(n, SupportsInt) or int(n) != n or n < 1
-    ]:
-        raise InputError(f"num_inference_steps must be whole numbers from 1, or None, got {bad[0]!r}")
+    counts: list[Any] = list(num_inference_steps) if several else [num_inference_steps]
+    for n in counts:
+        if isinstance(n, bool | str) or not isinstance(n, SupportsInt) or int(n) != n or int(n) < 1:
+            raise InputError(f"num_inference_steps must be whole numbers from 1, or None, got {n!r}")
     return tuple(int(n) for n in counts)
 
 

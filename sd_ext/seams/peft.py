@@ -82,7 +82,7 @@ def adapter_of(module: Any, name: str, factors: Iterable[str]) -> PeftAdapter:
 
 
 @seam(
-    *("scaling", "active_adapters", "disable_adapters", "merged_adapters", "use_rslora", "lora_alpha", "alpha", "r"),
+    *("scaling", "use_rslora", "lora_alpha", "alpha", "r"),
     seen="peft 0.18 to 0.21, tuners.lora.layer and tuners.lycoris_utils",
     gone="saying at which strength a calibration's LoRAs act",
 )

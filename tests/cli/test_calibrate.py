@@ -17,7 +17,6 @@ WRONG = [
     (["--pairs", "1"], "1 pairs are too few"),
     (["--size", "65x64"], "--size 65x64 cannot work"),
     (["--prompts", "/no/such/file.txt"], "/no/such/file.txt"),
-    (["--prompts", "/dev/null"], "/dev/null has no prompts in it"),
     (["--model", "/no/such/model"], "no such model"),
     (["--device", "tpu"], "--device 'tpu' is not known"),
     (["--lora", "/no/such.safetensors"], "no such"),
@@ -33,6 +32,13 @@ def test_lines_that_cannot_be_are_one_sentence(options, said, tiny_pipeline_dir,
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("sd-ext: ") and said in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_prompts(tiny_pipeline_dir, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("# none yet\n\n")
+    line = ["calibrate", "--model", str(tiny_pipeline_dir), "--out", str(tmp_path / "out")]
+    assert main([*line, "--prompts", str(tmp_path / "empty.txt")]) == 2
+    assert "empty.txt has no prompts in it; write what you draw, a prompt a line" in capsys.readouterr().err
 
 
 def test_without_a_folder(capsys):

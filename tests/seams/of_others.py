@@ -24,6 +24,32 @@ def adapted(config: Any) -> Any:
     return model
 
 
+@probe("peft.acting")
+def strengths_are_those_that_were_set() -> None:
+    import peft
+
+    lora = {"r": 4, "lora_alpha": 3, "target_modules": ["0"]}
+    for config in (
+        peft.LoraConfig(**lora),
+        peft.LoraConfig(**lora, use_rslora=True),
+        peft.LoHaConfig(r=2, alpha=3, target_modules=["0"]),
+    ):
+        model = adapted(config)
+        layer, x = model[0], torch.rand(2, 6)
+        plain = layer.get_base_layer()(x)
+        assert peft_seam.acting(layer) == {"one": pytest.approx(1)}
+        whole = layer(x) - plain
+        layer.set_scale("one", 0.3)
+        assert peft_seam.acting(layer) == {"one": pytest.approx(0.3)}
+        torch.testing.assert_close(layer(x) - plain, 0.3 * whole)
+        layer.merge()
+        assert peft_seam.acting(layer) == {}
+        layer.unmerge()
+        layer.enable_adapters(False)
+        assert peft_seam.acting(layer) == {}
+    assert peft_seam.acting(nn.Linear(2, 2)) == {}
+
+
 LYCORIS = (
     *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),

@@ -287,8 +287,9 @@ class CalibratedScheduler(TableScheduler):
         noted = [] if is_compiling() or run.position else BOARD.noted(timestep)
         run, free = super()._second(plan, run, timestep, m, x)
         prompted = find_half(noted, m, HALVES.index("conditional")) if noted else None
-        told = free is not None and prompted is not None and prompted is not m and prompted.shape == m.shape
-        if told and isinstance(run, Watched):
+        if free is None or prompted is None or prompted is m or prompted.shape != m.shape:
+            return run, free
+        if isinstance(run, Watched):
             run.halves = m, free, prompted.to(free)
         return run, free
 
@@ -330,7 +331,7 @@ class CalibratedScheduler(TableScheduler):
 
     def _keep(self, folder: Path) -> None:
         """Raise `InputError` where an export would replace a calibration, which the exported file does not hold."""
-        path = folder / self.config_name
+        path = folder / str(self.config_name)
         if path.is_file() and "calibration" in read_json(path, dict[str, Any]):
             raise InputError(f"{folder} holds a calibration, which an export would replace; give another folder")
 
