@@ -107,7 +107,8 @@ class Store:
             return None
         saved = make(_Saved, read_json(path, dict[str, Any]), str(path))
         lam = tuple(float("-inf") if each is None else each for each in saved.lam)
-        shape = Shape(saved.grid, lam, tuple(saved.told), saved.whole_calls and tuple(saved.whole_calls))
+        whole_calls = None if saved.whole_calls is None else tuple(saved.whole_calls)
+        shape = Shape(saved.grid, lam, tuple(saved.told), whole_calls)
         return Finished(Fit.from_config(saved.fit, str(path)), shape, saved.seconds, saved.predictions)
 
     def write(self, finished: Finished) -> None:

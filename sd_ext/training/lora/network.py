@@ -36,7 +36,7 @@ def quantize(model: nn.Module) -> None:
         InputError: torchao is not installed.
     """
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_  # type: ignore[import-not-found]
     except ImportError as error:
         raise InputError("base_precision is int8, which needs torchao: pip install torchao") from error
     quantize_(model, Int8WeightOnlyConfig())
