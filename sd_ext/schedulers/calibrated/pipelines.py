@@ -51,7 +51,8 @@ def guidance_in(guided: torch.Tensor, free: torch.Tensor, prompted: torch.Tensor
     """The strength g with which a prediction was guided, of free + g (prompted - free); None where it is no such
     mixture, as with rescaled guidance. It waits for the device.
     """
-    by, made = (prompted - free).double().flatten(), (guided - free).double().flatten()
+    u, c, p = (each.cpu().double().flatten() for each in (free, prompted, guided))  # not every device has float64
+    by, made = c - u, p - u
     length = float(by @ by)
     if not length > 0:
         return None

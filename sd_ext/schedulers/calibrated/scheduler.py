@@ -290,7 +290,7 @@ class CalibratedScheduler(TableScheduler):
         if free is None or prompted is None or prompted is m or prompted.shape != m.shape:
             return run, free
         if isinstance(run, Watched):
-            run.halves = m, free, prompted.to(free)
+            run.halves = m.detach(), free.detach(), prompted.detach()
         return run, free
 
     def _check_guidance(self, run: Run) -> None:
