@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 
 def equipped(recipe: Recipe) -> tuple[Any, ...]:
     """What of a recipe its equipment depends on."""
-    named = recipe.lora, recipe.lora_blocks
+    named = recipe.lora, recipe.lora_blocks, *sampler_options(recipe).values()
     return recipe.sampler, recipe.grid, recipe.like, recipe.guidance_schedule, recipe.unet, recipe.unet_option, *named
+
+
+def sampler_options(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe's sampler is told besides its name: grid, guidance schedule, and the guidance where it asks."""
+    named = {"grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
+    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if recipe.sampler is not None and not names_it(recipe.sampler):
+        from ..schedulers.find import understand
+
+        options |= understand(recipe.sampler, recipe.like).info.told(recipe.guidance)
+    return options
 
 
 class Equipment:
@@ -109,8 +120,7 @@ def set_sampler(
     import sd_ext
 
     own: Any = pipe.scheduler
-    named = {"grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
-    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    options = sampler_options(recipe)
     name = type(own).__name__
     ours = name in {known.cls.__name__ for known in sd_ext.list_samplers()}
     if recipe.sampler is not None:

@@ -35,3 +35,12 @@ class SamplerInfo:
     stochastic: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+
+    def told(self, guidance: float | None) -> dict[str, Any]:
+        """The constructor arguments that tell it the guidance scale, if it asks for one as `auto` does.
+
+        Args:
+            guidance: what the pipeline draws with; None if that is not known.
+        """
+        asks = "guidance_scale" in self.cls._options and "guidance_scale" not in self.options
+        return {"guidance_scale": guidance} if asks and guidance is not None else {}

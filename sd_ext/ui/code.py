@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.additions import loras_of
+from ..cli.equipment import sampler_options
 from ..cli.fitted import NAME as CALIBRATED
 from ..cli.request import Recipe
 from ..cli.request.option import declared
@@ -100,8 +101,8 @@ def _lora(recipe: Recipe) -> list[str]:
 
 
 def _scheduler(recipe: Recipe) -> list[str]:
-    named = {"like": recipe.like, "grid": recipe.grid, "guidance_schedule": recipe.guidance_schedule}
-    options = "".join(f", {name}={_text(value)}" for name, value in named.items() if value is not None)
+    named = {} if recipe.like is None else {"like": recipe.like}
+    options = "".join(f", {name}={_text(value)}" for name, value in {**named, **sampler_options(recipe)}.items())
     if recipe.sampler == CALIBRATED and (Path(recipe.model).expanduser() / FITTED).is_dir():
         where = f'{_text(recipe.model)}, subfolder="{FITTED}"'
         return [f"pipe.scheduler = sd_ext.CalibratedScheduler.from_pretrained({where})"]
@@ -145,9 +146,10 @@ def _call(recipe: Recipe) -> list[str]:
     return [*lines, f'    generator=torch.Generator("cpu").manual_seed({recipe.seed}),', ").images[0]"]
 
 
-def _text(text: str) -> str:
-    """A text as Python writes it, in double quotes where that needs no escape."""
-    return f'"{text}"' if text.isprintable() and not set(text) & set('"\\') else repr(text)
+def _text(value: str | float) -> str:
+    """A text or number as Python writes it; a text in double quotes where that needs no escape."""
+    plain = isinstance(value, str) and value.isprintable() and not set(value) & set('"\\')
+    return f'"{value}"' if plain else repr(value)
 
 
 def told(recipe: Recipe, offered: str) -> str:

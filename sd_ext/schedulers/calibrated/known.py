@@ -61,9 +61,7 @@ def known_sampler(name: str, config: Mapping[str, Any], guidance: float) -> Tabl
         guidance: the strength of guidance.
     """
     info, _ = find_sampler(name)
-    asks = "guidance_scale" in info.cls._options and "guidance_scale" not in info.options
-    told: dict[str, Any] = {"guidance_scale": guidance} if asks else {}
-    return make_scheduler(name, config, **told)
+    return make_scheduler(name, config, **info.told(guidance))
 
 
 class KnownSamplers:
