@@ -206,7 +206,8 @@ class TableScheduler(DropIn, GuardedConfig, OptionFields, Placing):
         """
         if isinstance(config, dict):
             config = type(config)({name: as_list(value) for name, value in config.items()})
-            kwargs = travel.unbounded(cls._options, config) | travel.newest(config, kwargs)
+            unsaid = travel.unbounded(cls._options, config) | travel.unsaid(cls, config)
+            kwargs = unsaid | travel.newest(config, kwargs)
             kwargs |= _not_there(reading.read(config, kwargs), config, cls._options)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 

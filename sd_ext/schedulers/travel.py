@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from diffusers.utils import logging
 
@@ -47,6 +47,20 @@ def unbounded(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
         return {}
     infinite = {name: value for name, value in options.items() if isinstance(value, float) and math.isinf(value)}
     return {name: value for name, value in infinite.items() if name not in config}
+
+
+def unsaid(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A class's options at their defaults where the config of another class says None, for which this one has no use:
+    a sampler that asks the pipeline for its guidance says so about an option that others take as a number.
+
+    Args:
+        cls: the scheduler class that is made, with `_options` and `_kinds`.
+        config: of any scheduler.
+    """
+    if config.get("_class_name") in (None, cls.__name__):
+        return {}
+    kinds = {name: kind for name, kind in cls._kinds.items() if name in config and config[name] is None}
+    return {name: cls._options[name] for name, kind in kinds.items() if type(None) not in get_args(kind)}
 
 
 def beside(config: Mapping[str, Any]) -> dict[str, Any]:

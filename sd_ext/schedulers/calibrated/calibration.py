@@ -77,6 +77,15 @@ def check_provenance(provenance: Mapping[str, Any]) -> None:
         raise InputError(f"{where}: model must be an id or the name of a folder, not the path {model!r}")
 
 
+class Written(dict[str, Any]):
+    """A calibration as it stands in a scheduler's config. It prints as a few words: Diffusers' classes print what they
+    do not know of a config that they are made from, and this is thousands of numbers.
+    """
+
+    def __repr__(self) -> str:
+        return f"<a calibration of {len(self.get('fits', ()))} fits>"
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """All fits of a model, at most one for each number of calls and strength of guidance.
@@ -156,11 +165,8 @@ class Calibration:
 
     def to_config(self) -> dict[str, Any]:
         """Plain JSON, for a scheduler's config."""
-        return {
-            "format": FORMAT,
-            "provenance": parse_json(json.dumps(self.provenance, allow_nan=False), "the provenance"),
-            "fits": [fit.to_config() for fit in self.fits],
-        }
+        provenance = parse_json(json.dumps(self.provenance, allow_nan=False), "the provenance")
+        return Written(format=FORMAT, provenance=provenance, fits=[fit.to_config() for fit in self.fits])
 
     @classmethod
     def from_config(cls, data: Any, where: str = "the calibration") -> Calibration:

@@ -29,7 +29,7 @@ from ..rest import from_call
 from ..run import Run
 from ..schedule import Levels
 from ..table import Table
-from .calibration import Calibration, Provenance
+from .calibration import Calibration, Provenance, Written
 from .card import write_card
 from .fits import Fit
 from .fits import from_call as whole_from
@@ -101,6 +101,7 @@ class CalibratedScheduler(TableScheduler):
                 "config of a model that has one"
             )
         self.fitted: Calibration = Calibration.from_config(config["calibration"], f"{name}: calibration")
+        self.register_to_config(calibration=Written(config["calibration"]))
         self._made_for = make(Provenance, self.fitted.provenance, f"{name}: calibration")
         self._samplers = KnownSamplers({k: v for k, v in self._given().items() if k not in OWN})
         self._last_told: float | None = None

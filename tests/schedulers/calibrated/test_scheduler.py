@@ -328,6 +328,29 @@ def test_from_a_diffusers_config_and_back(name, tmp_path):
         same(again.table(), table_at(4.0))
 
 
+@pytest.mark.parametrize("name", sorted({info.cls.__name__ for info in sd_ext.list_samplers()}))
+def test_any_class_of_ours_takes_its_config_and_gives_it_back(name, tmp_path):
+    scheduler, cls = made(guidance_scale=None), getattr(sd_ext, name)
+    scheduler.save_pretrained(tmp_path)
+    for config in (scheduler.config, cls.load_config(tmp_path)):
+        other = cls.from_config(config)
+        assert other.config["beta_end"] == SD["beta_end"]
+        assert sd_ext.make_scheduler("calibrated", other.config).fitted.calls == scheduler.fitted.calls
+
+
+@pytest.mark.parametrize("cls", [diffusers.EulerDiscreteScheduler, diffusers.UniPCMultistepScheduler])
+def test_what_prints_a_config_prints_no_tables(cls, caplog):
+    caplog.set_level(logging.WARNING, logger="diffusers")
+    diffusers.logging.enable_propagation()
+    scheduler = made()
+    for each in (scheduler, copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        cls.from_config(each.config)
+    diffusers.logging.disable_propagation()
+    found = [record.getMessage() for record in caplog.records if "calibration" in record.getMessage()]
+    assert len(found) >= 3 and all("<a calibration of " in each and len(each) < 600 for each in found)
+    assert json.loads(scheduler.to_json_string())["calibration"] == scheduler.fitted.to_config()
+
+
 def test_the_known_sampler_is_that_of_the_models_config():
     """Also where a class has defaults of its own, as DDIM has of the spacing; and after saving."""
     scheduler = made(replace(fit(4.0), known="ddim"))
