@@ -117,7 +117,12 @@ class Placing(Stepping):
         if timesteps is not None:
             levels = placement.from_timesteps(self.schedule, timesteps, self._end())
         elif sigmas is not None:
-            levels = placement.from_sigmas(self.schedule, sigmas, self._end())
+            levels = placement.from_sigmas(self.schedule, sigmas, end := self._end())
+            if end.sigma[-1] and not levels.sigma[-1] and (last := float(torch.as_tensor(sigmas).reshape(-1)[-1])):
+                self.say_once(
+                    f"the last sigma, {last:.4g}, is below the {float(end.ratio[-1]):.4g} that a run ends at by "
+                    "final_sigmas_type='sigma_min': this one ends clean"
+                )
         else:
             return self.announce(self._place(int(num_inference_steps)), device)  # type: ignore[arg-type]
         self._fits(num_inference_steps, len(levels) - 1, "sigmas" if timesteps is None else "timesteps")

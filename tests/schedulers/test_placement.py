@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import sd_ext
 from sd_ext.errors import InputError
@@ -74,6 +75,16 @@ def test_discarding_the_penultimate_sigma_of_a_run_that_ends_at_sigma_min():
     settings |= {"sigma_min": None, "sigma_max": None, "discard_penultimate_sigma": True}
     levels = grid_levels(schedule, settings, 5, schedule.at([0.0]), closed=True, whole=True)
     np.testing.assert_allclose(levels.ratio, np.delete(DEFINITIONS["karras"](7), -2), rtol=1e-9)
+
+
+@pytest.mark.parametrize("given", [[10.0, 1.0, 0.01], np.array([10.0, 0.02]), torch.tensor([5.0, 0.001])])
+def test_sigmas_below_the_end_of_the_run_end_clean_and_say_so(given, said):
+    scheduler = sd_ext.make_scheduler("euler", SD, final_sigmas_type="sigma_min")
+    scheduler.set_timesteps(sigmas=[10.0, 1.0])
+    scheduler.set_timesteps(sigmas=[10.0, 1.0, 0.0])
+    assert not said
+    scheduler.set_timesteps(sigmas=given)
+    assert scheduler.table().levels.sigma[-1] == 0 and len(said) == 1 and "this one ends clean" in said[0]
 
 
 @over("name", ["euler", "dpm++ 2m karras", "heun", "dpm2", "restart", "lcm", "auto"], full=NAMES)
