@@ -76,6 +76,63 @@ def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
         BOARD.write(kwargs.get("timestep", args[1] if len(args) > 1 else None), predicted, edits=of_picture)
 
 
+class InPlace:
+    """What `network.compile()` has put in the place of the network's call, and notes the prediction. The network's hooks
+    are compiled as well, and a compiled part can note nothing.
+    """
+
+    def __init__(self, network: torch.nn.Module, compiled: Any):
+        self.network, self.compiled = ref(network), compiled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output, network = self.compiled(*args, **kwargs), self.network()
+        if network is not None:
+            note_output(network, args, kwargs, output)
+        return output
+
+
+class NetworkHook:
+    """`note_output` on a network, called as it is or compiled in place.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: torch.nn.Module):
+        self.network, self.hook = ref(network), None
+        self.renew()
+
+    def renew(self) -> None:
+        """Put it where the network's call is now: it may have been compiled in place since."""
+        network: Any = self.network()
+        compiled = getattr(network, "_compiled_call_impl", None)
+        if network is None or isinstance(compiled, InPlace):
+            return
+        if compiled is not None:
+            self._remove_hook()
+            network._compiled_call_impl = InPlace(network, compiled)
+        elif self.hook is None:
+            self.hook = network.register_forward_hook(note_output, with_kwargs=True)
+
+    def remove(self) -> None:
+        self._remove_hook()
+        network: Any = self.network()
+        if isinstance(compiled := getattr(network, "_compiled_call_impl", None), InPlace):
+            network._compiled_call_impl = compiled.compiled
+
+    def _remove_hook(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+            self.hook = None
+
+
+def renew() -> None:
+    """Before a run that needs what networks leave: find those that were compiled in place after they were attached."""
+    for hook in list(ATTACHED.values()):
+        if isinstance(hook, NetworkHook):
+            hook.renew()
+
+
 def note_guidance(guider: Any, *args: Any, **kwargs: Any) -> Any:
     """In the place of a guider's `forward`: notes both halves that it has mixed, or that there was no guidance."""
     mixed = type(guider).forward(guider, *args, **kwargs)
@@ -134,7 +191,8 @@ def attach(pipe: Any) -> None:
     pipeline also its guider, which knows them best.
 
     Samplers that depend on the strength of guidance are told it by the pipeline from then on. Nothing else changes, and
-    a second call does nothing. Of a U-Net that is to be compiled, attach the compiled one.
+    a second call does nothing. `network.compile()` may come before or after; of `torch.compile(network)` attach what it
+    returns.
 
     Args:
         pipe: a pipeline with a U-Net, or a U-Net. In a Modular pipeline the components must have been loaded.
@@ -144,7 +202,7 @@ def attach(pipe: Any) -> None:
     """
     network, guider = _network(pipe), getattr(pipe, "guider", None)
     if network not in ATTACHED:
-        ATTACHED[network] = network.register_forward_hook(note_output, with_kwargs=True)
+        ATTACHED[network] = NetworkHook(network)
     if hasattr(guider, "get_state") and guider not in ATTACHED:
         ATTACHED[guider] = GuiderHook(guider)
     if network is pipe:

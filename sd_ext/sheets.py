@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -106,8 +107,8 @@ def _wrapped(text: str, font: Font, room: float) -> list[str]:
 
 def _cut(line: str, font: Font, room: float) -> str:
     """A line that fits into `room` pixels, shortened by "…" if it must be."""
-    if font.getlength(line) <= room:
+    start = line[: max(1, int(room))]  # a letter is wider than a pixel
+    if start == line and font.getlength(line) <= room:
         return line
-    while line and font.getlength(f"{line}…") > room:
-        line = line[:-1]
-    return f"{line.rstrip()}…"
+    fitting = bisect_right(range(len(start) + 1), room, key=lambda n: font.getlength(f"{start[:n]}…"))
+    return f"{start[: max(0, fitting - 1)].rstrip()}…"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from PIL import Image
+import random
 
-from sd_ext.sheets import WHITE, contact_sheet, labelled_sheet
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from sd_ext.sheets import WHITE, _cut, contact_sheet, labelled_sheet
 
 
 def test_a_contact_sheet_holds_every_picture():
@@ -38,3 +41,32 @@ def test_the_sheet_has_every_picture_under_its_caption_and_beside_its_name():
     bare = labelled_sheet({"": rows["base"]}, captions, columns=5)
     assert bare.height < sheet.height
     assert (np.asarray(bare)[:14] < 128).any()  # captions
+
+
+class Measured:
+    """A font that counts the letters that it is asked to measure."""
+
+    def __init__(self) -> None:
+        self.font, self.letters = ImageFont.load_default(11), 0
+
+    def getlength(self, text: str) -> float:
+        self.letters += len(text)
+        return self.font.getlength(text)
+
+
+@pytest.mark.parametrize("room", [0.0, 3.0, 12.5, 60.0, 200.0])
+def test_a_line_is_cut_where_it_no_longer_fits(room):
+    for seed in range(30):
+        line = "".join(random.Random(seed).choices("ilW m.,x", k=seed * 3))
+        font, cut = Measured(), _cut(line, Measured(), room)
+        if font.getlength(line) <= room:
+            assert cut == line
+            continue
+        fitting = [n for n in range(len(line)) if font.getlength(f"{line[:n]}…") <= room]
+        assert cut == f"{line[: max(fitting, default=0)].rstrip()}…"
+
+
+def test_a_caption_as_long_as_a_book_costs_what_a_long_one_does():
+    font = Measured()
+    assert _cut("a detailed, " * 100_000, font, 200.0).endswith("…")
+    assert font.letters < 20_000

@@ -11,6 +11,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
+from ..attaching import renew
 from ..errors import InputError
 from .forward import ForwardProcess
 from .plan import Plan, Runs
@@ -74,6 +75,8 @@ class Announced(ForwardProcess, SchedulerMixin, ConfigMixin):
         """
         plan = Plan(levels, device, counted=self._counted)
         plan.ready = self._compile(levels, 0, 0.0)
+        if plan.ready.table.fields == 2:
+            renew()
         self._own.plan = self._latest = plan
         self._own.copied = False
 

@@ -214,6 +214,25 @@ def test_a_compiled_network_is_attached_as_a_whole(pipe):
         assert torch.equal(draw(other), plain)
 
 
+@pytest.mark.parametrize("first", ["attached", "compiled"])
+def test_a_network_that_is_compiled_in_place(pipe, first):
+    attach(pipe)
+    plain = draw(pipe)
+    detach(pipe)
+    other = with_unet(pipe, type(pipe.unet).from_config(pipe.unet.config).eval())
+    other.unet.load_state_dict(pipe.unet.state_dict())
+    if first == "attached":
+        attach(other)
+    other.unet.compile(backend=lambda graph, _: graph.forward)
+    inside = other.unet._compiled_call_impl
+    with attached(other):
+        assert torch.equal(draw(other), plain)
+        assert torch.equal(draw(other), plain)
+        holds(other, lambda: draw(other), *TWO)
+    detach(other)
+    assert other.unet._compiled_call_impl is inside and not other.unet._forward_hooks
+
+
 def test_pipelines_that_share_a_network_take_turns(pipe):
     """One draws whole pictures between the steps of another."""
     other = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
