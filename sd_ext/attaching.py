@@ -77,8 +77,8 @@ def note_output(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
 
 
 class InPlace:
-    """What `network.compile()` has put in the place of the network's call, and notes the prediction. The network's hooks
-    are compiled as well, and a compiled part can note nothing.
+    """What `network.compile()` has put in the place of the network's call, with a note of what it predicted. The hooks
+    of the network are compiled as well, and what is compiled can note nothing.
     """
 
     def __init__(self, network: torch.nn.Module, compiled: Any):

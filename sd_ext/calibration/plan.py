@@ -13,6 +13,7 @@ from ..errors import InputError
 from .pipeline import PipelineProblem
 from .problem import Problem
 from .refine import first_calls
+from .report.pictures import of_report
 from .settings import Settings
 from .starts import GRIDS
 from .student import Student, zero
@@ -54,9 +55,13 @@ def of_fit(problem: Problem, settings: Settings, calls: int, fields: int, search
     return total
 
 
-def predictions(problem: Problem, settings: Settings) -> int:
-    """Predictions for one pair of the whole calibration, at most; each is one call of the network with guidance."""
-    total = 0
+def predictions(problem: Problem, settings: Settings, report: bool = True) -> int:
+    """Predictions for one pair of the whole calibration, at most; each is one call of the network with guidance.
+
+    Args:
+        report: whether a report is written, with pictures.
+    """
+    total = of_report(settings) if report else 0
     for guidance, leader in settings.order():
         total += of_teacher(settings)
         for calls in settings.calls:

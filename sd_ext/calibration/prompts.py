@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,12 @@ def of_folder(folder: Path) -> list[str]:
 def of_pipeline(pipe: Any) -> list[str]:
     """The prompts for a pipeline: of the folder that it was loaded from, see `of_folder`."""
     return of_folder(Path(str(getattr(pipe, "name_or_path", "") or "nowhere")))
+
+
+def repeated(dealt: Sequence[str]) -> str:
+    """What to say of prompts that were dealt to pairs, where several pairs have the same; empty where none have."""
+    different = len(set(dealt))
+    if different == len(dealt):
+        return ""
+    count = "1 prompt" if different == 1 else f"{different} prompts"
+    return f"{count} for {len(dealt)} pairs: the prompts that are fitted to are also judged on, with other noise"

@@ -17,7 +17,7 @@ from .calibrated import Calibrated
 from .fit import Fitting, Shape
 from .pipeline import PipelineProblem, check_unet
 from .plan import cost, of_fit, of_teacher, predictions
-from .prompts import of_pipeline
+from .prompts import of_pipeline, repeated
 from .provenance import identity
 from .settings import Settings
 from .store import RESULT, Finished, Store, check_free
@@ -76,16 +76,25 @@ def prepare(
     pairs = settings.sets.pairs
     given = of_pipeline(pipe) if prompts is None else list(prompts)
     every = dealt(given, pairs, settings.seed)
-    if len(set(every)) < pairs:
-        listener.told(
-            f"{len(set(every))} prompts for {pairs} pairs: the prompts that are fitted to are also judged on, with "
-            "other noise"
-        )
+    if sentence := repeated(every):
+        listener.told(sentence)
     seeds = [settings.seed + i for i in range(pairs)]
     problem = PipelineProblem(pipe, every, seeds, size, settings.negative, settings.batch)
+    check_start(problem)
     settings.check_numbers(problem.starts[0].numel())
     table_of(problem.config, settings.teacher, settings.teacher_calls)
     return problem, every
+
+
+def check_start(problem: PipelineProblem) -> None:
+    """Raise `InputError` where nothing can be predicted from full noise, which every fitted sampler starts with."""
+    schedule = problem.schedule
+    if schedule.prediction.kind == "epsilon" and not schedule.at([schedule.t_max]).alpha[0]:
+        raise InputError(
+            "fitted samplers start at noise alone (rescale_betas_zero_snr=True of the model's scheduler), where a "
+            "prediction of epsilon says nothing about the picture; make the scheduler with "
+            "rescale_betas_zero_snr=False, or with prediction_type='v_prediction' if the model is of that kind"
+        )
 
 
 def check_reuse(pipe: Any, settings: Settings) -> None:
@@ -158,7 +167,7 @@ def calibrate(
     check_provenance(told)  # before all the work, and not after it
     store = Store(folder, told)
     cost(problem, settings)  # fits the batch into memory
-    listener.planned(predictions(problem, settings))
+    listener.planned(predictions(problem, settings, report=folder is not None))
     finished = fits(problem, settings, store, listener)
     seconds = round(sum(each.seconds for each in finished), 1)
     calibration = Calibration(tuple(each.fit for each in finished), {**told, "seconds": seconds})
@@ -168,7 +177,7 @@ def calibrate(
         from .report import write_report
 
         listener.stage("report")
-        write_report(calibrated, pipe, folder)
+        write_report(calibrated, pipe, folder, listener.made)
         scheduler.to_json_file(folder / RESULT)  # and the README of its folder
         store.clear()
     scheduler.calibrated = calibrated  # type: ignore[attr-defined]

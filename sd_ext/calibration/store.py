@@ -60,9 +60,15 @@ def check_free(out: Path) -> None:
         raise InputError(f"{out} holds a finished calibration; give another folder, or remove it")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is no folder; a calibration is written into one")
-    others = [path.name for path in out.iterdir() if not whole.is_temporary(path.name)] if out.is_dir() else []
-    if others and not (out / WORK / SETTINGS).exists():
+    others = _names(out)
+    stopped_at_once = others == [WORK] and (out / WORK).is_dir() and not _names(out / WORK)
+    if others and not stopped_at_once and not (out / WORK / SETTINGS).exists():
         raise InputError(f"{out} holds {others[0]} and no calibration; give a new folder")
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder, without what an interrupted writer left; nothing where there is none."""
+    return [path.name for path in folder.iterdir() if not whole.is_temporary(path.name)] if folder.is_dir() else []
 
 
 class Store:

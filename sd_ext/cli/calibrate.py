@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -219,11 +220,15 @@ def fit(prepared: Prepared, prompts: Sequence[str], settings: Settings, out: Pat
     from ..calibration import calibrate
 
     lora = strengths(prepared.recipes[0].lora)
-    with bar(voice) as listener:
-        scheduler = calibrate(
-            prepared.pipe, prompts, out=out, size=_size(prepared), listener=listener, settings=settings,
-            model=Path(name).name if Path(name).exists() else name, lora=lora or None,
-        )  # fmt: skip
+    try:
+        with bar(voice) as listener:
+            scheduler = calibrate(
+                prepared.pipe, prompts, out=out, size=_size(prepared), listener=listener, settings=settings,
+                model=Path(name).name if Path(name).exists() else name, lora=lora or None,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"sd-ext: stopped; the same command goes on from what is finished in {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
     better = [each for each in scheduler.fitted.fits if each.table is not None]
     voice.hint(
         f"{len(better)} of {len(scheduler.fitted.fits)} fits beat the best known sampler; see {out / 'report.html'}."

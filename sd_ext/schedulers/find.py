@@ -30,6 +30,10 @@ NOT_TABLES = {
 """Samplers of other programs that are not a table of coefficients, by words of their name, and why."""
 
 
+LONGEST = 100
+"""Letters of what may be a misspelt name: what a file of strangers says may be of any length."""
+
+
 @dataclass(frozen=True)
 class Meant:
     """What a name means.
@@ -145,6 +149,8 @@ def _samplers_of(program: Program) -> list[tuple[Mapping[str, Any], SamplerInfo]
 
 def _near(name: str) -> list[str]:
     """The samplers, with or without a grid, whose spelling is nearest to what was typed; none if nothing is near."""
+    if len(name) > LONGEST:
+        return []
     spelled = spellings(all_samplers().values())
     grids = {key(each): grid.name for each, grid in grid_spellings().items()}
     typed, found = words(name), dict[str, int]()

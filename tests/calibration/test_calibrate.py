@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 
 import sd_ext
 from sd_ext import whole
@@ -15,9 +15,11 @@ from sd_ext.attaching import ATTACHED
 from sd_ext.calibration import Effort, Listener, Settings, calibrate
 from sd_ext.calibration.pipeline import scheduler_of
 from sd_ext.calibration.plan import predictions
-from sd_ext.calibration.prompts import SHIPPED, lines_of, of_folder, of_words
+from sd_ext.calibration.prompts import SHIPPED, lines_of, of_folder, of_words, repeated
 from sd_ext.calibration.provenance import identity, state_of, weights_digest
+from sd_ext.calibration.report.pictures import of_report, sheets
 from sd_ext.calibration.run import dealt, prepare
+from sd_ext.calibration.store import check_free
 from sd_ext.calibration.tables import known_table
 from sd_ext.errors import InputError
 from sd_ext.models.words import Thing, Words
@@ -153,6 +155,15 @@ def test_the_report_stands_alone(finished):
     ]  # fmt: skip
 
 
+def test_the_pictures_of_a_report_are_planned(finished):
+    _, _, scheduler, pipe = finished
+    rows, told = [], []
+    handle = pipe.unet.register_forward_hook(lambda module, given, output: rows.append(len(output[0])))
+    sheets(pipe, scheduler.calibrated, told.append)
+    handle.remove()
+    assert sum(rows) // 2 == sum(told) == of_report(scheduler.calibrated.settings)
+
+
 def test_where_it_was_made_is_not_told(finished):
     told = content(finished[0])["calibration"]["provenance"]
     assert told["prompts"] == 14 and told["pairs"] == 2 and told["size"] == [64, 64]
@@ -171,7 +182,9 @@ def test_the_pipeline_is_as_it_was(finished):
 
 def test_an_interrupted_calibration_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
     whole_run, _, _, pipe = finished
-    monkeypatch.setattr("sd_ext.calibration.report.sheets", lambda *_: [])
+    monkeypatch.setattr(
+        "sd_ext.calibration.report.sheets", lambda _, made, on_calls: on_calls(of_report(made.settings)) or []
+    )
     out = tmp_path / "out"
     for stage in ("2 calls at guidance 6", "2 calls at guidance 4", "report"):
         with pytest.raises(KeyboardInterrupt):
@@ -274,6 +287,8 @@ def test_what_lies_in_the_folder_is_not_overwritten(finished, tmp_path):
         calibrate(pipe, PROMPTS, out=tmp_path, **QUICK)
     with pytest.raises(InputError, match="is no folder"):
         calibrate(pipe, PROMPTS, out=tmp_path / "letter.txt", **QUICK)
+    (tmp_path / "killed" / "unfinished").mkdir(parents=True)  # before anything was written there
+    check_free(tmp_path / "killed")
     out = tmp_path / "begun"
     with pytest.raises(KeyboardInterrupt):
         calibrate(pipe, PROMPTS, out=out, listener=Heard("teacher at guidance 6"), **QUICK)
@@ -351,6 +366,16 @@ def test_inputs_that_cannot_be(tiny_pipeline):
     Settings(pairs=5, calls=(10,), guidance=(4.0,)).check_numbers(64)
 
 
+def test_nothing_begins_where_epsilon_says_nothing(tiny_pipeline, tmp_path):
+    options = {"prediction_type": "epsilon", "rescale_betas_zero_snr": True}
+    for spacing in ("leading", "trailing"):
+        own = tiny_pipeline.scheduler.config
+        tiny_pipeline.scheduler = DDIMScheduler.from_config(own, **options, timestep_spacing=spacing)
+        with pytest.raises(InputError, match="rescale_betas_zero_snr=False"):
+            calibrate(tiny_pipeline, PROMPTS, out=tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_teacher_that_is_no_number_is_refused(tiny_pipeline, monkeypatch):
     with torch.no_grad():
         weight = tiny_pipeline.unet.conv_out.bias
@@ -378,9 +403,9 @@ def test_the_plan_is_about_what_is_made(finished):
 def test_few_prompts_are_used_again_and_that_is_said(tiny_pipeline):
     heard = Heard()
     prepare(tiny_pipeline, PROMPTS[:3], Settings(pairs=2), None, heard)
-    assert heard.sentences == [
-        "3 prompts for 14 pairs: the prompts that are fitted to are also judged on, with other noise"
-    ]
+    sentence = "3 prompts for 14 pairs: the prompts that are fitted to are also judged on, with other noise"
+    assert heard.sentences == [sentence]
+    assert repeated(PROMPTS) == "" and repeated(["a"] * 4).startswith("1 prompt for 4 pairs: ")
     assert sorted(set(dealt(PROMPTS[:3], 14, 0))) == sorted(PROMPTS[:3])
     assert dealt(PROMPTS, 18, 0) != dealt(PROMPTS, 18, 1) and sorted(dealt(PROMPTS, 18, 5)) == sorted(PROMPTS)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import whole
 from ..calibrated import Calibrated
+from ..problem import OnCalls
 from .page import html, markdown
 from .pictures import sheets
 from .plot import plot
@@ -18,15 +19,16 @@ from .plot import plot
 PLOT, PAGE, TEXT = "errors.svg", "report.html", "report.md"
 
 
-def write_report(calibrated: Calibrated, pipe: Any, folder: Path) -> None:
+def write_report(calibrated: Calibrated, pipe: Any, folder: Path, on_calls: OnCalls = lambda calls: None) -> None:
     """Draw the contact sheets and write `report.html`, `report.md` and the pictures of the latter.
 
     Args:
         calibrated: what was found.
         pipe: the pipeline that it was found for; its scheduler is what it was afterwards.
         folder: where to.
+        on_calls: told of predictions, for a progress bar.
     """
-    drawing, drawn = plot(calibrated), sheets(pipe, calibrated)
+    drawing, drawn = plot(calibrated), sheets(pipe, calibrated, on_calls)
     for sheet in drawn:
         whole.write_bytes(folder / sheet.file, sheet.jpeg)
     whole.write_text(folder / PLOT, drawing)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from ...schedulers.calibrated import Fit
 from ..calibrated import Calibrated
+from ..prompts import repeated
 from ..tables import KNOWN
+from .pictures import of_report
 
 HEADS = (
     *("guidance", "calls", "fitted: error", "spread", "one field: error", "best known"),
@@ -83,10 +85,13 @@ def limits(calibrated: Calibrated) -> list[str]:
             found.append(
                 f"{where}: the spread is {fit.errors['fitted_spread']:.2f}, so pictures may look pale or burnt."
             )
+    if sentence := repeated(calibrated.prompts):
+        found.append(f"{sentence[0].upper()}{sentence[1:]}.")
     told = calibrated.calibration.provenance
     low, high = calibrated.settings.guidance[0], calibrated.settings.guidance[-1]
+    strengths = f"outside guidance {low:g} to {high:g}" if low < high else f"at other guidance than {low:g}"
     found.append(
-        f"Nothing was measured outside guidance {low:g} to {high:g}, at other numbers of calls, at another size than "
+        f"Nothing was measured {strengths}, at other numbers of calls, at another size than "
         f"{told['size'][0]} x {told['size'][1]}, with other LoRAs, or with another model."
     )
     if len(calibrated.settings.guidance) > 1:
@@ -101,9 +106,10 @@ def spent(calibrated: Calibrated) -> str:
     """What it cost."""
     made = sum(each.predictions for each in calibrated.finished)
     strengths, settings = len(calibrated.settings.guidance), calibrated.settings
-    taught = strengths * settings.teacher_calls * settings.sets.pairs
+    taught, drawn = strengths * settings.teacher_calls * settings.sets.pairs, of_report(settings)
     seconds = calibrated.calibration.provenance["seconds"]
     return (
-        f"{made:,} predictions for fits and choices, which took {seconds:,.0f} s, and {taught:,} for the teacher. A "
-        "prediction is one call of the U-Net for one picture, with and without the prompt."
+        f"{made:,} predictions for fits and choices, which took {seconds:,.0f} s, {taught:,} for the teacher, and "
+        f"{drawn:,} for the pictures of this report. A prediction is one call of the U-Net for one picture, with and "
+        "without the prompt."
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ...schedulers.calibrated.card import cell
 from ..calibrated import Calibrated
 from .facts import HEADS, limits, measured, rows, spent, summary
 from .pictures import Sheet
@@ -89,12 +90,12 @@ def markdown(calibrated: Calibrated, plot: str, sheets: Sequence[Sheet]) -> str:
         plot: the file of the plot.
         sheets: the contact sheets; their files lie beside.
     """
-    lines = [f"# {title(calibrated)}", "", summary(calibrated), "", "## Errors", ""]
+    lines = [f"# {cell(title(calibrated))}", "", cell(summary(calibrated)), "", "## Errors", ""]
     lines += [f"![errors and spreads against calls]({plot})", "", measured(), ""]
     lines += [_line(HEADS), _line(["---:"] * len(HEADS)), *map(_line, rows(calibrated)), ""]
     lines += ["## Pictures", ""]
     for sheet in sheets:
-        lines += [said_of(sheet), "", f"![{_plain(', '.join(sheet.prompts))}]({sheet.file})", ""]
+        lines += [said_of(sheet), "", f"![{_alternative(sheet)}]({sheet.file})", ""]
     lines += ["## Where it does not help", "", *(f"- {sentence}" for sentence in limits(calibrated)), ""]
     lines += ["## Cost", "", spent(calibrated), "", "## Made of", ""]
     lines += [_line(["", ""]), _line(["---", "---"]), *(_line(pair) for pair in origins(calibrated)), ""]
@@ -119,8 +120,9 @@ def _value(value: Any) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(cell, cells)) + " |"
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "(").replace("]", ")")
+def _alternative(sheet: Sheet) -> str:
+    """A sheet's prompts as the text in an image's brackets."""
+    return cell(", ".join(sheet.prompts)).replace("[", "(").replace("]", ")")

@@ -17,6 +17,8 @@ from ...schedulers.calibrated import CalibratedScheduler
 from ...sheets import labelled_sheet
 from ..calibrated import Calibrated
 from ..pipeline import exactly
+from ..problem import OnCalls
+from ..settings import Settings
 
 COLUMNS, COUNTS, SIDE, QUALITY = 8, 2, 192, 88
 """Prompts on a sheet, numbers of calls on it, pixels of the longer side of a picture there, and of JPEG."""
@@ -58,28 +60,43 @@ def _as_it_was(pipe: Any) -> Iterator[None]:
             PIPELINES.discard(pipe)
 
 
-def sheets(pipe: Any, calibrated: Calibrated) -> list[Sheet]:
-    """A sheet for each strength of guidance: rows are samplers, columns prompts that nothing was fitted to."""
-    calls = calibrated.settings.calls
-    shown = tuple(dict.fromkeys((calls[0], calls[len(calls) // 2])))[:COUNTS]
+def sheets(pipe: Any, calibrated: Calibrated, on_calls: OnCalls = lambda calls: None) -> list[Sheet]:
+    """A sheet for each strength of guidance: rows are samplers, columns pairs that nothing was fitted to."""
     with _as_it_was(pipe):
-        return [_sheet(pipe, calibrated, guidance, shown) for guidance in calibrated.settings.guidance]
+        return [_sheet(pipe, calibrated, guidance, on_calls) for guidance in calibrated.settings.guidance]
 
 
-def _sheet(pipe: Any, calibrated: Calibrated, guidance: float, calls: tuple[int, ...]) -> Sheet:
+def _shown(settings: Settings) -> tuple[int, ...]:
+    """The numbers of calls on a sheet."""
+    return tuple(dict.fromkeys((settings.calls[0], settings.calls[len(settings.calls) // 2])))[:COUNTS]
+
+
+def of_report(settings: Settings) -> int:
+    """Predictions for one pair that the pictures of a report take."""
+    pictures = len(settings.guidance) * len(settings.sets.for_judgement[:COLUMNS])
+    return pictures * (settings.teacher_calls + 2 * sum(_shown(settings)))
+
+
+def _sheet(pipe: Any, calibrated: Calibrated, guidance: float, on_calls: OnCalls) -> Sheet:
     settings, own = calibrated.settings, pipe.scheduler
-    pairs = settings.sets.for_judgement[:COLUMNS]
+    pairs, calls = settings.sets.for_judgement[:COLUMNS], _shown(settings)
+
+    def drawn(scheduler: Any, count: int) -> list[Image.Image]:
+        made = _drawn(pipe, calibrated, pairs, guidance, scheduler, count)
+        on_calls(len(pairs) * count)
+        return made
+
     fitted = CalibratedScheduler.from_calibration(calibrated.calibration, own.config, guidance_scale=guidance)
     teacher = make_scheduler(settings.teacher, own.config)
     with exactly(pipe.unet):
-        rows = {"teacher": _drawn(pipe, calibrated, pairs, guidance, teacher, settings.teacher_calls)}
+        rows = {"teacher": drawn(teacher, settings.teacher_calls)}
     samplers: dict[str, tuple[Any, int]] = {}
     for n in calls:
         fit = calibrated.at(n, guidance).fit
         known: Any = make_scheduler(fit.known, own.config)
         known.whole_calls = fit.whole_calls  # it reuses features where the fit does, as in what was measured
         samplers |= {f"fit {n}": (fitted, n), f"best {n}": (known, n)}
-    rows |= {name: _drawn(pipe, calibrated, pairs, guidance, *sampler) for name, sampler in samplers.items()}
+    rows |= {name: drawn(*sampler) for name, sampler in samplers.items()}
     pipe.scheduler = own
     prompts = tuple(calibrated.prompts[i] for i in pairs)
     into = io.BytesIO()

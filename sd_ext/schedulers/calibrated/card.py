@@ -52,11 +52,11 @@ def _is_ours(path: Path) -> bool:
 
 def card(calibration: Calibration) -> str:
     """The README: how to use the sampler, what was measured, and what it was fitted to."""
-    made_for = _cell(calibration.provenance.get("model") or "a model")
+    made_for = cell(calibration.provenance.get("model") or "a model")
     count, strength = calibration.calls[0], calibration.guidance[-1]
     rows = "\n".join(f"| {' | '.join(_row(fit))} |" for fit in calibration.fits)
     facts = "\n".join(
-        f"- {called}: {_cell(_said(value))}"
+        f"- {called}: {cell(_said(value))}"
         for name, called in FACTS.items()
         if (value := calibration.provenance.get(name)) is not None
     )
@@ -112,7 +112,7 @@ def _row(fit: Fit) -> list[str]:
     calls = (
         str(fit.calls) if fit.whole_calls is None else f"{fit.calls}, whole in {', '.join(map(str, fit.whole_calls))}"
     )
-    return [calls, f"{fit.guidance:g}", runs, *numbers[:2], _cell(fit.known), *numbers[2:]]
+    return [calls, f"{fit.guidance:g}", runs, *numbers[:2], cell(fit.known), *numbers[2:]]
 
 
 def _said(value: Any) -> str:
@@ -121,6 +121,6 @@ def _said(value: Any) -> str:
     return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text on one line that ends no cell and opens no tag."""
     return one_line(text).replace("|", "\\|").replace("<", "&lt;")

@@ -14,6 +14,7 @@ from ..table import STASH, Table
 from .between import between, same_kind
 
 MOST_CALLS = 1000
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,8 @@ class Fit:
             raise InputError(f"{where} must be for 1 to {MOST_CALLS} calls and a guidance of at least 1")
         if not self.known.strip():
             raise InputError(f"{where} names no known sampler")
+        if len(self.known) > LONGEST_NAME:
+            raise InputError(f"{where} names a known sampler in {len(self.known)} letters; at most {LONGEST_NAME}")
         if bad := [call for call in self.starts if not 0 < call < self.calls]:
             raise InputError(f"{where} speaks of a start at call {bad[0]}; it has calls 1 to {self.calls - 1}")
         if (whole := self.whole_calls) is not None and (

@@ -107,7 +107,7 @@ class CalibratedScheduler(TableScheduler):
         self._last_told: float | None = None
         least, most = told_range(self.schedule)
         for fit in self.fitted.fits:
-            find_sampler(fit.known)
+            self._check_known(fit)
             if fit.table is not None and fit.table.levels.alpha[0] == 0 and config["prediction_type"] == "epsilon":
                 raise InputError(
                     f"{name}: the calibration starts at zero terminal SNR; prediction_type 'epsilon' cannot"
@@ -118,6 +118,16 @@ class CalibratedScheduler(TableScheduler):
                     f"{name}: the calibration tells the network timestep {strange:g}; this model has {least:g} to "
                     f"{most:g}"
                 )
+
+    def _check_known(self, fit: Fit) -> None:
+        """Raise `InputError` where a fit's known sampler is none, or is one that needs a fit itself."""
+        where = f"{type(self).__name__}: calibration: the fit for {fit.calls} calls at guidance {fit.guidance:g}"
+        try:
+            info, _ = find_sampler(fit.known)
+        except InputError as problem:
+            raise InputError(f"{where}: known: {problem}") from None
+        if info.name in CARRIED:
+            raise InputError(f"{where}: known: {fit.known!r} is fitted itself; name one that is not")
 
     def _given(self) -> dict[str, Any]:
         """The config without what was left at its default, which another class may have another one for."""
@@ -278,7 +288,7 @@ class CalibratedScheduler(TableScheduler):
             self.say_once(note)
         made = super()._step(model_output, timestep, sample, *rest, **others)
         if not is_compiling() and plan is not None and plan.run is not None:
-            self._check_guidance(plan.run)
+            self._check_guidance(plan.run, plan.levels)
         return made
 
     def _second(
@@ -294,14 +304,17 @@ class CalibratedScheduler(TableScheduler):
             run.halves = m.detach(), free.detach(), prompted.detach()
         return run, free
 
-    def _check_guidance(self, run: Run) -> None:
-        """At the end of a run, whose pictures are waited for: say if it was guided at another strength than told."""
+    def _check_guidance(self, run: Run, levels: Levels) -> None:
+        """At the end of a run, whose pictures are waited for: say if it was guided at another strength than told when
+        it was announced.
+        """
         if not isinstance(run, Watched) or run.halves is None or run.position < len(run.calls):
             return
         drawn, run.halves = guidance_in(*run.halves), None
-        if drawn is not None and abs(drawn - self.strength) > 0.02 * self.strength:
+        fit = levels.fit if isinstance(levels, Announced) else None
+        if drawn is not None and drawn >= 0 and fit is not None and abs(drawn - fit.guidance) > 0.02 * fit.guidance:
             self.say_once(
-                f"this run was guided at {drawn:.3g}, and its sampler is the one for {self.strength:g}, which an "
+                f"this run was guided at {drawn:.3g}, and its sampler is the one for {fit.guidance:g}, which an "
                 "attached pipeline or the option guidance_scale tells: attach the pipeline that draws "
                 "(sd_ext.attach(pipe)), with a scheduler of its own"
             )

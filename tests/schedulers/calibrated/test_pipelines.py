@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.callbacks import SDCFGCutoffCallback
 
 import sd_ext
 from sd_ext.attaching import PIPELINES, attach, detach, pipelines_of
@@ -76,6 +77,21 @@ def test_a_pipeline_that_shares_the_scheduler_of_an_attached_one_is_told(pipe, s
     assert not said()
     draw(other, 6.0)
     assert len(said()) == 1 and "this run was guided at 6, and its sampler is the one for 3" in said()[0]
+
+
+def lower(pipeline, step, timestep, values):
+    pipeline._guidance_scale = 7.5 - step
+    return values
+
+
+@pytest.mark.parametrize("callback", [lower, SDCFGCutoffCallback(cutoff_step_ratio=0.5)], ids=["lower", "cutoff"])
+def test_guidance_that_a_callback_changes_is_no_other_strength(pipe, said, callback):  # noqa: F811
+    scheduler, announced = put_on(pipe), []
+    inner = scheduler.set_timesteps
+    scheduler.set_timesteps = lambda *args, **more: (inner(*args, **more), announced.append(scheduler.table()))
+    draw(pipe, 7.5, callback_on_step_end=callback)
+    same(announced[0], table_at(7.5))
+    assert not [text for text in said() if "guided at" in text]
 
 
 @pytest.mark.parametrize("number", [np.int64(6), np.float32(6), torch.tensor(6.0), 6])

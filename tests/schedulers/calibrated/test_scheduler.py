@@ -16,7 +16,7 @@ import torch
 
 import sd_ext
 from sd_ext.board import BOARD
-from sd_ext.errors import InputError, UnknownNameError
+from sd_ext.errors import InputError
 from sd_ext.schedulers import Fit, NoiseSchedule
 from sd_ext.schedulers.calibrated.variants import with_noise
 from sd_ext.schedulers.rest import from_call
@@ -378,8 +378,11 @@ def test_by_name():
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown sampler"):
-        made(replace(fit(4.0), known="no such sampler"))
+    for known, says in (("no such sampler", "unknown sampler 'no such sampler'"), ("calibrated", "is fitted itself")):
+        with pytest.raises(InputError, match=f"the fit for 5 calls at guidance 4: known: .*{says}"):
+            made(replace(fit(4.0), known=known))
+    with pytest.raises(InputError, match="names a known sampler in 100000 letters"):
+        replace(fit(4.0), known="x" * 100_000)
     dark = NoiseSchedule.from_config({**SD, "rescale_betas_zero_snr": True})
     dark = first_order(dark.at(np.linspace(999, 100, 5)).then(ZERO))
     with pytest.raises(InputError, match="zero terminal SNR; prediction_type 'epsilon' cannot"):
