@@ -1,11 +1,12 @@
 """What each part of a calibration is worth, how many pairs it needs, and what transfers to other guidance.
 
-    python benchmarks/calibration_ablation.py [parts] [pairs] [--seeds 5] [--pairs 16] [--calls 5] [--quick]
+    python benchmarks/calibration_ablation.py [parts] [pairs] [fields] [--seeds 5] [--pairs 16] [--calls 5] [--quick]
 
 On the embedded model at guidance 7.5, as `calibration.py` measures it. Results are written after each seed.
 
     parts      grid alone, one field, two fields, refined or not; fits at 5 and 10 at 7.5, and what lies between them
     pairs      the greedy stage with 2, 4, 8, ... pairs up to --pairs, judged on the same others
+    fields     at guidance 1.5, 4 and 7.5: two fields, one on the same levels, and the one that the second set chooses
 """
 
 from __future__ import annotations
@@ -77,6 +78,24 @@ def needed(arguments: argparse.Namespace) -> Iterator[Found]:
         yield {"seeds": seed + 1, "rows": rows}, [*table("Pairs, guidance 7.5, the greedy stage", rows)]
 
 
+def of_fields(arguments: argparse.Namespace) -> Iterator[Found]:
+    """Two fields, one field on the same levels, and the one that is better on the pairs that choose."""
+    rows: dict[str, Measured] = {}
+    effort = effort_of(arguments)
+    for seed in range(arguments.seeds):
+        for guidance in (1.5, 4.0, 7.5):
+            case = guided(guidance, seed, of_pairs(arguments), arguments)
+            fitting = case.fitting(effort)
+            for calls in arguments.calls:
+                two = fitting.student(calls, None)[1]
+                made = {"two fields": two, "one field": fitting.companion(two)}
+                errors = {name: rmse(case.judged(student), case.goal) for name, student in made.items()}
+                chosen = min(made, key=lambda name: fitting.error(made[name], case.sets.for_validation))
+                for name, error in {**errors, "chosen": errors[chosen], "better": min(errors.values())}.items():
+                    added(rows, f"guidance {guidance:g}, {calls} calls", name, error)
+        yield {"seeds": seed + 1, "rows": rows}, [*table("One field or two", rows)]
+
+
 def transferred(
     case: Case, calls: int, grid: str, student: Student, seed: int, rows: dict[str, Measured], arguments: Any
 ) -> None:
@@ -97,12 +116,13 @@ def transferred(
     added(rows, f"{calls} calls, judged at 7.5", "between 5 and 10", rmse(case.judged(between), case.goal))
 
 
-PARTS = {"parts": of_parts, "pairs": needed}
+PARTS = {"parts": of_parts, "pairs": needed, "fields": of_fields}
+FILES = {"parts": "calibration_ablation", "pairs": "calibration_pairs", "fields": "calibration_fields"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; both by default")
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=16, help="to fit to")
     parser.add_argument("--calls", type=int, nargs="+", default=(5,))
@@ -118,8 +138,7 @@ def main() -> None:
             if arguments.quick:
                 print("\n".join(lines))
             else:
-                file = "calibration_ablation" if name == "parts" else "calibration_pairs"
-                write(file, {"pairs": arguments.pairs, **result}, "\n".join(lines))
+                write(FILES[name], {"pairs": arguments.pairs, **result}, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -158,20 +158,21 @@ class Fitting:
         return replace(fit, starts=here.starts(fit)), Shape.of(grid, student, here.whole_calls)
 
     def chosen(self, calls: int, grid: str, student: Student) -> Fit:
-        """The student, or the best known sampler where that is better on the second set; judged on the third."""
-        known, known_error = best_known(
-            self.on(self.sets.for_validation), self.goal(self.sets.for_validation), calls, self.config
-        )
-        wins = self.error(student, self.sets.for_validation) < known_error
+        """The student, its companion of one field, or the best known sampler, whichever is best on the second set;
+        judged on the third.
+        """
+        pairs = self.sets.for_validation
+        known, known_error = best_known(self.on(pairs), self.goal(pairs), calls, self.config)
         alone = self.companion(student) if self.fields == 2 else student
-        errors = self.judged(student, alone, known, calls)
+        best = min(student, alone, key=lambda each: self.error(each, pairs))
+        wins = self.error(best, pairs) < known_error
         return Fit(
             calls,
             self.guidance,
-            student.table() if wins else None,
-            alone.table() if wins and self.fields == 2 else None,
+            best.table() if wins else None,
+            alone.table() if wins and best.fields == 2 else None,
             known,
-            errors,
+            self.judged(best, alone, known, calls),
             grid=grid,
             whole_calls=self.whole_calls,
         )
