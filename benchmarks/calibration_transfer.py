@@ -7,8 +7,9 @@ fit made on the spot. Errors are root mean square differences from the converged
 row is the mean over seeds and, in brackets, the least and the most.
 
     size       96 x 96 pixels instead of 64 x 64
-    LoRA       with the LoRA in --lora in use
-    checkpoint another set of weights of the same network, such as one of the middle of its training
+    LoRA       with the LoRA in --lora in use, such as that of `sd-ext train lora embedded --data high-contrast`
+    checkpoint another set of weights of the same network, such as one of the middle of its training; the results are of
+               the embedded model's U-Net before its last 5,000 steps, which the history of this repository holds
     cache      with the U-Net of the preset "fast", which reuses deep features
     half way   image to image: from the teacher's state at the middle call to its end
 """
