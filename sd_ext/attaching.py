@@ -128,9 +128,10 @@ class NetworkHook:
 
 def renew() -> None:
     """Before a run that needs what networks leave: find those that were compiled in place after they were attached."""
-    for hook in list(ATTACHED.values()):
-        if isinstance(hook, NetworkHook):
-            hook.renew()
+    with _LOCK:
+        for hook in list(ATTACHED.values()):
+            if isinstance(hook, NetworkHook):
+                hook.renew()
 
 
 def note_guidance(guider: Any, *args: Any, **kwargs: Any) -> Any:
@@ -201,14 +202,15 @@ def attach(pipe: Any) -> None:
         InputError: it has none.
     """
     network, guider = _network(pipe), getattr(pipe, "guider", None)
-    if network not in ATTACHED:
-        ATTACHED[network] = NetworkHook(network)
-    if hasattr(guider, "get_state") and guider not in ATTACHED:
-        ATTACHED[guider] = GuiderHook(guider)
-    if network is pipe:
-        ALONE.add(network)
-    else:
-        with suppress(TypeError), _LOCK:  # of objects that cannot be kept track of; their samplers ask for the strength
+    with _LOCK:
+        if network not in ATTACHED:
+            ATTACHED[network] = NetworkHook(network)
+        if hasattr(guider, "get_state") and guider not in ATTACHED:
+            ATTACHED[guider] = GuiderHook(guider)
+        if network is pipe:
+            ALONE.add(network)
+            return
+        with suppress(TypeError):  # of objects that cannot be kept track of; their samplers ask for the strength
             PIPELINES.add(pipe)
 
 
