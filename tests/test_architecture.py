@@ -183,7 +183,10 @@ REFLECTION = ("getattr", "hasattr", "setattr", "delattr")
 DOCUMENTED = {"_exit"}
 """Names with an underscore that a library's documentation gives: `os._exit`."""
 
-TRAVELS = {("schedulers/exported.py", "__module__"), ("schedulers/announced.py", "_compatibles")}
+TRAVELS = {
+    *(("schedulers/exported.py", "__module__"), ("schedulers/announced.py", "_compatibles")),
+    ("attaching.py", "_compiled_call_impl"),  # without it a network that is compiled in place is as if not attached
+}
 """Named where they are: these files travel with an exported sampler, and take no seam along."""
 
 ORDINARY = {
