@@ -158,21 +158,20 @@ class Fitting:
         return replace(fit, starts=here.starts(fit)), Shape.of(grid, student, here.whole_calls)
 
     def chosen(self, calls: int, grid: str, student: Student) -> Fit:
-        """The student, its companion of one field, or the best known sampler, whichever is best on the second set;
-        judged on the third.
-        """
-        pairs = self.sets.for_validation
-        known, known_error = best_known(self.on(pairs), self.goal(pairs), calls, self.config)
+        """The student, or the best known sampler where that is better on the second set; judged on the third."""
+        known, known_error = best_known(
+            self.on(self.sets.for_validation), self.goal(self.sets.for_validation), calls, self.config
+        )
+        wins = self.error(student, self.sets.for_validation) < known_error
         alone = self.companion(student) if self.fields == 2 else student
-        best = min(student, alone, key=lambda each: self.error(each, pairs))
-        wins = self.error(best, pairs) < known_error
+        errors = self.judged(student, alone, known, calls)
         return Fit(
             calls,
             self.guidance,
-            best.table() if wins else None,
-            alone.table() if wins and best.fields == 2 else None,
+            student.table() if wins else None,
+            alone.table() if wins and self.fields == 2 else None,
             known,
-            self.judged(best, alone, known, calls),
+            errors,
             grid=grid,
             whole_calls=self.whole_calls,
         )

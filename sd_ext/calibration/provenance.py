@@ -16,7 +16,7 @@ from ..schedulers.calibrated.pipelines import lora_strengths
 from .pipeline import PipelineProblem
 from .settings import Settings
 
-METHOD = "greedy least squares, Levenberg-Marquardt on the end/2"
+METHOD = "greedy least squares, Levenberg-Marquardt on the end/1"
 """The method and its version: a result of another version may differ."""
 
 DIGITS = 16

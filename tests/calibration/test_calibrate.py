@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sd_ext.calibration.pipeline import scheduler_of
 from sd_ext.calibration.plan import predictions
 from sd_ext.calibration.prompts import SHIPPED, lines_of, of_folder, of_words, repeated
 from sd_ext.calibration.provenance import identity, state_of, weights_digest
+from sd_ext.calibration.report.facts import limits
 from sd_ext.calibration.report.pictures import of_report, sheets
 from sd_ext.calibration.run import dealt, prepare
 from sd_ext.calibration.store import check_free
@@ -26,6 +28,7 @@ from sd_ext.models.words import Thing, Words
 from sd_ext.schedulers.calibrated import CalibratedScheduler, sample_of_weights
 
 from ..conftest import build_tiny_pipeline
+from ..schedulers.calibrated.family import fit as family_fit
 
 PROMPTS = [
     f"{colour} {thing}" for colour in ("red", "blue", "old") for thing in ("fox", "boat", "key", "hat", "cup", "owl")
@@ -114,7 +117,7 @@ def test_every_fit_is_there(finished):
     for fit in scheduler.fitted.fits:
         assert {"fitted", "one_field", "known", "fitted_spread", "known_spread"} <= set(fit.errors)
         if fit.table is not None:
-            assert fit.companion is None if fit.table.fields == 1 else fit.companion.fields == 1
+            assert fit.table.fields == 2 and fit.companion.fields == 1
     assert not heard.sentences
     assert heard.done == heard.all  # the bar ends full
     assert heard.stages[-1] == "report"
@@ -153,6 +156,19 @@ def test_the_report_stands_alone(finished):
         "README.md", "errors.svg", "guidance-4.jpg", "guidance-6.jpg", "report.html", "report.md",
         "scheduler_config.json",
     ]  # fmt: skip
+
+
+def test_the_report_says_where_one_field_was_better_and_prompts_were_few(finished):
+    calibrated = finished[2].calibrated
+    one = calibrated.finished[0]
+    two = family_fit(one.fit.guidance, calls=one.fit.calls)
+    for alone, said in ((0.01, 1), (0.049, 0)):
+        better = replace(two, errors={"fitted": 0.05, "known": 0.1, "one_field": alone, "fitted_spread": 1.0})
+        told = limits(replace(calibrated, finished=(replace(one, fit=better),)))
+        assert sum("one field alone came nearer" in sentence for sentence in told) == said
+    assert not any("are also judged on" in sentence for sentence in limits(calibrated))
+    told = limits(replace(calibrated, prompts=("a fox",) * 14))
+    assert "1 prompt for 14 pairs: the prompts that are fitted to are also judged on, with other noise." in told
 
 
 def test_the_pictures_of_a_report_are_planned(finished):

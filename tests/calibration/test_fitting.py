@@ -225,19 +225,6 @@ def test_a_fit_of_two_fields_has_a_companion_on_its_levels(guided):
     assert same == shape and np.array_equal(other.table.levels.t, fit.table.levels.t)
 
 
-def test_one_field_is_chosen_where_it_is_better(guided):
-    problem, sets, teacher = guided
-    fitting = Fitting(problem, sets, 3.0, 2, teacher, SD, Effort(0))
-    grid, student = fitting.best_start(5)
-    poor = dataclasses.replace(student, weights=tuple(0 * each for each in student.weights))
-    fit = fitting.chosen(5, grid, poor)
-    assert fit.table is not None and fit.table.fields == 1 and fit.companion is None
-    assert fit.errors["fitted"] == fit.errors["one_field"] < fit.errors["known"]
-    alone = fitting.companion(student)
-    errors = [fitting.error(each, sets.for_validation) for each in (student, alone)]
-    assert fitting.chosen(5, grid, student).table.fields == 1 + (errors[0] <= errors[1])
-
-
 def test_a_start_in_the_middle_is_made_by_what_is_better_there(taught):
     """From the teacher's states, by the scheduler's own step."""
     problem, sets, teacher = taught

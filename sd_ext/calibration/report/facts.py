@@ -46,8 +46,7 @@ def measured() -> str:
         "Error is the root mean square difference of a latent from the teacher's, averaged over pictures. Spread is "
         "the standard deviation of all latents beside the teacher's: below 1 pictures are pale, above it burnt. Best "
         "known is the best of the samplers that need no fit, at that number of calls and guidance. One field is the "
-        "fitted sampler for pipelines that leave no unconditional predictions, and is used in all where it is better. "
-        "Known are "
+        "fitted sampler for pipelines that leave no unconditional predictions. Known are "
         f"{', '.join(KNOWN[:-1])} and {KNOWN[-1]}."
     )
 
@@ -60,15 +59,9 @@ def rows(calibrated: Calibrated) -> Iterator[list[str]]:
         wide = {name: f"{errors[name]:.3f}" if name in errors else "-" for name in ("fitted_spread", "known_spread")}
         yield [
             f"{fit.guidance:g}", str(fit.calls), number["fitted"], wide["fitted_spread"], number["one_field"],
-            fit.known, number["known"], wide["known_spread"], _ratio(fit), _used(fit, calibrated),
+            fit.known, number["known"], wide["known_spread"], _ratio(fit), "fitted" if fit.table else "known",
             f"{finished.seconds:.0f}",
         ]  # fmt: skip
-
-
-def _used(fit: Fit, calibrated: Calibrated) -> str:
-    if fit.table is None:
-        return "known"
-    return "fitted" if fit.table.fields == calibrated.settings.fields_at(fit.guidance) else "one field"
 
 
 def _ratio(fit: Fit) -> str:
@@ -88,6 +81,11 @@ def limits(calibrated: Calibrated) -> list[str]:
             )
         elif fitted is None or fitted > known:
             found.append(f"{where}: the fit was chosen, and is worse than {fit.known} on the pictures that judge it.")
+        if fit.companion is not None and fitted and (alone := fit.errors.get("one_field", fitted)) < 0.95 * fitted:
+            found.append(
+                f"{where}: one field alone came nearer on the pictures that judge ({alone:.4f} against {fitted:.4f}); "
+                "a calibration with one field (--fields 1) would run that."
+            )
         if abs(fit.errors.get("fitted_spread", 1.0) - 1) > 0.05:
             found.append(
                 f"{where}: the spread is {fit.errors['fitted_spread']:.2f}, so pictures may look pale or burnt."

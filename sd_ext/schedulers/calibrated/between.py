@@ -17,15 +17,9 @@ from ..transfer import transfer
 
 
 def same_kind(one: Table, other: Table) -> bool:
-    """Whether what two tables say can be interpolated: same basis, calls and ends, and the same fields. One field is
-    two of which the second weighs nothing, where both tables have the very same levels.
-    """
-    alike = [(t.basis, t.calls, t.preserves) for t in (one, other)]
-    if alike[0] != alike[1]:
-        return False
-    if one.fields != other.fields:
-        return _equal(one.levels, other.levels)
-    return one.second == other.second and _meet(one.levels, other.levels)
+    """Whether what two tables say can be interpolated: same basis, fields, calls and ends."""
+    alike = [(t.basis, t.fields, t.second, t.calls, t.preserves) for t in (one, other)]
+    return alike[0] == alike[1] and _meet(one.levels, other.levels)
 
 
 def _meet(one: Levels, other: Levels) -> bool:
@@ -52,20 +46,20 @@ def between(one: Table, other: Table, part: float) -> Table:
         one, other: see `same_kind`.
         part: 0 to 1.
     """
-    history, wider = max(one.history, other.history), max(one, other, key=lambda table: table.fields)
-    mixed = (1 - part) * excess(one, history, wider.fields) + part * excess(other, history, wider.fields)
-    return on_first_order(_levels(one.levels, other.levels, part), mixed, wider)
+    history = max(one.history, other.history)
+    mixed = (1 - part) * excess(one, history) + part * excess(other, history)
+    return on_first_order(_levels(one.levels, other.levels, part), mixed, one)
 
 
-def excess(table: Table, history: int | None = None, fields: int | None = None) -> Array:
+def excess(table: Table, history: int | None = None) -> Array:
     """How far the rows of x' are from first-order steps, `(calls, 3 + fields history)`.
 
     Args:
         table: without stash and noise.
-        history, fields: of the result, at least the table's own, which they are by default.
+        history: of the result, at least the table's own, which it is by default.
     """
     history = history or table.history
-    rows = np.zeros((table.calls, 3 + (fields or table.fields) * history))
+    rows = np.zeros((table.calls, 3 + table.fields * history))
     rows[:, :P0], rows[:, -1] = table.rows[:, 0, :P0], table.rows[:, 0, -1]
     for number in range(table.fields):
         own = table.rows[:, 0, P0 + number * table.history :][:, : table.history]

@@ -171,21 +171,20 @@ def interpolated(low: Fit, high: Fit, guidance: float) -> Fit | None:
 
     Returns:
         Without measured errors, and with those starts that win in both. None where one of the two has no table, or
-        they differ in grid, basis or whole calls, or in fields on other levels.
+        they differ in grid, basis, fields or whole calls.
     """
     if low.whole_calls != high.whole_calls:
         return None
     if low.table is None or high.table is None or not same_kind(low.table, high.table) or low.grid != high.grid:
         return None
     part = (guidance - low.guidance) / (high.guidance - low.guidance)
-    table, companion = between(low.table, high.table, part), None
-    one, other = (fit.table if fit.table.fields == 1 else fit.companion for fit in (low, high))
-    if table.fields == 2 and one is not None and other is not None and same_kind(one, other):
-        companion = between(one, other, part)
+    companion = None
+    if low.companion is not None and high.companion is not None and same_kind(low.companion, high.companion):
+        companion = between(low.companion, high.companion, part)
     return Fit(
         low.calls,
         guidance,
-        table,
+        between(low.table, high.table, part),
         companion,
         low.known,
         starts={call: wins and high.starts.get(call, False) for call, wins in low.starts.items()},

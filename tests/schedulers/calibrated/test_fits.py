@@ -159,29 +159,6 @@ def test_histories_of_other_lengths_meet():
     np.testing.assert_allclose(excess(middle), (excess(low, 4) + excess(high, 4)) / 2, atol=1e-12)
 
 
-def as_two_fields(table):
-    """A table of one field as one of two, of which the second weighs nothing."""
-    rows = np.insert(table.rows, [table.rows.shape[2] - 1] * table.history, 0.0, axis=2)
-    return replace(table, rows=rows, fields=2)
-
-
-def test_one_field_is_two_of_which_the_second_weighs_nothing():
-    """As between two strengths at one of which the fit of one field was better; both are on the same levels."""
-    two = table_at(4.0)
-    one = companion_of(two)
-    for part in (0.0, 0.3, 1.0):
-        same(between(one, two, part), between(as_two_fields(one), two, part), 1e-14)
-        same(between(two, one, part), between(two, as_two_fields(one), part), 1e-14)
-    assert same_kind(one, two) and not same_kind(companion_of(table_at(7.5)), two)
-    low, high = fit(4.0), replace(fit(4.0), guidance=6.0, table=one, companion=None)
-    for a, b in ((low, high), (replace(high, guidance=4.0), replace(low, guidance=6.0))):
-        found, note = calibration(a, b).at(5, 5.0)
-        assert not note and found.table.fields == 2
-        same(found.companion, one, 1e-12)
-    found, note = calibration(replace(high, guidance=4.0), high).at(5, 5.0)
-    assert not note and found.table.fields == 1 and found.companion is None
-
-
 def test_excess_and_first_order_steps_make_the_table_again():
     for kind in KINDS:
         table = table_at(4.0, **kind)
