@@ -135,19 +135,26 @@ class Stage:
     noise: float = 0.0
 
 
+ROUNDING = 1e-14
+"""A difference of two weights that is below this share of them is zero."""
+
+
 def chain(stages: Sequence[Stage]) -> list[Row]:
     """Rows for stages that are each written relative to the step's beginning.
 
     Every stage goes on from the x of the one before, x_j = D x_{j-1} + ..., D = a_j / a_{j-1}: nothing needs to be
-    stashed, and noise drawn in earlier stages decays as the process does.
+    stashed, and noise drawn in earlier stages decays as the process does. A prediction that weighs the same in both is
+    not needed any more: of the difference, what rounding leaves, which is another from machine to machine, is nothing.
     """
     rows: list[Row] = []
     a, weights = 1.0, np.zeros(len(stages))
     for stage in stages:
         decay, own = stage.a / a, np.zeros(len(stages))
         own[: len(stage.p)] = stage.p
-        change = (own - decay * weights)[: len(rows) + 1]
-        rows.append(Row(decay, tuple(change[::-1].tolist()), stage.noise))
+        gone = decay * weights
+        change = np.where(np.abs(own - gone) > ROUNDING * (np.abs(own) + np.abs(gone)), own - gone, 0.0)
+        oldest = int(np.argmax(change != 0)) if change.any() else len(rows)
+        rows.append(Row(decay, tuple(change[oldest : len(rows) + 1][::-1].tolist()), stage.noise))
         a, weights = stage.a, own
     return rows
 

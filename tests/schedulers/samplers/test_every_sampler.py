@@ -115,6 +115,12 @@ def test_declared_history_is_needed_and_enough(name, mixture):
         assert np.isnan(run_table(table, mixture, x, seed=2, history=table.history - 1)).any()
 
 
+def test_van_der_houwens_method_keeps_two_predictions():
+    """a31 = b1 in Wray's form, so that the last call of a step does not weigh the first; on no machine's rounding."""
+    for calls in range(3, 30):
+        assert made("houwen-wray 3s", calls).table().history == 2
+
+
 @over("name", NAMES)
 def test_json_round_trip_is_exact(name):
     table = made(name, 9).table()
