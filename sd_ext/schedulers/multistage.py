@@ -152,9 +152,10 @@ def chain(stages: Sequence[Stage]) -> list[Row]:
         decay, own = stage.a / a, np.zeros(len(stages))
         own[: len(stage.p)] = stage.p
         gone = decay * weights
-        change = np.where(np.abs(own - gone) > ROUNDING * (np.abs(own) + np.abs(gone)), own - gone, 0.0)
-        oldest = int(np.argmax(change != 0)) if change.any() else len(rows)
-        rows.append(Row(decay, tuple(change[oldest : len(rows) + 1][::-1].tolist()), stage.noise))
+        change = own - gone
+        change[np.abs(change) <= ROUNDING * (np.abs(own) + np.abs(gone))] = 0
+        newest_first = change[: len(rows) + 1][::-1]
+        rows.append(Row(decay, tuple(np.trim_zeros(newest_first, "b").tolist()) or (0.0,), stage.noise))
         a, weights = stage.a, own
     return rows
 

@@ -84,7 +84,7 @@ def limits(calibrated: Calibrated) -> list[str]:
         if fit.companion is not None and fitted and (alone := fit.errors.get("one_field", fitted)) < 0.95 * fitted:
             found.append(
                 f"{where}: one field alone came nearer on the pictures that judge ({alone:.4f} against {fitted:.4f}); "
-                "a calibration with one field (--fields 1) would run that."
+                "another calibration with one field (--fields 1) may be worth a try."
             )
         if abs(fit.errors.get("fitted_spread", 1.0) - 1) > 0.05:
             found.append(
