@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from _report import RESULTS, write
 from error_vs_calls import theirs
-from fashion_model import NO_CLASS, SD, load_classifier, load_unet, packed, read_set, scaled, unpacked
+from fashion_model import NO_CLASS, SD, load_classifier, load_unet, packed, passes, read_set, scaled, unpacked
 from rich.progress import track
 from scipy.linalg import sqrtm
 from torch import Tensor
@@ -329,7 +329,7 @@ class Judge:
         found: dict[str, list[float]] = {"fid": [], "kid": [], "right": []}
         for seed in range(seeds):
             first = MANY + seed * 100_000
-            with torch.autocast("cpu", torch.bfloat16):
+            with passes():
                 x = draw(range(first, first + pictures)).float()
             features = self.features(x)
             found["fid"].append(frechet(self.real, features))

@@ -122,6 +122,11 @@ def load_classifier(out: Path) -> Classifier:
     return model.eval()
 
 
+def passes() -> torch.autocast:
+    """bf16 on a processor that computes in it, else float32: without its instructions bf16 takes ten times as long."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +145,7 @@ def train_classifier(folder: Path, out: Path, epochs: int = 6) -> None:
         flips = torch.rand(len(x), 1, 1, 1, generator=random) < 0.5
         x = torch.where(flips, x.flip(3), x)
         dy, dx = torch.randint(-2, 3, (2,), generator=random).tolist()
-        with torch.autocast("cpu", torch.bfloat16):
+        with passes():
             logits = model(x.roll((dy, dx), (2, 3)).contiguous(memory_format=torch.channels_last))
         loss = nn.functional.cross_entropy(logits.float(), classes[chosen], label_smoothing=0.05)
         optimizer.zero_grad()
@@ -191,7 +196,7 @@ class Saved:
 
 
 def train_unet(folder: Path, out: Path, steps: int) -> None:
-    """AdamW with a cosine rate, bf16 passes, on v; the weights that are kept are a running mean."""
+    """AdamW with a cosine rate on v; the weights that are kept are a running mean."""
     pictures, classes = read_set(folder, "train")
     betas = torch.linspace(SD["beta_start"] ** 0.5, SD["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)
@@ -211,7 +216,7 @@ def train_unet(folder: Path, out: Path, steps: int) -> None:
         told = torch.where(torch.rand(BATCH, generator=random) < 0.1, NO_CLASS, classes[chosen])
         a, s = alpha[t].view(-1, 1, 1, 1), sigma[t].view(-1, 1, 1, 1)
         x = (a * x0 + s * noise).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with passes():
             v = model(x, t, told).sample
         loss = (v.float() - (a * noise - s * x0)).square().mean()
         rate = RATE * min(1.0, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * step / steps))
