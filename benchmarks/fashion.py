@@ -16,7 +16,8 @@ A class-conditional U-Net with guidance draws pictures with a few calls by each 
 What is fitted is fitted to 16 pairs of class and noise and chosen on 8 others; error and pictures are of others still.
 FID and KID compare features of a classifier with those of the 10,000 test pictures, over several seeds; intervals are
 95 % of the mean. The teacher's own pictures, 72 calls, stand beside them. `--only gradient --keep` measures the methods
-with this in their name again and keeps the other rows of the results.
+with this in their name again and keeps the other rows of the results. `--name fashion_2000` writes to files of another
+name, for a network of other training.
 """
 
 from __future__ import annotations
@@ -36,7 +37,18 @@ import numpy as np
 import torch
 from _report import RESULTS, write
 from error_vs_calls import theirs
-from fashion_model import NO_CLASS, SD, load_classifier, load_unet, packed, passes, read_set, scaled, unpacked
+from fashion_model import (
+    NO_CLASS,
+    SD,
+    load_classifier,
+    load_unet,
+    packed,
+    passes,
+    read_set,
+    scaled,
+    trained_steps,
+    unpacked,
+)
 from rich.progress import track
 from scipy.linalg import sqrtm
 from torch import Tensor
@@ -360,8 +372,9 @@ def sheet(rows: list[tuple[str, Tensor]], path: Path) -> None:
 def report(result: dict[str, Any]) -> str:
     lines = [
         "# Few calls on Fashion-MNIST", "",
-        f"Guidance {result['guidance']:g}; {result['seeds']} seeds of {result['pictures']} pictures, 95 % intervals of "
-        f"the mean; the classifier is right about {result['classifier']:.1f} % of the test set. RMSE and spread are to "
+        f"A U-Net of {result['steps']:,} training steps, guidance {result['guidance']:g}; {result['seeds']} seeds of "
+        f"{result['pictures']} pictures, 95 % intervals of the mean; the classifier is right about "
+        f"{result['classifier']:.1f} % of the test set. RMSE and spread are to "
         "the teacher's 72 calls, on pairs that nothing was fitted to or chosen on. Seconds are of fitting.", "",
         "| calls | sampler | RMSE | spread | FID | KID x 1000 | class right, % | seconds |",
         "|---|---|---|---|---|---|---|---|",
@@ -377,8 +390,10 @@ def report(result: dict[str, Any]) -> str:
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of both, by calls and in the order of methods; rows made anew take the place of their like."""
-    if any(before[name] != now[name] for name in ("guidance", "pictures", "seeds")):
-        raise SystemExit("--keep: the results are of another guidance, or of other numbers of pictures or seeds")
+    if any(before.get(name) != now[name] for name in ("steps", "guidance", "pictures", "seeds")):
+        raise SystemExit(
+            "--keep: the results are of another U-Net, guidance, or number of pictures or seeds"
+        )
     rows = {(row["calls"], row["name"]): row for row in [*before["rows"], *now["rows"]]}
     last = max(row["calls"] for row in rows.values())  # the teacher stands first
     return sorted(rows.values(), key=lambda row: row["calls"] % last)
@@ -393,6 +408,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1000, help="of each seed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--gradient-steps", type=int, default=60, help="of what is fitted by gradients")
+    parser.add_argument("--name", default="fashion", help="of the results")
     parser.add_argument("--only", default="", metavar="WORD", help="methods with this in their names")
     parser.add_argument("--keep", action="store_true", help="keep what the results have of other methods and counts")
     options = parser.parse_args()
@@ -430,14 +446,14 @@ def main() -> None:
             add(calls, method)
     result = {
         "guidance": options.guidance, "pictures": options.pictures, "seeds": options.seeds,
-        "classifier": 100 * seen["right"] / seen["of"], "rows": rows,
+        "steps": trained_steps(options.model), "classifier": 100 * seen["right"] / seen["of"], "rows": rows,
     }  # fmt: skip
     if options.keep:
-        result["rows"] = merged(json.loads((RESULTS / "fashion.json").read_text()), result)
-        print("fashion.png stays as it was: of what is measured anew it has no picture")
+        result["rows"] = merged(json.loads((RESULTS / f"{options.name}.json").read_text()), result)
+        print(f"{options.name}.png stays as it was: of what is measured anew it has no picture")
     else:
-        sheet(shown, RESULTS / "fashion.png")
-    write("fashion", result, report(result))
+        sheet(shown, RESULTS / f"{options.name}.png")
+    write(options.name, result, report(result))
 
 
 if __name__ == "__main__":

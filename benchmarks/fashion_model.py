@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -114,6 +115,12 @@ def load_unet(out: Path) -> Any:
     from diffusers import UNet2DModel
 
     return UNet2DModel.from_pretrained(out / "unet").eval()
+
+
+def trained_steps(out: Path) -> int:
+    """How many steps the U-Net was trained for."""
+    with safe_open(out / "run.safetensors", "pt") as saved:
+        return int(saved.get_tensor("step"))
 
 
 def load_classifier(out: Path) -> Classifier:
