@@ -391,9 +391,7 @@ def report(result: dict[str, Any]) -> str:
 def merged(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of both, by calls and in the order of methods; rows made anew take the place of their like."""
     if any(before.get(name) != now[name] for name in ("steps", "guidance", "pictures", "seeds")):
-        raise SystemExit(
-            "--keep: the results are of another U-Net, guidance, or number of pictures or seeds"
-        )
+        raise SystemExit("--keep: the results are of another U-Net, guidance, or number of pictures or seeds")
     rows = {(row["calls"], row["name"]): row for row in [*before["rows"], *now["rows"]]}
     last = max(row["calls"] for row in rows.values())  # the teacher stands first
     return sorted(rows.values(), key=lambda row: row["calls"] % last)
