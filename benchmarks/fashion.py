@@ -38,6 +38,7 @@ import torch
 from _report import RESULTS, write
 from error_vs_calls import theirs
 from fashion_model import (
+    BF16,
     NO_CLASS,
     SD,
     load_classifier,
@@ -374,8 +375,8 @@ def report(result: dict[str, Any]) -> str:
         "# Few calls on Fashion-MNIST", "",
         f"A U-Net of {result['steps']:,} training steps, guidance {result['guidance']:g}; {result['seeds']} seeds of "
         f"{result['pictures']} pictures, 95 % intervals of the mean; the classifier is right about "
-        f"{result['classifier']:.1f} % of the test set. RMSE and spread are to "
-        "the teacher's 72 calls, on pairs that nothing was fitted to or chosen on. Seconds are of fitting.", "",
+        f"{result['classifier']:.1f} % of the test set. FID's pictures are drawn in {result['passes']}. "
+        "RMSE and spread are to the teacher's 72 calls, on pairs that nothing was fitted to or chosen on. Seconds are of fitting.", "",
         "| calls | sampler | RMSE | spread | FID | KID x 1000 | class right, % | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -388,11 +389,18 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def merged(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
+def read_kept(path: Path, told: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of earlier results, which must have been made as is told now."""
+    before = json.loads(path.read_text())
+    other = [name for name in told if before.get(name) != told[name]]
+    if other:
+        raise SystemExit(f"--keep: {path} has another value of {', '.join(other)}")
+    return before["rows"]
+
+
+def merged(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of both, by calls and in the order of methods; rows made anew take the place of their like."""
-    if any(before.get(name) != now[name] for name in ("steps", "guidance", "pictures", "seeds")):
-        raise SystemExit("--keep: the results are of another U-Net, guidance, or number of pictures or seeds")
-    rows = {(row["calls"], row["name"]): row for row in [*before["rows"], *now["rows"]]}
+    rows = {(row["calls"], row["name"]): row for row in [*before, *now]}
     last = max(row["calls"] for row in rows.values())  # the teacher stands first
     return sorted(rows.values(), key=lambda row: row["calls"] % last)
 
@@ -417,6 +425,12 @@ def main() -> None:
     from sd_ext.reading import read_json
 
     seen = read_json(options.model / "classifier.json", dict[str, int])
+    told = {
+        "guidance": options.guidance, "pictures": options.pictures, "seeds": options.seeds,
+        "steps": trained_steps(options.model), "passes": "bf16" if BF16 else "float32",
+        "classifier": 100 * seen["right"] / seen["of"],
+    }  # fmt: skip
+    kept = read_kept(RESULTS / f"{options.name}.json", told) if options.keep else []
     problem, judge = Fashion(load_unet(options.model).requires_grad_(False)), Judge(options.data, options.model)
     table = table_of(SD)
     teacher = teach(problem, SETS, options.guidance, table)
@@ -442,12 +456,8 @@ def main() -> None:
             raise SystemExit(f"--only {options.only}: no method has this in its name")
         for method in track(made, f"{calls} calls"):
             add(calls, method)
-    result = {
-        "guidance": options.guidance, "pictures": options.pictures, "seeds": options.seeds,
-        "steps": trained_steps(options.model), "classifier": 100 * seen["right"] / seen["of"], "rows": rows,
-    }  # fmt: skip
+    result = {**told, "rows": merged(kept, rows)}
     if options.keep:
-        result["rows"] = merged(json.loads((RESULTS / f"{options.name}.json").read_text()), result)
         print(f"{options.name}.png stays as it was: of what is measured anew it has no picture")
     else:
         sheet(shown, RESULTS / f"{options.name}.png")

@@ -129,9 +129,12 @@ def load_classifier(out: Path) -> Classifier:
     return model.eval()
 
 
+BF16 = torch.cpu._is_avx512_bf16_supported()
+"""Whether passes are in bf16: a processor without its instructions takes ten times as long as in float32."""
+
+
 def passes() -> torch.autocast:
-    """bf16 on a processor that computes in it, else float32: without its instructions bf16 takes ten times as long."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=BF16)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
