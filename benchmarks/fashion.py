@@ -376,7 +376,8 @@ def report(result: dict[str, Any]) -> str:
         f"A U-Net of {result['steps']:,} training steps, guidance {result['guidance']:g}; {result['seeds']} seeds of "
         f"{result['pictures']} pictures, 95 % intervals of the mean; the classifier is right about "
         f"{result['classifier']:.1f} % of the test set. FID's pictures are drawn in {result['passes']}. "
-        "RMSE and spread are to the teacher's 72 calls, on pairs that nothing was fitted to or chosen on. Seconds are of fitting.", "",
+        "RMSE and spread are to the teacher's 72 calls, on pairs that nothing was fitted to or "
+        "chosen on. Seconds are of fitting.", "",
         "| calls | sampler | RMSE | spread | FID | KID x 1000 | class right, % | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
